@@ -1,0 +1,251 @@
+"""What a user may choose, as frozen values: how to quantize, how to synthesize, how to calibrate.
+
+Each specification is checked when it is made (ConfigError says what is allowed) and survives
+a JSON round trip: ``Spec.from_dict(spec.to_dict()) == spec``.  Unknown keys are refused, so
+that a misspelt option in a saved configuration is an error and not a silent default.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from zeroq_asr.errors import ConfigError
+
+#: targets by name: what each promises about the kernels that will run the file
+TARGETS = {
+    "x86-any": "u8 x u8 products, weights stored with zero point 128: exact on every x86",
+    "x86-fast": "u8 x s8 products with |w| <= 64: exact and fastest on every x86",
+    "x86-vnni": "u8 x s8 products at full range: exact only where the CPU has VNNI",
+    "arm": "s8 weights at full range: exact on ARM",
+}
+METHODS = ("minmax", "percentile", "mse")
+SCHEDULES = ("constant", "cosine", "plateau")
+INITS = ("normal", "uniform", "smooth")
+
+S = TypeVar("S")
+
+
+@dataclass(frozen=True)
+class QuantSpec:
+    """The integer format of the network that is written."""
+
+    #: bits of a weight, 2..8: symmetric, range +-(2^(bits-1) - 1), a scale per output channel
+    weight_bits: int = 8
+    #: bits of an activation, 2..8: unsigned with a zero point, a scale per tensor
+    activation_bits: int = 8
+    #: bits of the integer logits, 8..16
+    logit_bits: int = 16
+    #: a key of ``TARGETS``
+    target: str = "x86-any"
+    #: longest input in seconds that the interval proof covers and the file accepts
+    max_seconds: float = 60.0
+
+    def __post_init__(self) -> None:
+        where = "QuantSpec"
+        _whole(where, "weight_bits", self.weight_bits, 2, 8)
+        _whole(where, "activation_bits", self.activation_bits, 2, 8)
+        _whole(where, "logit_bits", self.logit_bits, 8, 16)
+        _choice(where, "target", self.target, TARGETS)
+        _real(where, "max_seconds", self.max_seconds, above=0.0)
+        if self.target == "x86-fast" and self.weight_bits > 7:
+            raise ConfigError(
+                where,
+                f"target x86-fast needs weight_bits <= 7, got {self.weight_bits}: "
+                "u8×s8 kernels saturate at int16 on x86 without VNNI unless |w| ≤ 64",
+                "use --bits w7a8 or --target x86-any",
+            )
+
+    @classmethod
+    def parse_bits(cls, text: str, **fields: Any) -> QuantSpec:
+        """Return the specification that ``text`` spells, other fields given by keyword.
+
+        ``"6"`` means 6-bit weights and activations, ``"w4a8"`` 4-bit weights and 8-bit
+        activations; case does not matter.  Raises ConfigError for anything else.
+        """
+        match = re.fullmatch(r"(?:(\d)|w(\d)a(\d))", text.strip().lower(), flags=re.ASCII)
+        if match is None:
+            raise ConfigError("bits", f"cannot read {text!r}", "write 8, or w8a8, w7a8, w4a8 and the like")
+        both, weight, activation = match.groups()
+        return cls(weight_bits=int(both or weight), activation_bits=int(both or activation), **fields)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON values."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> QuantSpec:
+        """Return the specification that ``to_dict`` wrote; ConfigError for unknown keys."""
+        return _from_dict(cls, data)
+
+
+@dataclass(frozen=True)
+class SynthesisSpec:
+    """How synthetic features are optimised (see ``zeroq_asr.synthesize``)."""
+
+    #: utterances optimised together
+    batch: int = 4
+    #: feature frames of each
+    frames: int = 256
+    #: Adam steps; 0 leaves the initial noise as it is
+    iterations: int = 200
+    #: Adam's step size at the start, in units of a feature
+    learning_rate: float = 0.1
+    #: how the step size falls: "constant", "cosine" (to zero over ``iterations``), or "plateau"
+    #: (a tenth after 25 iterations without improvement, never below 1e-4)
+    schedule: str = "cosine"
+    #: a key of ``zeroq_asr.objectives.OBJECTIVES``
+    objective: str = "kl"
+    #: the start: "normal" N(0, 1), "uniform" U(-0.3, 0.3), or "smooth" (N(0, 1) correlated over
+    #: neighbouring frames and mels, as log-mel features are)
+    init: str = "normal"
+    #: keep every mel of every utterance at mean 0, variance 1 where the frontend does so too
+    standardize: bool = False
+    #: seed of the private random generator
+    seed: int = 0
+    #: stop after so many iterations without improvement; 0 never stops early
+    patience: int = 0
+    #: the relative fall of the loss that counts as an improvement
+    min_improvement: float = 1e-3
+
+    def __post_init__(self) -> None:
+        where = "SynthesisSpec"
+        _whole(where, "batch", self.batch, 1, 4096)
+        _whole(where, "frames", self.frames, 8, 1_000_000)
+        _whole(where, "iterations", self.iterations, 0, 1_000_000)
+        _real(where, "learning_rate", self.learning_rate, above=0.0)
+        _choice(where, "schedule", self.schedule, SCHEDULES)
+        _name(where, "objective", self.objective)
+        _choice(where, "init", self.init, INITS)
+        if not isinstance(self.standardize, bool):
+            raise ConfigError(where, f"standardize must be true or false, got {self.standardize!r}")
+        _whole(where, "seed", self.seed, 0, 2**63 - 1)
+        _whole(where, "patience", self.patience, 0, 1_000_000)
+        _real(where, "min_improvement", self.min_improvement, at_least=0.0, below=1.0)
+
+    @classmethod
+    def preset(cls, name: str, **fields: Any) -> SynthesisSpec:
+        """Return the named preset, with ``fields`` changed.
+
+        - ``paper``: Kim et al., arXiv 2103.16827: Adam, 200 iterations, batch 8 x 500 frames,
+          KL; learning rate 0.01, start U(-0.3, 0.3) and reduce-on-plateau as in the authors'
+          code (kssteven418/Q-ASR, ``distill_data.py``).
+        - ``default``: tuned for two CPU cores (``benchmarks/synthesis.py``).
+        - ``fast``: a quarter of the default's work.
+        """
+        _choice("preset", "name", name, _PRESETS)
+        return cls(**{**_PRESETS[name], **fields})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON values."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> SynthesisSpec:
+        """Return the specification that ``to_dict`` wrote; ConfigError for unknown keys."""
+        return _from_dict(cls, data)
+
+
+_PRESETS: dict[str, dict[str, Any]] = {
+    "paper": {
+        "batch": 8,
+        "frames": 500,
+        "iterations": 200,
+        "learning_rate": 0.01,
+        "schedule": "plateau",
+        "init": "uniform",
+    },
+    "default": {},
+    "fast": {"batch": 2, "iterations": 100},
+}
+
+
+@dataclass(frozen=True)
+class CalibrationSpec:
+    """Where activation ranges come from and how they are chosen."""
+
+    #: "synthetic", "noise", or the path of saved features (.npz), a manifest or a folder of audio
+    source: str = "synthetic"
+    #: "minmax", "percentile" or "mse" (the range of least squared rounding and clipping error)
+    method: str = "minmax"
+    #: for ``percentile``: the share of values kept inside the range, in percent
+    percentile: float = 99.99
+    #: for ``percentile`` and ``mse``: histogram bins kept for a tensor, whatever the data's size
+    bins: int = 2048
+    #: utterances used at most; None uses all
+    limit: int | None = None
+
+    def __post_init__(self) -> None:
+        where = "CalibrationSpec"
+        _name(where, "source", self.source)
+        _choice(where, "method", self.method, METHODS)
+        _real(where, "percentile", self.percentile, above=50.0, at_most=100.0)
+        _whole(where, "bins", self.bins, 16, 1 << 20)
+        if self.limit is not None:
+            _whole(where, "limit", self.limit, 1, 1 << 31)
+
+    @property
+    def kind(self) -> str:
+        """What ``source`` names: "synthetic", "noise", "features" or "audio"."""
+        if self.source in ("synthetic", "noise"):
+            return self.source
+        return "features" if self.source.lower().endswith(".npz") else "audio"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON values."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> CalibrationSpec:
+        """Return the specification that ``to_dict`` wrote; ConfigError for unknown keys."""
+        return _from_dict(cls, data)
+
+
+def _from_dict(cls: type[S], data: Mapping[str, Any]) -> S:
+    known = [f.name for f in dataclasses.fields(cls)]  # type: ignore[arg-type]
+    if not isinstance(data, Mapping):
+        raise ConfigError(cls.__name__, f"expected an object of {known}, got {type(data).__name__}")
+    unknown = sorted(str(key) for key in data if key not in known)
+    if unknown:
+        raise ConfigError(cls.__name__, f"unknown keys {unknown}", f"it has {known}")
+    return cls(**data)
+
+
+def _whole(where: str, name: str, value: object, low: int, high: int) -> None:
+    # bool is an int to Python, but True is not a number of bits
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise ConfigError(where, f"{name} must be a whole number from {low} to {high}, got {value!r}")
+
+
+def _real(
+    where: str,
+    name: str,
+    value: object,
+    *,
+    above: float = -math.inf,
+    at_least: float = -math.inf,
+    at_most: float = math.inf,
+    below: float = math.inf,
+) -> None:
+    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if not number or not (above < value and at_least <= value <= at_most and value < below):  # type: ignore[operator]
+        bounds = [
+            f"{sign} {bound:g}"
+            for sign, bound in ((">", above), (">=", at_least), ("<=", at_most), ("<", below))
+            if math.isfinite(bound)
+        ]
+        raise ConfigError(where, f"{name} must be a finite number {' and '.join(bounds)}, got {value!r}")
+
+
+def _choice(where: str, name: str, value: object, allowed: Mapping[str, Any] | tuple[str, ...]) -> None:
+    if not isinstance(value, str) or value not in allowed:
+        raise ConfigError(where, f"{name} {value!r} is not one of {', '.join(allowed)}")
+
+
+def _name(where: str, name: str, value: object) -> None:
+    if not isinstance(value, str) or not value.strip():
+        raise ConfigError(where, f"{name} must be a non-empty string, got {value!r}")

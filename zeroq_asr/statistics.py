@@ -1,0 +1,140 @@
+"""Watching the inputs of a network's batch normalizations, whoever calls them.
+
+Shapes: B batch, C channels, T frames.
+
+A ``BatchNormObserver`` is a ``TorchFunctionMode``: while it is entered it sees every call of
+``torch.nn.functional.batch_norm``, ``torch.batch_norm`` and the ATen operators behind them, so
+it serves modules, functional code and graphs captured by ``torch.export`` alike.  Nothing is
+installed on the network, hence nothing can be left behind on it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+
+#: a channel whose stored variance is below this share of its layer's median is dead
+DEAD_SHARE = 1e-6
+
+# Where each spelling of batch normalization keeps (input, running_mean, running_var, training,
+# eps); None for training: the operator is inference only.
+_ATEN = torch.ops.aten
+_CALLS: dict[Callable[..., Any], tuple[int, int, int, int | None, int]] = {
+    functional.batch_norm: (0, 1, 2, 5, 7),
+    torch.batch_norm: (0, 3, 4, 5, 7),
+    _ATEN.batch_norm.default: (0, 3, 4, 5, 7),
+    _ATEN._native_batch_norm_legit_no_training.default: (0, 3, 4, None, 6),
+}
+_NAMES = ("input", "running_mean", "running_var", "training", "eps")
+_DEFAULTS: dict[str, Any] = {"training": False, "eps": 1e-5}
+
+
+@dataclass(frozen=True)
+class Site:
+    """One batch normalization: what it stored."""
+
+    #: the module's name, or the name of the buffer that holds the running mean
+    name: str
+    #: running mean of the live channels [C']
+    mean: Tensor
+    #: running variance of the live channels plus epsilon [C']
+    var: Tensor
+    #: which channels are live, bool [C]
+    live: Tensor
+    #: what normalization adds to a variance
+    eps: float
+
+
+class BatchNormObserver(TorchFunctionMode):
+    """Collects the moments of every batch normalization's input while entered.
+
+    ``moments`` maps a site's name to (mean [C'], variance + epsilon [C']) over batch and time,
+    attached to the autograd graph.  Two rules keep every comparison finite:
+
+    - Epsilon is added to batch and stored variances alike.  Normalization divides by
+      ``sqrt(var + eps)``, so differences far below epsilon are invisible to the network too.
+    - A channel is dead, and left out, when its stored variance is not above ``DEAD_SHARE``
+      times its layer's median: a constant tells nothing about a range, and a tiny variance in
+      a denominator would let one channel drown the rest of the network.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        # tensors hash by identity, and a module hands its own buffer to the operator
+        self._buffers = {id(tensor): name for name, tensor in _tensors(network)}
+        self.sites: dict[str, Site] = {}
+        self._parts: dict[str, list[tuple[Tensor, Tensor, int]]] = {}
+
+    def clear(self) -> None:
+        """Forget the moments of the last forward pass; sites stay known."""
+        self._parts = {}
+
+    @property
+    def moments(self) -> dict[str, tuple[Tensor, Tensor]]:
+        """Mean and variance by site; a normalization called more than once pools its calls."""
+        return {name: _pool(parts) for name, parts in self._parts.items()}
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Iterable[type], args: Any = (), kwargs: Any = None
+    ) -> Any:
+        """Look at batch normalizations, then run the function unchanged."""
+        kwargs = kwargs or {}
+        places = _CALLS.get(func)
+        if places is not None:
+            self._see(*_arguments(places, args, kwargs))
+        return func(*args, **kwargs)
+
+    def _see(self, x: Tensor, mean: Tensor | None, var: Tensor | None, training: bool, eps: float) -> None:
+        # without stored statistics, or normalizing by its own batch, it is no site
+        if mean is None or var is None or training:
+            return
+        name = self._buffers.get(id(mean), f"batch_norm_{len(self._parts)}")
+        site = self.sites.get(name)
+        if site is None:
+            site = self.sites[name] = _site(name, mean, var, float(eps))
+        if site.mean.numel() == 0:  # every channel is dead
+            return
+        axes = [axis for axis in range(x.dim()) if axis != 1]
+        batch_var, batch_mean = torch.var_mean(x, dim=axes, correction=0)
+        part = (batch_mean[site.live], batch_var[site.live] + site.eps, x.numel() // x.shape[1])
+        self._parts.setdefault(name, []).append(part)
+
+
+def _site(name: str, mean: Tensor, var: Tensor, eps: float) -> Site:
+    mean, var = mean.detach().float(), var.detach().float()
+    live = torch.isfinite(mean) & torch.isfinite(var) & (var > DEAD_SHARE * var.median())
+    # an epsilon of zero is legal; a live channel's variance is then its own floor
+    eps = max(eps, DEAD_SHARE * float(var[live].median())) if bool(live.any()) else eps
+    return Site(name, mean[live], var[live] + eps, live, eps)
+
+
+def _pool(parts: list[tuple[Tensor, Tensor, int]]) -> tuple[Tensor, Tensor]:
+    if len(parts) == 1:
+        return parts[0][0], parts[0][1]
+    total = sum(count for _, _, count in parts)
+    mean = torch.stack([m * (n / total) for m, _, n in parts]).sum(dim=0)
+    var = torch.stack([(v + (m - mean) ** 2) * (n / total) for m, v, n in parts]).sum(dim=0)
+    return mean, var
+
+
+def _arguments(
+    places: tuple[int, int, int, int | None, int], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> list[Any]:
+    found: list[Any] = []
+    for name, place in zip(_NAMES, places, strict=True):
+        if place is not None and place < len(args):
+            found.append(args[place])
+        else:
+            found.append(kwargs.get(name, _DEFAULTS.get(name)))
+    return found
+
+
+def _tensors(network: nn.Module) -> Iterable[tuple[str, Tensor]]:
+    for name, tensor in [*network.named_buffers(), *network.named_parameters()]:
+        yield name.removesuffix(".running_mean") or name, tensor
