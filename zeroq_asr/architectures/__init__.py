@@ -1,0 +1,19 @@
+"""The float networks, by name: plain modules without any trace of quantization.
+
+Each is built from its configuration, ``ARCHITECTURES[name](config)``, and maps features
+[B, M, T] and lengths [B] to logits [B, S, V] and encoded lengths [B].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+
+from zeroq_asr.architectures import quartznet
+
+ARCHITECTURES: dict[str, Callable[[dict[str, Any]], nn.Module]] = {"conv_ctc": quartznet.ConvCtc}
+
+#: input frames per encoded frame, from the configuration of the same architecture
+SUBSAMPLING: dict[str, Callable[[dict[str, Any]], int]] = {"conv_ctc": quartznet.subsampling_factor}

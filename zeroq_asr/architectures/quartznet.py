@@ -1,0 +1,386 @@
+"""Convolutional CTC recognisers: Jasper, QuartzNet and Citrinet.
+
+One network class reads the three families, for they are one grammar of blocks::
+
+    x ─► R × [ depthwise ► pointwise | conv ► norm (► shuffle) ] (► squeeze-excite) ─► (+) ─► activation
+    └──► 1×1 conv ► norm, one branch for each earlier block input where dense ─────────┘
+
+with an activation between the repeats.  Every convolution first zeroes the frames at or after
+the utterance's length, so that a batch never changes a result.
+
+Shapes: B batch, C channels, M mels, T input frames, S encoded frames, V tokens with the blank
+last.  Module names are those of NeMo's checkpoints: a state dict fits as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from zeroq_asr.errors import ConfigError
+
+_ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "relu": nn.ReLU,
+    "hardtanh": nn.Hardtanh,
+    "selu": nn.SELU,
+    "swish": nn.SiLU,
+    "silu": nn.SiLU,
+    "gelu": nn.GELU,
+    "identity": nn.Identity,
+}
+#: more blocks or repeats than this is a damaged configuration, not a model
+_MAX_LAYERS = 1000
+
+
+def mask_frames(x: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+    """Zero the frames of ``x`` [B, C, T] at or after ``lengths`` [B]."""
+    mask = torch.arange(x.shape[-1], device=x.device)[None, :] < lengths[:, None]
+    return x * mask[:, None, :]
+
+
+class TimeConv(nn.Conv1d):
+    """A convolution over time that also says how long its output is.
+
+    With ``heads`` the kernels of a depthwise convolution are shared: channel c uses kernel
+    c mod heads.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        *,
+        stride: int = 1,
+        dilation: int = 1,
+        padding: tuple[int, int] = (0, 0),
+        groups: int = 1,
+        heads: int = -1,
+    ) -> None:
+        kernels = (in_channels, out_channels, groups) if heads == -1 else (heads, heads, heads)
+        super().__init__(
+            kernels[0],
+            kernels[1],
+            kernel_size,
+            stride=stride,
+            dilation=dilation,
+            groups=kernels[2],
+            bias=False,
+        )
+        self.copies = 1 if heads == -1 else out_channels // heads
+        self.sides = padding
+
+    def forward(self, x: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the convolution [B, C, S] of ``x`` [B, C, T], and lengths [B] in frames of it."""
+        weight = self.weight if self.copies == 1 else self.weight.repeat(self.copies, 1, 1)
+        left, right = self.sides
+        if left != right:
+            x = F.pad(x, (left, right))
+        out = F.conv1d(
+            x,
+            weight,
+            stride=self.stride,
+            padding=left if left == right else 0,
+            dilation=self.dilation,
+            groups=self.groups * self.copies,
+        )
+        shrink = self.dilation[0] * (self.kernel_size[0] - 1) - left - right
+        if shrink == 0 and self.stride[0] == 1:
+            return out, lengths
+        return out, torch.div(lengths - shrink - 1, self.stride[0], rounding_mode="floor") + 1
+
+
+class MaskedConv(nn.Module):
+    """A `TimeConv` that zeroes what lies past the length of its input."""
+
+    def __init__(self, conv: TimeConv) -> None:
+        super().__init__()
+        self.conv = conv
+
+    def forward(self, x: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the convolution [B, C, S] of the valid frames of ``x``, and its lengths [B]."""
+        out: tuple[torch.Tensor, torch.Tensor] = self.conv(mask_frames(x, lengths), lengths)
+        return out
+
+
+class GroupShuffle(nn.Module):
+    """Interleave the channels of the groups, so that the next grouped convolution mixes them."""
+
+    order: torch.Tensor
+
+    def __init__(self, groups: int, channels: int) -> None:
+        super().__init__()
+        # On the CPU also when the module is built without storage: it is a constant, no weight.
+        order = torch.arange(channels, device="cpu").reshape(groups, -1).T.flatten()
+        self.register_buffer("order", order, persistent=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return ``x`` [B, C, T] with its channels reordered."""
+        return torch.index_select(x, 1, self.order)
+
+
+class SqueezeExcite(nn.Module):
+    """Scale each channel by a gate computed from the mean of its valid frames."""
+
+    def __init__(self, channels: int, reduction_ratio: int, activation: str) -> None:
+        super().__init__()
+        squeezed = channels // reduction_ratio
+        self.fc = nn.Sequential(
+            nn.Linear(channels, squeezed, bias=False),
+            _ACTIVATIONS[activation](),
+            nn.Linear(squeezed, channels, bias=False),
+        )
+
+    def forward(self, x: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return ``x`` [B, C, T], gated and zero past its lengths, and ``lengths`` as they are."""
+        x = mask_frames(x, lengths)
+        gate = x.sum(dim=-1, keepdim=True) / lengths.to(x.dtype)[:, None, None]
+        # The linear layers as 1×1 convolutions: the channels stay first.
+        squeeze, activation, excite = self.fc
+        gate = activation(F.conv1d(gate, squeeze.weight[:, :, None]))
+        gate = F.conv1d(gate, excite.weight[:, :, None])
+        return x * torch.sigmoid(gate), lengths
+
+
+class ConvBlock(nn.Module):
+    """One block: repeated convolutions, a residual, an activation."""
+
+    def __init__(self, channels: int, layer: Mapping[str, Any], options: Mapping[str, Any]) -> None:
+        """Build a block of ``channels`` inputs from its ``layer`` entry.
+
+        ``options`` hold what the encoder shares: activation, normalization, norm_groups,
+        conv_mask, residual_mode and ``panes``, the channels of each dense residual branch.
+        """
+        super().__init__()
+        self.options = dict(options)
+        filters, repeat = layer["filters"], layer["repeat"]
+        stride, dilation = _first(layer["stride"]), _first(layer["dilation"])
+        kernel = _kernel_size(_first(layer["kernel"]), layer.get("kernel_size_factor", 1.0))
+        if stride > 1 and dilation > 1:
+            raise ConfigError("encoder", "a convolution has both a stride and a dilation above 1")
+        if not 1 <= repeat <= _MAX_LAYERS:
+            raise ConfigError("encoder", f"repeat = {repeat} is out of range")
+        padding = _padding(kernel, dilation, layer.get("future_context", -1))
+        layers: list[nn.Module] = []
+        for index in range(repeat):
+            last = index == repeat - 1
+            layers += self._conv_norm(
+                channels if index == 0 else filters,
+                filters,
+                kernel,
+                stride=stride if last or not layer.get("stride_last", False) else 1,
+                dilation=dilation,
+                padding=padding,
+                groups=layer.get("groups", 1),
+                heads=layer.get("heads", -1),
+                separable=layer.get("separable", False),
+            )
+            if not last:
+                layers += [_ACTIVATIONS[options["activation"]](), nn.Dropout(layer.get("dropout", 0.0))]
+        if layer.get("se", False):
+            ratio = layer.get("se_reduction_ratio", 8)
+            layers.append(SqueezeExcite(filters, ratio, options["activation"]))
+        self.mconv = nn.ModuleList(layers)
+        self.res: nn.ModuleList | None = None
+        self.dense = bool(layer["residual"] and options["panes"])
+        if layer["residual"]:
+            residual_stride = stride if options["residual_mode"] == "stride_add" else 1
+            self.res = nn.ModuleList(
+                nn.ModuleList(self._conv_norm(width, filters, 1, stride=residual_stride))
+                for width in options["panes"] or [channels]
+            )
+        self.mout = nn.Sequential(
+            _ACTIVATIONS[options["activation"]](), nn.Dropout(layer.get("dropout", 0.0))
+        )
+
+    def _conv_norm(
+        self,
+        channels: int,
+        filters: int,
+        kernel: int,
+        *,
+        stride: int = 1,
+        dilation: int = 1,
+        padding: tuple[int, int] = (0, 0),
+        groups: int = 1,
+        heads: int = -1,
+        separable: bool = False,
+    ) -> list[nn.Module]:
+        """Return depthwise and pointwise, or one convolution, then normalization and shuffle."""
+        time: dict[str, Any] = {"stride": stride, "dilation": dilation, "padding": padding}
+        if separable:
+            convs = [
+                TimeConv(channels, channels, kernel, groups=channels, heads=heads, **time),
+                TimeConv(channels, filters, 1, groups=groups),
+            ]
+        elif heads != -1:
+            raise ConfigError("encoder", "heads share the kernels of depthwise convolutions only")
+        else:
+            convs = [TimeConv(channels, filters, kernel, groups=groups, **time)]
+        masked = self.options["conv_mask"]
+        layers: list[nn.Module] = [MaskedConv(conv) if masked else conv for conv in convs]
+        layers.append(_normalization(self.options["normalization"], filters, self.options["norm_groups"]))
+        return [*layers, GroupShuffle(groups, filters)] if groups > 1 else layers
+
+    def forward(
+        self, inputs: list[torch.Tensor], lengths: torch.Tensor
+    ) -> tuple[list[torch.Tensor], torch.Tensor]:
+        """Return the block inputs of the next block, its own output [B, C, S] last, and lengths [B].
+
+        ``inputs`` are the outputs [B, C, T] of the blocks that dense residuals start from, the
+        block's own input last.
+        """
+        out, out_lengths = _apply(self.mconv, inputs[-1], lengths)
+        if self.res is not None:
+            for branch, start in zip(self.res, inputs, strict=False):
+                assert isinstance(branch, nn.ModuleList)
+                side, _ = _apply(branch, start, lengths)
+                out = torch.maximum(out, side) if self.options["residual_mode"] == "max" else out + side
+        out = self.mout(out)
+        return ([*inputs, out] if self.dense else [out]), out_lengths
+
+
+def _apply(
+    layers: nn.ModuleList, x: torch.Tensor, lengths: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Run ``layers`` one after another, handing lengths to those that need them."""
+    for layer in layers:
+        if isinstance(layer, (TimeConv, MaskedConv, SqueezeExcite)):
+            x, lengths = layer(x, lengths)
+        else:
+            x = layer(x)
+    return x, lengths
+
+
+class ConvEncoder(nn.Module):
+    """The blocks, one after another."""
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        super().__init__()
+        activation = config["activation"]
+        if activation not in _ACTIVATIONS:
+            raise ConfigError(
+                "encoder", f"unknown activation {activation!r}", f"use one of {', '.join(_ACTIVATIONS)}"
+            )
+        layers = config["jasper"]
+        if not 1 <= len(layers) <= _MAX_LAYERS:
+            raise ConfigError("encoder", f"{len(layers)} blocks are out of range")
+        channels = config["feat_in"] * config.get("frame_splicing", 1)
+        # NeMo's reading: a layer's residual mode also holds for the layers after it.
+        residual_mode = config.get("residual_mode", "add")
+        panes: list[int] = []
+        blocks = []
+        for layer in layers:
+            residual_mode = layer.get("residual_mode", residual_mode)
+            if residual_mode not in ("add", "stride_add", "max"):
+                raise ConfigError("encoder", f"unknown residual mode {residual_mode!r}")
+            dense = layer.get("residual_dense", False)
+            if dense:
+                panes.append(channels)
+            options = {
+                "activation": activation,
+                "normalization": config.get("normalization_mode", "batch"),
+                "norm_groups": config.get("norm_groups", -1),
+                "conv_mask": config.get("conv_mask", True),
+                "residual_mode": residual_mode,
+                "panes": list(panes) if dense else [],
+            }
+            blocks.append(ConvBlock(channels, layer, options))
+            channels = layer["filters"]
+        self.encoder = nn.Sequential(*blocks)
+
+    def forward(self, features: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the encoding [B, C, S] of features [B, M, T], and its lengths [B]."""
+        inputs = [features]
+        for block in self.encoder:
+            inputs, lengths = block(inputs, lengths)
+        return inputs[-1], lengths
+
+
+class ConvDecoder(nn.Module):
+    """A 1×1 convolution from channels to tokens and blank."""
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        super().__init__()
+        classes = config.get("num_classes", -1)
+        if classes <= 0:
+            classes = len(config.get("vocabulary") or ())
+        blank = 1 if config.get("add_blank", True) else 0
+        self.decoder_layers = nn.Sequential(nn.Conv1d(config["feat_in"], classes + blank, 1))
+
+    def forward(self, encoded: torch.Tensor) -> torch.Tensor:
+        """Return logits [B, S, V] of an encoding [B, C, S]."""
+        logits: torch.Tensor = self.decoder_layers(encoded)
+        return logits.transpose(1, 2)
+
+
+class ConvCtc(nn.Module):
+    """Encoder and decoder: features to logits, before any softmax.
+
+    ``config`` holds "encoder" and "decoder", the sections of that name of a NeMo model.  Raises
+    ConfigError when they describe no network.
+    """
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        super().__init__()
+        try:
+            self.encoder = ConvEncoder(config["encoder"])
+            self.decoder = ConvDecoder(config["decoder"])
+        except KeyError as error:
+            raise ConfigError("network", f"{error.args[0]!r} is missing from its configuration") from None
+        except (TypeError, ValueError, AttributeError, RuntimeError, OverflowError) as error:
+            # torch's own words for sizes that do not divide, negative counts and wrong types
+            raise ConfigError("network", f"its configuration describes no network ({error})") from None
+
+    def forward(self, features: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return logits [B, S, V] of features [B, M, T] with lengths [B], and encoded lengths [B]."""
+        encoded, encoded_lengths = self.encoder(features, lengths)
+        return self.decoder(encoded), encoded_lengths
+
+
+def subsampling_factor(config: Mapping[str, Any]) -> int:
+    """Return how many input frames make one encoded frame."""
+    factor = 1
+    for layer in config["encoder"]["jasper"]:
+        stride = int(_first(layer["stride"]))
+        factor *= stride if layer.get("stride_last", False) else stride ** int(layer["repeat"])
+    return factor
+
+
+def _first(value: Any) -> Any:
+    """Return a size written as ``11`` or as ``[11]``."""
+    return value[0] if isinstance(value, (list, tuple)) else value
+
+
+def _kernel_size(size: int, factor: float) -> int:
+    """Return the scaled kernel size: rounded down, at least 1, and odd."""
+    return max(int(size * float(factor)), 1) | 1
+
+
+def _padding(kernel: int, dilation: int, future_context: int) -> tuple[int, int]:
+    """Return the zeros to the left and right of a kernel that sees ``future_context`` frames ahead."""
+    half = dilation * (kernel - 1) // 2
+    if future_context < 0 or kernel <= future_context:
+        return half, half
+    if dilation > 1:
+        # NeMo's rule, one frame longer than the span needs for each step of dilation past the first
+        return dilation * kernel - 1 - dilation * future_context, dilation * future_context
+    return kernel - 1 - future_context, future_context
+
+
+def _normalization(mode: str, channels: int, groups: int) -> nn.Module:
+    """Return the normalization that NeMo names ``mode``."""
+    match mode:
+        case "batch":
+            return nn.BatchNorm1d(channels, eps=1e-3)
+        case "group":
+            return nn.GroupNorm(channels if groups == -1 else groups, channels)
+        case "instance":
+            return nn.GroupNorm(channels, channels)
+        case "layer":
+            return nn.GroupNorm(1, channels)
+    raise ConfigError("encoder", f"unknown normalization {mode!r}", "use batch, group, instance or layer")

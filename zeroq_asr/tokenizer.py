@@ -1,0 +1,120 @@
+"""Token identifiers to text.
+
+The CTC blank is not a token: it is the class after the last one.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from zeroq_asr.errors import ConfigError
+from zeroq_asr.files import atomic_write_bytes
+
+#: characters: tokens are joined as they are; sentencepiece: "▁" begins a word; wordpiece: "##" continues one
+KINDS = ("characters", "sentencepiece", "wordpiece")
+
+_WORD_START = "\u2581"
+#: what SentencePiece prints for its special pieces
+_SPECIAL_PIECES = {"<unk>": " \u2047 ", "<s>": "", "</s>": "", "<pad>": ""}
+_SPECIAL_WORDPIECES = frozenset({"[PAD]", "[CLS]", "[SEP]", "[MASK]"})
+_BYTE_PIECE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
+
+
+@dataclass(frozen=True)
+class Tokenizer:
+    """The token list of a recogniser and how its tokens join to text.
+
+    Raises ConfigError when the list is empty, holds something other than strings, or the kind is
+    unknown.
+    """
+
+    tokens: tuple[str, ...]
+    kind: str = "characters"
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise ConfigError("tokenizer", f"unknown kind {self.kind!r}", f"use one of {', '.join(KINDS)}")
+        if not isinstance(self.tokens, tuple) or not all(isinstance(t, str) for t in self.tokens):
+            raise ConfigError("tokenizer", "tokens must be a tuple of strings")
+        if not self.tokens:
+            raise ConfigError("tokenizer", "the token list is empty")
+
+    @property
+    def blank_id(self) -> int:
+        """The identifier of the CTC blank, after the last token."""
+        return len(self.tokens)
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Return the text of token identifiers (no blanks, repeats already collapsed).
+
+        Raises ConfigError for an identifier that is not a token's.
+        """
+        pieces = []
+        for number in ids:
+            if not 0 <= number < len(self.tokens):
+                raise ConfigError("tokenizer", f"{number} is not one of the {len(self.tokens)} tokens")
+            pieces.append(self.tokens[number])
+        if self.kind == "characters":
+            return "".join(pieces).strip()
+        if self.kind == "sentencepiece":
+            text = "".join(_join_bytes(pieces))
+            return text.replace(_WORD_START, " ").strip()
+        words = " ".join(piece for piece in pieces if piece not in _SPECIAL_WORDPIECES)
+        return words.replace(" ##", "").removeprefix("##").strip()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return a dictionary that JSON can hold; `from_dict` is its inverse."""
+        return {"tokens": list(self.tokens), "kind": self.kind}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Tokenizer:
+        """Build a tokenizer from `to_dict`'s dictionary, or raise ConfigError."""
+        if not isinstance(values, Mapping) or set(values) != {"tokens", "kind"}:
+            raise ConfigError("tokenizer", "expected a mapping of tokens and kind and nothing else")
+        if not isinstance(values["tokens"], list):
+            raise ConfigError("tokenizer", f"tokens must be a list, not {type(values['tokens']).__name__}")
+        return cls(tuple(values["tokens"]), values["kind"])
+
+    @classmethod
+    def from_sentencepiece(cls, model: bytes) -> Tokenizer:
+        """Read the pieces of a serialized SentencePiece model, or raise ConfigError."""
+        import sentencepiece
+
+        processor = sentencepiece.SentencePieceProcessor()
+        try:
+            processor.LoadFromSerializedProto(model)
+            size = processor.GetPieceSize()
+        except (RuntimeError, TypeError) as error:
+            raise ConfigError("tokenizer", f"not a SentencePiece model ({error})") from None
+        return cls(tuple(processor.IdToPiece(i) for i in range(size)), "sentencepiece")
+
+    def write_tokens(self, path: str | os.PathLike[str]) -> None:
+        """Write ``token id`` lines with ``<blk>`` last, as ONNX speech runtimes read them.
+
+        Raises ConfigError when a token contains a line break or the file cannot be written.
+        """
+        broken = [token for token in self.tokens if "\n" in token or "\r" in token]
+        if broken:
+            raise ConfigError(path, f"token {broken[0]!r} contains a line break, one token is one line")
+        lines = [f"{token} {number}\n" for number, token in enumerate((*self.tokens, "<blk>"))]
+        atomic_write_bytes(path, "".join(lines).encode())
+
+
+def _join_bytes(pieces: list[str]) -> list[str]:
+    """Replace special pieces by their text and runs of byte pieces (``<0x41>``) by characters."""
+    out: list[str] = []
+    run = bytearray()
+    for piece in [*pieces, ""]:
+        match = _BYTE_PIECE.fullmatch(piece)
+        if match:
+            run.append(int(match[1], 16))
+            continue
+        if run:
+            out.append(run.decode(errors="replace"))
+            run.clear()
+        out.append(_SPECIAL_PIECES.get(piece, piece))
+    return out
