@@ -14,6 +14,7 @@ last.  Module names are those of NeMo's checkpoints: a state dict fits as it is.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -42,7 +43,7 @@ def mask_frames(x: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
     return x * mask[:, None, :]
 
 
-class TimeConv(nn.Conv1d):
+class TimeConv(nn.Module):
     """A convolution over time that also says how long its output is.
 
     With ``heads`` the kernels of a depthwise convolution are shared: channel c uses kernel
@@ -61,23 +62,26 @@ class TimeConv(nn.Conv1d):
         groups: int = 1,
         heads: int = -1,
     ) -> None:
-        kernels = (in_channels, out_channels, groups) if heads == -1 else (heads, heads, heads)
-        super().__init__(
-            kernels[0],
-            kernels[1],
-            kernel_size,
-            stride=stride,
-            dilation=dilation,
-            groups=kernels[2],
-            bias=False,
+        super().__init__()
+        shared = heads != -1
+        if shared and (in_channels % heads or out_channels != in_channels):
+            raise ConfigError("encoder", f"{in_channels} channels do not share {heads} heads")
+        self.weight = nn.Parameter(
+            torch.empty(heads, 1, kernel_size)
+            if shared
+            else torch.empty(out_channels, _exact_quotient(in_channels, groups), kernel_size)
         )
-        self.copies = 1 if heads == -1 else out_channels // heads
-        self.sides = padding
+        nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))
+        self.copies = out_channels // heads if shared else 1
+        self.groups = in_channels if shared else groups
+        self.stride, self.dilation, self.padding = stride, dilation, padding
+        #: how many frames fewer come out than go in, before the stride
+        self.shrink = dilation * (kernel_size - 1) - sum(padding)
 
     def forward(self, x: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the convolution [B, C, S] of ``x`` [B, C, T], and lengths [B] in frames of it."""
         weight = self.weight if self.copies == 1 else self.weight.repeat(self.copies, 1, 1)
-        left, right = self.sides
+        left, right = self.padding
         if left != right:
             x = F.pad(x, (left, right))
         out = F.conv1d(
@@ -86,12 +90,11 @@ class TimeConv(nn.Conv1d):
             stride=self.stride,
             padding=left if left == right else 0,
             dilation=self.dilation,
-            groups=self.groups * self.copies,
+            groups=self.groups,
         )
-        shrink = self.dilation[0] * (self.kernel_size[0] - 1) - left - right
-        if shrink == 0 and self.stride[0] == 1:
+        if self.shrink == 0 and self.stride == 1:
             return out, lengths
-        return out, torch.div(lengths - shrink - 1, self.stride[0], rounding_mode="floor") + 1
+        return out, torch.div(lengths - self.shrink - 1, self.stride, rounding_mode="floor") + 1
 
 
 class MaskedConv(nn.Module):
@@ -129,10 +132,12 @@ class SqueezeExcite(nn.Module):
     def __init__(self, channels: int, reduction_ratio: int, activation: str) -> None:
         super().__init__()
         squeezed = channels // reduction_ratio
-        self.fc = nn.Sequential(
-            nn.Linear(channels, squeezed, bias=False),
-            _ACTIVATIONS[activation](),
-            nn.Linear(squeezed, channels, bias=False),
+        self.fc = nn.ModuleList(
+            [
+                nn.Linear(channels, squeezed, bias=False),
+                _ACTIVATIONS[activation](),
+                nn.Linear(squeezed, channels, bias=False),
+            ]
         )
 
     def forward(self, x: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -141,8 +146,10 @@ class SqueezeExcite(nn.Module):
         gate = x.sum(dim=-1, keepdim=True) / lengths.to(x.dtype)[:, None, None]
         # The linear layers as 1×1 convolutions: the channels stay first.
         squeeze, activation, excite = self.fc
-        gate = activation(F.conv1d(gate, squeeze.weight[:, :, None]))
-        gate = F.conv1d(gate, excite.weight[:, :, None])
+        assert isinstance(squeeze, nn.Linear)
+        assert isinstance(excite, nn.Linear)
+        gate = activation(F.conv1d(gate, squeeze.weight.unsqueeze(-1)))
+        gate = F.conv1d(gate, excite.weight.unsqueeze(-1))
         return x * torch.sigmoid(gate), lengths
 
 
@@ -354,6 +361,13 @@ def subsampling_factor(config: Mapping[str, Any]) -> int:
 def _first(value: Any) -> Any:
     """Return a size written as ``11`` or as ``[11]``."""
     return value[0] if isinstance(value, (list, tuple)) else value
+
+
+def _exact_quotient(channels: int, groups: int) -> int:
+    """Return channels per group, or raise ConfigError when the groups are not equal."""
+    if groups < 1 or channels % groups:
+        raise ConfigError("encoder", f"{channels} channels do not split into {groups} groups")
+    return channels // groups
 
 
 def _kernel_size(size: int, factor: float) -> int:

@@ -1,7 +1,73 @@
-"""Checkpoints to recognisers, one file a format."""
+"""Checkpoints to recognisers, one file a format.
+
+Nothing in a checkpoint is ever run: weights are read as tensors only, archives in memory within
+limits.  The exception is the user's own ``loader``.
+"""
 
 from __future__ import annotations
 
-from zeroq_asr.checkpoints.nemo import load_nemo as load_checkpoint
+import os
 
-__all__ = ["load_checkpoint"]
+from zeroq_asr.checkpoints.archive import GZIP_MAGIC
+from zeroq_asr.checkpoints.loader import load_with
+from zeroq_asr.checkpoints.nemo import load_nemo
+from zeroq_asr.checkpoints.pickles import ZIP_MAGIC
+from zeroq_asr.checkpoints.torchfile import load_torch_file, save_checkpoint
+from zeroq_asr.errors import CheckpointError
+from zeroq_asr.model import AsrModel
+
+__all__ = ["load_checkpoint", "save_checkpoint"]
+
+#: a pickle of protocol 2 or later: torch.save's old format
+_PICKLE_MAGIC = b"\x80"
+_TAR_MAGIC_AT, _TAR_MAGIC = 257, b"ustar"
+
+
+def load_checkpoint(
+    path: str | os.PathLike[str],
+    *,
+    config: str | os.PathLike[str] | None = None,
+    loader: str | None = None,
+) -> AsrModel:
+    """Read a checkpoint of any format, chosen by its content.
+
+    ``config`` is the model_config.yaml of weights that come without one.  ``loader`` names a
+    function, ``package.module:function``, that reads the file instead and returns an AsrModel.
+
+    Raises CheckpointError when the file cannot be read, is damaged, or is not supported.
+    """
+    if loader is not None:
+        if config is not None:
+            raise CheckpointError(loader, "a loader takes no --config", "leave one of them out")
+        return load_with(loader, path)
+    head = _read_head(path)
+    if head.startswith(GZIP_MAGIC) or head[_TAR_MAGIC_AT:].startswith(_TAR_MAGIC):
+        if config is not None:
+            raise CheckpointError(path, "a .nemo archive brings its own configuration", "leave --config out")
+        return load_nemo(path)
+    if head.startswith((ZIP_MAGIC, _PICKLE_MAGIC)):
+        try:
+            return load_torch_file(path, config)
+        except OSError as error:
+            raise _unreadable(path, error) from None
+    raise CheckpointError(
+        path, "is neither a .nemo archive nor a file of torch.save or torch.export.save", "is it whole?"
+    )
+
+
+def _read_head(path: str | os.PathLike[str]) -> bytes:
+    """Return the first bytes of a file, enough to know its format."""
+    if os.path.isdir(path):
+        raise CheckpointError(path, "is a folder, a checkpoint file was expected")
+    try:
+        with open(path, "rb") as stream:
+            head = stream.read(_TAR_MAGIC_AT + len(_TAR_MAGIC))
+    except OSError as error:
+        raise _unreadable(path, error) from None
+    if not head:
+        raise CheckpointError(path, "is empty", "download it again")
+    return head
+
+
+def _unreadable(path: str | os.PathLike[str], error: OSError) -> CheckpointError:
+    return CheckpointError(path, f"cannot be read ({error.strerror or error})", "check the path")

@@ -36,10 +36,23 @@ _NOT_NETWORK = ("preprocessor.", "spec_augmentation.", "loss.", "wer.", "_wer.",
 _PREPROCESSORS = ("AudioToMelSpectrogramPreprocessor",)
 #: preprocessor options that change nothing at inference
 _IGNORED_OPTIONS = frozenset(
-    "_target_ cls dither nb_augmentation_prob nb_max_freq rng use_torchaudio stft_conv stft_exact_pad "
-    "use_grads".split()
+    {
+        "_target_",
+        "cls",
+        "dither",
+        "nb_augmentation_prob",
+        "nb_max_freq",
+        "rng",
+        "stft_conv",
+        "stft_exact_pad",
+        "use_grads",
+        "use_torchaudio",
+    }
 )
 _SAMPLES_OPTIONS = {"n_window_size": "window_size", "n_window_stride": "window_stride"}
+
+#: returns the content of a file that a configuration names, or None
+Finder = Callable[[str], bytes | None]
 
 
 @dataclass(frozen=True)
@@ -84,29 +97,21 @@ def load_nemo(path: str | os.PathLike[str]) -> AsrModel:
 
 def read_config(path: str | os.PathLike[str]) -> NemoConfig:
     """Read a `model_config.yaml` from the disk; the files it refers to lie beside it."""
-    folder = Path(path).parent
-    try:
-        size = os.path.getsize(path)
-        text = Path(path).read_bytes() if size <= _MAX_YAML_BYTES else b" " * (_MAX_YAML_BYTES + 1)
-    except OSError as error:
-        raise CheckpointError(path, f"cannot be read ({error.strerror})", "check --config") from None
-
-    def beside(name: str) -> bytes | None:
-        file = folder / name
-        return file.read_bytes() if Path(name).name == name and file.is_file() else None
-
-    return parse_config(path, text, beside)
+    return parse_config(path, _read_yaml(path), _beside(path))
 
 
-def parse_config(
-    path: str | os.PathLike[str], text: bytes, find: Callable[[str], bytes | None]
-) -> NemoConfig:
+def read_surroundings(path: str | os.PathLike[str]) -> tuple[FrontendConfig, Tokenizer]:
+    """Read the frontend and tokenizer of a `model_config.yaml`, whatever its network."""
+    root = _parse_yaml(path, _read_yaml(path))
+    return _surroundings(path, root, _beside(path))
+
+
+def parse_config(path: str | os.PathLike[str], text: bytes, find: Finder) -> NemoConfig:
     """Understand the YAML ``text`` of a model; ``find`` returns the files it names, or None.
 
     Raises CheckpointError when it is no YAML, or describes a model that is not supported.
     """
     root = _parse_yaml(path, text)
-    root = _resolve(path, root.get("model", root))
     encoder, decoder = _section(path, root, "encoder"), _section(path, root, "decoder")
     family = _class_name(encoder), _class_name(decoder)
     if family not in FAMILIES:
@@ -114,18 +119,15 @@ def parse_config(
         raise CheckpointError(
             path, f"{family[0]} with {family[1]} is not supported", f"supported: {supported}"
         )
-    try:
-        frontend = _frontend(path, _section(path, root, "preprocessor"))
-        tokenizer = _tokenizer(path, root, decoder, find)
-    except ConfigError as error:
-        raise CheckpointError(path, str(error)) from None
+    frontend, tokenizer = _surroundings(path, root, find)
     mels = encoder.get("feat_in")
     if mels != frontend.features:
         raise CheckpointError(
             path, f"encoder.feat_in is {mels!r}, the preprocessor makes {frontend.features}"
         )
-    config = {"encoder": encoder, "decoder": decoder}
-    return NemoConfig(FAMILIES[family], config, frontend, tokenizer)
+    # the classes of a BPE model may be left to its tokenizer
+    decoder = {**decoder, "num_classes": len(tokenizer.tokens)}
+    return NemoConfig(FAMILIES[family], {"encoder": encoder, "decoder": decoder}, frontend, tokenizer)
 
 
 def check_filterbank(
@@ -147,6 +149,35 @@ def check_filterbank(
         raise CheckpointError(path, f"the frontend differs: its mel filters are off by {difference:.2g}")
 
 
+def _read_yaml(path: str | os.PathLike[str]) -> bytes:
+    try:
+        with open(path, "rb") as stream:
+            return stream.read(_MAX_YAML_BYTES + 1)
+    except OSError as error:
+        raise CheckpointError(path, f"cannot be read ({error.strerror})", "check --config") from None
+
+
+def _beside(path: str | os.PathLike[str]) -> Finder:
+    """Return a finder of files in the folder of ``path``, and nowhere else."""
+
+    def find(name: str) -> bytes | None:
+        file = Path(path).parent / name
+        return file.read_bytes() if Path(name).name == name and file.is_file() else None
+
+    return find
+
+
+def _surroundings(
+    path: str | os.PathLike[str], root: dict[str, Any], find: Finder
+) -> tuple[FrontendConfig, Tokenizer]:
+    decoder = _section(path, root, "decoder")
+    try:
+        frontend = _frontend(path, _section(path, root, "preprocessor"))
+        return frontend, _tokenizer(path, root, decoder, find)
+    except ConfigError as error:
+        raise CheckpointError(path, str(error)) from None
+
+
 def _parse_yaml(path: str | os.PathLike[str], text: bytes) -> dict[str, Any]:
     if len(text) > _MAX_YAML_BYTES:
         raise CheckpointError(path, "the model configuration is too large to be one")
@@ -157,7 +188,8 @@ def _parse_yaml(path: str | os.PathLike[str], text: bytes) -> dict[str, Any]:
         raise CheckpointError(path, f"the model configuration is not YAML ({reason})") from None
     if not isinstance(root, dict):
         raise CheckpointError(path, "the model configuration is not a mapping")
-    return root
+    # A training configuration holds the model's one level down.
+    return _resolve(path, root.get("model", root))
 
 
 def _resolve(path: str | os.PathLike[str], root: Any) -> dict[str, Any]:
@@ -226,7 +258,7 @@ def _tokenizer(
     path: str | os.PathLike[str],
     root: dict[str, Any],
     decoder: dict[str, Any],
-    find: Callable[[str], bytes | None],
+    find: Finder,
 ) -> Tokenizer:
     """Return the tokenizer of a model: its pieces, or its characters."""
     section = root.get("tokenizer")

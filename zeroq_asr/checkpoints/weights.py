@@ -36,7 +36,13 @@ def build_network(
 
 def freeze(network: nn.Module) -> nn.Module:
     """Put a network in inference mode and return it."""
-    return network.eval().requires_grad_(False)
+    try:
+        network.eval()
+    except NotImplementedError:
+        # An exported program cannot change its mode, which is part of its graph.
+        for module in network.modules():
+            module.training = False
+    return network.requires_grad_(False)
 
 
 def checked_state(

@@ -1,0 +1,274 @@
+"""Programs that `torch.export.save` wrote, read without trusting them.
+
+`torch.export.load` unpickles objects, evaluates expression strings, executes guard code and
+looks operators up by any dotted name below `torch`.  So the archive is not handed to it as it
+came: what the graph needs is checked and copied to a new archive, in memory, and only that is
+loaded.  Kept are tensors as raw bytes, aten operators, arithmetic on sizes, tuples and lists.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import os
+import re
+import warnings
+import zipfile
+import zlib
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import nn
+
+from zeroq_asr.checkpoints.pickles import CODE_REMEDY, check_zip, load_pickle
+from zeroq_asr.checkpoints.weights import freeze, require_finite
+from zeroq_asr.errors import CheckpointError
+
+_MODEL = "models/model.json"
+_SAMPLES = "data/sample_inputs/model.pt"
+_WEIGHTS, _WEIGHTS_CONFIG = "data/weights/", "data/weights/model_weights_config.json"
+_CONSTANTS, _CONSTANTS_CONFIG = "data/constants/", "data/constants/model_constants_config.json"
+_FIXED = ("archive_format", "archive_version", "byteorder", ".data/version", "version")
+
+_ATEN = re.compile(r"torch\.ops\.aten\.(?!from_file\b)\w+\.\w+")
+_SIZE_ARITHMETIC = re.compile(
+    r"_operator\.(add|sub|mul|floordiv|truediv|mod|neg|getitem|eq|ne|lt|le|gt|ge|and_|or_|not_)"
+    r"|torch\.sym_(max|min|int|float|not|ite)|math\.(ceil|floor|trunc)"
+)
+#: A size as torch prints it: constructors of sums, products, powers of a symbol, torch's size
+#: functions and comparisons.  No dots, no other names, no quotes but around a symbol.
+_SIZE_SYMBOL = r"(?:Symbol\('[su]\d+'(?:, \w+=(?:True|False))*\)|[su]\d+(?!\w))"
+_EXPRESSION = re.compile(
+    rf"(?:{_SIZE_SYMBOL}|Pow\({_SIZE_SYMBOL}, Integer\(-?\d\)\)"
+    r"|(?:Add|Mul|Integer|Rational|Max|Min|Mod|PythonMod|FloorDiv|CeilDiv|CleanDiv|ModularIndexing"
+    r"|Equality|Unequality|StrictLessThan|LessThan|StrictGreaterThan|GreaterThan|And|Or|Not|Eq|Ne"
+    r"|IntTrueDiv|ToFloat|TruncToInt|FloorToInt|CeilToInt|Identity|true|false|True|False)(?!\w)"
+    r"|\d{1,19}(?!\w)|\*(?!\*)|[-+(),<>=!&|~ %/])*"
+)
+_SYMBOL = re.compile(r"[su]\d+")
+_CONTAINERS = (None, "builtins.tuple", "builtins.list", "builtins.dict")
+_EXPORT_REMEDY = (
+    "export with torch.export.export(module.eval(), (features, lengths), "
+    "dynamic_shapes=({0: Dim.AUTO, 2: Dim.AUTO}, {0: Dim.AUTO}), strict=False) and a batch of 2"
+)
+
+
+def load_program(path: str | os.PathLike[str], data: bytes, mels: int, classes: int) -> tuple[nn.Module, int]:
+    """Return the network of an exported program and its subsampling factor.
+
+    The program must take features [B, M, T] with M = ``mels`` and lengths [B], and return
+    logits [B, S, V] with V = ``classes`` and encoded lengths [B], for any B and T.
+
+    Raises CheckpointError when it does not, or when the archive holds more than a graph of aten
+    operators and its tensors.
+    """
+    safe = _rebuild(path, data)
+    try:
+        with warnings.catch_warnings():
+            # torch warns of its own deprecated calls; nothing a caller could act on
+            warnings.simplefilter("ignore")
+            program = torch.export.load(io.BytesIO(safe))
+    # the loader raises whatever its parsers meet in a damaged graph: no narrower class covers it
+    except Exception as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise CheckpointError(
+            path, f"is no readable exported program ({reason})", "export it again"
+        ) from None
+    _check_inputs(path, program, mels)
+    _check_inference(path, program)
+    require_finite(path, program.state_dict)
+    module = program.module()
+    network = freeze(module)
+    return network, _check_outputs(path, network, mels, classes)
+
+
+def _rebuild(path: str | os.PathLike[str], data: bytes) -> bytes:
+    """Return a new archive with the checked parts of ``data``, or raise CheckpointError."""
+    check_zip(path, data)
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            records = {name.partition("/")[2]: archive.read(name) for name in archive.namelist()}
+    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, RuntimeError, NotImplementedError) as error:
+        raise CheckpointError(path, f"is not a whole zip archive ({error})", "download it again") from None
+    missing = [n for n in (_MODEL, _SAMPLES, _WEIGHTS_CONFIG, _CONSTANTS_CONFIG) if n not in records]
+    if missing or records.get("archive_format") != b"pt2":
+        raise CheckpointError(
+            path,
+            "is no exported program of one model in the current format",
+            "save it again with torch.export.save of torch 2.9 or later",
+        )
+    kept = {name: records[name] for name in _FIXED if name in records}
+    # It is read with weights_only first, which this shows to succeed: no other way is then tried.
+    load_pickle(path, records[_SAMPLES], shells=False)
+    kept[_SAMPLES] = records[_SAMPLES]
+    kept[_MODEL] = json.dumps(_checked_graph(path, _json(path, records[_MODEL]))).encode()
+    for folder, config in ((_WEIGHTS, _WEIGHTS_CONFIG), (_CONSTANTS, _CONSTANTS_CONFIG)):
+        for record in _checked_payloads(path, records, folder, config):
+            kept[record] = records[record]
+        kept[config] = records[config]
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as archive:
+        for name, content in kept.items():
+            archive.writestr(f"program/{name}", content)
+    return out.getvalue()
+
+
+def _json(path: str | os.PathLike[str], data: bytes | str) -> Any:
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError):
+        raise CheckpointError(path, "holds damaged JSON", "export it again") from None
+
+
+def _walk(value: Any) -> Iterator[dict[str, Any]]:
+    """Yield every dictionary in ``value``."""
+    stack = [value]
+    while stack:
+        item = stack.pop()
+        if isinstance(item, dict):
+            yield item
+            stack.extend(item.values())
+        elif isinstance(item, list):
+            stack.extend(item)
+
+
+def _checked_graph(path: str | os.PathLike[str], model: Any) -> dict[str, Any]:
+    """Return the serialized graph without guard code and source positions, or raise CheckpointError."""
+
+    def require(holds: bool, problem: str, remedy: str = CODE_REMEDY) -> None:
+        if not holds:
+            raise CheckpointError(path, problem, remedy)
+
+    require(isinstance(model, dict) and isinstance(model.get("graph_module"), dict), "holds no graph")
+    model["guards_code"] = []
+    for symbol in model.get("range_constraints") or {}:
+        require(bool(_SYMBOL.fullmatch(symbol)), f"constrains {symbol!r}, which is no symbol")
+    graph_module = model["graph_module"]
+    graph_module["metadata"] = {}
+    graph_module["treespec_namedtuple_fields"] = {}
+    calls = graph_module.get("module_call_graph")
+    require(isinstance(calls, list) and bool(calls), "holds no call signature")
+    graph_module["module_call_graph"] = calls[:1]
+    for item in _walk(calls[:1]):
+        for key in ("in_spec", "out_spec"):
+            if item.get(key):
+                _check_treespec(path, _json(path, item[key]))
+    for item in _walk(model):
+        if "target" in item:
+            target = str(item["target"])
+            known = _ATEN.fullmatch(target) or _SIZE_ARITHMETIC.fullmatch(target)
+            require(bool(known), f"calls {target}, which is no tensor operator")
+            item["metadata"] = {}
+        if "expr_str" in item:
+            text = str(item["expr_str"])
+            require(
+                bool(_EXPRESSION.fullmatch(text)) and len(text) < 10_000, f"holds the expression {text!r}"
+            )
+        device = item.get("device")
+        if isinstance(device, dict) and "type" in device:
+            kind = device["type"]
+            require(
+                kind == "cpu", f"was exported on {kind!r}", "move the module to the CPU and export it again"
+            )
+    return model
+
+
+def _check_treespec(path: str | os.PathLike[str], spec: Any) -> None:
+    """Raise CheckpointError unless inputs and outputs are plain tuples, lists and dictionaries."""
+    for item in _walk(spec):
+        plain = item.get("type") in _CONTAINERS
+        keys = _json(path, item.get("context") or "null")
+        if not plain or not (
+            keys is None or (isinstance(keys, list) and all(isinstance(k, str) for k in keys))
+        ):
+            raise CheckpointError(
+                path, f"takes or returns {item.get('type')!r}", "use tensors, tuples and lists only"
+            )
+
+
+def _checked_payloads(
+    path: str | os.PathLike[str], records: dict[str, bytes], folder: str, config: str
+) -> Iterator[str]:
+    """Yield the records of raw tensor bytes that a payload configuration names."""
+    content = _json(path, records[config])
+    entries = content.get("config") if isinstance(content, dict) else None
+    if not isinstance(entries, dict):
+        raise CheckpointError(path, f"{config} is malformed", "export it again")
+    for name, entry in entries.items():
+        record = folder + str(entry.get("path_name")) if isinstance(entry, dict) else ""
+        tensor = isinstance(entry, dict) and entry.get("use_pickle") is False
+        prefix = "weight_" if folder == _WEIGHTS else "tensor_"
+        if not tensor or not str(entry.get("path_name")).startswith(prefix):
+            raise CheckpointError(path, f"{name} is a pickled object, not a plain tensor", CODE_REMEDY)
+        if record not in records:
+            raise CheckpointError(path, f"the bytes of {name} are missing", "download it again")
+        sizes = (entry.get("tensor_meta") or {}).get("sizes") or []
+        count = math.prod(s.get("as_int", 0) if isinstance(s, dict) else 0 for s in sizes)
+        if not records[record] and count:
+            raise CheckpointError(path, f"the bytes of {name} are missing", "download it again")
+        yield record
+
+
+def _check_inputs(path: str | os.PathLike[str], program: torch.export.ExportedProgram, mels: int) -> None:
+    """Raise CheckpointError unless the program takes features and lengths of any batch and time."""
+    users = set(program.graph_signature.user_inputs)
+    values = [n.meta.get("val") for n in program.graph.nodes if n.op == "placeholder" and n.name in users]
+    tensors = [value for value in values if isinstance(value, torch.Tensor)]
+    if len(users) != 2 or [t.dim() for t in tensors] != [3, 1]:
+        raise CheckpointError(
+            path,
+            f"takes {len(users)} inputs, expected features [B, M, T] and lengths [B]",
+            _EXPORT_REMEDY,
+        )
+    features, lengths = tensors
+    if features.shape[1] != mels:
+        raise CheckpointError(path, f"takes {features.shape[1]} mels, the configuration makes {mels}")
+    if features.dtype != torch.float32 or lengths.dtype != torch.int64:
+        raise CheckpointError(
+            path, f"takes {features.dtype} and {lengths.dtype}, expected float32 and int64", _EXPORT_REMEDY
+        )
+    for axis, size in (
+        ("batch", features.shape[0]),
+        ("time", features.shape[2]),
+        ("batch", lengths.shape[0]),
+    ):
+        if not isinstance(size, torch.SymInt):
+            raise CheckpointError(path, f"its {axis} axis is fixed at {size}", _EXPORT_REMEDY)
+
+
+def _check_inference(path: str | os.PathLike[str], program: torch.export.ExportedProgram) -> None:
+    """Raise CheckpointError when the program was exported in training mode."""
+    for node in program.graph.nodes:
+        schema = getattr(node.target, "_schema", None)
+        for argument, value in zip(schema.arguments if schema else (), node.args, strict=False):
+            if argument.name in ("train", "training") and value is True:
+                raise CheckpointError(path, f"was exported in training mode ({node.name})", _EXPORT_REMEDY)
+
+
+def _check_outputs(path: str | os.PathLike[str], network: nn.Module, mels: int, classes: int) -> int:
+    """Run the network once; return its input frames per encoded frame, or raise CheckpointError."""
+    frames = 512
+    try:
+        with torch.no_grad():
+            outputs = network(torch.zeros(2, mels, frames), torch.tensor([frames, frames]))
+    # a stranger's graph runs here: it may raise anything, and the file is at fault whatever it is
+    except Exception as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise CheckpointError(
+            path, f"does not run on 2 × {frames} frames ({reason})", _EXPORT_REMEDY
+        ) from None
+    tensors = isinstance(outputs, (tuple, list)) and all(isinstance(o, torch.Tensor) for o in outputs)
+    shapes = [list(o.shape) for o in outputs] if tensors else []
+    if len(shapes) != 2 or len(shapes[0]) != 3 or shapes[1] != [2] or not 0 < shapes[0][1] <= frames:
+        raise CheckpointError(
+            path,
+            "does not return logits [B, S, V] and encoded lengths [B]",
+            "wrap the module so that it does",
+        )
+    if shapes[0][2] != classes:
+        raise CheckpointError(
+            path, f"returns {shapes[0][2]} classes, the configuration has {classes} with the blank"
+        )
+    return round(frames / shapes[0][1])
