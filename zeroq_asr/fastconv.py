@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
@@ -32,9 +32,11 @@ _SMALLEST_KERNEL = 8  # below it the direct kernel wins
 class FastConv(TorchFunctionMode):
     """Replaces ``conv1d`` with frozen weights while entered; keeps a Toeplitz matrix per weight."""
 
-    def __init__(self) -> None:
+    def __init__(self, network: nn.Module) -> None:
         super().__init__()
-        self._bands: dict[int, tuple[Tensor, Tensor]] = {}  # by id; the weight is held, so ids stay unique
+        # Only the network's own tensors are remembered: one computed on the way is new each time.
+        self._known = {id(tensor): tensor for tensor in [*network.parameters(), *network.buffers()]}
+        self._bands: dict[int, Tensor] = {}
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Iterable[type], args: Any = (), kwargs: Any = None
@@ -73,15 +75,17 @@ class FastConv(TorchFunctionMode):
             spread = kernel // 2 if spread == "same" else 0
         if input.shape[2] + 2 * spread < kernel:
             return None
-        output: Tensor = _Depthwise.apply(input, self._band(weight), kernel, spread)  # type: ignore[no-untyped-call]
+        output: Tensor = _Depthwise.apply(input, self._band(weight), kernel, spread)
         return output if bias is None else output + bias[None, :, None]
 
     def _band(self, weight: Tensor) -> Tensor:
-        held = self._bands.get(id(weight))
-        if held is None:
+        band = self._bands.get(id(weight))
+        if band is None:
             tile = 16 if weight.shape[-1] < 48 else 32  # measured: longer kernels pay for longer tiles
-            held = self._bands[id(weight)] = (weight, _toeplitz(weight.detach()[:, 0], tile))
-        return held[1]
+            band = _toeplitz(weight.detach()[:, 0], tile)
+            if id(weight) in self._known:
+                self._bands[id(weight)] = band
+        return band
 
 
 class _Depthwise(torch.autograd.Function):

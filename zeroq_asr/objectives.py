@@ -24,7 +24,7 @@ OBJECTIVES: dict[str, Objective] = {}
 
 def objective(function: Objective) -> Objective:
     """Register ``function`` in ``OBJECTIVES`` under its own name."""
-    OBJECTIVES[function.__name__] = function  # type: ignore[attr-defined]
+    OBJECTIVES[function.__name__] = function
     return function
 
 

@@ -102,7 +102,9 @@ class BatchNormObserver(TorchFunctionMode):
             return
         axes = [axis for axis in range(x.dim()) if axis != 1]
         batch_var, batch_mean = torch.var_mean(x, dim=axes, correction=0)
-        part = (batch_mean[site.live], batch_var[site.live] + site.eps, x.numel() // x.shape[1])
+        if site.mean.numel() < batch_mean.numel():
+            batch_mean, batch_var = batch_mean[site.live], batch_var[site.live]
+        part = (batch_mean, batch_var + site.eps, x.numel() // x.shape[1])
         self._parts.setdefault(name, []).append(part)
 
 

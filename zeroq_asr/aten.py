@@ -1,0 +1,527 @@
+"""What each ATen operator means to the capture: a handler maps abstract values to abstract values.
+
+Kinds: ``Real`` (an activation of the float graph), ``Lengths`` (an affine function of the sequence
+lengths), ``TimeIndex`` (0, 1, 2 … over frames), ``Mask`` (frame < length), ``TimeSum`` (a masked sum
+over frames), a torch tensor (a constant), ``Size`` (a symbolic extent), or a plain Python value.
+A handler returns NotImplemented for operands it has no meaning for.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from zeroq_asr.float_graph import ELEMENTWISE, FloatGraph, FloatNode
+
+
+@dataclass(frozen=True)
+class Real:
+    """An activation.  ``frames_first``: the traced tensor is [B, T, C] while the graph keeps [B, C, T]."""
+
+    name: str
+    frames_first: bool = False
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """(base + before) div divisor + after, where base names a lengths value of the graph."""
+
+    base: str
+    before: int = 0
+    divisor: int = 1
+    after: int = 0
+
+
+@dataclass(frozen=True)
+class TimeIndex:
+    """Frame numbers."""
+
+
+@dataclass(frozen=True)
+class Mask:
+    """Frame < length, or its negation."""
+
+    lengths: Lengths
+    negated: bool = False
+
+
+@dataclass(frozen=True)
+class TimeSum:
+    """Sum over the valid frames of ``source``."""
+
+    source: Real
+    lengths: Lengths
+
+
+@dataclass(frozen=True)
+class Size:
+    """A symbolic extent."""
+
+
+class Tracer:
+    """The state of the walk: traced values, and the float graph as it grows."""
+
+    def __init__(self, exported: Any) -> None:
+        self.env: dict[Any, Any] = {}
+        self.nodes: list[FloatNode] = []
+        self.where = ""
+        self._exported = exported
+        self._names: set[str] = {"audio_signal", "length"}
+        self._inputs = ["audio_signal", "length"]
+        self._steps: dict[Lengths, str] = {}
+        self._made: dict[str, FloatNode] = {}
+
+    def placeholder(self, node: Any) -> None:
+        """Bind a parameter or buffer to its tensor, a user input to its kind."""
+        signature = self._exported.graph_signature
+        for table in (signature.inputs_to_parameters, signature.inputs_to_buffers):
+            if node.name in table:
+                target = table[node.name]
+                stores = (self._exported.state_dict, self._exported.constants)
+                self.env[node] = next(s[target] for s in stores if target in s).detach()
+                return
+        if node.name in signature.inputs_to_lifted_tensor_constants:
+            target = signature.inputs_to_lifted_tensor_constants[node.name]
+            self.env[node] = self._exported.constants[target]
+            return
+        name = self._inputs.pop(0)
+        self.env[node] = Real(name) if name == "audio_signal" else Lengths(name)
+
+    def enter(self, node: Any) -> None:
+        """Note the layer that ``node`` belongs to."""
+        stack = node.meta.get("nn_module_stack") or {}
+        self.where = list(stack.values())[-1][0] if stack else ""
+
+    def arguments(self, node: Any) -> tuple[Any, ...]:
+        """Positional and keyword arguments of an exported node, as kinds, in schema order."""
+        schema = getattr(node.target, "_schema", None)
+        values = [self._value(a) for a in node.args]
+        if schema is not None:
+            for argument in schema.arguments[len(values) :]:
+                default = argument.default_value if argument.has_default_value() else None
+                values.append(self._value(node.kwargs.get(argument.name, default)))
+        return tuple(values)
+
+    def _value(self, argument: Any) -> Any:
+        if isinstance(argument, torch.fx.Node):
+            return self.env[argument]
+        if isinstance(argument, (list, tuple)):
+            return [self._value(a) for a in argument]
+        return argument
+
+    def emit(self, op: str, ins: tuple[str, ...], frames_first: bool = False, **attrs: Any) -> Real:
+        """Append a float node named after its layer."""
+        out = self._unique(self.where or op)
+        node = FloatNode(op, out, ins, attrs, self.where)
+        self.nodes.append(node)
+        self._made[out] = node
+        return Real(out, frames_first)
+
+    def node(self, value: Real) -> FloatNode | None:
+        """The node that made ``value``; None for the input."""
+        return self._made.get(value.name)
+
+    def length_name(self, lengths: Lengths) -> str:
+        """Name of a lengths value, emitting its step once."""
+        if lengths == Lengths(lengths.base):
+            return lengths.base
+        if lengths not in self._steps:
+            out = self._unique("length")
+            attrs = {"before": lengths.before, "divisor": lengths.divisor, "after": lengths.after}
+            self.nodes.append(FloatNode("length_step", out, (lengths.base,), attrs, self.where))
+            self._steps[lengths] = out
+        return self._steps[lengths]
+
+    def finish(self, logits: Real, lengths: Lengths) -> FloatGraph:
+        """Close the graph; the logits leave as [B, S, V]."""
+        self.where = "logits"
+        encoded = self.length_name(lengths)
+        final = self.emit("transpose", (logits.name,), perm=(0, 2, 1))
+        return FloatGraph(("audio_signal", "length"), (final.name, encoded), self.nodes)
+
+    def _unique(self, base: str) -> str:
+        name, count = base, 1
+        while name in self._names:
+            count += 1
+            name = f"{base}:{count}"
+        self._names.add(name)
+        return name
+
+
+Handler = Callable[..., Any]
+HANDLERS: dict[str, Handler] = {}
+
+
+def handles(*names: str) -> Callable[[Handler], Handler]:
+    """Register a handler under ATen (or Python) operator names."""
+
+    def register(handler: Handler) -> Handler:
+        for name in names:
+            HANDLERS[name] = handler
+        return handler
+
+    return register
+
+
+# -- convolutions and norms ----------------------------------------------------------------------
+
+
+@handles("conv1d")
+def _conv1d(
+    t: Tracer, x: Any, w: Any, b: Any, stride: Any, padding: Any, dilation: Any, groups: int = 1
+) -> Any:
+    if not isinstance(x, Real) or x.frames_first or not isinstance(w, Tensor):
+        return NotImplemented
+    left, right = 0, 0
+    source = t.node(x)
+    if source is not None and source.op == "pad":
+        (left, right), x = source.attrs["padding"], Real(source.ins[0])
+    if isinstance(padding, str):
+        total = dilation[0] * (w.shape[2] - 1) if padding == "same" else 0
+        left, right = left + total // 2, right + total - total // 2
+    else:
+        left, right = left + padding[0], right + padding[0]
+    return t.emit(
+        "conv1d",
+        (x.name,),
+        weight=w.float(),
+        bias=torch.zeros(w.shape[0]) if b is None else b.float(),
+        stride=stride[0],
+        padding=(left, right),
+        dilation=dilation[0],
+        groups=groups,
+    )
+
+
+@handles("convolution")
+def _convolution(
+    t: Tracer, x: Any, w: Any, b: Any, s: Any, p: Any, d: Any, transposed: bool, _: Any, groups: int
+) -> Any:
+    if transposed or not isinstance(w, Tensor) or w.dim() != 3:
+        return NotImplemented
+    return _conv1d(t, x, w, b, s, p, d, groups)
+
+
+@handles("linear")
+def _linear(t: Tracer, x: Any, w: Any, b: Any = None) -> Any:
+    if not isinstance(x, Real) or not x.frames_first or not isinstance(w, Tensor):
+        return NotImplemented
+    made = _conv1d(t, Real(x.name), w.unsqueeze(2), b, [1], [0], [1])
+    return replace(made, frames_first=True)
+
+
+@handles("constant_pad_nd", "pad")
+def _pad(t: Tracer, x: Any, padding: Any, *rest: Any) -> Any:
+    value = next((r for r in reversed(rest) if isinstance(r, (int, float))), 0)
+    if not isinstance(x, Real) or x.frames_first or value != 0 or len(padding) != 2:
+        return NotImplemented
+    if any(r not in ("constant", None) for r in rest if isinstance(r, str)):
+        return NotImplemented
+    return t.emit("pad", (x.name,), padding=(padding[0], padding[1]))
+
+
+@handles("batch_norm", "_native_batch_norm_legit_no_training")
+def _batch_norm(t: Tracer, x: Any, w: Any, b: Any, mean: Any, var: Any, *rest: Any) -> Any:
+    numbers = [r for r in rest if isinstance(r, float)]
+    training = any(r is True for r in rest[:1])
+    if not isinstance(x, Real) or x.frames_first or not isinstance(mean, Tensor) or training:
+        return NotImplemented
+    epsilon = numbers[-1]
+    scale = 1.0 / torch.sqrt(var.double() + epsilon)
+    if w is not None:
+        scale = scale * w.double()
+    shift = -mean.double() * scale
+    if b is not None:
+        shift = shift + b.double()
+    return t.emit("affine", (x.name,), scale=scale, shift=shift)
+
+
+# -- elementwise ---------------------------------------------------------------------------------
+
+
+def _unary(op: str) -> Handler:
+    def handler(t: Tracer, x: Any, *options: Any) -> Any:
+        plain = all(o in (None, "none", 1, False) for o in options)
+        return t.emit(op, (x.name,), x.frames_first) if isinstance(x, Real) and plain else NotImplemented
+
+    return handler
+
+
+for _name in ELEMENTWISE:
+    HANDLERS[_name] = HANDLERS[f"{_name}_"] = _unary(_name)
+
+
+def _clamp(t: Tracer, x: Any, lo: Any, hi: Any) -> Any:
+    if not isinstance(x, Real):
+        return NotImplemented
+    bounds = (None if lo is None else float(lo), None if hi is None else float(hi))
+    return t.emit("clamp", (x.name,), x.frames_first, clamp=bounds)
+
+
+@handles("relu", "relu_")
+def _relu(t: Tracer, x: Any) -> Any:
+    return _clamp(t, x, 0.0, None)
+
+
+@handles("relu6")
+def _relu6(t: Tracer, x: Any) -> Any:
+    return _clamp(t, x, 0.0, 6.0)
+
+
+@handles("hardtanh", "hardtanh_", "clamp", "clamp_")
+def _hardtanh(t: Tracer, x: Any, lo: Any = None, hi: Any = None) -> Any:
+    return _clamp(t, x, lo, hi)
+
+
+@handles("add", "add_")
+def _add(t: Tracer, a: Any, b: Any, alpha: Any = 1) -> Any:
+    if isinstance(a, (Tensor, int, float)) and isinstance(b, (Real, Lengths)):
+        a, b = b, a
+    if isinstance(a, Lengths) and isinstance(b, int):
+        return _shift(a, b)
+    if isinstance(a, Size) or isinstance(b, Size):
+        return Size()
+    if isinstance(a, Real) and isinstance(b, Real) and alpha == 1 and a.frames_first == b.frames_first:
+        return t.emit("add", (a.name, b.name), a.frames_first)
+    if isinstance(a, Real) and isinstance(b, (Tensor, int, float)) and alpha == 1:
+        return _affine(t, a, 1.0, b)
+    return _constant(torch.add, a, b)
+
+
+@handles("sub", "sub_")
+def _sub(t: Tracer, a: Any, b: Any, alpha: Any = 1) -> Any:
+    if isinstance(a, Lengths) and isinstance(b, int):
+        return _shift(a, -b)
+    if isinstance(a, Size) or isinstance(b, Size):
+        return Size()
+    if isinstance(a, Real) and isinstance(b, (Tensor, int, float)) and alpha == 1:
+        return _affine(t, a, 1.0, -b)
+    return _constant(torch.sub, a, b)
+
+
+@handles("mul", "mul_")
+def _mul(t: Tracer, a: Any, b: Any) -> Any:
+    if isinstance(a, (Mask, Tensor, int, float)) and isinstance(b, Real):
+        a, b = b, a
+    if isinstance(a, Size) or isinstance(b, Size):
+        return Size()
+    if isinstance(a, Real) and isinstance(b, Mask):
+        return _masked(t, a, b, keep=True)
+    if isinstance(a, Real) and isinstance(b, Real) and a.frames_first == b.frames_first:
+        return t.emit("mul", (a.name, b.name), a.frames_first)
+    if isinstance(a, Real) and isinstance(b, (Tensor, int, float)):
+        return _affine(t, a, b, 0.0)
+    return _constant(torch.mul, a, b)
+
+
+@handles("div", "floor_divide", "floordiv", "__floordiv__")
+def _div(t: Tracer, a: Any, b: Any, rounding: Any = None) -> Any:
+    if isinstance(a, Lengths) and isinstance(b, int) and b > 0:
+        base = a if a.divisor == 1 and a.after == 0 else Lengths(t.length_name(a))
+        return replace(base, divisor=b)
+    if isinstance(a, TimeSum) and isinstance(b, Lengths) and t.length_name(b) == t.length_name(a.lengths):
+        source = a.source
+        return t.emit("mean_time", (source.name, t.length_name(a.lengths)), source.frames_first)
+    if isinstance(a, Size) or isinstance(b, Size):
+        return Size()
+    if isinstance(a, Real) and isinstance(b, (Tensor, int, float)) and rounding is None:
+        return _affine(t, a, 1.0 / b, 0.0)
+    return _constant(torch.div, a, b)
+
+
+def _affine(t: Tracer, x: Real, scale: Any, shift: Any) -> Any:
+    vectors = []
+    for v in (scale, shift):
+        v = torch.as_tensor(v, dtype=torch.float64)
+        if v.numel() > 1:
+            channel_last = v.dim() >= 1 and v.shape[-1] == v.numel()
+            channel_first = v.dim() >= 2 and v.shape[-2] == v.numel()
+            if not (channel_last if x.frames_first else channel_first):
+                return NotImplemented
+        vectors.append(v.flatten())
+    return t.emit("affine", (x.name,), x.frames_first, scale=vectors[0], shift=vectors[1])
+
+
+def _constant(function: Callable[..., Any], *operands: Any) -> Any:
+    known = all(isinstance(o, (Tensor, int, float, bool)) for o in operands)
+    return function(*operands) if known else NotImplemented
+
+
+# -- time: lengths, indices, masks -----------------------------------------------------------------
+
+
+def _shift(lengths: Lengths, by: int) -> Lengths:
+    if lengths.divisor == 1 and lengths.after == 0:
+        return replace(lengths, before=lengths.before + by)
+    return replace(lengths, after=lengths.after + by)
+
+
+@handles("arange")
+def _arange(t: Tracer, *arguments: Any) -> Any:
+    extents = [a for a in arguments if isinstance(a, (int, Size)) and not isinstance(a, bool)]
+    if extents and isinstance(extents[0], Size):
+        return TimeIndex()
+    if len(extents) >= 2 and extents[0] == 0 and isinstance(extents[1], Size):
+        return TimeIndex()
+    return NotImplemented
+
+
+#: comparison of a frame index with a length → (what to add to the length, whether it is the negated mask)
+_COMPARISONS = {"lt": (0, False), "le": (1, False), "ge": (0, True), "gt": (1, True)}
+_MIRRORED = {"lt": "gt", "gt": "lt", "le": "ge", "ge": "le"}
+
+
+def _comparison(name: str) -> Handler:
+    def handler(t: Tracer, a: Any, b: Any) -> Any:
+        key = name
+        if isinstance(a, Lengths):
+            a, b, key = b, a, _MIRRORED[name]
+        if not isinstance(a, TimeIndex) or not isinstance(b, Lengths):
+            return NotImplemented
+        by, negated = _COMPARISONS[key]
+        return Mask(_shift(b, by), negated)
+
+    return handler
+
+
+for _name in _COMPARISONS:
+    HANDLERS[_name] = _comparison(_name)
+
+
+@handles("logical_not", "bitwise_not")
+def _not(t: Tracer, mask: Any) -> Any:
+    return replace(mask, negated=not mask.negated) if isinstance(mask, Mask) else NotImplemented
+
+
+def _masked(t: Tracer, x: Real, mask: Mask, keep: bool) -> Any:
+    """Activation with the frames of the mask kept (or, if not ``keep``, cleared)."""
+    if mask.negated == keep:
+        return NotImplemented
+    return t.emit("mask_time", (x.name, t.length_name(mask.lengths)), x.frames_first)
+
+
+@handles("masked_fill", "masked_fill_")
+def _masked_fill(t: Tracer, x: Any, mask: Any, value: Any) -> Any:
+    if not isinstance(x, Real) or not isinstance(mask, Mask) or float(value) != 0.0:
+        return NotImplemented
+    return _masked(t, x, mask, keep=False)
+
+
+@handles("where")
+def _where(t: Tracer, mask: Any, a: Any, b: Any) -> Any:
+    if not isinstance(mask, Mask):
+        return NotImplemented
+    real, other, keep = (a, b, True) if isinstance(a, Real) else (b, a, False)
+    if not isinstance(real, Real) or isinstance(other, (Real, Mask)) or float(other) != 0.0:
+        return NotImplemented
+    return _masked(t, real, mask, keep)
+
+
+@handles("sum")
+def _sum(t: Tracer, x: Any, dims: Any = None, keepdim: bool = False, dtype: Any = None) -> Any:
+    if isinstance(x, Mask) and not x.negated:
+        return x.lengths
+    if not isinstance(x, Real) or not keepdim or dims is None or len(dims) != 1:
+        return NotImplemented
+    source = t.node(x)
+    if dims[0] not in ((1, -2) if x.frames_first else (2, -1)) or source is None or source.op != "mask_time":
+        return NotImplemented
+    return TimeSum(Real(source.ins[0], x.frames_first), Lengths(source.ins[1]))
+
+
+# -- moves -----------------------------------------------------------------------------------------
+
+
+@handles("transpose")
+def _transpose(t: Tracer, x: Any, a: int, b: int) -> Any:
+    if isinstance(x, Real) and {a % 3, b % 3} == {1, 2}:
+        return replace(x, frames_first=not x.frames_first)
+    return x if isinstance(x, (Mask, Lengths)) else _constant_move(torch.transpose, x, a, b)
+
+
+@handles("permute")
+def _permute(t: Tracer, x: Any, order: Any) -> Any:
+    if isinstance(x, Real) and [o % 3 for o in order] == [0, 2, 1]:
+        return replace(x, frames_first=not x.frames_first)
+    return _constant_move(torch.permute, x, order)
+
+
+def _constant_move(function: Callable[..., Any], x: Any, *arguments: Any) -> Any:
+    return function(x, *arguments) if isinstance(x, Tensor) else NotImplemented
+
+
+@handles("unsqueeze")
+def _unsqueeze(t: Tracer, x: Any, dim: int) -> Any:
+    """Masks, lengths and indices only ever broadcast: their rank carries no meaning."""
+    if isinstance(x, Tensor):
+        return x.unsqueeze(dim)
+    return x if isinstance(x, (Mask, Lengths, TimeIndex)) else NotImplemented
+
+
+@handles("squeeze", "view", "reshape", "expand")
+def _reshape(t: Tracer, x: Any, *arguments: Any) -> Any:
+    if isinstance(x, Tensor) and all(not isinstance(a, Size) for a in arguments):
+        return NotImplemented
+    return x if isinstance(x, (Mask, Lengths, TimeIndex)) else NotImplemented
+
+
+@handles("slice")
+def _slice(t: Tracer, x: Any, dim: int = 0, start: Any = None, end: Any = None, step: Any = 1) -> Any:
+    if start not in (None, 0) or step != 1 or not (end is None or end == 2**63 - 1):
+        return NotImplemented
+    return x
+
+
+@handles("index_select")
+def _index_select(t: Tracer, x: Any, dim: int, index: Any) -> Any:
+    channel_axis = 2 if isinstance(x, Real) and x.frames_first else 1
+    if not isinstance(x, Real) or dim % 3 != channel_axis or not isinstance(index, Tensor):
+        return NotImplemented
+    return t.emit("take_channels", (x.name,), x.frames_first, index=tuple(index.tolist()))
+
+
+@handles("index")
+def _index(t: Tracer, x: Any, indices: Any) -> Any:
+    if isinstance(x, Real) and len(indices) == 2 and indices[0] is None:
+        return _index_select(t, x, 1, indices[1])
+    return NotImplemented
+
+
+@handles("to", "_to_copy", "type_as", "float", "long")
+def _cast(t: Tracer, x: Any, *options: Any) -> Any:
+    return x
+
+
+@handles("dropout", "feature_dropout", "contiguous", "clone", "alias", "detach", "lift_fresh_copy")
+def _identity(t: Tracer, x: Any, *options: Any) -> Any:
+    return x
+
+
+@handles("log_softmax", "_log_softmax")
+def _log_softmax(t: Tracer, x: Any, *options: Any) -> Any:
+    """Left out: integer logits leave the program, and the softmax over tokens follows them."""
+    return LogProbs(x.name, True) if isinstance(x, Real) and x.frames_first else NotImplemented
+
+
+@dataclass(frozen=True)
+class LogProbs(Real):
+    """Logits whose log-softmax was taken; good for nothing but to leave the network."""
+
+
+@handles("sym_size", "sym_numel")
+def _size(t: Tracer, *arguments: Any) -> Any:
+    return Size()
+
+
+@handles("_assert_tensor_metadata", "_assert_scalar", "sym_constrain_range_for_size")
+def _assertion(t: Tracer, *arguments: Any) -> Any:
+    return None
+
+
+for _builtin in (operator.add, operator.sub, operator.mul, operator.floordiv, operator.mod, operator.neg):
+    HANDLERS.setdefault(_builtin.__name__, lambda t, *arguments: Size())

@@ -1,0 +1,160 @@
+"""Ranges of every value of a float graph, from a stream of features.
+
+Utterances are run one by one at their exact length, so lengths may differ and no padding is seen.
+What is kept of a value is a histogram of fixed size: memory does not grow with the data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from zeroq_asr.config import CalibrationSpec
+from zeroq_asr.errors import CalibrationError
+from zeroq_asr.float_graph import FloatGraph
+from zeroq_asr.progress import Progress, silent
+
+Range = tuple[float, float]
+
+
+class Histogram:
+    """A streamed histogram of fixed memory.
+
+    ``bins`` equal cells cover [−limit, limit); when a value falls outside, the limit doubles and
+    cells merge in pairs, so counts stay exact at the coarser width.  Exact extremes are kept too.
+    """
+
+    def __init__(self, bins: int = 2048) -> None:
+        if bins < 4 or bins % 4:
+            raise CalibrationError("histogram", f"bins must be a multiple of 4, received {bins}")
+        self.counts = np.zeros(bins, dtype=np.int64)
+        self.limit = 0.0
+        self.min = np.inf
+        self.max = -np.inf
+
+    @property
+    def total(self) -> int:
+        """Number of values seen."""
+        return int(self.counts.sum())
+
+    @property
+    def edges(self) -> np.ndarray:
+        """Edges of the cells, one more than there are cells."""
+        return np.linspace(-self.limit, self.limit, len(self.counts) + 1)
+
+    def add(self, values: Tensor) -> None:
+        """Count the values of a float tensor of any shape; CalibrationError if one is not finite."""
+        if values.numel() == 0:
+            return
+        lo, hi = (float(v) for v in torch.aminmax(values))
+        if not (np.isfinite(lo) and np.isfinite(hi)):
+            raise CalibrationError("histogram", "a value is NaN or infinite")
+        self.min, self.max = min(self.min, lo), max(self.max, hi)
+        peak = max(-lo, hi)
+        if self.limit == 0.0:
+            # a power of two, so that doubling stays exact
+            self.limit = float(2.0 ** np.ceil(np.log2(peak))) if peak > 0 else 2.0**-20
+        while peak >= self.limit:
+            self._double()
+        bins = len(self.counts)
+        counts = torch.histc(values.float(), bins=bins, min=-self.limit, max=self.limit)
+        self.counts += counts.numpy().astype(np.int64)
+
+    def _double(self) -> None:
+        bins = len(self.counts)
+        pairs = self.counts.reshape(-1, 2).sum(axis=1)
+        self.counts = np.zeros(bins, dtype=np.int64)
+        self.counts[bins // 4 : bins // 4 + bins // 2] = pairs
+        self.limit *= 2.0
+
+
+def minmax_range(h: Histogram, spec: CalibrationSpec, levels: int) -> Range:
+    """Smallest and largest value seen."""
+    return h.min, h.max
+
+
+def percentile_range(h: Histogram, spec: CalibrationSpec, levels: int) -> Range:
+    """Leave out (100 − percentile) / 2 percent of the values at either end, to the width of a cell.
+
+    An end at which nothing lies beyond zero (behind a ReLU) keeps all of its share for the other.
+    """
+    cumulative = np.cumsum(h.counts) / h.total
+    share = (100.0 - spec.percentile) / 100.0
+    one_sided = h.min >= 0 or h.max <= 0
+    tail = share if one_sided else share / 2
+    edges = h.edges
+    lo = edges[np.searchsorted(cumulative, tail, side="right")] if h.min < 0 else h.min
+    last = min(int(np.searchsorted(cumulative, 1 - tail, side="left")), len(h.counts) - 1)
+    hi = edges[last + 1] if h.max > 0 else h.max
+    return max(float(lo), h.min), min(float(hi), h.max)
+
+
+def mse_range(h: Histogram, spec: CalibrationSpec, levels: int) -> Range:
+    """Clip both ends so that the expected squared error of ``levels`` uniform steps is least.
+
+    Inside the range the error of a value is that of rounding, step²/12; outside it is the squared
+    distance to the end.  Each end is searched over fractions of the extreme, in turn, until both
+    stay put.
+    """
+    centres = (h.edges[:-1] + h.edges[1:]) / 2
+    weights = h.counts / h.total
+
+    def error(lo: float, hi: float) -> float:
+        step = (hi - lo) / levels
+        if step <= 0:
+            return float("inf")
+        outside = np.clip(lo - centres, 0, None) + np.clip(centres - hi, 0, None)
+        inside = weights[outside == 0].sum()
+        return float((weights * outside**2).sum() + inside * step**2 / 12)
+
+    best = (min(h.min, 0.0), max(h.max, 0.0))
+    fractions = np.linspace(0.2, 1.0, 81)
+    for _ in range(4):
+        lo, hi = best
+        hi = min(
+            (min(h.max, 0.0) if h.max <= 0 else h.max * f for f in fractions), key=lambda v: error(lo, v)
+        )
+        lo = min((0.0 if h.min >= 0 else h.min * f for f in fractions), key=lambda v: error(v, hi))
+        if (lo, hi) == best:
+            break
+        best = (lo, hi)
+    return best
+
+
+#: range rules by the name that CalibrationSpec.method takes
+METHODS = {"minmax": minmax_range, "percentile": percentile_range, "mse": mse_range}
+
+
+def calibrate(
+    graph: FloatGraph,
+    features: Iterable[Tensor],
+    spec: CalibrationSpec,
+    *,
+    levels: int = 255,
+    total: int = 0,
+    progress: Progress = silent,
+) -> dict[str, Range]:
+    """Observe every value over ``features``, each [M, T], and return its range by ``spec.method``.
+
+    ``levels``: steps of the activations, 2^bits − 1.  Raises CalibrationError when there is no
+    feature or one is not finite.
+    """
+    histograms: dict[str, Histogram] = {}
+    seen = 0
+
+    def observe(name: str, value: Tensor) -> None:
+        if value.is_floating_point():
+            histograms.setdefault(name, Histogram(spec.bins)).add(value)
+
+    progress("calibrate", 0, total)
+    for seen, utterance in enumerate(features, start=1):
+        if not torch.isfinite(utterance).all():
+            raise CalibrationError(f"utterance {seen}", "its features contain NaN or infinity")
+        graph.run(utterance[None], torch.tensor([utterance.shape[1]]), observe)
+        progress("calibrate", seen, max(total, seen))
+    if seen == 0:
+        raise CalibrationError("calibration", "there are no features to calibrate on")
+    return {name: METHODS[spec.method](h, spec, levels) for name, h in histograms.items()}

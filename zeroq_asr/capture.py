@@ -1,0 +1,138 @@
+"""nn.Module → float graph, by torch.export and one pass of abstract interpretation.
+
+The exported graph is walked once.  Every traced value is either a real activation, a sequence
+length, an index over time, a mask over time, a constant, or a size; each ATen operator maps kinds
+to kinds.  So idioms are recognised by meaning and not by spelling: ``x * mask``,
+``masked_fill`` and ``where`` all become ``mask_time``, and a masked sum divided by a length becomes
+``mean_time``, however the mask was reshaped on its way.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import nn
+
+from zeroq_asr.aten import HANDLERS, Real, Tracer
+from zeroq_asr.canonicalize import canonicalize
+from zeroq_asr.errors import CaptureError, UnsupportedOperatorError
+from zeroq_asr.float_graph import FloatGraph
+
+#: largest difference allowed between the module and its captured graph, relative to the logits' spread
+TOLERANCE = 1e-3
+
+
+def capture(
+    network: nn.Module, example: tuple[torch.Tensor, torch.Tensor], name: str = "network"
+) -> FloatGraph:
+    """Trace ``network(features [B, M, T], lengths [B])`` → (logits [B, S, V], lengths [B]).
+
+    Returns the canonical graph, checked against the module on the example.  Raises CaptureError if
+    torch.export refuses the module or the graph does not compute what the module computes, and
+    UnsupportedOperatorError, with the layer's path, for an operator without a lowering.
+    """
+    exported = _export(network, example, name)
+    graph = canonicalize(_interpret(exported, name))
+    _check(network, graph, example, name)
+    return graph
+
+
+def _export(network: nn.Module, example: tuple[torch.Tensor, torch.Tensor], name: str) -> Any:
+    auto = torch.export.Dim.AUTO
+    try:
+        with _quiet(), torch.no_grad():
+            return torch.export.export(
+                network, example, dynamic_shapes=({0: auto, 2: auto}, {0: auto}), strict=False
+            )
+    except Exception as error:  # torch.export raises whatever the traced code raises
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise CaptureError(
+            name,
+            f"torch.export cannot trace the network ({reason})",
+            "forward(features, lengths) must be free of data-dependent control flow",
+        ) from error
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """torch.export logs and warns about matters of its own; errors still arrive as exceptions."""
+    root = logging.getLogger("torch")
+    level = root.level
+    root.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        root.setLevel(level)
+
+
+def _interpret(exported: Any, name: str) -> FloatGraph:
+    tracer = Tracer(exported)
+    outputs: list[Any] = []
+    for node in exported.graph.nodes:
+        if node.op == "placeholder":
+            tracer.placeholder(node)
+        elif node.op == "output":
+            outputs = [tracer.env.get(n) for n in node.args[0]]
+        elif node.op == "call_function":
+            tracer.enter(node)
+            operator = getattr(node.target, "overloadpacket", node.target)
+            key = getattr(operator, "__name__", str(operator))
+            handler = HANDLERS.get(key)
+            result = NotImplemented if handler is None else handler(tracer, *tracer.arguments(node))
+            if result is NotImplemented:
+                raise unsupported(tracer.where or node.name, str(node.target))
+            tracer.env[node] = result
+        else:
+            raise unsupported(node.name, node.op)
+    if len(outputs) != 2:
+        raise CaptureError(
+            name,
+            f"the network returns {len(outputs)} values, expected (logits [B, S, V], lengths [B])",
+            "wrap it so that forward(features, lengths) returns both",
+        )
+    logits, lengths = outputs
+    if not isinstance(logits, Real) or not logits.frames_first:
+        raise CaptureError(name, "the first result must be logits [B, S, V], frames before tokens")
+    return tracer.finish(logits, lengths)
+
+
+def unsupported(where: str, operator: str) -> UnsupportedOperatorError:
+    """Error for an operator that no handler or lowering covers, listing those that are covered."""
+    return UnsupportedOperatorError(
+        where,
+        f"operator {operator} has no integer lowering in this position",
+        f"supported: {', '.join(sorted(HANDLERS))}",
+    )
+
+
+def _check(
+    network: nn.Module, graph: FloatGraph, example: tuple[torch.Tensor, torch.Tensor], name: str
+) -> None:
+    with torch.inference_mode():
+        expected, expected_lengths = network(*example)
+        found, lengths = graph.run(*example)
+    if found.shape != expected.shape or not torch.equal(lengths, expected_lengths.to(lengths.dtype)):
+        raise CaptureError(
+            name,
+            f"captured shape {tuple(found.shape)} differs from {tuple(expected.shape)} or lengths differ",
+        )
+    # frames beyond an utterance's length mean nothing and may differ
+    valid = torch.arange(expected.shape[1])[None, :] < lengths[:, None]
+    # a trailing log-softmax was left out: compare up to a constant a frame
+    expected, found = expected - expected.mean(-1, keepdim=True), found - found.mean(-1, keepdim=True)
+    error = float((expected - found).abs()[valid].max())
+    spread = float(expected.abs()[valid].max())
+    if not error <= TOLERANCE * max(spread, 1e-6):
+        raise CaptureError(
+            name,
+            f"the captured graph differs from the network by {error:.3g} (logits reach {spread:.3g})",
+            "the network does something that the capture misread; please report its layers",
+        )

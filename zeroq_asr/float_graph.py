@@ -1,0 +1,154 @@
+"""The tidy float graph: a network as a list of canonical operators, before any integer is chosen.
+
+Shapes: activations [B, C, T], lengths int64 [B].  A node's ``clamp`` attribute, if present, is a
+fused ReLU or Hardtanh (lowest, highest real value; either may be None).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+@dataclass
+class FloatNode:
+    """``out = op(*ins, **attrs)``; ``where`` is the layer's path in the module tree."""
+
+    op: str
+    out: str
+    ins: tuple[str, ...]
+    attrs: dict[str, Any] = field(default_factory=dict)
+    where: str = ""
+
+
+@dataclass
+class FloatGraph:
+    """Nodes in execution order.  ``inputs``: features [B, M, T] and lengths; ``outputs``: logits
+    [B, S, V] and encoded lengths.
+    """
+
+    inputs: tuple[str, str]
+    outputs: tuple[str, str]
+    nodes: list[FloatNode]
+
+    def producer(self) -> dict[str, FloatNode]:
+        """Map each value to the node that makes it."""
+        return {n.out: n for n in self.nodes}
+
+    def consumers(self) -> dict[str, list[FloatNode]]:
+        """Map each value to the nodes that read it; graph outputs count as no node."""
+        readers: dict[str, list[FloatNode]] = {}
+        for node in self.nodes:
+            for name in node.ins:
+                readers.setdefault(name, []).append(node)
+        return readers
+
+    @torch.inference_mode()
+    def run(
+        self, features: Tensor, lengths: Tensor, observe: Callable[[str, Tensor], None] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Compute logits and encoded lengths; ``observe(name, value)`` sees every value."""
+        env: dict[str, Tensor] = {self.inputs[0]: features, self.inputs[1]: lengths}
+        if observe is not None:
+            observe(self.inputs[0], features)
+        last = {name: i for i, node in enumerate(self.nodes) for name in node.ins}
+        for i, node in enumerate(self.nodes):
+            value = FLOAT_OPS[node.op](*(env[name] for name in node.ins), **node.attrs)
+            env[node.out] = value
+            if observe is not None:
+                observe(node.out, value)
+            for name in set(node.ins):
+                if last[name] == i and name not in self.outputs:
+                    del env[name]
+        return env[self.outputs[0]], env[self.outputs[1]]
+
+
+Clamp = tuple[float | None, float | None] | None
+
+
+def _clamped(x: Tensor, clamp: Clamp) -> Tensor:
+    return x if clamp is None else x.clamp(*clamp)
+
+
+def _conv1d(
+    x: Tensor,
+    *,
+    weight: Tensor,
+    bias: Tensor,
+    stride: int,
+    padding: tuple[int, int],
+    dilation: int,
+    groups: int,
+    clamp: Clamp = None,
+) -> Tensor:
+    # a depthwise convolution runs several times faster in torch as a 2-D one of height 1
+    y = F.conv2d(
+        F.pad(x, padding).unsqueeze(2), weight.unsqueeze(2), bias, (1, stride), 0, (1, dilation), groups
+    )
+    return _clamped(y.squeeze(2), clamp)
+
+
+def _affine(x: Tensor, *, scale: Tensor, shift: Tensor) -> Tensor:
+    return x * scale[:, None] + shift[:, None]
+
+
+def _add(*xs: Tensor, clamp: Clamp = None) -> Tensor:
+    total = xs[0]
+    for x in xs[1:]:
+        total = total + x
+    return _clamped(total, clamp)
+
+
+def _mul(a: Tensor, b: Tensor, *, clamp: Clamp = None) -> Tensor:
+    return _clamped(a * b, clamp)
+
+
+def _mask(x: Tensor, lengths: Tensor) -> Tensor:
+    return (torch.arange(x.shape[2], device=x.device)[None, :] < lengths[:, None])[:, None, :]
+
+
+def _mask_time(x: Tensor, lengths: Tensor) -> Tensor:
+    return torch.where(_mask(x, lengths), x, 0.0)
+
+
+def _mean_time(x: Tensor, lengths: Tensor, *, clamp: Clamp = None) -> Tensor:
+    total = _mask_time(x, lengths).sum(dim=2, keepdim=True)
+    return _clamped(total / lengths[:, None, None], clamp)
+
+
+def _length_step(lengths: Tensor, *, before: int, divisor: int, after: int) -> Tensor:
+    raised = (lengths + before).clamp(min=0)
+    return torch.div(raised, divisor, rounding_mode="floor") + after
+
+
+def _elementwise(function: Callable[[Tensor], Tensor]) -> Callable[..., Tensor]:
+    return lambda x, *, clamp=None: _clamped(function(x), clamp)
+
+
+#: every canonical operator, as torch computes it
+FLOAT_OPS: dict[str, Callable[..., Tensor]] = {
+    "conv1d": _conv1d,
+    "affine": _affine,
+    "add": _add,
+    "clamp": _add,
+    "mul": _mul,
+    "mask_time": _mask_time,
+    "mean_time": _mean_time,
+    "length_step": _length_step,
+    "take_channels": lambda x, *, index: x[:, list(index)],
+    "transpose": lambda x, *, perm: x.permute(perm),
+    "sigmoid": _elementwise(torch.sigmoid),
+    "tanh": _elementwise(torch.tanh),
+    "silu": _elementwise(F.silu),
+    "gelu": _elementwise(F.gelu),
+    "selu": _elementwise(F.selu),
+    "elu": _elementwise(F.elu),
+}
+
+#: elementwise functions of one frame and channel
+ELEMENTWISE = ("sigmoid", "tanh", "silu", "gelu", "selu", "elu")

@@ -1,0 +1,1 @@
+"""Interpreters of the primitives: numpy (the reference), torch, intervals (the proof), ONNX."""

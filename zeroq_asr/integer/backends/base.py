@@ -1,0 +1,97 @@
+"""The primitives: the whole vocabulary in which integer operators are defined.
+
+Shapes: B batch, C channels, T frames.  Activations are [B, C, T], lengths [B].  An operand
+written ``v`` is a backend value, ``n`` a Python int.  Every primitive but ``quantize`` maps
+integers to integers, and the interval backend proves that none leaves its type.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import numpy as np
+
+from zeroq_asr.integer.types import IntType
+
+#: A backend's own value: an array, a tensor, a node output, a pair of bounds.
+V = Any
+
+
+class Backend(Protocol):
+    """An interpreter of the primitives."""
+
+    def constant(self, name: str, array: np.ndarray) -> V:
+        """Take a constant of the program (weights, biases, multipliers, tables)."""
+
+    def array(self, v: V) -> np.ndarray:
+        """Return the array of a constant, for bounds that a definition derives from it."""
+
+    def per_channel(self, v: V) -> V:
+        """Shape a constant vector [C] so that it broadcasts against [B, C, T]."""
+
+    def per_batch(self, lengths: V) -> V:
+        """Shape lengths [B] int64 as [B, 1, 1] int32 so that they broadcast against [B, C, T]."""
+
+    def cast(self, v: V, to: IntType) -> V:
+        """Change the type; the value must fit (proven, never wrapped)."""
+
+    def add(self, a: V, b: V) -> V:
+        """a + b in the type of ``a``; ``b`` may be a Python int."""
+
+    def sub(self, a: V, b: V) -> V:
+        """a − b in the type of ``a``; ``b`` may be a Python int."""
+
+    def mul(self, a: V, b: V) -> V:
+        """a · b in the type of ``a``; ``b`` may be a Python int."""
+
+    def clamp(self, v: V, lo: int | np.ndarray, hi: int | np.ndarray) -> V:
+        """min(max(v, lo), hi); bounds are ints or per-channel vectors [C]."""
+
+    def shift_right(self, v: V, c: int) -> V:
+        """floor(v / 2^c): an arithmetic right shift of an int32."""
+
+    def bit_and(self, v: V, mask: int) -> V:
+        """Bitwise and of an int32 with a non-negative mask."""
+
+    def divide(self, a: V, b: V) -> V:
+        """floor(a / b) for a ≥ 0 and b ≥ 1; ``b`` may be a Python int."""
+
+    def conv(
+        self,
+        x: V,
+        w: V,
+        *,
+        zero_point: int,
+        stride: int,
+        padding: tuple[int, int],
+        dilation: int,
+        groups: int,
+    ) -> V:
+        """Convolve (x − zero_point), x [B, C, T] uint8, with w [O, C/groups, K] into int32 [B, O, T'].
+
+        Frames beyond the ends count as zero after the subtraction.
+        """
+
+    def time_mask(self, x: V, lengths: V) -> V:
+        """Bool [B, 1, T], true where the frame index of x [B, C, T] is below its utterance's length."""
+
+    def select(self, mask: V, v: V, otherwise: int) -> V:
+        """``v`` where the mask is true, else the int ``otherwise``."""
+
+    def sum_time(self, v: V, lengths: V) -> V:
+        """Sum [B, C, T] over T into [B, C, 1]; frames at or beyond the length are zero already."""
+
+    def lookup(self, v: V, table: V) -> V:
+        """table[v] elementwise, v uint8, table [256]."""
+
+    def take_channels(self, v: V, index: tuple[int, ...]) -> V:
+        """v[:, index, :]."""
+
+    def transpose(self, v: V, perm: tuple[int, ...]) -> V:
+        """Permute the axes."""
+
+    def quantize(self, v: V, *, scale: float, zero_point: int, lo: int, hi: int) -> V:
+        """clamp(half_even(v / scale) + zero_point, lo, hi) as uint8, v float32: the way in.
+
+        The division is float32, as in ONNX QuantizeLinear.
+        """

@@ -1,0 +1,219 @@
+"""The proof: the same definitions on ranges, with the actual weights.
+
+A value is a pair of bounds, exact Python integers, one pair for the whole tensor (shape ()) or
+one a channel (shape [C, 1]).  Time and batch are covered by holding for every frame.  A primitive
+whose result may leave its type raises ProofError, so a program that runs here cannot overflow
+for any input of the stated length.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from zeroq_asr.errors import ProofError
+from zeroq_asr.integer.types import BOOL, I32, I64, U8, IntType
+
+
+@dataclass(frozen=True)
+class Interval:
+    """Bounds lo ≤ value ≤ hi (object arrays of Python ints) of a value of integer type ``type``."""
+
+    lo: np.ndarray
+    hi: np.ndarray
+    type: IntType
+    #: the array itself where the value is a constant
+    exact: np.ndarray | None = None
+
+    @staticmethod
+    def of(lo: int | np.ndarray, hi: int | np.ndarray, kind: IntType) -> Interval:
+        """Build an interval from ints or arrays."""
+        return Interval(_exact(lo), _exact(hi), kind)
+
+    @property
+    def min(self) -> int:
+        """Smallest possible value of any element."""
+        return int(self.lo.min())
+
+    @property
+    def max(self) -> int:
+        """Largest possible value of any element."""
+        return int(self.hi.max())
+
+
+def _exact(v: int | np.ndarray) -> np.ndarray:
+    return np.asarray(v).astype(object) if isinstance(v, np.ndarray) else np.array(v, dtype=object)
+
+
+class IntervalBackend:
+    """Interprets the primitives on intervals.  ``where`` names the instruction in error texts."""
+
+    def __init__(self) -> None:
+        self.where = "program"
+        #: largest magnitude of an int32 result since it was last reset
+        self.peak = 0
+
+    def constant(self, name: str, array: np.ndarray) -> Interval:
+        """Constants are known exactly."""
+        flat = np.asarray(array)
+        kind = U8 if flat.dtype == np.uint8 else I32
+        return Interval(_exact(flat), _exact(flat), kind, exact=flat)
+
+    def array(self, v: Interval) -> np.ndarray:
+        """The constant itself."""
+        if v.exact is None:
+            raise ProofError(self.where, "expected a constant operand")
+        return v.exact
+
+    def per_channel(self, v: Interval) -> Interval:
+        """[C] → [C, 1]."""
+        return self._checked(v.lo[:, None], v.hi[:, None], I32, "constant")
+
+    def per_batch(self, lengths: Interval) -> Interval:
+        """Lengths as int32."""
+        return self._checked(lengths.lo, lengths.hi, I32, "lengths as int32")
+
+    def cast(self, v: Interval, to: IntType) -> Interval:
+        """The value must fit the new type."""
+        return self._checked(v.lo, v.hi, to, "cast")
+
+    def add(self, a: Interval, b: Interval | int) -> Interval:
+        """a + b."""
+        lo, hi = _bounds(b)
+        return self._checked(a.lo + lo, a.hi + hi, a.type, "add")
+
+    def sub(self, a: Interval, b: Interval | int) -> Interval:
+        """a − b."""
+        lo, hi = _bounds(b)
+        return self._checked(a.lo - hi, a.hi - lo, a.type, "sub")
+
+    def mul(self, a: Interval, b: Interval | int) -> Interval:
+        """a · b."""
+        lo, hi = _bounds(b)
+        corners = np.broadcast_arrays(a.lo * lo, a.lo * hi, a.hi * lo, a.hi * hi)
+        return self._checked(np.minimum.reduce(corners), np.maximum.reduce(corners), a.type, "mul")
+
+    def clamp(self, v: Interval, lo: int | np.ndarray, hi: int | np.ndarray) -> Interval:
+        """Clamp to ints or to per-channel vectors [C]."""
+        low, high = (_exact(b[:, None] if isinstance(b, np.ndarray) else b) for b in (lo, hi))
+        return self._checked(
+            np.minimum(np.maximum(v.lo, low), high), np.maximum(np.minimum(v.hi, high), low), v.type, "clamp"
+        )
+
+    def shift_right(self, v: Interval, c: int) -> Interval:
+        """Floor of v / 2^c.
+
+        Dialects without a signed shift first add a multiple of 2^(c+1) that makes v non-negative;
+        there must be room for it.
+        """
+        if v.min < 0:
+            self._checked(np.array(0, dtype=object), np.array(v.max + shift_offset(v, c)), I32, "shift")
+        return self._checked(v.lo >> c, v.hi >> c, v.type, "shift")
+
+    def bit_and(self, v: Interval, mask: int) -> Interval:
+        """Bitwise and with a non-negative mask."""
+        return self._checked(_exact(0), _exact(mask), v.type, "bit_and")
+
+    def divide(self, a: Interval, b: Interval | int) -> Interval:
+        """Floor division; requires a ≥ 0 and b ≥ 1."""
+        lo, hi = _bounds(b)
+        if a.min < 0 or int(np.min(lo)) < 1:
+            raise ProofError(
+                self.where, f"divide needs a ≥ 0 and b ≥ 1, found a ≥ {a.min}, b ≥ {int(np.min(lo))}"
+            )
+        return self._checked(a.lo // hi, a.hi // lo, a.type, "divide")
+
+    def conv(
+        self,
+        x: Interval,
+        w: Interval,
+        *,
+        zero_point: int,
+        stride: int,
+        padding: tuple[int, int],
+        dilation: int,
+        groups: int,
+    ) -> Interval:
+        """Σ over inputs and taps of the worst product, for any subset of taps (padding is zero)."""
+        weight = self.array(w).astype(np.int64)
+        channels = weight.shape[1] * groups
+        # a padded frame contributes zero, so zero always belongs to the range; this also bounds
+        # every partial sum, whatever order a kernel adds in
+        low = np.minimum(np.broadcast_to(x.lo - zero_point, (channels, 1)), 0).astype(np.int64)[:, 0]
+        high = np.maximum(np.broadcast_to(x.hi - zero_point, (channels, 1)), 0).astype(np.int64)[:, 0]
+        positive, negative = np.maximum(weight, 0).sum(axis=2), np.minimum(weight, 0).sum(axis=2)
+        rows = weight.shape[0] // groups
+        group = np.arange(weight.shape[0]) // rows
+        low, high = low.reshape(groups, -1)[group], high.reshape(groups, -1)[group]
+        upper = (positive * high + negative * low).sum(axis=1)
+        lower = (positive * low + negative * high).sum(axis=1)
+        # kernels with unsigned operands accumulate the raw bytes before they subtract zero points
+        raw = 255 * 255 * weight.shape[1] * weight.shape[2]
+        self._checked(_exact(0), _exact(raw), I32, "raw accumulator")
+        return self._checked(_exact(lower[:, None]), _exact(upper[:, None]), I32, "accumulator")
+
+    def time_mask(self, x: Interval, lengths: Interval) -> Interval:
+        """Either truth value."""
+        return Interval.of(0, 1, BOOL)
+
+    def select(self, mask: Interval, v: Interval, otherwise: int) -> Interval:
+        """Union of both choices."""
+        return self._checked(np.minimum(v.lo, otherwise), np.maximum(v.hi, otherwise), v.type, "select")
+
+    def sum_time(self, v: Interval, lengths: Interval) -> Interval:
+        """At most ``lengths`` frames differ from zero."""
+        frames = lengths.max
+        return self._checked(
+            np.minimum(v.lo, 0) * frames, np.maximum(v.hi, 0) * frames, v.type, f"sum over {frames} frames"
+        )
+
+    def lookup(self, v: Interval, table: Interval) -> Interval:
+        """Extremes of the table entries that can be reached."""
+        reachable = self.array(table)[v.min : v.max + 1]
+        return self._checked(_exact(int(reachable.min())), _exact(int(reachable.max())), U8, "lookup")
+
+    def take_channels(self, v: Interval, index: tuple[int, ...]) -> Interval:
+        """Reorder the channels' bounds."""
+        if v.lo.ndim == 0 and v.hi.ndim == 0:
+            return v
+        lo, hi = np.broadcast_arrays(v.lo, v.hi)
+        return Interval(lo[list(index)], hi[list(index)], v.type)
+
+    def transpose(self, v: Interval, perm: tuple[int, ...]) -> Interval:
+        """Bounds per channel no longer line up: keep the overall ones."""
+        return Interval.of(v.min, v.max, v.type)
+
+    def quantize(self, v: Interval | None, *, scale: float, zero_point: int, lo: int, hi: int) -> Interval:
+        """Anything within the saturation bounds."""
+        return self._checked(_exact(lo), _exact(hi), U8, "quantize")
+
+    def _checked(self, lo: np.ndarray, hi: np.ndarray, kind: IntType, what: str) -> Interval:
+        lo, hi = _exact(np.asarray(lo)), _exact(np.asarray(hi))
+        low, high = int(lo.min()), int(hi.max())
+        if kind is I32:
+            self.peak = max(self.peak, abs(low), abs(high))
+        if not kind.holds(low, high):
+            raise ProofError(
+                self.where,
+                f"{what} may reach [{low}, {high}], outside of {kind.name}",
+                "lower --max-seconds, the bit-widths or the layer's width",
+            )
+        return Interval(lo, hi, kind)
+
+
+def shift_offset(v: Interval, c: int) -> int:
+    """Smallest multiple of 2^(c+1) that makes v non-negative (an even quotient keeps its parity)."""
+    step = 1 << (c + 1)
+    return -(v.min // step) * step if v.min < 0 else 0
+
+
+def _bounds(b: Interval | int) -> tuple[np.ndarray, np.ndarray]:
+    if isinstance(b, Interval):
+        return b.lo, b.hi
+    return _exact(b), _exact(b)
+
+
+def length_interval(max_frames: int) -> Interval:
+    """Lengths from one frame to ``max_frames``."""
+    return Interval.of(1, max_frames, I64)

@@ -1,0 +1,155 @@
+"""The reference: numpy arrays, every int32 result checked against its type.
+
+Convolutions run as float64 matrix products, which carry integers exactly below 2^53.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+
+from zeroq_asr.errors import ProofError
+from zeroq_asr.integer.types import I32, IntType
+
+Array = np.ndarray
+
+
+class NumpyBackend:
+    """Interprets the primitives on numpy arrays; an overflow raises instead of wrapping."""
+
+    def constant(self, name: str, array: Array) -> Array:
+        """Weights [O, I, K] stay as they are, vectors become int32, tables uint8."""
+        return array
+
+    def array(self, v: Array) -> Array:
+        """The constant itself."""
+        return v
+
+    def per_channel(self, v: Array) -> Array:
+        """[C] → [C, 1] int32."""
+        return v.astype(np.int32)[:, None]
+
+    def per_batch(self, lengths: Array) -> Array:
+        """[B] → [B, 1, 1] int32."""
+        return lengths.astype(np.int32)[:, None, None]
+
+    def cast(self, v: Array, to: IntType) -> Array:
+        """Change the type; raise if a value does not fit."""
+        if v.size and v.dtype != np.bool_:
+            _require(v, to)
+        return v.astype(to.name)
+
+    def add(self, a: Array, b: Array | int) -> Array:
+        """a + b, checked."""
+        return _checked(np.add(a, b, dtype=np.int64), a)
+
+    def sub(self, a: Array, b: Array | int) -> Array:
+        """a − b, checked."""
+        return _checked(np.subtract(a, b, dtype=np.int64), a)
+
+    def mul(self, a: Array, b: Array | int) -> Array:
+        """a · b, checked."""
+        return _checked(np.multiply(a, b, dtype=np.int64), a)
+
+    def clamp(self, v: Array, lo: int | Array, hi: int | Array) -> Array:
+        """Clamp to ints or to per-channel vectors [C]."""
+        if isinstance(lo, np.ndarray) or isinstance(hi, np.ndarray):
+            lo, hi = np.asarray(lo)[..., None], np.asarray(hi)[..., None]
+        return np.clip(v, lo, hi).astype(v.dtype)
+
+    def shift_right(self, v: Array, c: int) -> Array:
+        """Arithmetic shift."""
+        return np.right_shift(v, c)
+
+    def bit_and(self, v: Array, mask: int) -> Array:
+        """Bitwise and."""
+        return np.bitwise_and(v, mask).astype(v.dtype)
+
+    def divide(self, a: Array, b: Array | int) -> Array:
+        """Floor division of non-negative integers."""
+        if a.size and (a.min() < 0 or np.min(b) < 1):
+            raise ProofError("divide", "needs a ≥ 0 and b ≥ 1")
+        return np.floor_divide(a, b).astype(a.dtype)
+
+    def conv(
+        self,
+        x: Array,
+        w: Array,
+        *,
+        zero_point: int,
+        stride: int,
+        padding: tuple[int, int],
+        dilation: int,
+        groups: int,
+    ) -> Array:
+        """Exact convolution in float64."""
+        out_channels, per_group, kernel = w.shape
+        centred = np.pad(x.astype(np.float64) - zero_point, ((0, 0), (0, 0), padding))
+        weight = w.astype(np.float64)
+        frames = (centred.shape[2] - dilation * (kernel - 1) - 1) // stride + 1
+        if groups == x.shape[1] and per_group == 1:
+            acc = np.zeros((x.shape[0], out_channels, frames))
+            repeated = np.repeat(centred, out_channels // groups, axis=1)
+            for tap in range(kernel):
+                start = tap * dilation
+                window = repeated[:, :, start : start + (frames - 1) * stride + 1 : stride]
+                acc += window * weight[:, 0, tap][None, :, None]
+        else:
+            span = dilation * (kernel - 1) + 1
+            windows = sliding_window_view(centred, span, axis=2)[:, :, ::stride, ::dilation]
+            blocks = np.split(windows, groups, axis=1)
+            rows = out_channels // groups
+            acc = np.concatenate(
+                [
+                    np.einsum("bitk,oik->bot", block, weight[g * rows : (g + 1) * rows], optimize=True)
+                    for g, block in enumerate(blocks)
+                ],
+                axis=1,
+            )
+        _require(acc, I32)
+        return acc.astype(np.int32)
+
+    def time_mask(self, x: Array, lengths: Array) -> Array:
+        """Bool [B, 1, T]."""
+        return (np.arange(x.shape[2])[None, :] < lengths[:, None])[:, None, :]
+
+    def select(self, mask: Array, v: Array, otherwise: int) -> Array:
+        """Masked choice."""
+        return np.where(mask, v, v.dtype.type(otherwise))
+
+    def sum_time(self, v: Array, lengths: Array) -> Array:
+        """Sum over frames."""
+        return _checked(v.sum(axis=2, keepdims=True, dtype=np.int64), v)
+
+    def lookup(self, v: Array, table: Array) -> Array:
+        """Table entries."""
+        return table.astype(np.uint8)[v]
+
+    def take_channels(self, v: Array, index: tuple[int, ...]) -> Array:
+        """Reorder channels."""
+        return v[:, list(index)]
+
+    def transpose(self, v: Array, perm: tuple[int, ...]) -> Array:
+        """Permute axes."""
+        return v.transpose(perm)
+
+    def quantize(self, v: Array, *, scale: float, zero_point: int, lo: int, hi: int) -> Array:
+        """float32 division, half-even, saturation."""
+        quotient = np.rint(v.astype(np.float32) / np.float32(scale))
+        return np.clip(quotient + zero_point, lo, hi).astype(np.uint8)
+
+
+def _require(v: Array, to: IntType) -> None:
+    if v.size and not to.holds(int(v.min()), int(v.max())):
+        raise ProofError(
+            to.name, f"overflow: a value in [{int(v.min())}, {int(v.max())}]", "the program is not proven"
+        )
+
+
+def _checked(v: Array, like: Any) -> Array:
+    if like.dtype != np.int64:
+        _require(v, I32)
+        return v.astype(np.int32)
+    return v

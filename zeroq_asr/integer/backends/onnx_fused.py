@@ -1,0 +1,81 @@
+"""The ``fused`` dialect: one ONNX Runtime kernel an instruction wherever it gives the same integers.
+
+Each kernel states the conditions under which its float32 inside is exact; the interval proof
+discharges them here, and where one does not hold the instruction is spelled in primitives instead.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from onnx import TensorProto
+
+from zeroq_asr.errors import ExportError
+from zeroq_asr.integer.backends.interval import Interval
+from zeroq_asr.integer.backends.onnx_strict import OnnxStrictBackend, Sym
+from zeroq_asr.integer.ops import OPS, Condition
+from zeroq_asr.integer.program import Instruction
+from zeroq_asr.integer.types import I8, U8, IntType
+
+
+class OnnxFusedBackend(OnnxStrictBackend):
+    """Adds the vocabulary that exact kernels need to the strict one."""
+
+    dialect = "fused"
+
+    def __init__(self, target: str = "x86-any") -> None:
+        super().__init__(target)
+        #: kernel → its conditions, merged over instructions
+        self.conditions: dict[str, dict[str, Condition]] = {}
+
+    def instruction(self, i: Instruction, operands: list[Any]) -> Sym:
+        """Emit the exact kernel if its conditions hold, else the definition."""
+        op = OPS[i.op]
+        if op.fused is None or op.exact_if is None:
+            return super().instruction(i, operands)
+        self.enter(i)
+        # the definition bounds the result (and proves it) whatever kernel computes it
+        interval = op.define(self.proof, *(o.interval for o in operands), **i.attrs)
+        conditions = op.exact_if(i, *(o.interval for o in operands))
+        if not all(c.holds for c in conditions):
+            return super().instruction(i, operands)
+        result = op.fused(self, i, operands)
+        kernel = next(n.op_type for n in reversed(self.nodes) if n.op_type != "Clip")
+        known = self.conditions.setdefault(kernel, {})
+        for condition in conditions:
+            known[condition.statement] = condition
+        return self.finish(i, Sym(result.name, interval), kernel)
+
+    def weight_type(self) -> IntType:
+        """Signed where the target multiplies u8 by s8 exactly."""
+        return U8 if self.target == "x86-any" else I8
+
+    def weight_zero_point(self) -> str:
+        """128 for unsigned weights, 0 for signed."""
+        return super().weight_zero_point() if self.weight_type() is U8 else self.scalar(0, I8)
+
+    def node(self, op: str, inputs: list[Any], kind: IntType | None, domain: str = "", **attrs: Any) -> Any:
+        """Append a kernel; an integer result is a Sym bounded by its type, a float one a name."""
+        name = self.add_node(op, inputs, domain, **attrs)
+        return name if kind is None else Sym(name, Interval.of(kind.lo, kind.hi, kind))
+
+    def float_scalar(self, value: float) -> str:
+        """A shared float32 scalar; refuses a value that float32 does not hold exactly."""
+        if float(np.float32(value)) != value:
+            raise ExportError(self._scope, f"{value!r} is not exact in float32")
+        return self.store(f"const/float/{value!r}", np.array(value, dtype=np.float32))
+
+    def multiplier(self, m: Sym, c: int) -> str:
+        """m / 2^c as float32 [C], exact; the program's m is read back from it."""
+        return self.encode(m, f"f32/2^{c}", (m.exact.astype(np.float64) / 2.0**c).astype(np.float32))
+
+    def vector(self, v: Sym) -> str:
+        """An int32 vector [C]."""
+        return self.encode(v, "i32", v.exact.astype(np.int32))
+
+    def carry(self, v: Sym) -> str:
+        """An integer in float32, exact below 2^24."""
+        if max(abs(v.interval.min), v.interval.max) >= 1 << 24:
+            raise ExportError(self._scope, "a float32 carrier needs magnitudes below 2^24")
+        return self.add_node("Cast", [v], to=TensorProto.FLOAT)

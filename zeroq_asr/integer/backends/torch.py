@@ -1,0 +1,139 @@
+"""The simulation: the same integers on torch tensors, on any device.
+
+Convolutions run in float64, which carries integers exactly below 2^53.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from zeroq_asr.integer.types import IntType
+
+_DTYPES = {
+    "bool": torch.bool,
+    "uint8": torch.uint8,
+    "int8": torch.int8,
+    "int32": torch.int32,
+    "int64": torch.int64,
+}
+
+
+class TorchBackend:
+    """Interprets the primitives on torch tensors; run it under ``torch.inference_mode()``."""
+
+    def __init__(self, device: str | torch.device = "cpu") -> None:
+        self.device = torch.device(device)
+
+    def constant(self, name: str, array: np.ndarray) -> Tensor:
+        """Copy a constant to the device."""
+        return torch.from_numpy(np.ascontiguousarray(array)).to(self.device)
+
+    def array(self, v: Tensor) -> np.ndarray:
+        """The constant, on the host."""
+        return v.cpu().numpy()
+
+    def per_channel(self, v: Tensor) -> Tensor:
+        """[C] → [C, 1] int32."""
+        return v.to(torch.int32)[:, None]
+
+    def per_batch(self, lengths: Tensor) -> Tensor:
+        """[B] → [B, 1, 1] int32."""
+        return lengths.to(torch.int32)[:, None, None]
+
+    def cast(self, v: Tensor, to: IntType) -> Tensor:
+        """Change the type."""
+        return v.to(_DTYPES[to.name])
+
+    def add(self, a: Tensor, b: Tensor | int) -> Tensor:
+        """a + b."""
+        return a + b
+
+    def sub(self, a: Tensor, b: Tensor | int) -> Tensor:
+        """a − b."""
+        return a - b
+
+    def mul(self, a: Tensor, b: Tensor | int) -> Tensor:
+        """a · b."""
+        return a * b
+
+    def clamp(self, v: Tensor, lo: int | np.ndarray, hi: int | np.ndarray) -> Tensor:
+        """Clamp to ints or to per-channel vectors [C]."""
+        if isinstance(lo, np.ndarray) or isinstance(hi, np.ndarray):
+            low, high = (torch.as_tensor(np.asarray(b), device=v.device)[..., None] for b in (lo, hi))
+            return torch.minimum(torch.maximum(v, low.to(v.dtype)), high.to(v.dtype))
+        return v.clamp(lo, hi)
+
+    def shift_right(self, v: Tensor, c: int) -> Tensor:
+        """Arithmetic shift."""
+        return torch.bitwise_right_shift(v, c)
+
+    def bit_and(self, v: Tensor, mask: int) -> Tensor:
+        """Bitwise and."""
+        return torch.bitwise_and(v, mask)
+
+    def divide(self, a: Tensor, b: Tensor | int) -> Tensor:
+        """Floor division."""
+        return torch.div(a, b, rounding_mode="floor")
+
+    def conv(
+        self,
+        x: Tensor,
+        w: Tensor,
+        *,
+        zero_point: int,
+        stride: int,
+        padding: tuple[int, int],
+        dilation: int,
+        groups: int,
+    ) -> Tensor:
+        """Exact convolution: float64 products, or int32 taps where the kernel is depthwise."""
+        out_channels, per_group, kernel = w.shape
+        if groups == x.shape[1] and per_group == 1:
+            centred = F.pad(x.to(torch.int32) - zero_point, padding)
+            centred = centred.repeat_interleave(out_channels // groups, dim=1)
+            frames = (centred.shape[2] - dilation * (kernel - 1) - 1) // stride + 1
+            taps = w[:, 0].to(torch.int32)
+            acc = torch.zeros(x.shape[0], out_channels, frames, dtype=torch.int32, device=x.device)
+            for tap in range(kernel):
+                start = tap * dilation
+                window = centred[:, :, start : start + (frames - 1) * stride + 1 : stride]
+                acc += window * taps[:, tap][None, :, None]
+            return acc
+        centred = F.pad(x.to(torch.float64) - zero_point, padding)
+        if kernel == 1 and stride == 1 and groups == 1:
+            return torch.matmul(w[:, :, 0].to(torch.float64), centred).to(torch.int32)
+        weight = w.to(torch.float64)
+        return F.conv1d(centred, weight, stride=stride, dilation=dilation, groups=groups).to(torch.int32)
+
+    def time_mask(self, x: Tensor, lengths: Tensor) -> Tensor:
+        """Bool [B, 1, T]."""
+        return (torch.arange(x.shape[2], device=x.device)[None, :] < lengths[:, None])[:, None, :]
+
+    def select(self, mask: Tensor, v: Tensor, otherwise: int) -> Tensor:
+        """Masked choice."""
+        return torch.where(mask, v, torch.tensor(otherwise, dtype=v.dtype, device=v.device))
+
+    def sum_time(self, v: Tensor, lengths: Tensor) -> Tensor:
+        """Sum over frames."""
+        return v.sum(dim=2, keepdim=True, dtype=v.dtype)
+
+    def lookup(self, v: Tensor, table: Tensor) -> Tensor:
+        """Table entries."""
+        return table.to(torch.uint8)[v.to(torch.int64)]
+
+    def take_channels(self, v: Tensor, index: tuple[int, ...]) -> Tensor:
+        """Reorder channels."""
+        return v[:, list(index)]
+
+    def transpose(self, v: Tensor, perm: tuple[int, ...]) -> Tensor:
+        """Permute axes."""
+        return v.permute(perm)
+
+    def quantize(self, v: Tensor, *, scale: float, zero_point: int, lo: int, hi: int) -> Tensor:
+        """float32 division, half-even, saturation."""
+        divisor = torch.tensor(scale, dtype=torch.float32, device=v.device)
+        quotient = torch.round(v.to(torch.float32) / divisor)
+        return (quotient + zero_point).clamp(lo, hi).to(torch.uint8)

@@ -1,0 +1,61 @@
+"""Dyadic multipliers m / 2^c and the rounding they use.
+
+Requantization replaces a real ratio by ``m / 2^c`` with integers m and c.  The rounding is
+half-to-even everywhere, because that is what every float-requantizing kernel does, so that a
+float32 kernel whose intermediates are exact gives the same integers.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from zeroq_asr.integer.types import I32
+
+#: Largest shift of an 8-bit output.  A product below 2^8 in steps of 2^-16 has 24 significant
+#: bits, all of which a float32 holds: this is the condition under which QLinearConv is exact.
+MAX_SHIFT = 16
+
+
+def half_even(numerator: int, shift: int) -> int:
+    """Round numerator / 2^shift to the nearest integer, ties to even (Python integers, exact)."""
+    quotient, remainder = numerator >> shift, numerator & ((1 << shift) - 1)
+    doubled = 2 * remainder
+    if doubled > (1 << shift) or (doubled == (1 << shift) and quotient & 1):
+        quotient += 1
+    return quotient
+
+
+def shift_half_even(f: Any, x: Any, c: int) -> Any:
+    """Round x / 2^c half to even, spelled in a backend's primitives.
+
+    (x + 2^(c−1) − 1 + ((x >> c) & 1)) >> c, with an arithmetic right shift.  Adding 2^(c−1) − 1
+    rounds half down, the parity bit of the floor turns the tie towards the even neighbour.
+    """
+    if c == 0:
+        return x
+    parity = f.bit_and(f.shift_right(x, c), 1)
+    return f.shift_right(f.add(f.add(x, (1 << (c - 1)) - 1), parity), c)
+
+
+def accumulator_bounds(m: np.ndarray, c: int, zy: int, lo: int, hi: int) -> tuple[np.ndarray, np.ndarray]:
+    """Range outside of which clamp(half_even(acc·m/2^c) + zy, lo, hi) no longer depends on acc.
+
+    Clamping an accumulator [C] to the result keeps acc·m within int32 and changes no output: at
+    the lower bound the quotient is at most lo − zy, at the upper bound at least hi − zy.
+    """
+    m = np.asarray(m, dtype=np.int64)
+    lower = np.floor_divide((lo - zy) << c, m)
+    upper = -np.floor_divide(-((hi - zy) << c), m)
+    return np.minimum(lower, 0), np.maximum(upper, 0)
+
+
+def largest_shift(lo: int, hi: int, zy: int, m_max: int) -> int:
+    """Largest c ≤ MAX_SHIFT at which a saturated accumulator times m_max stays within int32."""
+    span = max(hi - zy, zy - lo, 1)
+    for c in range(MAX_SHIFT, -1, -1):
+        # the clamped accumulator times m exceeds span·2^c by less than m; rounding adds 2^c
+        if (span << c) + m_max + (2 << c) <= I32.hi // 2:
+            return c
+    return 0

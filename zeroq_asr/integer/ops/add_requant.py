@@ -1,0 +1,95 @@
+"""Sum of activations, each with its own scale, and its requantization.
+
+y = z_y + Σ (s_i / s_y)·(q_i − z_i).  Scales of activations are given, so each ratio is rounded to
+m_i / 2^c; the integer program is the definition.  With one operand it is a plain requantization,
+with a clamp it is a ReLU or a Hardtanh.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from zeroq_asr.integer.dyadic import MAX_SHIFT, shift_half_even
+from zeroq_asr.integer.ops import Condition, fused, integer_op, lowers, qdq
+from zeroq_asr.integer.types import I32, TYPES, U8
+
+
+@integer_op
+def add_requant(
+    f: Any, *xs: Any, zx: tuple[int, ...], m: tuple[int, ...], c: int, zy: int, lo: int, hi: int, type: str
+) -> Any:
+    """y = clamp(half_even((Σ (x_i − zx_i)·m_i + zy·2^c) / 2^c), lo, hi); x_i uint8 [B, C, T].
+
+    The zero point is inside the rounding, as in ONNX Runtime's QLinearAdd.
+    """
+    total = None
+    for x, z, factor in zip(xs, zx, m, strict=True):
+        term = f.mul(f.sub(f.cast(x, I32), z), factor)
+        total = term if total is None else f.add(total, term)
+    y = shift_half_even(f, f.add(total, zy << c), c)
+    return f.cast(f.clamp(y, lo, hi), TYPES[type])
+
+
+def significant(m: tuple[int, ...], c: int) -> int:
+    """Largest magnitude, in units of 2^-c, that a float32 sum of the products can meet."""
+    return 255 * (sum(m) + (1 << c))
+
+
+def _exact_if(i: Any, *xs: Any) -> list[Condition]:
+    a = i.attrs
+    reach = significant(a["m"], a["c"])
+    return [
+        Condition("the output is unsigned and at most 8 bits", U8.holds(a["lo"], a["hi"]), a["type"]),
+        Condition("255·(Σm + 2^c) ≤ 2^24", reach <= 1 << 24, f"{reach}"),
+    ]
+
+
+@fused(add_requant, exact_if=_exact_if)
+def _qlinear_add(b: Any, i: Any, ins: list[Any]) -> Any:
+    a = i.attrs
+    if len(ins) == 2:
+        operands: list[Any] = []
+        for x, z, factor in zip(ins, a["zx"], a["m"], strict=True):
+            operands += [x, b.float_scalar(factor / 2.0 ** a["c"]), b.scalar(z, U8)]
+        operands += [b.float_scalar(1.0), b.scalar(a["zy"], U8)]
+        return b.clip_u8(b.node("QLinearAdd", operands, U8, domain="com.microsoft"), a["lo"], a["hi"])
+    # any other count: float32 carries the same exact dyadics, and QuantizeLinear rounds half to even
+    total = None
+    for x, factor in zip(ins, a["m"], strict=True):
+        term = b.node("Mul", [b.carry(x), b.float_scalar(factor / 2.0 ** a["c"])], None)
+        total = term if total is None else b.node("Add", [total, term], None)
+    constant = a["zy"] - sum(z * factor for z, factor in zip(a["zx"], a["m"], strict=True)) / 2.0 ** a["c"]
+    total = b.node("Add", [total, b.float_scalar(constant)], None)
+    y = b.node("QuantizeLinear", [total, b.float_scalar(1.0), b.scalar(0, U8)], U8)
+    return b.clip_u8(y, a["lo"], a["hi"])
+
+
+@qdq(add_requant)
+def _qdq(b: Any, i: Any, ins: list[Any]) -> Any:
+    total = b.dequantize(ins[0], i.ins[0])
+    for x, name in zip(ins[1:], i.ins[1:], strict=True):
+        total = b.node("Add", [total, b.dequantize(x, name)], None)
+    return b.quantize_to(total, i.out)
+
+
+@lowers("add", "relu", "clamp")
+def _lower(ctx: Any, node: Any) -> None:
+    sources, target = [ctx.info(name) for name in node.ins], ctx.activation(node)
+    lo, hi = ctx.clamp(target, node.attrs.get("clamp"))
+    room = 1 << 24 if U8.holds(lo, hi) else I32.hi // 4
+    for c in range(MAX_SHIFT, -1, -1):
+        m = tuple(max(1, round(s.scale / target.scale * 2**c)) for s in sources)
+        if significant(m, c) <= room and (max(abs(lo), hi) << c) <= I32.hi // 4:
+            break
+    ctx.emit(
+        "add_requant",
+        node,
+        node.ins,
+        zx=tuple(s.zero_point for s in sources),
+        m=m,
+        c=c,
+        zy=target.zero_point,
+        lo=lo,
+        hi=hi,
+        type=target.type,
+    )

@@ -1,0 +1,183 @@
+"""1-D convolution (full, pointwise, depthwise, grouped, strided, dilated) and its requantization.
+
+Lowering.  With x = s_x·(q_x − z_x), w = s_w·q_w per output channel and y = s_y·(q_y − z_y):
+
+    q_y = z_y + (s_x·s_w / s_y) · (Σ (q_x − z_x)·q_w + b / (s_x·s_w))
+
+The weight scale is free, so it is *chosen* such that s_x·s_w/s_y is the dyadic m / 2^c: nothing is
+approximated after the fact, and ONNX Runtime's float32 requantization is then exact.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from zeroq_asr.integer.dyadic import MAX_SHIFT, accumulator_bounds, largest_shift, shift_half_even
+from zeroq_asr.integer.ops import Condition, fused, integer_op, lowers, qdq
+from zeroq_asr.integer.types import I32, TYPES, U8, weight_limit
+
+#: Fractions of the no-clipping multiplier that are tried; the one with least squared error wins.
+SHRINK = np.linspace(0.5, 1.0, 21)
+
+
+@integer_op
+def conv_requant(
+    f: Any,
+    x: Any,
+    w: Any,
+    bias: Any,
+    m: Any,
+    *,
+    zx: int,
+    c: int,
+    zy: int,
+    lo: int,
+    hi: int,
+    type: str,
+    saturate: bool,
+    stride: int,
+    padding: tuple[int, int],
+    dilation: int,
+    groups: int,
+) -> Any:
+    """y = clamp(half_even(acc · m / 2^c) + zy, lo, hi) with acc = conv(x − zx, w) + bias.
+
+    x uint8 [B, I, T]; w [O, I/groups, K], |w| ≤ 127; bias int32 [O]; m int32 [O] ≥ 1.
+    ``saturate`` clamps the accumulator first where acc·m could leave int32; it changes no output.
+    """
+    acc = f.conv(x, w, zero_point=zx, stride=stride, padding=padding, dilation=dilation, groups=groups)
+    acc = f.add(acc, f.per_channel(bias))
+    if saturate:
+        acc = f.clamp(acc, *accumulator_bounds(f.array(m), c, zy, lo, hi))
+    y = f.add(shift_half_even(f, f.mul(acc, f.per_channel(m)), c), zy)
+    return f.cast(f.clamp(y, lo, hi), TYPES[type])
+
+
+def _exact_if(i: Any, x: Any, w: Any, bias: Any, m: Any) -> list[Condition]:
+    a = i.attrs
+    largest = int(np.abs(m.exact).max())
+    return [
+        Condition("the output is unsigned and at most 8 bits", U8.holds(a["lo"], a["hi"]), a["type"]),
+        Condition("acc·m/2^c has at most 24 significant bits below saturation: c ≤ 16", a["c"] <= MAX_SHIFT),
+        Condition("multipliers are exact in float32: m < 2^24", 0 < largest < 1 << 24, f"m ≤ {largest}"),
+    ]
+
+
+@fused(conv_requant, exact_if=_exact_if)
+def _qlinear_conv(b: Any, i: Any, ins: list[Any]) -> Any:
+    x, w, bias, m = ins
+    a = i.attrs
+    y = b.node(
+        "QLinearConv",
+        [
+            x,
+            b.float_scalar(1.0),
+            b.scalar(a["zx"], U8),
+            b.weight(w),
+            b.multiplier(m, a["c"]),
+            b.weight_zero_point(),
+            b.float_scalar(1.0),
+            b.scalar(a["zy"], U8),
+            b.vector(bias),
+        ],
+        U8,
+        strides=[a["stride"]],
+        pads=list(a["padding"]),
+        dilations=[a["dilation"]],
+        group=a["groups"],
+        kernel_shape=[w.exact.shape[2]],
+    )
+    return b.clip_u8(y, a["lo"], a["hi"])
+
+
+@qdq(conv_requant)
+def _qdq(b: Any, i: Any, ins: list[Any]) -> Any:
+    x, w, bias, m = ins
+    a = i.attrs
+    source, target = b.info(i.ins[0]), b.info(i.out)
+    weight_scale = m.exact / 2.0 ** a["c"] * target.scale / source.scale
+    y = b.node(
+        "Conv",
+        [
+            b.dequantize(x, i.ins[0]),
+            b.dequantized_weight(w, weight_scale),
+            b.dequantized_bias(bias, weight_scale * source.scale),
+        ],
+        None,
+        strides=[a["stride"]],
+        pads=list(a["padding"]),
+        dilations=[a["dilation"]],
+        group=a["groups"],
+        kernel_shape=[w.exact.shape[2]],
+    )
+    return b.quantize_to(y, i.out)
+
+
+def quantize_weight(w: np.ndarray, ratio: float, bits: int) -> tuple[np.ndarray, np.ndarray]:
+    """Choose per output channel the multiplier and the integer weights of least squared error.
+
+    ``w`` float [O, I, K]; ``ratio`` = s_y·2^-c / s_x, so that the weight scale is m·ratio.  Returns
+    integer weights [O, I, K] within ±(2^(bits−1) − 1) and multipliers m [O] ≥ 1.  A channel whose
+    weights are all zero gets m = 1: its bias alone speaks.
+    """
+    limit = weight_limit(bits)
+    flat = w.reshape(w.shape[0], -1).astype(np.float64)
+    ideal = np.abs(flat).max(axis=1) / (limit * ratio)
+    best_error = np.full(w.shape[0], np.inf)
+    best_m = np.ones(w.shape[0], dtype=np.int64)
+    best_q = np.zeros_like(flat)
+    for fraction in SHRINK:
+        for candidate in (np.floor(ideal * fraction), np.ceil(ideal * fraction)):
+            m = np.maximum(candidate, 1.0)
+            q = np.clip(np.rint(flat / (m * ratio)[:, None]), -limit, limit)
+            error = ((q * (m * ratio)[:, None] - flat) ** 2).sum(axis=1)
+            better = error < best_error
+            best_error[better], best_m[better] = error[better], m[better].astype(np.int64)
+            best_q[better] = q[better]
+    return best_q.reshape(w.shape).astype(np.int8), best_m
+
+
+@lowers("conv1d")
+def _lower(ctx: Any, node: Any) -> None:
+    a = node.attrs
+    source, target = ctx.info(node.ins[0]), ctx.activation(node)
+    lo, hi = ctx.clamp(target, a.get("clamp"))
+    weight = np.asarray(a["weight"], dtype=np.float64)
+    # the largest shift that leaves room for the largest multiplier it entails
+    c = MAX_SHIFT
+    while True:
+        ratio = target.scale / 2.0**c / source.scale
+        q, m = quantize_weight(weight, ratio, ctx.spec.weight_bits)
+        room = largest_shift(lo, hi, target.zero_point, int(m.max()))
+        if room >= c:
+            break
+        c -= 1
+    bias = np.rint(np.asarray(a["bias"], dtype=np.float64) / (m * ratio * source.scale))
+    bias = np.clip(bias, -(2**30), 2**30).astype(np.int32)
+    reach = np.abs(q.astype(np.int64)).sum(axis=(1, 2)) * max(
+        source.hi - source.zero_point, source.zero_point
+    )
+    saturate = bool(((reach + np.abs(bias.astype(np.int64))) * m).max() > I32.hi // 2)
+    ctx.emit(
+        "conv_requant",
+        node,
+        (
+            node.ins[0],
+            ctx.constant(f"{node.out}.weight", q),
+            ctx.constant(f"{node.out}.bias", bias),
+            ctx.constant(f"{node.out}.multiplier", m.astype(np.int32)),
+        ),
+        zx=source.zero_point,
+        c=c,
+        zy=target.zero_point,
+        lo=lo,
+        hi=hi,
+        type=target.type,
+        saturate=saturate,
+        stride=a["stride"],
+        padding=tuple(a["padding"]),
+        dilation=a["dilation"],
+        groups=a["groups"],
+    )

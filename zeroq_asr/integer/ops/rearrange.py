@@ -1,0 +1,37 @@
+"""Moves that change no integer: channel order, axis order."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from zeroq_asr.integer.ops import integer_op, lowers, qdq
+
+
+@integer_op
+def take_channels(f: Any, x: Any, *, index: tuple[int, ...]) -> Any:
+    """y[:, i] = x[:, index[i]]; a channel shuffle."""
+    return f.take_channels(x, index)
+
+
+@integer_op
+def transpose(f: Any, x: Any, *, perm: tuple[int, ...]) -> Any:
+    """Permute the axes."""
+    return f.transpose(x, perm)
+
+
+@qdq(take_channels)
+@qdq(transpose)
+def _qdq(b: Any, i: Any, ins: list[Any]) -> Any:
+    return b.define(i, ins)
+
+
+@lowers("take_channels")
+def _lower_take(ctx: Any, node: Any) -> None:
+    ctx.alias(node, ctx.info(node.ins[0]))
+    ctx.emit("take_channels", node, node.ins, index=tuple(node.attrs["index"]))
+
+
+@lowers("transpose")
+def _lower_transpose(ctx: Any, node: Any) -> None:
+    ctx.alias(node, ctx.info(node.ins[0]))
+    ctx.emit("transpose", node, node.ins, perm=tuple(node.attrs["perm"]))

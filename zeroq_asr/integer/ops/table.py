@@ -1,0 +1,62 @@
+"""An elementwise function of an 8-bit activation: a 256-entry table, exact to half a unit."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from zeroq_asr.integer.ops import integer_op, lowers, qdq
+
+_SELU_ALPHA, _SELU_SCALE = 1.6732632423543772, 1.0507009873554805
+
+
+def _sigmoid(x: float) -> float:
+    return 1.0 / (1.0 + math.exp(-x)) if x >= 0 else math.exp(x) / (1.0 + math.exp(x))
+
+
+#: The functions, on Python floats (float64); the table is rounded once, half to even.
+FUNCTIONS: dict[str, Callable[[float], float]] = {
+    "sigmoid": _sigmoid,
+    "tanh": math.tanh,
+    "silu": lambda x: x * _sigmoid(x),
+    "gelu": lambda x: 0.5 * x * (1.0 + math.erf(x / math.sqrt(2.0))),
+    "selu": lambda x: _SELU_SCALE * (x if x > 0 else _SELU_ALPHA * math.expm1(x)),
+    "elu": lambda x: x if x > 0 else math.expm1(x),
+}
+
+#: Functions whose range is known, with no need to calibrate.
+RANGES = {"sigmoid": (0.0, 255 / 256), "tanh": (-1.0, 1.0)}
+
+
+@integer_op
+def table(f: Any, x: Any, entries: Any, *, function: str) -> Any:
+    """y = entries[x]; x uint8 of any shape, entries uint8 [256].  ``function`` says what it stands for."""
+    return f.lookup(x, entries)
+
+
+@qdq(table)
+def _qdq(b: Any, i: Any, ins: list[Any]) -> Any:
+    function = i.attrs["function"]
+    x = b.dequantize(ins[0], i.ins[0])
+    if function == "silu":
+        y = b.node("Mul", [x, b.node("Sigmoid", [x], None)], None)
+    elif function == "gelu":
+        half = b.node("Mul", [x, b.float_scalar(0.5)], None)
+        erf = b.node("Erf", [b.node("Mul", [x, b.float_scalar(math.sqrt(0.5))], None)], None)
+        y = b.node("Mul", [half, b.node("Add", [erf, b.float_scalar(1.0)], None)], None)
+    else:
+        y = b.node(function.capitalize(), [x], None)
+    return b.quantize_to(y, i.out)
+
+
+@lowers(*FUNCTIONS)
+def _lower(ctx: Any, node: Any) -> None:
+    source, target = ctx.info(node.ins[0]), ctx.activation(node, RANGES.get(node.op))
+    lo, hi = ctx.clamp(target, node.attrs.get("clamp"))
+    function = FUNCTIONS[node.op]
+    reals = [function(source.scale * (q - source.zero_point)) / target.scale for q in range(256)]
+    entries = np.clip(np.rint(reals) + target.zero_point, lo, hi).astype(np.uint8)
+    ctx.emit("table", node, (node.ins[0], ctx.constant(f"{node.out}.table", entries)), function=node.op)

@@ -1,0 +1,43 @@
+"""A float speech recogniser: what every checkpoint loader returns and everything else starts from.
+
+Shapes, here and everywhere: B batch, M mels, T feature frames, S encoded frames, V tokens with
+the CTC blank last.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from zeroq_asr.frontend import FrontendConfig
+from zeroq_asr.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class AsrModel:
+    """A pretrained network with all that surrounds it.
+
+    ``network(features, lengths)`` takes float32 features [B, M, T] and int64 lengths [B] in
+    frames, and returns logits (or log-probabilities) float32 [B, S, V] and int64 lengths [B].
+    It is in eval mode, on the CPU, and its parameters do not require gradients.
+    """
+
+    network: nn.Module
+    frontend: FrontendConfig
+    tokenizer: Tokenizer
+    name: str
+    #: name in ``zeroq_asr.architectures.ARCHITECTURES`` and the configuration that rebuilds the
+    #: network; empty for a network that came from a user's own loader.
+    architecture: str = ""
+    config: dict[str, Any] = field(default_factory=dict)
+    #: input frames per encoded frame
+    subsampling_factor: int = 1
+
+    def example_input(self, frames: int = 64) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return features [2, M, frames] and lengths [2] that the network accepts."""
+        generator = torch.Generator().manual_seed(0)
+        features = torch.randn(2, self.frontend.features, frames, generator=generator)
+        return features, torch.tensor([frames, frames - frames // 4], dtype=torch.int64)
