@@ -1,0 +1,140 @@
+"""How fast synthesis runs, how well its statistics match, and how its ranges compare with speech.
+
+    python benchmarks/synthesis.py --data FOLDER [--model quartznet15x5.nemo] [--variants paper,default]
+
+FOLDER holds ``models/`` and, for the last columns, ``speech/librispeech-train-clean-100/``.
+Prints one row a variant:
+
+- ``s/step`` and ``seconds``: wall time of an Adam step (median) and of the whole synthesis;
+- ``KL before``, ``KL after``: summed over layers, channel mean, nats, KL(stored || batch);
+- ``mean off``: |batch mean - stored mean| in stored deviations, mean over layers;
+- ``std``: batch deviation over stored deviation, median over layers;
+- ``range 10/50/90%``: max |x| at the input of each convolution and matrix over the same for real
+  speech, quantiles over layers: 1.0 is what calibration needs, below it values are clipped;
+- ``peak GB``: largest resident size of the process so far.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import statistics
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from zeroq_asr.audio import load_audio
+from zeroq_asr.checkpoints import load_checkpoint
+from zeroq_asr.config import SynthesisSpec
+from zeroq_asr.frontend import Frontend
+from zeroq_asr.manifest import read_manifest
+from zeroq_asr.model import AsrModel
+from zeroq_asr.synthesize import synthesize
+
+VARIANTS: dict[str, SynthesisSpec] = {
+    "noise": SynthesisSpec(iterations=0),
+    "default": SynthesisSpec.preset("default"),
+    "fast": SynthesisSpec.preset("fast"),
+    "paper": SynthesisSpec.preset("paper"),
+    "paper-50": SynthesisSpec.preset("paper", iterations=50),
+    "constant": SynthesisSpec.preset("default", schedule="constant"),
+    "lr 0.03": SynthesisSpec.preset("default", learning_rate=0.03),
+    "lr 0.3": SynthesisSpec.preset("default", learning_rate=0.3),
+    "kl_reverse": SynthesisSpec.preset("default", objective="kl_reverse"),
+    "jeffreys": SynthesisSpec.preset("default", objective="jeffreys"),
+    "moments": SynthesisSpec.preset("default", objective="moments"),
+    "smooth": SynthesisSpec.preset("default", init="smooth"),
+    "standardize": SynthesisSpec.preset("default", standardize=True),
+    "smooth+std": SynthesisSpec.preset("default", init="smooth", standardize=True),
+    "100 steps": SynthesisSpec.preset("default", iterations=100),
+    "2 x 512": SynthesisSpec.preset("default", batch=2, frames=512),
+    "8 x 256": SynthesisSpec.preset("default", batch=8, iterations=100),
+}
+
+
+class Ranges:
+    """The largest magnitude that each weighted layer's input takes, over all forward passes."""
+
+    def __init__(self, network: nn.Module) -> None:
+        self.network = network
+        self.largest: dict[str, float] = {}
+
+    @torch.inference_mode()
+    def __call__(self, features: np.ndarray, lengths: np.ndarray) -> None:
+        hooks = [
+            module.register_forward_pre_hook(self._hook(name))
+            for name, module in self.network.named_modules()
+            if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Linear)
+        ]
+        self.network(torch.from_numpy(features), torch.from_numpy(lengths))
+        for hook in hooks:
+            hook.remove()
+
+    def _hook(self, name: str):
+        def hook(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+            self.largest[name] = max(self.largest.get(name, 0.0), float(inputs[0].abs().max()))
+
+        return hook
+
+
+def real_ranges(model: AsrModel, folder: Path, limit: int) -> dict[str, float]:
+    """Return the ranges of the first ``limit`` utterances, each alone."""
+    frontend, ranges = Frontend(model.frontend), Ranges(model.network)
+    for utterance in read_manifest(folder)[:limit]:
+        ranges(*frontend.batch([load_audio(utterance.audio_path, model.frontend.sample_rate)]))
+    return ranges.largest
+
+
+def run(model: AsrModel, name: str, spec: SynthesisSpec, real: dict[str, float]) -> str:
+    """Synthesize one variant and return its row."""
+    times: list[float] = []
+    result = synthesize(model, spec, lambda *_: times.append(time.perf_counter()))
+    steps = [after - before for before, after in zip(times, times[1:], strict=False)]
+    account = result.account
+    cells = [
+        f"{name:12}",
+        f"{spec.batch} x {spec.frames}".rjust(8),
+        f"{len(result.losses) - 1:5d}",
+        f"{statistics.median(steps) if steps else 0:6.2f}",
+        f"{times[-1] - times[0]:7.1f}",
+        f"{sum(layer.kl_before for layer in account):9.3g}",
+        f"{sum(layer.kl_after for layer in account):8.3g}",
+        f"{statistics.mean(layer.mean_mismatch for layer in account):8.3f}",
+        f"{statistics.median(layer.std_ratio for layer in account):5.2f}",
+    ]
+    if real:
+        ranges = Ranges(model.network)
+        ranges(result.features, result.lengths)
+        ratios = [ranges.largest[layer] / real[layer] for layer in real if real[layer] > 0]
+        cells.append(" ".join(f"{q:4.2f}" for q in np.quantile(ratios, (0.1, 0.5, 0.9))))
+    else:
+        cells.append("    -    ")
+    cells.append(f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:6.2f}")
+    return "  ".join(cells)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--model", default="quartznet15x5.nemo")
+    parser.add_argument("--variants", default="noise,default,fast", help=f"of {', '.join(VARIANTS)}, or all")
+    parser.add_argument("--utterances", type=int, default=16, help="real speech to compare ranges with")
+    options = parser.parse_args()
+    model = load_checkpoint(options.data / "models" / options.model)
+    speech = options.data / "speech" / "librispeech-train-clean-100"
+    real = real_ranges(model, speech, options.utterances) if speech.is_dir() else {}
+    print(f"{options.model}, torch {torch.__version__}, {torch.get_num_threads()} threads")
+    print(
+        "variant       B x T     steps  s/step  seconds  KL before  KL after  mean off  std"
+        "  range 10/50/90%  peak GB"
+    )
+    names = VARIANTS if options.variants == "all" else options.variants.split(",")
+    for name in names:
+        print(run(model, name, VARIANTS[name], real), flush=True)
+
+
+if __name__ == "__main__":
+    main()
