@@ -17,6 +17,7 @@ Prints one row a variant:
 from __future__ import annotations
 
 import argparse
+import itertools
 import resource
 import statistics
 import time
@@ -25,6 +26,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import nn
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
 
 from zeroq_asr.audio import load_audio
 from zeroq_asr.checkpoints import load_checkpoint
@@ -55,44 +58,41 @@ VARIANTS: dict[str, SynthesisSpec] = {
 }
 
 
-class Ranges:
-    """The largest magnitude that each weighted layer's input takes, over all forward passes."""
+class Ranges(TorchFunctionMode):
+    """The largest magnitude that the input of each convolution and matrix takes, call by call."""
 
     def __init__(self, network: nn.Module) -> None:
+        super().__init__()
         self.network = network
-        self.largest: dict[str, float] = {}
+        self.largest: dict[int, float] = {}
+        self.calls = 0
 
     @torch.inference_mode()
-    def __call__(self, features: np.ndarray, lengths: np.ndarray) -> None:
-        hooks = [
-            module.register_forward_pre_hook(self._hook(name))
-            for name, module in self.network.named_modules()
-            if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Linear)
-        ]
-        self.network(torch.from_numpy(features), torch.from_numpy(lengths))
-        for hook in hooks:
-            hook.remove()
+    def observe(self, features: np.ndarray, lengths: np.ndarray) -> None:
+        self.calls = 0
+        with self:
+            self.network(torch.from_numpy(features), torch.from_numpy(lengths))
 
-    def _hook(self, name: str):
-        def hook(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
-            self.largest[name] = max(self.largest.get(name, 0.0), float(inputs[0].abs().max()))
-
-        return hook
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func in (functional.conv1d, functional.conv2d, functional.linear):
+            self.largest[self.calls] = max(self.largest.get(self.calls, 0.0), float(args[0].abs().max()))
+            self.calls += 1
+        return func(*args, **(kwargs or {}))
 
 
-def real_ranges(model: AsrModel, folder: Path, limit: int) -> dict[str, float]:
+def real_ranges(model: AsrModel, folder: Path, limit: int) -> dict[int, float]:
     """Return the ranges of the first ``limit`` utterances, each alone."""
     frontend, ranges = Frontend(model.frontend), Ranges(model.network)
     for utterance in read_manifest(folder)[:limit]:
-        ranges(*frontend.batch([load_audio(utterance.audio_path, model.frontend.sample_rate)]))
+        ranges.observe(*frontend.batch([load_audio(utterance.audio_path, model.frontend.sample_rate)]))
     return ranges.largest
 
 
-def run(model: AsrModel, name: str, spec: SynthesisSpec, real: dict[str, float]) -> str:
+def run(model: AsrModel, name: str, spec: SynthesisSpec, real: dict[int, float]) -> str:
     """Synthesize one variant and return its row."""
     times: list[float] = []
     result = synthesize(model, spec, lambda *_: times.append(time.perf_counter()))
-    steps = [after - before for before, after in zip(times, times[1:], strict=False)]
+    steps = [after - before for before, after in itertools.pairwise(times)]
     account = result.account
     cells = [
         f"{name:12}",
@@ -107,7 +107,7 @@ def run(model: AsrModel, name: str, spec: SynthesisSpec, real: dict[str, float])
     ]
     if real:
         ranges = Ranges(model.network)
-        ranges(result.features, result.lengths)
+        ranges.observe(result.features, result.lengths)
         ratios = [ranges.largest[layer] / real[layer] for layer in real if real[layer] > 0]
         cells.append(" ".join(f"{q:4.2f}" for q in np.quantile(ratios, (0.1, 0.5, 0.9))))
     else:
