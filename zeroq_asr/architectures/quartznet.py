@@ -33,8 +33,8 @@ _ACTIVATIONS: dict[str, type[nn.Module]] = {
     "gelu": nn.GELU,
     "identity": nn.Identity,
 }
-#: more blocks or repeats than this is a damaged configuration, not a model
-_MAX_LAYERS = 1000
+#: more blocks, repeats or channels than this is a damaged configuration, not a model
+_MAX_LAYERS, _MAX_CHANNELS = 1000, 65536
 
 
 def mask_frames(x: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
@@ -132,13 +132,8 @@ class SqueezeExcite(nn.Module):
     def __init__(self, channels: int, reduction_ratio: int, activation: str) -> None:
         super().__init__()
         squeezed = channels // reduction_ratio
-        self.fc = nn.ModuleList(
-            [
-                nn.Linear(channels, squeezed, bias=False),
-                _ACTIVATIONS[activation](),
-                nn.Linear(squeezed, channels, bias=False),
-            ]
-        )
+        squeeze, excite = nn.Linear(channels, squeezed, bias=False), nn.Linear(squeezed, channels, bias=False)
+        self.fc = nn.ModuleList([squeeze, _ACTIVATIONS[activation](), excite])
 
     def forward(self, x: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return ``x`` [B, C, T], gated and zero past its lengths, and ``lengths`` as they are."""
@@ -157,10 +152,10 @@ class ConvBlock(nn.Module):
     """One block: repeated convolutions, a residual, an activation."""
 
     def __init__(self, channels: int, layer: Mapping[str, Any], options: Mapping[str, Any]) -> None:
-        """Build a block of ``channels`` inputs from its ``layer`` entry.
+        """Build a block of ``channels`` inputs from its ``layer`` entry and the encoder's ``options``.
 
-        ``options`` hold what the encoder shares: activation, normalization, norm_groups,
-        conv_mask, residual_mode and ``panes``, the channels of each dense residual branch.
+        Those are activation, normalization, norm_groups, conv_mask, residual_mode, and panes, the
+        channels of each dense residual branch.
         """
         super().__init__()
         self.options = dict(options)
@@ -171,6 +166,8 @@ class ConvBlock(nn.Module):
             raise ConfigError("encoder", "a convolution has both a stride and a dilation above 1")
         if not 1 <= repeat <= _MAX_LAYERS:
             raise ConfigError("encoder", f"repeat = {repeat} is out of range")
+        if not 1 <= filters <= _MAX_CHANNELS:
+            raise ConfigError("encoder", f"filters = {filters} is out of range")
         padding = _padding(kernel, dilation, layer.get("future_context", -1))
         layers: list[nn.Module] = []
         for index in range(repeat):
@@ -236,10 +233,9 @@ class ConvBlock(nn.Module):
     def forward(
         self, inputs: list[torch.Tensor], lengths: torch.Tensor
     ) -> tuple[list[torch.Tensor], torch.Tensor]:
-        """Return the block inputs of the next block, its own output [B, C, S] last, and lengths [B].
+        """Return what the next block takes: its inputs, this block's output [B, C, S] last, and lengths [B].
 
-        ``inputs`` are the outputs [B, C, T] of the blocks that dense residuals start from, the
-        block's own input last.
+        ``inputs`` [B, C, T] are what dense residuals start from, the block's own input last.
         """
         out, out_lengths = _apply(self.mconv, inputs[-1], lengths)
         if self.res is not None:

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import math
 import os
 import re
-import warnings
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -37,15 +37,15 @@ _SIZE_ARITHMETIC = re.compile(
     r"_operator\.(add|sub|mul|floordiv|truediv|mod|neg|getitem|eq|ne|lt|le|gt|ge|and_|or_|not_)"
     r"|torch\.sym_(max|min|int|float|not|ite)|math\.(ceil|floor|trunc)"
 )
-#: A size as torch prints it: constructors of sums, products, powers of a symbol, torch's size
-#: functions and comparisons.  No dots, no other names, no quotes but around a symbol.
-_SIZE_SYMBOL = r"(?:Symbol\('[su]\d+'(?:, \w+=(?:True|False))*\)|[su]\d+(?!\w))"
+#: A size as torch writes it: constructors of sums, products, powers of a symbol, torch's size
+#: functions and comparisons.  No dots, no operators, no other names, quotes around symbols only.
+_SIZE_SYMBOL = r"Symbol\('[su]\d+'(?:, \w+=(?:True|False))*\)"
 _EXPRESSION = re.compile(
     rf"(?:{_SIZE_SYMBOL}|Pow\({_SIZE_SYMBOL}, Integer\(-?\d\)\)"
     r"|(?:Add|Mul|Integer|Rational|Max|Min|Mod|PythonMod|FloorDiv|CeilDiv|CleanDiv|ModularIndexing"
-    r"|Equality|Unequality|StrictLessThan|LessThan|StrictGreaterThan|GreaterThan|And|Or|Not|Eq|Ne"
-    r"|IntTrueDiv|ToFloat|TruncToInt|FloorToInt|CeilToInt|Identity|true|false|True|False)(?!\w)"
-    r"|\d{1,19}(?!\w)|\*(?!\*)|[-+(),<>=!&|~ %/])*"
+    r"|Equality|Unequality|StrictLessThan|LessThan|StrictGreaterThan|GreaterThan|And|Or|Not"
+    r"|IntTrueDiv|ToFloat|TruncToInt|FloorToInt|CeilToInt|Identity|true|false)(?!\w)"
+    r"|\d{1,19}(?!\w)|[-(), ])*"
 )
 _SYMBOL = re.compile(r"[su]\d+")
 _CONTAINERS = (None, "builtins.tuple", "builtins.list", "builtins.dict")
@@ -65,22 +65,24 @@ def load_program(path: str | os.PathLike[str], data: bytes, mels: int, classes: 
     operators and its tensors.
     """
     safe = _rebuild(path, data)
+    # It logs a traceback before it raises, which the error below replaces.
+    log = logging.getLogger("torch.export")
+    level = log.level
+    log.setLevel(logging.CRITICAL)
     try:
-        with warnings.catch_warnings():
-            # torch warns of its own deprecated calls; nothing a caller could act on
-            warnings.simplefilter("ignore")
-            program = torch.export.load(io.BytesIO(safe))
+        program = torch.export.load(io.BytesIO(safe))
     # the loader raises whatever its parsers meet in a damaged graph: no narrower class covers it
     except Exception as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise CheckpointError(
             path, f"is no readable exported program ({reason})", "export it again"
         ) from None
+    finally:
+        log.setLevel(level)
     _check_inputs(path, program, mels)
     _check_inference(path, program)
     require_finite(path, program.state_dict)
-    module = program.module()
-    network = freeze(module)
+    network = freeze(program.module())
     return network, _check_outputs(path, network, mels, classes)
 
 

@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+import gzip
+import io
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from zeroq_asr.checkpoints.archive import read_tar
+from zeroq_asr.errors import CheckpointError
+
+Put = Callable[[bytes], Path]
+
+
+def tar_of(*members: tuple[tarfile.TarInfo, bytes]) -> bytes:
+    raw = io.BytesIO()
+    with tarfile.open(fileobj=raw, mode="w") as archive:
+        for info, data in members:
+            archive.addfile(info, io.BytesIO(data))
+    return raw.getvalue()
+
+
+def file_of(name: str, data: bytes = b"data", **fields: object) -> tuple[tarfile.TarInfo, bytes]:
+    info = tarfile.TarInfo(name)
+    info.size = len(data)
+    for field, value in fields.items():
+        setattr(info, field, value)
+    return info, data
+
+
+@pytest.fixture
+def put(tmp_path: Path) -> Put:
+    def write(data: bytes) -> Path:
+        path = tmp_path / "archive.nemo"
+        path.write_bytes(data)
+        return path
+
+    return write
+
+
+@pytest.mark.parametrize("compress", [bytes, gzip.compress])
+def test_reads_files_with_and_without_dot(put: Put, compress: Callable[[bytes], bytes]) -> None:
+    folder = tarfile.TarInfo("./")
+    folder.type = tarfile.DIRTYPE
+    data = tar_of((folder, b""), file_of("./a.yaml", b"one"), file_of("b/c.ckpt", b""))
+    assert read_tar(put(compress(data))) == {"a.yaml": b"one", "b/c.ckpt": b""}
+
+
+@pytest.mark.parametrize(
+    "name", ["/etc/passwd", "../outside", "a/../../outside", "./../outside", "..\\outside"]
+)
+def test_refuses_names_that_lead_outside(put: Put, name: str) -> None:
+    with pytest.raises(CheckpointError, match="outside"):
+        read_tar(put(tar_of(file_of(name))))
+
+
+@pytest.mark.parametrize(
+    "kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE]
+)
+def test_refuses_links_and_devices(put: Put, kind: bytes) -> None:
+    with pytest.raises(CheckpointError, match="neither a file nor a folder"):
+        read_tar(put(tar_of(file_of("model_config.yaml", b"", type=kind, linkname="/etc/passwd"))))
+
+
+def test_refuses_the_same_name_twice(put: Put) -> None:
+    with pytest.raises(CheckpointError, match="twice"):
+        read_tar(put(tar_of(file_of("a"), file_of("./a"))))
+
+
+def test_limits_hold(put: Put) -> None:
+    path = put(tar_of(*(file_of(f"f{i}", bytes(1000)) for i in range(5))))
+    assert len(read_tar(path)) == 5
+    with pytest.raises(CheckpointError, match="more than 4 members"):
+        read_tar(path, max_members=4)
+    with pytest.raises(CheckpointError, match="f0 is larger"):
+        read_tar(path, max_member=999)
+    with pytest.raises(CheckpointError, match="more bytes than the limit"):
+        read_tar(path, max_total=3000)
+
+
+def test_a_bomb_stops_at_the_limit(put: Put) -> None:
+    bomb = gzip.compress(tar_of(file_of("zeros", bytes(50_000_000))))
+    assert len(bomb) < 100_000
+    with pytest.raises(CheckpointError, match="more bytes than the limit"):
+        read_tar(put(bomb), max_total=1_000_000)
+
+
+def test_a_header_cannot_promise_more_than_the_file_holds(put: Put) -> None:
+    info = tarfile.TarInfo("huge")
+    info.size = 2**33
+    with pytest.raises(CheckpointError, match="huge is larger"):
+        read_tar(put(info.tobuf()))
+
+
+@pytest.mark.parametrize("compress", [bytes, gzip.compress])
+def test_truncated_at_any_point(put: Put, compress: Callable[[bytes], bytes]) -> None:
+    data = compress(tar_of(file_of("a", bytes(range(256)) * 8), file_of("b", bytes(3000))))
+    whole = read_tar(put(data))
+    for end in (5, 100, 300, 600, 1500, 2600, 3000, len(data) // 2):
+        if end >= len(data):
+            continue
+        try:
+            files = read_tar(put(data[:end]))
+        except CheckpointError:
+            continue
+        # cut between two members: what is there is whole
+        assert files.items() <= whole.items()
+
+
+@pytest.mark.parametrize("data", [b"", b"\x1f\x8b", b"\x1f\x8bnot gzip", b"x" * 2000])
+def test_refuses_what_is_no_archive(put: Put, data: bytes) -> None:
+    with pytest.raises(CheckpointError):
+        read_tar(put(data))

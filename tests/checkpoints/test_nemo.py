@@ -1,0 +1,267 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from zeroq_asr.checkpoints import load_checkpoint
+from zeroq_asr.checkpoints.nemo import check_filterbank, parse_config
+from zeroq_asr.errors import CheckpointError
+from zeroq_asr.frontend import FrontendConfig, mel_filterbank
+
+Config = dict[str, Any]
+State = dict[str, torch.Tensor]
+Write = Callable[..., Path]
+WEIGHT = "encoder.encoder.0.mconv.0.conv.weight"
+
+
+@pytest.mark.parametrize("options", [{}, {"prefix": ""}, {"zipped": True}, {"name": "renamed.bin"}])
+def test_reads_an_archive(
+    write_nemo: Write, conv_config: Config, conv_state: State, options: dict[str, Any]
+) -> None:
+    model = load_checkpoint(write_nemo(conv_config, conv_state, **options))
+    assert model.name == options.get("name", "small.nemo").split(".")[0]
+    assert model.architecture == "conv_ctc"
+    assert model.subsampling_factor == 2
+    assert model.frontend == FrontendConfig(features=16, n_fft=512)
+    assert model.tokenizer.kind == "characters"
+    assert model.tokenizer.blank_id == 28
+    assert not model.network.training
+    assert not any(p.requires_grad for p in model.network.parameters())
+    assert all(p.dtype == torch.float32 and p.device.type == "cpu" for p in model.network.parameters())
+    for name, tensor in model.network.state_dict().items():
+        torch.testing.assert_close(tensor, conv_state[name], atol=0, rtol=0)
+    logits, lengths = model.network(*model.example_input())
+    assert logits.shape == (2, 32, 29)
+    assert lengths.tolist() == [32, 24]
+
+
+def test_half_precision_becomes_float32(write_nemo: Write, conv_config: Config, conv_state: State) -> None:
+    half = {k: v.half() if v.is_floating_point() else v for k, v in conv_state.items()}
+    half["decoder.decoder_layers.0.bias"] = conv_state["decoder.decoder_layers.0.bias"].bfloat16()
+    network = load_checkpoint(write_nemo(conv_config, half)).network
+    assert {t.dtype for t in network.parameters()} == {torch.float32}
+
+
+def test_old_checkpoints_have_no_step_counters(
+    write_nemo: Write, conv_config: Config, conv_state: State
+) -> None:
+    old = {k: v for k, v in conv_state.items() if not k.endswith("num_batches_tracked")}
+    load_checkpoint(write_nemo(conv_config, old))
+
+
+def broken(state: State, change: str) -> tuple[State, str]:
+    """Return a damaged copy of ``state`` and what the error must name."""
+    state = dict(state)
+    match change:
+        case "missing":
+            del state[WEIGHT]
+            return state, f"1 weights are missing: {WEIGHT}"
+        case "surplus":
+            state["encoder.encoder.9.mconv.0.conv.weight"] = torch.zeros(1)
+            return state, "1 weights are surplus: encoder.encoder.9"
+        case "shape":
+            state[WEIGHT] = torch.zeros(16, 1, 7)
+            return state, rf"wrong shape: {WEIGHT} \[16, 1, 7\] instead of \[16, 1, 5\]"
+        case "integers":
+            state[WEIGHT] = torch.zeros(16, 1, 5, dtype=torch.int8)
+            return state, f"wrong type: {WEIGHT} torch.int8"
+        case "complex":
+            state[WEIGHT] = torch.zeros(16, 1, 5, dtype=torch.complex64)
+            return state, "wrong type"
+        case "sparse":
+            state[WEIGHT] = torch.zeros(16, 1, 5).to_sparse()
+            return state, "not dense"
+        case "nan":
+            state[WEIGHT] = torch.full((16, 1, 5), torch.nan)
+            return state, f"NaN or infinity: {WEIGHT}"
+        case "overflow":
+            state[WEIGHT] = torch.full((16, 1, 5), 1e300, dtype=torch.float64)
+            return state, f"NaN or infinity: {WEIGHT}"
+        case "variance":
+            state["encoder.encoder.0.mconv.2.running_var"] = torch.full((8,), -1.0)
+            return state, "variances are negative: encoder.encoder.0.mconv.2.running_var"
+    raise AssertionError(change)
+
+
+@pytest.mark.parametrize(
+    "change", ["missing", "surplus", "shape", "integers", "complex", "sparse", "nan", "overflow", "variance"]
+)
+def test_weights_that_do_not_fit_are_named(
+    write_nemo: Write, conv_config: Config, conv_state: State, change: str
+) -> None:
+    state, message = broken(conv_state, change)
+    path = write_nemo(conv_config, state)
+    with pytest.raises(CheckpointError, match=message) as caught:
+        load_checkpoint(path)
+    assert caught.value.where == str(path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("state", [[torch.zeros(1)], {"a": [1]}, {}, {1: torch.zeros(1)}, "text"])
+def test_what_is_no_state_dict_is_refused(write_nemo: Write, conv_config: Config, state: object) -> None:
+    with pytest.raises(CheckpointError, match="state dict"):
+        load_checkpoint(write_nemo(conv_config, state))
+
+
+@pytest.mark.parametrize("text", [b"encoder: [", b"\xff\xfe\x00", b"just text", b"- a\n- b", b"[" * 5000])
+def test_what_is_no_yaml_mapping_is_refused(write_nemo: Write, conv_state: State, text: bytes) -> None:
+    with pytest.raises(CheckpointError, match="model configuration") as caught:
+        load_checkpoint(write_nemo(text, conv_state))
+    assert "\n" not in str(caught.value)
+
+
+def test_yaml_cannot_build_objects(write_nemo: Write, conv_state: State, tmp_path: Path) -> None:
+    marker = tmp_path / "ran"
+    text = f"encoder: !!python/object/apply:os.system ['touch {marker}']".encode()
+    with pytest.raises(CheckpointError, match="not YAML"):
+        load_checkpoint(write_nemo(text, conv_state))
+    assert not marker.exists()
+
+
+CHANGES: dict[str, tuple[Callable[[Config], object], str]] = {
+    "no encoder": (lambda c: c.pop("encoder"), "no encoder section"),
+    "no preprocessor": (lambda c: c.pop("preprocessor"), "no preprocessor section"),
+    "conformer": (
+        lambda c: c["encoder"].update(_target_="nemo.collections.asr.modules.ConformerEncoder"),
+        "ConformerEncoder with ConvASRDecoder is not supported; supported: ConvASREncoder",
+    ),
+    "parallel": (
+        lambda c: c["encoder"].update(_target_="nemo.collections.asr.modules.ParallelConvASREncoder"),
+        "ParallelConvASREncoder with ConvASRDecoder is not supported",
+    ),
+    "unnamed": (lambda c: c["encoder"].pop("_target_"), "an unnamed class"),
+    "mfcc": (
+        lambda c: c["preprocessor"].update(_target_="nemo.AudioToMFCCPreprocessor"),
+        "AudioToMFCCPreprocessor is not supported",
+    ),
+    "unknown option": (
+        lambda c: c["preprocessor"].update(loudness=1),
+        "unknown preprocessor options: loudness",
+    ),
+    "bad option": (lambda c: c["preprocessor"].update(n_fft="many"), "n_fft must be int"),
+    "mels": (lambda c: c["encoder"].update(feat_in=17), "feat_in is 17, the preprocessor makes 16"),
+    "classes": (lambda c: c["decoder"].update(num_classes=30), "30 classes, the tokenizer 28"),
+    "vocabulary": (lambda c: c["decoder"].pop("vocabulary"), "token list is empty"),
+    "activation": (lambda c: c["encoder"].update(activation="mish"), "unknown activation 'mish'"),
+    "reference": (lambda c: c["encoder"].update(feat_in="${a.b}"), "'a.b', which is missing"),
+    "loop": (lambda c: c.update(labels="${labels}"), "refers to itself"),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_configurations_that_do_not_fit_say_why(
+    write_nemo: Write, conv_config: Config, conv_state: State, name: str
+) -> None:
+    change, message = CHANGES[name]
+    change(conv_config)
+    with pytest.raises(CheckpointError, match=message):
+        load_checkpoint(write_nemo(conv_config, conv_state))
+
+
+def test_other_layouts_of_the_configuration(conv_config: Config) -> None:
+    plain = parse_config("x", yaml.safe_dump(conv_config).encode(), lambda name: None)
+    layers = conv_config["encoder"]["jasper"]
+    old = {
+        "sample": {"mels": 16},
+        "labels": conv_config["decoder"].pop("vocabulary"),
+        "preprocessor": {
+            "cls": conv_config["preprocessor"].pop("_target_"),
+            "params": conv_config["preprocessor"],
+        },
+        "encoder": {**conv_config["encoder"], "feat_in": "${model.sample.mels}", "jasper": layers},
+        "decoder": conv_config["decoder"],
+    }
+    parsed = parse_config("x", yaml.safe_dump({"model": old, "trainer": {}}).encode(), lambda name: None)
+    assert parsed.frontend == plain.frontend
+    assert parsed.tokenizer == plain.tokenizer
+    assert parsed.config["encoder"] == plain.config["encoder"]
+
+
+def test_windows_in_samples_and_no_normalisation(conv_config: Config) -> None:
+    del conv_config["preprocessor"]["window_size"]
+    conv_config["preprocessor"] |= {"n_window_size": 400, "n_window_stride": 200, "normalize": "NA"}
+    frontend = parse_config("x", yaml.safe_dump(conv_config).encode(), lambda name: None).frontend
+    assert (frontend.window_length, frontend.hop_length, frontend.normalize) == (400, 200, None)
+
+
+@pytest.mark.parametrize("kind", ["model", "vocabulary", "wordpiece"])
+def test_pieces(write_nemo: Write, conv_config: Config, conv_state: State, kind: str) -> None:
+    pieces = [f"▁w{i}" for i in range(28)]
+    conv_config["decoder"] |= {"vocabulary": pieces, "num_classes": -1}
+    conv_config["tokenizer"] = {"type": "bpe", "model_path": "nemo:abc_tokenizer.model"}
+    files = {}
+    if kind == "model":
+        files = {"abc_tokenizer.model": serialized_pieces(pieces)}
+        del conv_config["decoder"]["vocabulary"]
+    elif kind == "wordpiece":
+        conv_config["tokenizer"]["type"] = "wpe"
+    tokenizer = load_checkpoint(write_nemo(conv_config, conv_state, files)).tokenizer
+    assert tokenizer.kind == ("wordpiece" if kind == "wordpiece" else "sentencepiece")
+    assert tokenizer.tokens == tuple(pieces)
+
+
+def test_a_damaged_tokenizer_is_refused(write_nemo: Write, conv_config: Config, conv_state: State) -> None:
+    conv_config["tokenizer"] = {"type": "bpe", "model_path": "nemo:t.model"}
+    with pytest.raises(CheckpointError, match="SentencePiece"):
+        load_checkpoint(write_nemo(conv_config, conv_state, {"t.model": b"damaged"}))
+    conv_config["decoder"]["vocabulary"] = None
+    with pytest.raises(CheckpointError, match=r"t\.model is missing"):
+        load_checkpoint(write_nemo(conv_config, conv_state))
+
+
+def test_an_archive_without_weights_is_refused(tmp_path: Path) -> None:
+    import tarfile
+
+    path = tmp_path / "half.nemo"
+    with tarfile.open(path, "w") as archive:
+        archive.addfile(tarfile.TarInfo("model_config.yaml"))
+    with pytest.raises(CheckpointError, match=r"holds no model_weights\.ckpt"):
+        load_checkpoint(path)
+
+
+def test_mel_filters_must_be_ours() -> None:
+    config = FrontendConfig(features=16)
+    filters = torch.from_numpy(mel_filterbank(config))[None]
+    check_filterbank("x", config, {"preprocessor.featurizer.fb": filters})
+    with pytest.raises(CheckpointError, match=r"off by 0\.01"):
+        check_filterbank("x", config, {"preprocessor.featurizer.fb": filters + 0.01})
+    for wrong in (filters[:, :, :-1], filters[:, :-1], torch.zeros(())):
+        with pytest.raises(CheckpointError, match="frontend differs"):
+            check_filterbank("x", config, {"preprocessor.featurizer.fb": wrong})
+
+
+def test_a_configuration_of_its_own_needs_no_other(
+    write_nemo: Write, conv_config: Config, conv_state: State
+) -> None:
+    with pytest.raises(CheckpointError, match="leave --config out"):
+        load_checkpoint(write_nemo(conv_config, conv_state), config="other.yaml")
+
+
+@pytest.mark.parametrize("name", ["conformer_ctc_bpe_tiny", "fastconformer_ctc_tiny"])
+def test_real_surroundings_of_other_models(name: str, test_data: Path, tmp_path: Path) -> None:
+    """Frontend and tokenizer are read whatever the network, for exported programs."""
+    import tarfile
+
+    from zeroq_asr.checkpoints.nemo import read_surroundings
+
+    with tarfile.open(test_data / "models" / f"{name}.nemo") as archive:
+        archive.extractall(tmp_path, filter="data")
+    frontend, tokenizer = read_surroundings(tmp_path / "model_config.yaml")
+    assert frontend.features == 80
+    assert tokenizer.kind == ("sentencepiece" if "bpe" in name else "characters")
+    assert len(tokenizer.tokens) == (128 if "bpe" in name else 28)
+
+
+def serialized_pieces(pieces: list[str]) -> bytes:
+    """Return a SentencePiece model of exactly ``pieces``."""
+    from sentencepiece import sentencepiece_model_pb2 as schema
+
+    model = schema.ModelProto()
+    for number, piece in enumerate(pieces):
+        model.pieces.add(piece=piece, score=-number, type=2 if number == 0 else 1)
+    return model.SerializeToString()
