@@ -137,7 +137,8 @@ class NumpyBackend:
 
     def quantize(self, v: Array, *, scale: float, zero_point: int, lo: int, hi: int) -> Array:
         """float32 division, half-even, saturation."""
-        quotient = np.rint(v.astype(np.float32) / np.float32(scale))
+        with np.errstate(over="ignore"):  # a quotient beyond float32 saturates like any large one
+            quotient = np.rint(v.astype(np.float32) / np.float32(scale))
         return np.clip(quotient + zero_point, lo, hi).astype(np.uint8)
 
 

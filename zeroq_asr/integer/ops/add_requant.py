@@ -39,7 +39,11 @@ def _exact_if(i: Any, *xs: Any) -> list[Condition]:
     a = i.attrs
     reach = significant(a["m"], a["c"])
     return [
-        Condition("the output is unsigned and at most 8 bits", U8.holds(a["lo"], a["hi"]), a["type"]),
+        Condition(
+            "the output is unsigned and at most 8 bits",
+            a["type"] == U8.name and U8.holds(a["lo"], a["hi"]),
+            a["type"],
+        ),
         Condition("255·(Σm + 2^c) ≤ 2^24", reach <= 1 << 24, f"{reach}"),
     ]
 

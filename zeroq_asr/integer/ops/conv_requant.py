@@ -59,7 +59,11 @@ def _exact_if(i: Any, x: Any, w: Any, bias: Any, m: Any) -> list[Condition]:
     a = i.attrs
     largest = int(np.abs(m.exact).max())
     return [
-        Condition("the output is unsigned and at most 8 bits", U8.holds(a["lo"], a["hi"]), a["type"]),
+        Condition(
+            "the output is unsigned and at most 8 bits",
+            a["type"] == U8.name and U8.holds(a["lo"], a["hi"]),
+            a["type"],
+        ),
         Condition("acc·m/2^c has at most 24 significant bits below saturation: c ≤ 16", a["c"] <= MAX_SHIFT),
         Condition("multipliers are exact in float32: m < 2^24", 0 < largest < 1 << 24, f"m ≤ {largest}"),
     ]

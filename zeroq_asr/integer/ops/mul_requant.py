@@ -30,7 +30,11 @@ def mul_requant(
 
 def _exact_if(i: Any, a: Any, b: Any) -> list[Condition]:
     return [
-        Condition("the output is unsigned and at most 8 bits", U8.holds(i.attrs["lo"], i.attrs["hi"])),
+        Condition(
+            "the output is unsigned and at most 8 bits",
+            i.attrs["type"] == U8.name and U8.holds(i.attrs["lo"], i.attrs["hi"]),
+            i.attrs["type"],
+        ),
         Condition("p·m/2^c + z has at most 24 significant bits below saturation: c ≤ 15", i.attrs["c"] <= 15),
         Condition("the multiplier is exact in float32: m < 2^24", i.attrs["m"] < 1 << 24),
     ]

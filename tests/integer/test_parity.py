@@ -1,0 +1,191 @@
+"""Every operator gives the same integers in every interpreter."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from onnx import TensorProto, helper
+
+from zeroq_asr.integer.backends.interval import Interval, IntervalBackend
+from zeroq_asr.integer.backends.numpy import NumpyBackend
+from zeroq_asr.integer.backends.onnx_fused import OnnxFusedBackend
+from zeroq_asr.integer.backends.onnx_strict import OnnxStrictBackend, Sym
+from zeroq_asr.integer.backends.torch import TorchBackend
+from zeroq_asr.integer.ops import OPS
+from zeroq_asr.integer.program import Instruction
+from zeroq_asr.integer.types import BOOL, I32, I64, U8
+
+from .parity import CASES, MAX_FRAMES, Arrays, Case, all_cases
+
+ALL = all_cases()
+#: (optimised, threads) of the ONNX Runtime sessions
+SESSIONS = [(True, 1), (True, 2), (False, 1)]
+FLOATS = {TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16}
+
+
+def instruction_of(case: Case) -> Instruction:
+    return Instruction(case.op, "out", case.order, case.attrs, "layer")
+
+
+def interval_of(case: Case, name: str, array: np.ndarray) -> Interval:
+    """What the proof may assume of an input."""
+    if array.dtype == np.float32:
+        return Interval.of(0, 0, I32)
+    kind = {"uint8": U8, "int32": I32, "bool": BOOL, "int64": I64}[array.dtype.name]
+    default = (1, MAX_FRAMES) if kind is I64 else (kind.lo, kind.hi)
+    return Interval.of(*case.bounds.get(name, default), kind)
+
+
+def run_arrays(case: Case, backend: Any, inputs: Arrays) -> np.ndarray:
+    """Run the definition over numpy or torch."""
+    env = {name: backend.constant(name, array) for name, array in case.constants.items()}
+    for name, array in inputs.items():
+        env[name] = torch.from_numpy(array) if isinstance(backend, TorchBackend) else array
+    result = OPS[case.op].define(backend, *(env[name] for name in case.order), **case.attrs)
+    return result.numpy() if isinstance(result, torch.Tensor) else result
+
+
+def build(case: Case, backend: OnnxStrictBackend) -> onnx.ModelProto:
+    """Spell the instruction as an ONNX model with free batch and time axes."""
+    env = {name: backend.constant(name, array) for name, array in case.constants.items()}
+    example = case.inputs[0]
+    graph_inputs = []
+    for name, array in example.items():
+        env[name] = backend.input(name, interval_of(case, name, array))
+        kind = helper.np_dtype_to_tensor_dtype(array.dtype)
+        graph_inputs.append(helper.make_tensor_value_info(name, kind, [None] * array.ndim))
+    result: Sym = backend.instruction(instruction_of(case), [env[name] for name in case.order])
+    nodes = list(backend.nodes)
+    if result.name in example:
+        nodes.append(helper.make_node("Identity", [result.name], ["out"]))
+    else:
+        assert result.name == "out"
+    expected = run_arrays(case, NumpyBackend(), example)
+    kind = helper.np_dtype_to_tensor_dtype(expected.dtype)
+    graph_output = helper.make_tensor_value_info("out", kind, [None] * expected.ndim)
+    graph = helper.make_graph(
+        nodes, "case", graph_inputs, [graph_output], list(backend.initializers.values())
+    )
+    opsets = [helper.make_opsetid("", 20), helper.make_opsetid("com.microsoft", 1)]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=9)
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+def session_of(model: onnx.ModelProto, optimised: bool, threads: int) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = threads
+    levels = onnxruntime.GraphOptimizationLevel
+    options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimised else levels.ORT_DISABLE_ALL
+    return onnxruntime.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+
+
+def assert_model_agrees(case: Case, model: onnx.ModelProto, expected: list[np.ndarray]) -> None:
+    for optimised, threads in SESSIONS:
+        session = session_of(model, optimised, threads)
+        for inputs, wanted in zip(case.inputs, expected, strict=True):
+            found = session.run(["out"], inputs)[0]
+            assert found.dtype == wanted.dtype
+            np.testing.assert_array_equal(found, wanted, err_msg=f"optimised={optimised} threads={threads}")
+
+
+def reference(case: Case) -> list[np.ndarray]:
+    return [run_arrays(case, NumpyBackend(), inputs) for inputs in case.inputs]
+
+
+def test_every_operator_has_a_case() -> None:
+    missing = sorted(set(OPS) - set(CASES))
+    assert not missing, f"add @cases functions to tests/integer/parity.py for {missing}"
+    assert not set(CASES) - set(OPS), "cases of operators that are gone"
+    assert all(list(CASES[op]()) for op in OPS)
+
+
+def test_case_names_are_unique() -> None:
+    names = [case.id for case in ALL]
+    assert len(names) == len(set(names))
+
+
+@pytest.mark.parametrize("case", ALL, ids=lambda case: case.id)
+def test_torch_equals_numpy(case: Case) -> None:
+    for inputs, wanted in zip(case.inputs, reference(case), strict=True):
+        with torch.inference_mode():
+            found = run_arrays(case, TorchBackend(), inputs)
+        assert found.dtype == wanted.dtype
+        np.testing.assert_array_equal(found, wanted)
+
+
+@pytest.mark.parametrize("case", ALL, ids=lambda case: case.id)
+def test_results_lie_in_the_proven_interval(case: Case) -> None:
+    proof = IntervalBackend()
+    env: dict[str, Any] = {name: proof.constant(name, array) for name, array in case.constants.items()}
+    env |= {name: interval_of(case, name, array) for name, array in case.inputs[0].items()}
+    bounds = OPS[case.op].define(proof, *(env[name] for name in case.order), **case.attrs)
+    for wanted in reference(case):
+        assert bounds.type.name == wanted.dtype.name
+        assert (wanted >= bounds.lo).all()
+        assert (wanted <= bounds.hi).all()
+
+
+@pytest.mark.parametrize("case", ALL, ids=lambda case: case.id)
+def test_strict_equals_numpy(case: Case) -> None:
+    backend = OnnxStrictBackend()
+    model = build(case, backend)
+    assert backend.spellings == {case.op: {"primitives": 1}}
+    assert_integer_only(model, way_in=case.op == "quantize_input")
+    assert_model_agrees(case, model, reference(case))
+
+
+def assert_integer_only(model: onnx.ModelProto, way_in: bool) -> None:
+    """No tensor is a float, but the quantizer's own input and scale."""
+    inferred = onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True)
+    floats = {t.name for t in model.graph.initializer if t.data_type in FLOATS}
+    for value in [*inferred.graph.input, *inferred.graph.value_info, *inferred.graph.output]:
+        if value.type.tensor_type.elem_type in FLOATS:
+            floats.add(value.name)
+    allowed = {"x", "out/scale"} if way_in else set()
+    assert floats == allowed
+    assert all(node.domain == "" for node in model.graph.node)
+
+
+def fits(case: Case, target: str) -> bool:
+    """Whether the case's weights are exact on the target whatever the CPU."""
+    weight = case.constants.get("w")
+    return target == "x86-any" or weight is None or int(np.abs(weight.astype(int)).max()) <= 64
+
+
+@pytest.mark.parametrize("target", ["x86-any", "x86-fast"])
+@pytest.mark.parametrize("case", ALL, ids=lambda case: case.id)
+def test_fused_equals_numpy(case: Case, target: str) -> None:
+    if not fits(case, target):
+        # signed 8-bit weights saturate on some CPUs and are exact on others: nothing to assert
+        return
+    if target != "x86-any" and "w" not in case.constants:
+        return  # the target changes nothing but weights
+    backend = OnnxFusedBackend(target)
+    model = build(case, backend)
+    spelled = backend.spellings[case.op]
+    assert spelled == {case.kernel: 1}
+    if "w" in case.constants:
+        stored = next(t for t in model.graph.initializer if t.name == "w")
+        assert stored.data_type == (TensorProto.UINT8 if target == "x86-any" else TensorProto.INT8)
+    assert_model_agrees(case, model, reference(case))
+
+
+@pytest.mark.parametrize("case", [c for c in ALL if OPS[c.op].fused], ids=lambda case: case.id)
+def test_conditions_are_reported_for_kernels_only(case: Case) -> None:
+    backend = OnnxFusedBackend()
+    build(case, backend)
+    (spelling,) = backend.spellings[case.op]
+    if spelling == "primitives":
+        assert backend.conditions == {}
+    else:
+        assert backend.conditions[spelling]
+        assert all(condition.holds for condition in backend.conditions[spelling].values())
