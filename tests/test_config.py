@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+
+import pytest
+
+from zeroq_asr.config import CalibrationSpec, QuantSpec, SynthesisSpec
+from zeroq_asr.errors import ConfigError
+
+SPECS = [
+    QuantSpec(),
+    QuantSpec(weight_bits=4, activation_bits=6, logit_bits=8, target="arm", max_seconds=12.5),
+    SynthesisSpec.preset("paper"),
+    SynthesisSpec.preset("default", seed=7),
+    SynthesisSpec.preset("fast"),
+    CalibrationSpec(source="features.npz", method="percentile", percentile=99.0, limit=3),
+]
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_json_round_trip(spec) -> None:
+    data = json.loads(json.dumps(spec.to_dict()))
+    assert type(spec).from_dict(data) == spec
+    with pytest.raises(ConfigError, match="colour"):
+        type(spec).from_dict({**data, "colour": 1})
+    with pytest.raises(ConfigError, match="expected an object"):
+        type(spec).from_dict([1])
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        spec.seed = 1
+
+
+@pytest.mark.parametrize(
+    ("text", "weight", "activation"),
+    [("8", 8, 8), ("w8a8", 8, 8), ("W4A8", 4, 8), (" 6 ", 6, 6), ("w7a8", 7, 8), ("2", 2, 2)],
+)
+def test_bits_are_parsed(text: str, weight: int, activation: int) -> None:
+    spec = QuantSpec.parse_bits(text, max_seconds=5.0)
+    assert (spec.weight_bits, spec.activation_bits, spec.max_seconds) == (weight, activation, 5.0)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "w", "w8", "a8", "w8a", "88", "8.0", "1", "9", "w4a9", "int8", "-8", "٨"]
+)
+def test_bad_bits_are_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"bits|whole number"):
+        QuantSpec.parse_bits(text)
+
+
+def test_fast_target_needs_seven_bits() -> None:
+    with pytest.raises(ConfigError, match=r"saturate at int16.*w7a8.*x86-any"):
+        QuantSpec(target="x86-fast")
+    assert QuantSpec.parse_bits("w7a8", target="x86-fast").weight_bits == 7
+
+
+@pytest.mark.parametrize(
+    ("cls", "field", "value"),
+    [
+        (QuantSpec, "weight_bits", True),
+        (QuantSpec, "weight_bits", 8.0),
+        (QuantSpec, "activation_bits", 1),
+        (QuantSpec, "logit_bits", 7),
+        (QuantSpec, "target", "gpu"),
+        (QuantSpec, "target", None),
+        (QuantSpec, "max_seconds", 0),
+        (QuantSpec, "max_seconds", math.nan),
+        (QuantSpec, "max_seconds", math.inf),
+        (QuantSpec, "max_seconds", "60"),
+        (SynthesisSpec, "batch", 0),
+        (SynthesisSpec, "frames", "256"),
+        (SynthesisSpec, "iterations", -1),
+        (SynthesisSpec, "learning_rate", 0.0),
+        (SynthesisSpec, "schedule", "step"),
+        (SynthesisSpec, "objective", ""),
+        (SynthesisSpec, "init", "zeros"),
+        (SynthesisSpec, "standardize", 1),
+        (SynthesisSpec, "seed", -1),
+        (SynthesisSpec, "patience", -1),
+        (SynthesisSpec, "min_improvement", 1.0),
+        (CalibrationSpec, "source", " "),
+        (CalibrationSpec, "source", None),
+        (CalibrationSpec, "method", "max"),
+        (CalibrationSpec, "percentile", 50.0),
+        (CalibrationSpec, "percentile", 100.1),
+        (CalibrationSpec, "bins", 8),
+        (CalibrationSpec, "limit", 0),
+    ],
+)
+def test_nonsense_is_refused_by_name(cls, field: str, value) -> None:
+    with pytest.raises(ConfigError, match=field):
+        cls(**{field: value})
+
+
+def test_presets() -> None:
+    paper = SynthesisSpec.preset("paper")
+    assert (paper.batch, paper.frames, paper.iterations, paper.objective) == (8, 500, 200, "kl")
+    assert SynthesisSpec.preset("default") == SynthesisSpec()
+    with pytest.raises(ConfigError, match="paper, default, fast"):
+        SynthesisSpec.preset("slow")
+
+
+@pytest.mark.parametrize(
+    ("source", "kind"),
+    [
+        ("synthetic", "synthetic"),
+        ("noise", "noise"),
+        ("a/b.NPZ", "features"),
+        ("m.jsonl", "audio"),
+        (".", "audio"),
+    ],
+)
+def test_calibration_kind(source: str, kind: str) -> None:
+    assert CalibrationSpec(source=source).kind == kind
