@@ -71,8 +71,8 @@ def build(case: Case, backend: OnnxStrictBackend) -> onnx.ModelProto:
     graph = helper.make_graph(
         nodes, "case", graph_inputs, [graph_output], list(backend.initializers.values())
     )
-    opsets = [helper.make_opsetid("", 20), helper.make_opsetid("com.microsoft", 1)]
-    model = helper.make_model(graph, opset_imports=opsets, ir_version=9)
+    opsets = [helper.make_opsetid("", 18), helper.make_opsetid("com.microsoft", 1)]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=8)
     onnx.checker.check_model(model, full_check=True)
     return model
 

@@ -1,0 +1,153 @@
+"""Random small programs, for properties that must hold of every program."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from zeroq_asr.integer.program import Instruction, Program, ValueInfo
+from zeroq_asr.integer.types import weight_limit
+
+MELS = 4
+MAX_FRAMES = 500
+
+
+@dataclass
+class _Writer:
+    """A program as it grows; ``live`` lists (value, channels) that share one length."""
+
+    generator: np.random.Generator
+    code: list[Instruction] = field(default_factory=list)
+    constants: dict[str, np.ndarray] = field(default_factory=dict)
+    values: dict[str, ValueInfo] = field(default_factory=dict)
+    live: list[tuple[str, int]] = field(default_factory=list)
+    lengths: str = "length"
+    mask: str = ""
+
+    def emit(self, op: str, ins: tuple[str, ...], **attrs: Any) -> str:
+        out = f"v{len(self.code)}"
+        self.code.append(Instruction(op, out, ins, attrs, f"layer.{len(self.code)}"))
+        bounds = attrs.get("lo", 0), attrs.get("hi", 255)
+        self.values[out] = ValueInfo(attrs.get("type", "uint8"), 0.1, attrs.get("zy", 0), *bounds)
+        return out
+
+    def whole(self, low: int, high: int) -> int:
+        return int(self.generator.integers(low, high + 1))
+
+    def pick(self, channels: int | None = None) -> tuple[str, int]:
+        fitting = [v for v in self.live if channels is None or v[1] == channels]
+        return fitting[self.whole(0, len(fitting) - 1)]
+
+    def output_format(self) -> dict[str, Any]:
+        """Half of the time a whole byte, else fewer bits or a fused clamp."""
+        if self.whole(0, 1):
+            return {"zy": self.whole(0, 255), "lo": 0, "hi": 255, "type": "uint8"}
+        lo = self.whole(0, 254)
+        return {"zy": self.whole(0, 255), "lo": lo, "hi": self.whole(lo, 255), "type": "uint8"}
+
+    def conv(self, source: tuple[str, int], out: int, wide: bool = False, **shape: Any) -> str:
+        name, channels = source
+        layout = {"stride": 1, "padding": (0, 0), "dilation": 1, "groups": 1, "kernel": 1, **shape}
+        kernel, limit = layout.pop("kernel"), weight_limit(self.whole(2, 7))
+        weight = self.generator.integers(-limit, limit + 1, (out, channels // layout["groups"], kernel))
+        key = f"k{len(self.code)}"
+        typical = 65536 / (limit * np.sqrt(weight[0].size) * (1 if wide else 30))
+        m = np.maximum(self.generator.uniform(0.1, 4, out) * typical, 1)
+        self.constants[f"{key}.w"] = weight.astype(np.int8)
+        self.constants[f"{key}.b"] = self.generator.integers(-5000, 5001, out).astype(np.int32)
+        self.constants[f"{key}.m"] = m.astype(np.int32)
+        ins = (name, f"{key}.w", f"{key}.b", f"{key}.m")
+        form = {"zy": 0, "lo": -32768, "hi": 32767, "type": "int32"} if wide else self.output_format()
+        c = 12 if wide else self.whole(14, 16)
+        return self.emit("conv_requant", ins, zx=self.whole(0, 255), c=c, saturate=True, **layout, **form)
+
+    # -- one random step each ------------------------------------------------------------------
+
+    def step_conv(self) -> None:
+        source, out = self.pick(), self.whole(1, 5)
+        half, dilation = self.whole(0, 2), self.whole(1, 3)
+        kernel, left = 2 * half + 1, self.whole(0, 2 * half * dilation)
+        shape = {"kernel": kernel, "dilation": dilation, "padding": (left, 2 * half * dilation - left)}
+        if self.whole(0, 1):
+            shape["groups"], out = source[1], source[1]
+        self.live.append((self.conv(source, out, **shape), out))
+
+    def step_stride(self) -> None:
+        source, out, stride = self.pick(), self.whole(1, 5), self.whole(2, 3)
+        value = self.conv(source, out, kernel=3, padding=(1, 1), stride=stride)
+        self.lengths = self.emit("length_step", (self.lengths,), before=-1, divisor=stride, after=1)
+        self.live, self.mask = [(value, out)], ""
+
+    def step_add(self) -> None:
+        first, channels = self.pick()
+        ins = (first, *(self.pick(channels)[0] for _ in range(self.whole(0, 3))))
+        m = tuple(self.whole(1, 9000) for _ in ins)
+        zx = tuple(self.whole(0, 255) for _ in ins)
+        value = self.emit("add_requant", ins, zx=zx, m=m, c=self.whole(12, 14), **self.output_format())
+        self.live.append((value, channels))
+
+    def step_mul(self) -> None:
+        a, channels = self.pick()
+        b, _ = self.pick(channels)
+        attrs = {"za": self.whole(0, 255), "zb": self.whole(0, 255), "m": self.whole(1, 600), "c": 15}
+        self.live.append((self.emit("mul_requant", (a, b), **attrs, **self.output_format()), channels))
+
+    def step_gate(self) -> None:
+        x, channels = self.pick()
+        self.need_mask(x)
+        fraction = self.whole(0, 8)
+        attrs = {"zx": self.whole(0, 255), "fraction": fraction, "m": 1 << (16 - fraction), "c": 16}
+        mean = self.emit("mean_requant", (x, self.mask, self.lengths), **attrs, **self.output_format())
+        gate = self.table(self.conv((mean, channels), channels))
+        attrs = {"za": self.whole(0, 255), "zb": 0, "m": 129, "c": 15}
+        self.live.append((self.emit("mul_requant", (x, gate), **attrs, **self.output_format()), channels))
+
+    def table(self, name: str) -> str:
+        key = f"k{len(self.code)}.t"
+        self.constants[key] = self.generator.integers(0, 256, 256).astype(np.uint8)
+        return self.emit("table", (name, key), function="sigmoid")
+
+    def step_table(self) -> None:
+        name, channels = self.pick()
+        self.live.append((self.table(name), channels))
+
+    def step_mask(self) -> None:
+        name, channels = self.pick()
+        self.need_mask(name)
+        value = self.emit("mask_time", (name, self.mask), zx=self.whole(0, 255))
+        self.live.append((value, channels))
+
+    def step_take(self) -> None:
+        name, channels = self.pick()
+        index = tuple(self.whole(0, channels - 1) for _ in range(self.whole(1, 5)))
+        self.live.append((self.emit("take_channels", (name,), index=index), len(index)))
+
+    def need_mask(self, like: str) -> None:
+        if not self.mask:
+            self.mask = self.emit("time_mask", (like, self.lengths))
+
+
+def random_program(seed: int, steps: int = 8) -> Program:
+    """Return a program of ``steps`` random layers between a quantizer and wide logits."""
+    w = _Writer(np.random.default_rng(seed))
+    zero, hi = w.whole(0, 255), w.whole(100, 255)
+    attrs = {"scale": 0.03125, "zero_point": zero, "lo": 0, "hi": hi}
+    w.live.append((w.emit("quantize_input", ("audio_signal",), **attrs), MELS))
+    options = [getattr(w, name) for name in dir(w) if name.startswith("step_")]
+    for _ in range(steps):
+        options[w.whole(0, len(options) - 1)]()
+    logits = w.emit("transpose", (w.conv(w.live[-1], 3, wide=True),), perm=(0, 2, 1))
+    names = ("audio_signal", "length")
+    return Program(names, (logits, w.lengths), w.code, w.constants, w.values, MELS, MAX_FRAMES)
+
+
+def random_features(seed: int, batch: int = 3, frames: int = 12) -> tuple[np.ndarray, np.ndarray]:
+    """Features [B, M, T], one utterance of which is extreme, and unequal lengths that reach 1."""
+    generator = np.random.default_rng(seed)
+    features = generator.standard_normal((batch, MELS, frames)).astype(np.float32) * np.float32(3)
+    features[-1] = generator.choice(np.array([-100, 100], np.float32), (MELS, frames))
+    lengths = generator.integers(1, frames + 1, batch)
+    lengths[0] = frames
+    return features, lengths

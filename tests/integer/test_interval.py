@@ -1,0 +1,385 @@
+"""The proof: sound on random programs, and it fails where a program could overflow."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from zeroq_asr.errors import ProofError
+from zeroq_asr.integer.backends.interval import Interval, IntervalBackend, length_interval, shift_offset
+from zeroq_asr.integer.backends.numpy import NumpyBackend
+from zeroq_asr.integer.ops.conv_requant import conv_requant
+from zeroq_asr.integer.program import Instruction, Program
+from zeroq_asr.integer.proof import prove
+from zeroq_asr.integer.types import I8, I32, I64, U8
+
+from .programs import MAX_FRAMES, random_features, random_program
+
+SEEDS = st.integers(0, 2**32 - 1)
+
+
+# -- soundness -----------------------------------------------------------------------------------
+
+
+@settings(max_examples=60, deadline=None)
+@given(SEEDS, SEEDS)
+def test_every_value_lies_in_its_proven_interval(seed: int, data: int) -> None:
+    program = random_program(seed)
+    proven: dict[str, Interval] = {}
+    program.run(IntervalBackend(), None, length_interval(MAX_FRAMES), lambda i, v: proven.update({i.out: v}))
+
+    def check(i: Instruction, value: np.ndarray) -> None:
+        bounds = proven[i.out]
+        assert value.dtype.name == bounds.type.name, i
+        assert (value >= bounds.lo).all(), i
+        assert (value <= bounds.hi).all(), i
+
+    program.run(NumpyBackend(), *random_features(data), check)
+
+
+def test_proof_says_where_the_peak_is() -> None:
+    proof = prove(random_program(0))
+    assert 0 < proof.peak <= I32.hi
+    assert proof.headroom_bits >= 0
+    assert proof.peak_at.endswith(")")
+    assert proof.max_frames == MAX_FRAMES
+
+
+PRIMITIVES: dict[str, Any] = {
+    "add": lambda f, a, b: f.add(a, b),
+    "sub": lambda f, a, b: f.sub(a, b),
+    "mul": lambda f, a, b: f.mul(a, b),
+    "add int": lambda f, a, b: f.add(a, -77),
+    "mul int": lambda f, a, b: f.mul(a, -3),
+    "clamp": lambda f, a, b: f.clamp(a, -5, 40),
+    "clamp vectors": lambda f, a, b: f.clamp(a, np.array([-5, 3]), np.array([3, 900])),
+    "shift": lambda f, a, b: f.shift_right(a, 3),
+    "and": lambda f, a, b: f.bit_and(a, 5),
+}
+
+
+@pytest.mark.parametrize("name", PRIMITIVES)
+@given(st.lists(st.integers(-3000, 3000), min_size=8, max_size=8), st.integers(0, 255))
+def test_primitives_are_bounded(name: str, ends: list[int], seed: int) -> None:
+    # two channels with bounds of their own
+    lows = [np.array([[min(ends[i], ends[i + 1])], [min(ends[i + 2], ends[i + 3])]]) for i in (0, 4)]
+    highs = [np.array([[max(ends[i], ends[i + 1])], [max(ends[i + 2], ends[i + 3])]]) for i in (0, 4)]
+    generator = np.random.default_rng(seed)
+    values = []
+    for lo, hi in zip(lows, highs, strict=True):
+        sample = generator.integers(lo, hi + 1, (2, 30))
+        sample[:, 0], sample[:, 1] = lo[:, 0], hi[:, 0]
+        values.append(sample.astype(np.int32))
+    a, b = (Interval.of(lo, hi, I32) for lo, hi in zip(lows, highs, strict=True))
+    bounds = PRIMITIVES[name](IntervalBackend(), a, b)
+    # every pairing of samples, so that all corners meet
+    left, right = values[0][:, :, None].repeat(30, 2), values[1][:, None, :].repeat(30, 1)
+    found = PRIMITIVES[name](NumpyBackend(), left.reshape(2, -1), right.reshape(2, -1))
+    assert (found >= bounds.lo).all()
+    assert (found <= bounds.hi).all()
+
+
+@pytest.mark.parametrize("name", ["add", "sub", "mul", "add int", "mul int", "clamp"])
+def test_bounds_of_exact_primitives_are_reached(name: str) -> None:
+    a, b = Interval.of(-7, 100, I32), Interval.of(-2, 9, I32)
+    bounds = PRIMITIVES[name](IntervalBackend(), a, b)
+    left, right = np.meshgrid(np.arange(-7, 101, dtype=np.int32), np.arange(-2, 10, dtype=np.int32))
+    found = PRIMITIVES[name](NumpyBackend(), left, right)
+    assert (found.min(), found.max()) == (bounds.min, bounds.max)
+
+
+@settings(max_examples=60, deadline=None)
+@given(SEEDS, st.sampled_from([(1, 1), (2, 1), (4, 2), (4, 4)]), st.integers(1, 4), st.integers(0, 255))
+def test_accumulators_are_bounded_and_the_bound_is_reached(
+    seed: int, shape: tuple[int, int], kernel: int, zero_point: int
+) -> None:
+    channels, groups = shape
+    generator = np.random.default_rng(seed)
+    weight = generator.integers(-127, 128, (groups * 2, channels // groups, kernel)).astype(np.int8)
+    lo = generator.integers(0, 200, channels)
+    hi = lo + generator.integers(0, 56, channels)
+    layout = {"stride": 1, "padding": (kernel, kernel), "dilation": 1, "groups": groups}
+    f = IntervalBackend()
+    source = Interval.of(lo[:, None], hi[:, None], U8)
+    bounds = f.conv(source, f.constant("w", weight), zero_point=zero_point, **layout)
+    x = generator.integers(lo[:, None], hi[:, None] + 1, (4, channels, 9)).astype(np.uint8)
+    found = NumpyBackend().conv(x, weight, zero_point=zero_point, **layout)
+    assert (found >= bounds.lo).all()
+    assert (found <= bounds.hi).all()
+    if (lo <= zero_point).all() and (zero_point <= hi).all():
+        # the worst input for output 0: each tap's extreme by the sign of its weight
+        rows = slice(0, channels // groups)
+        worst = np.full((1, channels, kernel), zero_point)
+        worst[0, rows] = np.where(weight[0] > 0, hi[rows, None], lo[rows, None])
+        layout["padding"] = (0, 0)
+        peak = NumpyBackend().conv(worst.astype(np.uint8), weight, zero_point=zero_point, **layout)
+        assert int(peak[0, 0, 0]) == int(bounds.hi[0, 0])
+
+
+@given(st.integers(-(2**31), 2**31 - 1), st.integers(0, 16))
+def test_shift_offset_keeps_floor_and_parity(low: int, c: int) -> None:
+    offset = shift_offset(Interval.of(low, low, I32), c)
+    assert low + offset >= 0
+    assert offset % (1 << (c + 1)) == 0
+    assert offset == 0 or low + offset < 1 << (c + 1)
+    assert (low >> c) == ((low + offset) >> c) - (offset >> c)
+
+
+def test_lookup_bounds_only_what_can_be_reached() -> None:
+    f = IntervalBackend()
+    entries = np.arange(256, dtype=np.uint8)[::-1]
+    bounds = f.lookup(Interval.of(10, 20, U8), f.constant("t", entries))
+    assert (bounds.min, bounds.max) == (235, 245)
+
+
+# -- programs that must be refused ---------------------------------------------------------------
+
+
+def program_of(*code: Instruction, max_frames: int = 1000, **constants: np.ndarray) -> Program:
+    """A program from the features through ``code``; its last value counts as the logits."""
+    way_in = Instruction(
+        "quantize_input", "x", ("audio_signal",), {"scale": 1.0, "zero_point": 0, "lo": 0, "hi": 255}
+    )
+    outputs = (code[-1].out, "length")
+    channels = next((w.shape[1] for w in constants.values() if w.ndim == 3), 1)
+    return Program(
+        ("audio_signal", "length"), outputs, [way_in, *code], dict(constants), {}, channels, max_frames
+    )
+
+
+def conv_of(out: str = "y", **changes: Any) -> Instruction:
+    attrs: dict[str, Any] = {
+        "zx": 0,
+        "c": 8,
+        "zy": 0,
+        "lo": 0,
+        "hi": 255,
+        "type": "uint8",
+        "saturate": False,
+        "stride": 1,
+        "padding": (0, 0),
+        "dilation": 1,
+        "groups": 1,
+    }
+    return Instruction("conv_requant", out, ("x", "w", "b", "m"), {**attrs, **changes}, "layer")
+
+
+def conv_constants(weight: int, fan_in: int, bias: int = 0, m: int = 1) -> dict[str, np.ndarray]:
+    return {
+        "w": np.full((1, fan_in, 1), weight, dtype=np.int8),
+        "b": np.array([bias], dtype=np.int32),
+        "m": np.array([m], dtype=np.int32),
+    }
+
+
+MEAN = {"zx": 0, "fraction": 0, "m": 1, "c": 0, "zy": 0, "lo": 0, "hi": 255, "type": "uint8"}
+
+
+def mean_of(lengths: str = "length", **changes: Any) -> list[Instruction]:
+    return [
+        Instruction("time_mask", "mask", ("x", lengths)),
+        Instruction("mean_requant", "y", ("x", "mask", lengths), {**MEAN, **changes}),
+    ]
+
+
+REFUSED: dict[str, tuple[Program, str]] = {
+    "weights overflow the accumulator": (
+        program_of(conv_of(), **conv_constants(127, 70000)),
+        r"y \(conv_requant\): .*accumulator may reach",
+    ),
+    "raw unsigned products overflow": (
+        # the centred sum fits, but u8×u8 kernels accumulate the raw bytes first
+        program_of(conv_of(), **conv_constants(1, 33030)),
+        r"y \(conv_requant\): raw accumulator may reach",
+    ),
+    "bias overflows the accumulator": (
+        program_of(conv_of(), **conv_constants(127, 8, bias=2**31 - 1)),
+        r"y \(conv_requant\): add may reach",
+    ),
+    "negative bias overflows the accumulator": (
+        program_of(conv_of(), **conv_constants(-127, 8, bias=-(2**31))),
+        r"y \(conv_requant\): add may reach",
+    ),
+    "product with the multiplier overflows": (
+        program_of(conv_of(), **conv_constants(127, 8, m=2**14)),
+        r"y \(conv_requant\): mul may reach",
+    ),
+    "shift without headroom": (
+        program_of(conv_of(zx=128), **conv_constants(127, 64, m=1500)),
+        r"y \(conv_requant\): shift may reach",
+    ),
+    "result does not fit its type": (
+        program_of(conv_of(hi=300, c=0), **conv_constants(127, 8)),
+        r"y \(conv_requant\): cast may reach \[0, 300\], outside of uint8",
+    ),
+    "result below its type": (
+        program_of(conv_of(lo=-1, zx=9, c=0), **conv_constants(127, 8)),
+        r"y \(conv_requant\): cast may reach \[-1, 255\], outside of uint8",
+    ),
+    "sum over too many frames": (
+        program_of(*mean_of(), max_frames=10_000_000),
+        r"y \(mean_requant\): sum over 10000000 frames may reach",
+    ),
+    "fraction over too many frames": (
+        program_of(*mean_of(fraction=8), max_frames=50_000),
+        r"y \(mean_requant\): mul may reach",
+    ),
+    "division by a length of zero": (
+        program_of(
+            Instruction("length_step", "n", ("length",), {"before": -3, "divisor": 1, "after": 0}),
+            *mean_of("n"),
+        ),
+        r"y \(mean_requant\): divide needs a ≥ 0 and b ≥ 1, found a ≥ 0, b ≥ 0",
+    ),
+    "division of a negative sum": (
+        program_of(
+            conv_of("s", lo=-5, hi=5, zx=5, c=0, type="int32"),
+            Instruction("time_mask", "mask", ("s", "length")),
+            Instruction("mean_requant", "y", ("s", "mask", "length"), MEAN),
+            **conv_constants(1, 1),
+        ),
+        r"y \(mean_requant\): divide needs a ≥ 0",
+    ),
+    "lengths beyond int32": (
+        program_of(*mean_of(), max_frames=2**31),
+        r"y \(mean_requant\): lengths as int32 may reach",
+    ),
+    "sum of activations overflows": (
+        program_of(
+            Instruction(
+                "add_requant",
+                "y",
+                ("x", "x"),
+                {"zx": (0, 0), "m": (2**23, 2**22), "c": 1} | {"zy": 0, "lo": 0, "hi": 255, "type": "uint8"},
+            )
+        ),
+        r"y \(add_requant\): add may reach",
+    ),
+    "product of activations overflows": (
+        program_of(
+            Instruction(
+                "mul_requant",
+                "y",
+                ("x", "x"),
+                {"za": 0, "zb": 0, "m": 2**16, "c": 1, "zy": 0, "lo": 0, "hi": 255, "type": "uint8"},
+            )
+        ),
+        r"y \(mul_requant\): mul may reach",
+    ),
+    "input format wider than a byte": (
+        Program(
+            ("audio_signal", "length"),
+            ("x", "length"),
+            [
+                Instruction(
+                    "quantize_input",
+                    "x",
+                    ("audio_signal",),
+                    {"scale": 1.0, "zero_point": 0, "lo": 0, "hi": 256},
+                )
+            ],
+            {},
+            {},
+            1,
+            10,
+        ),
+        r"x \(quantize_input\): quantize may reach \[0, 256\], outside of uint8",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_refused_with_the_instruction_named(name: str) -> None:
+    program, message = REFUSED[name]
+    with pytest.raises(ProofError, match=message):
+        prove(program)
+
+
+def test_saturating_first_repairs_the_product() -> None:
+    program = program_of(conv_of(saturate=True), **conv_constants(127, 8, m=2**14))
+    assert prove(program).peak <= I32.hi // 2
+
+
+def test_a_shorter_limit_repairs_the_sum() -> None:
+    program = program_of(*mean_of(fraction=8), max_frames=30_000)
+    assert prove(program).peak > 0
+
+
+# -- the reference refuses to wrap ---------------------------------------------------------------
+
+I32_MAX = np.array([2**31 - 1], dtype=np.int32)
+
+
+@pytest.mark.parametrize(
+    "overflow",
+    [
+        lambda f: f.add(I32_MAX, 1),
+        lambda f: f.sub(-I32_MAX, 2),
+        lambda f: f.mul(I32_MAX, I32_MAX),
+        lambda f: f.mul(-I32_MAX, 2),
+        lambda f: f.sum_time(np.repeat(I32_MAX[None, None], 2, axis=2), np.array([2])),
+        lambda f: f.cast(np.array([256], dtype=np.int32), U8),
+        lambda f: f.cast(np.array([-1], dtype=np.int32), U8),
+        lambda f: f.cast(np.array([128], dtype=np.int32), I8),
+        lambda f: f.cast(np.array([2**31], dtype=np.int64), I32),
+        lambda f: f.per_batch(np.array([2**31], dtype=np.int64)),
+        lambda f: f.divide(np.array([5], dtype=np.int32), np.array([0], dtype=np.int32)),
+        lambda f: f.divide(np.array([-5], dtype=np.int32), 2),
+        lambda f: f.divide(np.array([5], dtype=np.int64), 0),
+        lambda f: f.conv(
+            np.full((1, 70000, 1), 255, dtype=np.uint8),
+            np.full((1, 70000, 1), 127, dtype=np.int8),
+            zero_point=0,
+            stride=1,
+            padding=(0, 0),
+            dilation=1,
+            groups=1,
+        ),
+    ],
+)
+def test_numpy_raises_rather_than_wraps(overflow: Any) -> None:
+    with pytest.raises(ProofError):
+        overflow(NumpyBackend())
+
+
+def test_numpy_keeps_int64_lengths() -> None:
+    lengths = np.array([2**40], dtype=np.int64)
+    assert NumpyBackend().add(lengths, 1).tolist() == [2**40 + 1]
+
+
+def test_an_overflowing_convolution_raises_on_data_as_well() -> None:
+    constants = conv_constants(127, 8, m=2**14)
+    program = program_of(conv_of(), **constants)
+    loud = np.full((1, 8, 3), 255, dtype=np.float32)
+    with pytest.raises(ProofError, match="int32: overflow"):
+        program.run(NumpyBackend(), loud, np.array([3]))
+    quiet = np.zeros((1, 8, 3), dtype=np.float32)
+    logits, _ = program.run(NumpyBackend(), quiet, np.array([3]))
+    assert not logits.any()
+
+
+def test_only_constants_are_known_exactly() -> None:
+    f = IntervalBackend()
+    f.where = "some layer"
+    with pytest.raises(ProofError, match="some layer: expected a constant operand"):
+        f.array(Interval.of(0, 1, I32))
+
+
+def test_lengths_start_at_one() -> None:
+    lengths = length_interval(77)
+    assert (lengths.min, lengths.max, lengths.type) == (1, 77, I64)
+
+
+def test_definition_runs_without_a_program() -> None:
+    # the operators are plain functions of a backend
+    f = NumpyBackend()
+    constants = conv_constants(2, 1, bias=1, m=3)
+    attrs = conv_of(c=1).attrs
+    x = np.array([[[0, 1, 2]]], dtype=np.uint8)
+    found = conv_requant(f, x, *constants.values(), **attrs)
+    # (2x + 1)·3 / 2 half to even: 1.5, 4.5, 7.5
+    assert found.tolist() == [[[2, 4, 8]]]
