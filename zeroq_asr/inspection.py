@@ -20,8 +20,7 @@ from torch import nn
 from zeroq_asr.checkpoints import load_checkpoint
 from zeroq_asr.errors import CheckpointError, VerificationError
 from zeroq_asr.export import METADATA_KEY
-from zeroq_asr.frontend import FrontendConfig
-from zeroq_asr.integer.program import Instruction, Program, ValueInfo
+from zeroq_asr.integer.program import Program, ValueInfo
 from zeroq_asr.model import AsrModel
 from zeroq_asr.recognizer import is_onnx
 from zeroq_asr.statistics import DEAD_SHARE
@@ -78,7 +77,7 @@ def _checkpoint(path: str | os.PathLike[str], model: AsrModel) -> dict[str, Any]
         "batch_norm_channels": sum(v.numel() for v in variances),
         "zero_variance_channels": sum(_dead_channels(v) for v in variances),
         "subsampling_factor": model.subsampling_factor,
-        "frontend": _frontend(model.frontend),
+        "frontend": model.frontend.to_dict(),
         "tokenizer": _tokenizer(model.tokenizer),
         "layers": [_layer(name, m) for name, m in network.named_modules() if _has_tensors(m)],
     }
@@ -86,7 +85,6 @@ def _checkpoint(path: str | os.PathLike[str], model: AsrModel) -> dict[str, Any]
 
 def _quantized(path: str | os.PathLike[str], model: onnx.ModelProto) -> dict[str, Any]:
     program, deployment, own = read_program(model, os.fspath(path))
-    made_by = {instruction.out: instruction for instruction in program.code}
     quantization = deployment.recipe.get("quantization", {})
     return {
         "kind": "quantized",
@@ -109,10 +107,10 @@ def _quantized(path: str | os.PathLike[str], model: onnx.ModelProto) -> dict[str
         "instructions": _counts(i.op for i in program.code),
         "operators": _counts(node.op_type for node in model.graph.node),
         "subsampling_factor": deployment.subsampling_factor,
-        "frontend": _frontend(deployment.frontend),
+        "frontend": deployment.frontend.to_dict(),
         "tokenizer": _tokenizer(deployment.tokenizer),
         "recipe": deployment.recipe,
-        "values": _values(program, made_by),
+        "values": _values(program),
     }
 
 
@@ -145,20 +143,23 @@ def _versions(model: onnx.ModelProto) -> dict[str, Any]:
     }
 
 
-def _values(program: Program, made_by: dict[str, Instruction]) -> list[dict[str, Any]]:
+def _values(program: Program) -> list[dict[str, Any]]:
+    """Return the format of every value, in the order in which the program makes them."""
     rows = []
-    for name, info in program.values.items():
-        instruction = made_by.get(name)
+    for instruction in program.code:
+        info = program.values.get(instruction.out)
+        if info is None:  # masks and lengths have no format to choose
+            continue
         rows.append(
             {
-                "name": name,
+                "name": instruction.out,
                 "type": info.type,
                 "scale": info.scale,
                 "zero_point": info.zero_point,
                 "integers": [info.lo, info.hi],
                 "range": _real_range(info),
-                "op": "" if instruction is None else instruction.op,
-                "layer": "" if instruction is None else instruction.where,
+                "op": instruction.op,
+                "layer": instruction.where,
             }
         )
     return rows
@@ -188,10 +189,6 @@ def _layer(name: str, module: nn.Module) -> dict[str, Any]:
 def _has_tensors(module: nn.Module) -> bool:
     own = [*module.parameters(recurse=False)]
     return bool(own) or any(name == "running_var" for name, _ in module.named_buffers(recurse=False))
-
-
-def _frontend(frontend: FrontendConfig) -> dict[str, Any]:
-    return frontend.to_dict()
 
 
 def _tokenizer(tokenizer: Tokenizer) -> dict[str, Any]:

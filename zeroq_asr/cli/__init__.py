@@ -1,0 +1,24 @@
+"""The command line: it parses, calls the library, prints, and does nothing else.
+
+A command is a function in a module of its own, listed in ``app.COMMANDS``; ``terminal`` is where
+it prints and where errors become exit codes (``exits``).
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+
+from zeroq_asr.cli.app import app
+
+__all__ = ["app", "main"]
+
+
+def main() -> None:
+    """Run the command line and exit."""
+    if not sys.warnoptions:  # those of the libraries beneath are for developers: python -W default
+        warnings.simplefilter("ignore")
+    # a transcript may hold characters that the terminal's encoding lacks
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")
+    app(prog_name="zeroq-asr")

@@ -1,0 +1,88 @@
+"""Exit codes: the one place where errors become numbers.
+
+The codes tell a script *whose* turn it is: the command line's author (2), the owner of the files
+(3), of the network (4), nobody's, for the file must not be used (5), the machine's (6).
+"""
+
+from __future__ import annotations
+
+from zeroq_asr.errors import (
+    AudioError,
+    CalibrationError,
+    CaptureError,
+    CheckpointError,
+    ConfigError,
+    ExportError,
+    ManifestError,
+    ProofError,
+    SynthesisError,
+    UnsupportedOperatorError,
+    VerificationError,
+)
+
+OK, INTERNAL, USAGE, INPUT, UNSUPPORTED, UNPROVEN, MACHINE, INTERRUPTED = 0, 1, 2, 3, 4, 5, 6, 130
+
+#: what each code means, for --help
+MEANINGS = {
+    OK: "fine",
+    INTERNAL: "a defect of zeroq-asr: please report it with --traceback",
+    USAGE: "the command line makes no sense, or names an output that cannot be written",
+    INPUT: "a checkpoint, configuration, recording or manifest is missing or damaged",
+    UNSUPPORTED: "the network cannot be quantized, or not as asked",
+    UNPROVEN: "a proof or a verification failed: do not use the file",
+    MACHINE: "the machine failed: disk full, out of memory",
+    INTERRUPTED: "interrupted",
+}
+
+#: error class → code; a subclass has its parent's unless it is listed itself
+CODES: dict[type[BaseException], int] = {
+    ConfigError: USAGE,
+    CheckpointError: INPUT,
+    CalibrationError: INPUT,
+    AudioError: INPUT,
+    ManifestError: INPUT,
+    UnsupportedOperatorError: UNSUPPORTED,
+    CaptureError: UNSUPPORTED,
+    SynthesisError: UNSUPPORTED,
+    ExportError: UNSUPPORTED,
+    ProofError: UNPROVEN,
+    VerificationError: UNPROVEN,
+    MemoryError: MACHINE,
+    OSError: MACHINE,
+    KeyboardInterrupt: INTERRUPTED,
+}
+
+
+def code_of(error: BaseException) -> int:
+    """Return the exit code of an error: that of its nearest class in ``CODES``."""
+    if is_out_of_memory(error):
+        return MACHINE
+    return next((CODES[cls] for cls in type(error).__mro__ if cls in CODES), INTERNAL)
+
+
+def line_of(error: BaseException) -> str:
+    """Return the one line that says what went wrong, printable on any terminal."""
+    code = code_of(error)
+    if isinstance(error, KeyboardInterrupt):
+        text = "interrupted"
+    elif is_out_of_memory(error):
+        text = "out of memory; use a smaller --batch or --frames, or a larger machine"
+    elif isinstance(error, OSError):
+        where = f"{error.filename}: " if error.filename else ""
+        text = f"{where}{error.strerror or error}"
+    elif code == INTERNAL:
+        text = f"internal: {type(error).__name__}: {error}; please report it with --traceback"
+    else:
+        text = str(error)
+    # names come from files: a control character in one must not reach the terminal
+    text = "".join(
+        c if c.isprintable() else c.encode("unicode_escape").decode() for c in " ".join(text.split())
+    )
+    return f"error: {text}"
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Tell whether memory ran out; PyTorch says so by a RuntimeError."""
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    )

@@ -1,0 +1,159 @@
+"""``zeroq-asr inspect``: what is inside a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+import zeroq_asr as zq
+from zeroq_asr.cli.options import AsJson, Config, Developer, Loader, Quiet
+from zeroq_asr.cli.terminal import Terminal, session, size
+
+
+def inspect(
+    ctx: typer.Context,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A checkpoint or an ONNX file.")],
+    config: Config = None,
+    loader: Loader = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+    developer: Developer = False,
+) -> None:
+    """Say what is inside a checkpoint, a quantized file or any other ONNX file.
+
+    Example: zeroq-asr inspect quartznet.int8.onnx
+    """
+    with session(ctx, as_json=as_json, quiet=quiet, developer=developer) as terminal:
+        with terminal.progress() as progress:
+            progress("read", 0, 1)
+            found = zq.inspect_file(file, config=config, loader=loader)
+            progress("read", 1, 1)
+        terminal.result(found, found["kind"])
+        if terminal.talks:
+            {"checkpoint": _checkpoint, "quantized": _quantized, "onnx": _onnx}[found["kind"]](
+                terminal, found
+            )
+
+
+def _checkpoint(terminal: Terminal, found: dict[str, Any]) -> None:
+    terminal.title(found["file"], "a float checkpoint")
+    norms = f"{found['batch_norms']} with {found['batch_norm_channels']} channels"
+    if found["batch_norms"] and found["zero_variance_channels"]:
+        norms += f", {found['zero_variance_channels']} of them without variance"
+    if not found["batch_norms"]:
+        norms = "none: features cannot be synthesized, calibrate from audio or noise"
+    terminal.facts(
+        [
+            ("architecture", found["architecture"]),
+            ("parameters", f"{found['parameters']:,}"),
+            ("float size", size(found["float_bytes"])),
+            ("int8 size", f"about {size(found['estimated_int8_bytes'])}"),
+            ("batch norms", norms),
+            *_surroundings(found),
+        ]
+    )
+    terminal.text()
+    terminal.table(
+        ["layer", "type", "shape", "stride", "groups"],
+        [
+            [
+                layer["path"],
+                layer["type"],
+                "×".join(str(n) for n in layer["shape"]),
+                str(layer.get("stride", "")),
+                str(layer.get("groups", "")),
+            ]
+            for layer in found["layers"]
+        ],
+        left=(0, 1),
+    )
+
+
+def _quantized(terminal: Terminal, found: dict[str, Any]) -> None:
+    terminal.title(found["file"], "a quantized file, as it says itself: not verified")
+    terminal.facts(
+        [
+            ("name", str(found["name"])),
+            ("size", f"{size(found['bytes'])}, constants {size(found['constant_bytes'])}"),
+            ("dialect", f"{found['dialect']}, for {found['target']}"),
+            ("program", str(found["program_sha256"])),
+            (
+                "bits",
+                f"weights {found['weight_bits']}, activations {found['activation_bits']}, "
+                f"logits {found['logit_bits']}",
+            ),
+            ("longest input", f"{found['max_seconds']:g} s ({found['max_frames']} frames)"),
+            *_surroundings(found),
+            ("instructions", _counts(found["instructions"])),
+            ("operators", _counts(found["operators"])),
+            ("written by", f"zeroq-asr {found['version']}, {_opsets(found)}"),
+            *((name, _pairs(part)) for name, part in found["recipe"].items() if isinstance(part, dict)),
+        ]
+    )
+    terminal.text()
+    terminal.table(
+        ["value", "type", "scale", "zero point", "smallest", "largest", "instruction"],
+        [
+            [
+                value["name"],
+                value["type"],
+                f"{value['scale']:.4g}",
+                str(value["zero_point"]),
+                f"{value['range'][0]:.4g}",
+                f"{value['range'][1]:.4g}",
+                value["op"],
+            ]
+            for value in found["values"]
+        ],
+        left=(0, 1, 6),
+    )
+
+
+def _onnx(terminal: Terminal, found: dict[str, Any]) -> None:
+    terminal.title(found["file"], "an ONNX file of another tool")
+    terminal.facts(
+        [
+            ("size", f"{size(found['bytes'])}, parameters {size(found['parameter_bytes'])}"),
+            *(("input", _tensor(value)) for value in found["inputs"]),
+            *(("output", _tensor(value)) for value in found["outputs"]),
+            ("operators", _counts(found["operators"])),
+            ("written by", f"{found['producer'] or 'an unnamed tool'}, {_opsets(found)}"),
+            *((key, value) for key, value in found["metadata"].items()),
+        ]
+    )
+
+
+def _surroundings(found: dict[str, Any]) -> list[tuple[str, str]]:
+    frontend, tokenizer = found["frontend"], found["tokenizer"]
+    normalize = frontend["normalize"]
+    return [
+        (
+            "frontend",
+            f"{frontend['features']} mels at {frontend['sample_rate']} Hz, window "
+            f"{1000 * frontend['window_size']:g} ms every {1000 * frontend['window_stride']:g} ms, "
+            f"normalization {normalize if isinstance(normalize, str) else 'fixed' if normalize else 'none'}",
+        ),
+        ("tokenizer", f"{tokenizer['kind']}, {tokenizer['size']} tokens"),
+        ("subsampling", f"{found['subsampling_factor']} frames make one output"),
+    ]
+
+
+def _tensor(value: dict[str, Any]) -> str:
+    return f"{value['name']} {value['type']} [{', '.join(str(n) for n in value['shape'])}]"
+
+
+def _opsets(found: dict[str, Any]) -> str:
+    return "opset " + ", ".join(
+        str(version) if domain == "ai.onnx" else f"{domain} {version}"
+        for domain, version in found["opset"].items()
+    )
+
+
+def _counts(counts: dict[str, int]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in counts.items())
+
+
+def _pairs(part: dict[str, Any]) -> str:
+    return ", ".join(f"{key} {value}" for key, value in part.items() if value is not None)

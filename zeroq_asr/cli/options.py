@@ -1,0 +1,76 @@
+"""Options that commands share, and the checks of their values."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from zeroq_asr.errors import ConfigError
+
+AsJson = Annotated[
+    bool, typer.Option("--json", help="Print the result as JSON on stdout, and nothing else there.")
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print the bare result only.")]
+Developer = Annotated[
+    bool,
+    typer.Option("--traceback", envvar="ZEROQ_TRACEBACK", help="For developers: show where an error arose."),
+]
+Config = Annotated[
+    Path | None,
+    typer.Option(metavar="YAML", help="The model_config.yaml of weights that come without one."),
+]
+Loader = Annotated[
+    str | None,
+    typer.Option(metavar="MODULE:FUNCTION", help="Your own function that reads MODEL; its code is run."),
+]
+Checkpoint = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE", help="What an ONNX file of other tools came from; lends frontend and tokens."
+    ),
+]
+BatchSize = Annotated[int, typer.Option(min=1, help="Recordings that run together.")]
+Threads = Annotated[int | None, typer.Option(min=1, help="Threads of the network; all cores by default.")]
+
+
+def one_of(allowed: Iterable[str]) -> Callable[[str], str]:
+    """Return the check that a value is one of ``allowed``, for an option's ``callback``."""
+    names = (*allowed,)
+
+    def check(value: str) -> str:
+        if value not in names:
+            raise typer.BadParameter(f"{value!r} is not one of {', '.join(names)}.")
+        return value
+
+    return check
+
+
+def alternatives(allowed: Iterable[str]) -> str:
+    """Return ``allowed`` as --help shows it."""
+    return f"[{'|'.join(allowed)}]"
+
+
+def check_output(path: Path, *sources: Path) -> None:
+    """Raise ConfigError, before any work, if ``path`` cannot be written or is one of ``sources``."""
+    if path.is_dir():
+        raise ConfigError(path, "is a folder, a file name was expected", "name the file to write")
+    for source in sources:
+        if path.exists() and source.exists() and path.samefile(source):
+            raise ConfigError(path, "is the input itself", "choose another output path")
+    folder = path.parent
+    if not folder.is_dir():
+        raise ConfigError(path, f"there is no folder {folder}", "make it, or choose another output path")
+    try:
+        # the permission bits do not tell: only writing does
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        problem = f"cannot be written ({error.strerror or error})"
+        raise ConfigError(path, problem, "choose another output path") from None
+    if path.exists() and not os.access(path, os.W_OK):
+        raise ConfigError(path, "is write-protected", "choose another output path")

@@ -1,0 +1,165 @@
+"""``zeroq-asr quantize``: a checkpoint in, a proven integer-only ONNX file out."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+import zeroq_asr as zq
+from zeroq_asr.cli.options import (
+    AsJson,
+    Config,
+    Developer,
+    Loader,
+    Quiet,
+    alternatives,
+    check_output,
+    one_of,
+)
+from zeroq_asr.cli.synthesize import Batch, Frames, Iterations, Preset, Seed, account, chosen, show_account
+from zeroq_asr.cli.terminal import Terminal, session, size
+from zeroq_asr.config import METHODS, TARGETS
+from zeroq_asr.errors import ConfigError
+from zeroq_asr.export import DIALECTS
+
+
+def quantize(
+    ctx: typer.Context,
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A checkpoint: .nemo, .pt, .ckpt or .pt2.")],
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="FILE", help="By default MODEL's name with .int8.onnx, here."),
+    ] = None,
+    bits: Annotated[str, typer.Option(help="Of weights and activations: 8, w7a8, w4a8 and the like.")] = "8",
+    dialect: Annotated[
+        str,
+        typer.Option(
+            metavar=alternatives(DIALECTS),
+            callback=one_of(DIALECTS),
+            help="fused: exact and fast on ONNX Runtime; strict: no float type; qdq: not exact, for others.",
+        ),
+    ] = "fused",
+    target: Annotated[
+        str,
+        typer.Option(
+            metavar=alternatives(TARGETS),
+            callback=one_of(TARGETS),
+            help="The processors on which the fused kernels are exact.",
+        ),
+    ] = "x86-any",
+    max_seconds: Annotated[float, typer.Option(help="Longest recording that the proof covers.")] = 60.0,
+    config: Config = None,
+    loader: Loader = None,
+    calibration: Annotated[
+        str,
+        typer.Option(
+            metavar="SOURCE",
+            help="Where ranges come from: synthetic, noise, saved features (.npz), a manifest or a folder.",
+        ),
+    ] = "synthetic",
+    method: Annotated[
+        str,
+        typer.Option(
+            metavar=alternatives(METHODS), callback=one_of(METHODS), help="How ranges are chosen from them."
+        ),
+    ] = "minmax",
+    percentile: Annotated[
+        float, typer.Option(help="For --method percentile: percent of the values kept.")
+    ] = 99.99,
+    limit: Annotated[int | None, typer.Option(min=1, help="Calibrate on so many utterances.")] = None,
+    preset: Preset = "default",
+    seed: Seed = None,
+    iterations: Iterations = None,
+    batch: Batch = None,
+    frames: Frames = None,
+    tokens: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Also write the token list, a token a line.")
+    ] = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+    developer: Developer = False,
+) -> None:
+    """Quantize MODEL to an integer-only ONNX file, proven and without any data.
+
+    Example: zeroq-asr quantize stt_en_quartznet15x5.nemo --bits 8
+    """
+    with session(ctx, as_json=as_json, quiet=quiet, developer=developer) as terminal:
+        spec = zq.QuantSpec.parse_bits(bits, target=target, max_seconds=max_seconds)
+        synthesis = chosen(preset, seed=seed, iterations=iterations, batch=batch, frames=frames)
+        ranges = zq.CalibrationSpec(calibration, method, percentile=percentile, limit=limit)
+        if ranges.kind in ("features", "audio") and not Path(calibration).exists():
+            raise ConfigError(
+                "--calibration", f"there is no file or folder {calibration}", "or say synthetic or noise"
+            )
+        path = output or Path(default_name(model, spec, dialect))
+        check_output(path, model)
+        if tokens is not None:
+            check_output(tokens, model)
+            if tokens.absolute() == path.absolute():
+                raise ConfigError("--tokens", f"{tokens} is the output itself", "choose another name")
+        with terminal.progress() as progress:
+            result = zq.quantize(
+                model,
+                path,
+                spec=spec,
+                synthesis=synthesis,
+                calibration=ranges,
+                dialect=dialect,
+                config=config,
+                loader=loader,
+                progress=progress,
+            )
+        if tokens is not None:
+            result.deployment.tokenizer.write_tokens(tokens)
+        made = {"tokens": None if tokens is None else str(tokens), "synthesis": account(result.features)}
+        terminal.result({**result.to_dict(), **made}, str(path))
+        if terminal.talks:
+            _report(terminal, result, path, tokens)
+
+
+def default_name(model: Path, spec: zq.QuantSpec, dialect: str) -> str:
+    """Return the output's name: quartznet.int8.onnx, quartznet.w4a8.strict.onnx."""
+    both = (spec.weight_bits, spec.activation_bits)
+    bits = "int8" if both == (8, 8) else "w{}a{}".format(*both)
+    return ".".join([model.stem, bits, *([] if dialect == "fused" else [dialect]), "onnx"])
+
+
+def _report(terminal: Terminal, result: zq.Quantized, path: Path, tokens: Path | None) -> None:
+    proof, backend = result.proof, result.exported.backend
+    times = f", {result.float_bytes / result.size:.1f} times smaller than float" if result.float_bytes else ""
+    rows = [
+        ("size", f"{size(result.size)}{times} ({size(result.float_bytes)})"),
+        ("dialect", _dialect(backend.dialect, result.deployment.recipe)),
+        ("program", result.program.digest()),
+        (
+            "proof",
+            f"holds to {result.deployment.max_seconds:g} s; {proof.headroom_bits:.1f} bits of headroom in int32",
+        ),
+        ("time", seconds(result.seconds)),
+    ]
+    if tokens is not None:
+        rows.insert(0, ("tokens", str(tokens)))
+    terminal.title(str(path))
+    terminal.facts(rows)
+    if result.features is not None and result.features.account:
+        terminal.text()
+        show_account(terminal, result.features, worst=3)
+    terminal.text()
+    after = "inspect" if backend.dialect == "qdq" else "verify"
+    terminal.text(f"Next: zeroq-asr {after} {shlex.quote(str(path))}")
+
+
+def _dialect(dialect: str, recipe: dict[str, Any]) -> str:
+    if dialect == "fused":
+        return f"fused, for {recipe['quantization']['target']}"
+    return "qdq: float between integers, not exact" if dialect == "qdq" else dialect
+
+
+def seconds(stages: dict[str, float]) -> str:
+    """Return the time of the stages, those below a tenth of a second left out."""
+    parts = [f"{name} {value:.1f}" for name, value in stages.items() if value >= 0.05]
+    total = f"{sum(stages.values()):.1f} s"
+    return f"{total} ({', '.join(parts)})" if parts else total

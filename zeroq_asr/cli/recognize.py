@@ -1,0 +1,168 @@
+"""``zeroq-asr transcribe`` and ``zeroq-asr evaluate``: a recogniser on recordings."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+
+import zeroq_asr as zq
+from zeroq_asr.cli.options import (
+    AsJson,
+    BatchSize,
+    Checkpoint,
+    Config,
+    Developer,
+    Loader,
+    Quiet,
+    Threads,
+    check_output,
+)
+from zeroq_asr.cli.terminal import Terminal, session
+from zeroq_asr.evaluate import ErrorCounts
+from zeroq_asr.files import atomic_write_bytes
+from zeroq_asr.progress import Progress, silent
+
+Model = Annotated[
+    Path, typer.Argument(metavar="MODEL", help="An ONNX file, or a checkpoint, which runs in float.")
+]
+
+
+def transcribe(
+    ctx: typer.Context,
+    model: Model,
+    audio: Annotated[list[Path], typer.Argument(metavar="AUDIO...", help="Recordings: WAV, FLAC, OGG, MP3.")],
+    batch_size: BatchSize = 1,
+    threads: Threads = None,
+    checkpoint: Checkpoint = None,
+    config: Config = None,
+    loader: Loader = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+    developer: Developer = False,
+) -> None:
+    """Print what is said in recordings: a line each, with its path and a tab before it for several.
+
+    Example: zeroq-asr transcribe quartznet.int8.onnx speech.wav
+    """
+    with session(ctx, as_json=as_json, quiet=quiet, developer=developer) as terminal:
+        with terminal.progress() as progress:
+            recognizer = _open(model, config, loader, checkpoint, threads, progress)
+        texts: list[str] = []
+        # lines on a terminal are progress enough, and a bar would be in their way
+        bars = contextlib.nullcontext(silent) if terminal.out.is_terminal else terminal.progress()
+        with bars as progress:
+            progress("transcribe", 0, len(audio))
+            for start in range(0, len(audio), batch_size):
+                batch = audio[start : start + batch_size]
+                found = zq.transcribe(recognizer, batch, batch_size)
+                progress("transcribe", start + len(batch), len(audio))
+                for path, text in zip(batch, found, strict=True):
+                    texts.append(text)
+                    if not terminal.as_json:
+                        terminal.line(text if len(audio) == 1 else f"{path}\t{text}")
+        pairs = [{"audio": str(path), "text": text} for path, text in zip(audio, texts, strict=True)]
+        terminal.result({"model": str(model), "transcripts": pairs}, "")
+
+
+def evaluate(
+    ctx: typer.Context,
+    model: Model,
+    manifest: Annotated[
+        Path,
+        typer.Option(
+            "--manifest",
+            "-m",
+            metavar="PATH",
+            help="JSON lines with audio_filepath and text, a folder with them, or a LibriSpeech tree.",
+        ),
+    ],
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many.")] = None,
+    batch_size: BatchSize = 1,
+    threads: Threads = None,
+    checkpoint: Checkpoint = None,
+    config: Config = None,
+    loader: Loader = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="FILE", help="Write references and transcripts, JSON lines."),
+    ] = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+    developer: Developer = False,
+) -> None:
+    """Measure the error rates and the speed of MODEL on recordings with known text.
+
+    Example: zeroq-asr evaluate quartznet.int8.onnx --manifest test-other
+    """
+    with session(ctx, as_json=as_json, quiet=quiet, developer=developer) as terminal:
+        if output is not None:
+            check_output(output, model, manifest)
+        utterances = zq.read_manifest(manifest)[:limit]
+        with terminal.progress() as progress:
+            recognizer = _open(model, config, loader, checkpoint, threads, progress)
+            result = zq.evaluate(
+                recognizer, utterances, batch_size=batch_size, by_duration=batch_size > 1, progress=progress
+            )
+        if output is not None:
+            atomic_write_bytes(output, _json_lines(result))
+        rate = result.words.rate
+        terminal.result(result.to_dict(), "" if rate is None else f"{100 * rate:.2f}")
+        if terminal.talks:
+            _report(terminal, result, output)
+
+
+def _open(
+    model: Path,
+    config: Path | None,
+    loader: str | None,
+    checkpoint: Path | None,
+    threads: int | None,
+    progress: Progress,
+) -> zq.Recognizer:
+    if threads is not None:
+        torch.set_num_threads(threads)  # of the frontend, and of a checkpoint's network
+    progress("load", 0, 1)
+    recognizer = zq.open_recognizer(
+        model, config=config, loader=loader, checkpoint=checkpoint, threads=threads
+    )
+    progress("load", 1, 1)
+    return recognizer
+
+
+def _report(terminal: Terminal, result: zq.Evaluation, output: Path | None) -> None:
+    terminal.title(
+        result.name, f"{len(result.transcripts)} utterances, {result.audio_seconds:.1f} s of audio"
+    )
+    terminal.table(
+        ["", "error rate", "errors", "of", "substituted", "deleted", "inserted"],
+        [_row("words", result.words), _row("characters", result.characters)],
+    )
+    terminal.text()
+    speed = f"{result.real_time_factor:.4f} ({1 / result.real_time_factor:.0f} times faster than speech)"
+    rows = [
+        ("real-time factor", speed),
+        ("time", f"{result.seconds:.2f} s, the network {result.network_seconds:.2f} s"),
+    ]
+    if output is not None:
+        rows.append(("transcripts", str(output)))
+    terminal.facts(rows)
+
+
+def _row(name: str, counts: ErrorCounts) -> list[str]:
+    rate = "–" if counts.rate is None else f"{100 * counts.rate:.2f} %"
+    numbers = (counts.errors, counts.length, counts.substitutions, counts.deletions, counts.insertions)
+    return [name, rate, *(str(number) for number in numbers)]
+
+
+def _json_lines(result: zq.Evaluation) -> bytes:
+    """Return NeMo's manifest lines with ``pred_text``."""
+    lines = (
+        {"audio_filepath": t.audio_path, "text": t.reference, "pred_text": t.hypothesis}
+        for t in result.transcripts
+    )
+    return "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines).encode()

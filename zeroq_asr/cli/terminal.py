@@ -1,0 +1,211 @@
+"""What a command prints, and where: results on stdout, everything else on stderr."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import sys
+import time
+import traceback
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, TextIO
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.padding import Padding
+from rich.progress import BarColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bars
+from rich.table import Table
+from rich.text import Text
+
+from zeroq_asr.cli.exits import code_of, line_of
+from zeroq_asr.progress import Progress, silent
+
+#: without a terminal, a stage that took less is not worth a line
+_WORTH_SECONDS = 2.0
+#: and a longer one is told of so often
+_EVERY_SECONDS = 30.0
+
+
+class Terminal:
+    """Prints for one command, as its options ask."""
+
+    def __init__(self, stdout: TextIO, stderr: TextIO, *, as_json: bool, quiet: bool) -> None:
+        self.as_json = as_json
+        self.quiet = quiet
+        self._stdout = stdout
+        self.out = Console(file=stdout, highlight=False)
+        if not self.out.is_terminal:  # a file or a pipe: nothing is wrapped or cut
+            self.out.width = 10_000
+        self.err = Console(file=stderr, highlight=False)
+
+    @property
+    def talks(self) -> bool:
+        """Whether more than the bare result is wanted."""
+        return not (self.as_json or self.quiet)
+
+    def result(self, value: Any, bare: str) -> None:
+        """Print the result as JSON with --json, as the line ``bare`` with --quiet, else nothing."""
+        if self.as_json:
+            self.line(json.dumps(_finite(value), indent=2, allow_nan=False))
+        elif self.quiet and bare:
+            self.line(bare)
+
+    def line(self, text: str) -> None:
+        """Print a line of a result as it is, without wrapping or colour."""
+        self._stdout.write(f"{text}\n")
+        self._stdout.flush()
+
+    def title(self, text: str, note: str = "") -> None:
+        """Print the heading of a report."""
+        self.out.print(Text.assemble((text, "bold"), f"  {note}" if note else ""), soft_wrap=True)
+
+    def facts(self, rows: Iterable[tuple[str, str]]) -> None:
+        """Print names and values, a line each."""
+        rows = [*rows]
+        width = max(len(name) for name, _ in rows)
+        grid = Table.grid(padding=(0, 2))
+        grid.add_column(no_wrap=True, style="cyan", width=width + 2)
+        grid.add_column(overflow="fold")
+        for name, value in rows:
+            grid.add_row(f"  {name}", escape(value))
+        self._show(grid)
+
+    def table(
+        self, columns: Sequence[str], rows: Iterable[Sequence[str]], *, left: Sequence[int] = (0,)
+    ) -> None:
+        """Print a table; the columns numbered in ``left`` are text, the others are numbers."""
+        table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="cyan")
+        for number, name in enumerate(columns):
+            if number in left:
+                table.add_column(name, overflow="fold")
+            else:
+                table.add_column(name, justify="right", no_wrap=True)
+        for row in rows:
+            table.add_row(*(escape(cell) for cell in row))
+        self._show(Padding(table, (0, 0, 0, 2), expand=False))
+
+    def text(self, text: str = "", style: str = "") -> None:
+        """Print a paragraph."""
+        self.out.print(Text(text, style))
+
+    def _show(self, block: Table | Padding) -> None:
+        if self.out.is_terminal:
+            self.out.print(block)
+            return
+        with self.out.capture() as capture:
+            self.out.print(block)
+        for line in capture.get().splitlines():  # rich fills every line to the width of the longest
+            self.line(line.rstrip())
+
+    @contextlib.contextmanager
+    def progress(self) -> Iterator[Progress]:
+        """Give the library something to report to: bars, a few lines, or nothing."""
+        if not self.talks:
+            yield silent
+        elif not self.err.is_terminal:
+            yield _Lines(self.err)
+        else:
+            with Bars(
+                TextColumn("{task.description:<10}"),
+                BarColumn(bar_width=30),
+                TimeElapsedColumn(),
+                TextColumn("{task.fields[count]}"),
+                TextColumn("{task.fields[note]}", style="dim"),
+                console=self.err,
+                transient=True,
+                refresh_per_second=5,
+            ) as bars:
+                yield _Bars(bars)
+
+
+@contextlib.contextmanager
+def session(ctx: typer.Context, *, as_json: bool, quiet: bool, developer: bool) -> Iterator[Terminal]:
+    """Run a command's body: its options joined with those before the command, its errors handled.
+
+    What else is printed meanwhile, say by a user's loader, goes to stderr, so that stdout holds
+    the result and nothing else.
+    """
+    common = ctx.obj or {}
+    terminal = Terminal(
+        sys.stdout,
+        sys.stderr,
+        as_json=as_json or common.get("as_json", False),
+        quiet=quiet or common.get("quiet", False),
+    )
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield terminal
+    except (BrokenPipeError, typer.Exit):
+        raise  # the reader left, as `head` does: no error
+    except (Exception, KeyboardInterrupt) as error:
+        if developer or common.get("developer", False):
+            traceback.print_exc(file=sys.stderr)
+        terminal.err.print(Text(line_of(error), "red"), soft_wrap=True)
+        raise typer.Exit(code_of(error)) from None
+
+
+class _Bars:
+    """A bar a stage; a stage of one step, whose length nobody knows, pulses."""
+
+    def __init__(self, bars: Bars) -> None:
+        self._bars = bars
+        self._tasks: dict[str, TaskID] = {}
+
+    def __call__(self, stage: str, done: int, total: int, note: str = "") -> None:
+        """Show that ``done`` of ``total`` steps are finished."""
+        if stage not in self._tasks:
+            self._tasks[stage] = self._bars.add_task(escape(stage), total=None, count="", note="")
+        pulses = total <= 1 and done < total
+        self._bars.update(
+            self._tasks[stage],
+            completed=done,
+            total=None if pulses else total,
+            count=f"{done}/{total}" if total > 1 else "",
+            note=escape(note),
+        )
+
+
+class _Lines:
+    """Short plain lines about what takes long, for logs."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._started: dict[str, float] = {}
+        self._told: dict[str, float] = {}
+
+    def __call__(self, stage: str, done: int, total: int, note: str = "") -> None:
+        """Tell of a finished stage, and of a long one now and then."""
+        now = time.monotonic()
+        start = self._started.setdefault(stage, now)
+        seconds = now - start
+        if done >= total and seconds >= _WORTH_SECONDS:
+            self._print(f"{stage}: {seconds:.1f} s", note)
+        elif done < total and now - self._told.setdefault(stage, start) >= _EVERY_SECONDS:
+            self._told[stage] = now
+            self._print(f"{stage}: {done} of {total}, {seconds:.0f} s", note)
+
+    def _print(self, text: str, note: str) -> None:
+        self._console.print(Text(f"{text}, {note}" if note else text), soft_wrap=True)
+
+
+def size(count: float) -> str:
+    """Return bytes for people: "5.1 MB"."""
+    if count < 1000:
+        return f"{count:.0f} bytes"
+    for unit in ("kB", "MB", "GB"):
+        count /= 1000
+        if count < 999.5 or unit == "GB":
+            break
+    return f"{count:.3g} {unit}" if count < 100 else f"{count:.0f} {unit}"
+
+
+def _finite(value: Any) -> Any:
+    """Return ``value`` for strict JSON: what is not a number becomes null."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    return [_finite(item) for item in value] if isinstance(value, list | tuple) else value

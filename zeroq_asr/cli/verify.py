@@ -1,0 +1,95 @@
+"""``zeroq-asr verify``: what a file is proven to be, in plain words."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import zeroq_asr as zq
+from zeroq_asr.cli.options import AsJson, Developer, Quiet
+from zeroq_asr.cli.terminal import Terminal, session
+
+
+def verify(
+    ctx: typer.Context,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="An ONNX file that `quantize` wrote.")],
+    expected: Annotated[
+        str | None,
+        typer.Option(
+            "--hash", metavar="SHA256", help="The program hash that it must have; its first 8 digits do."
+        ),
+    ] = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+    developer: Developer = False,
+) -> None:
+    """Verify that FILE is the proven integer program that it says it is; exit code 5 if not.
+
+    Example: zeroq-asr verify quartznet.int8.onnx
+    """
+    with session(ctx, as_json=as_json, quiet=quiet, developer=developer) as terminal:
+        wanted = None if expected is None else _hash(expected)
+        with terminal.progress() as progress:
+            progress("verify", 0, 1)
+            certificate = zq.verify(file)
+            progress("verify", 1, 1)
+        found = certificate.program_sha256
+        if wanted is not None and not found.startswith(wanted):
+            raise zq.VerificationError(
+                file,
+                f"holds another program: its hash is {found}, expected {wanted}",
+                "ask who made the file",
+            )
+        terminal.result(certificate.to_dict(), found)
+        if terminal.talks:
+            _report(terminal, certificate)
+
+
+def _hash(text: str) -> str:
+    digits = text.strip().lower()
+    if not 8 <= len(digits) <= 64 or set(digits) - set("0123456789abcdef"):
+        raise zq.ConfigError("--hash", f"{text!r} is no SHA-256", "give 8 to 64 hexadecimal digits of it")
+    return digits
+
+
+def _report(terminal: Terminal, certificate: zq.Certificate) -> None:
+    proof = certificate.proof
+    terminal.title(certificate.file, "verified")
+    terminal.text()
+    terminal.text("1. The integer program is proven.", "bold green")
+    terminal.facts(
+        [
+            ("program", certificate.program_sha256),
+            (
+                "input",
+                f"any of at most {certificate.max_seconds:g} s ({proof.max_frames} frames), in any batch",
+            ),
+            (
+                "peak",
+                f"no int32 exceeds {proof.peak:,} in magnitude: {proof.headroom_bits:.1f} bits of headroom",
+            ),
+            ("at", proof.peak_at),
+            ("checked", f"{proof.instructions} instructions; the graph equals their export byte for byte"),
+        ]
+    )
+    terminal.text()
+    terminal.text(f"2. {_dialect(certificate)}", "bold green")
+    for kernel, conditions in certificate.kernels.items():
+        count = certificate.nodes.get(kernel, 0)
+        terminal.text(f"   {kernel} × {count}, equal to the integer rule, since for each:")
+        for condition in conditions:
+            terminal.text(f"     - {condition}")
+    if certificate.float_tensors:
+        terminal.text(f"   float carriers of integers: {', '.join(certificate.float_tensors)}")
+    if certificate.target_bound:
+        terminal.facts([("target", f"{certificate.target}: {certificate.target_bound}")])
+
+
+def _dialect(certificate: zq.Certificate) -> str:
+    if certificate.dialect == "strict":
+        return "The dialect is strict: no float type between the input quantizer and the logits."
+    if not (certificate.kernels or certificate.float_tensors):
+        return "The dialect is fused, and the file holds no float kernel."
+    return "The dialect is fused: float only inside these kernels, which are exact."
