@@ -136,7 +136,8 @@ def _report(terminal: Terminal, result: zq.Quantized, path: Path, tokens: Path |
         ("program", result.program.digest()),
         (
             "proof",
-            f"holds to {result.deployment.max_seconds:g} s; {proof.headroom_bits:.1f} bits of headroom in int32",
+            f"holds to {result.deployment.max_seconds:g} s; "
+            f"int32 has {proof.headroom_bits:.1f} bits of headroom",
         ),
         ("time", seconds(result.seconds)),
     ]

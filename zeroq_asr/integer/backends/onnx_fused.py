@@ -13,7 +13,7 @@ from onnx import TensorProto
 
 from zeroq_asr.errors import ExportError
 from zeroq_asr.integer.backends.interval import Interval
-from zeroq_asr.integer.backends.onnx_strict import OnnxStrictBackend, Sym
+from zeroq_asr.integer.backends.onnx_strict import WEIGHT_ZERO_POINT, OnnxStrictBackend, Sym
 from zeroq_asr.integer.ops import OPS, Condition
 from zeroq_asr.integer.program import Instruction
 from zeroq_asr.integer.types import I8, U8, IntType
@@ -47,13 +47,11 @@ class OnnxFusedBackend(OnnxStrictBackend):
             known[condition.statement] = condition
         return self.finish(i, Sym(result.name, interval), kernel)
 
-    def weight_type(self) -> IntType:
-        """Signed where the target multiplies u8 by s8 exactly."""
-        return U8 if self.target == "x86-any" else I8
-
-    def weight_zero_point(self) -> str:
-        """128 for unsigned weights, 0 for signed."""
-        return super().weight_zero_point() if self.weight_type() is U8 else self.scalar(0, I8)
+    def kernel_weight(self, w: Sym) -> tuple[str, str]:
+        """A kernel's weights and their zero point: signed where the target multiplies u8 by s8 exactly."""
+        if self.target == "x86-any":
+            return self.weight(w), self.scalar(WEIGHT_ZERO_POINT, U8)
+        return self.encode(w, "i8", w.exact.astype(np.int8)), self.scalar(0, I8)
 
     def node(self, op: str, inputs: list[Any], kind: IntType | None, domain: str = "", **attrs: Any) -> Any:
         """Append a kernel; an integer result is a Sym bounded by its type, a float one a name."""

@@ -60,7 +60,8 @@ class OnnxStrictBackend:
         self.spellings: dict[str, dict[str, int]] = {}
         self._scope = ""
         self._count = 0
-        self._names: set[str] = set()
+        #: the file's own outputs: a layer that happens to be called so keeps its generated name
+        self._names: set[str] = {"logits", "logprobs", "encoded_lengths"}
         self._shared: dict[tuple[Any, ...], Sym] = {}
 
     # -- the program -------------------------------------------------------------------------
@@ -123,18 +124,8 @@ class OnnxStrictBackend:
         return self.store(v.constant, array)
 
     def weight(self, w: Sym) -> str:
-        """Weights as bytes: unsigned around 128, or signed where the target's kernels are exact so."""
-        if self.weight_type() is U8:
-            return self.encode(w, "u8+128", (w.exact.astype(np.int16) + WEIGHT_ZERO_POINT).astype(np.uint8))
-        return self.encode(w, "i8", w.exact.astype(np.int8))
-
-    def weight_type(self) -> IntType:
-        """Unsigned: ConvInteger is several times slower with signed weights."""
-        return U8
-
-    def weight_zero_point(self) -> str:
-        """The zero point that goes with ``weight``."""
-        return self.scalar(WEIGHT_ZERO_POINT, U8)
+        """Weights as unsigned bytes around 128: ConvInteger is several times slower with signed ones."""
+        return self.encode(w, "u8+128", (w.exact.astype(np.int16) + WEIGHT_ZERO_POINT).astype(np.uint8))
 
     # -- primitives --------------------------------------------------------------------------
 
@@ -244,7 +235,7 @@ class OnnxStrictBackend:
         )
         name = self.add_node(
             "ConvInteger",
-            [x, self.weight(w), self.scalar(zero_point, U8), self.weight_zero_point()],
+            [x, self.weight(w), self.scalar(zero_point, U8), self.scalar(WEIGHT_ZERO_POINT, U8)],
             strides=[stride],
             pads=list(padding),
             dilations=[dilation],

@@ -73,15 +73,16 @@ def _exact_if(i: Any, x: Any, w: Any, bias: Any, m: Any) -> list[Condition]:
 def _qlinear_conv(b: Any, i: Any, ins: list[Any]) -> Any:
     x, w, bias, m = ins
     a = i.attrs
+    weight, weight_zero_point = b.kernel_weight(w)
     y = b.node(
         "QLinearConv",
         [
             x,
             b.float_scalar(1.0),
             b.scalar(a["zx"], U8),
-            b.weight(w),
+            weight,
             b.multiplier(m, a["c"]),
-            b.weight_zero_point(),
+            weight_zero_point,
             b.float_scalar(1.0),
             b.scalar(a["zy"], U8),
             b.vector(bias),

@@ -1,0 +1,81 @@
+"""zeroq-asr: integer-only quantization of pretrained speech recognisers, without any data.
+
+    import zeroq_asr as zq
+
+    result = zq.quantize("stt_en_quartznet15x5.nemo", "quartznet.int8.onnx")
+    print(zq.verify("quartznet.int8.onnx").program_sha256)
+
+Names here are the public API; the command line calls nothing else.
+"""
+
+from __future__ import annotations
+
+from zeroq_asr._version import __version__
+from zeroq_asr.checkpoints import load_checkpoint, save_checkpoint
+from zeroq_asr.config import CalibrationSpec, QuantSpec, SynthesisSpec
+from zeroq_asr.errors import (
+    AudioError,
+    CalibrationError,
+    CaptureError,
+    CheckpointError,
+    ConfigError,
+    ExportError,
+    ManifestError,
+    ProofError,
+    SynthesisError,
+    UnsupportedOperatorError,
+    VerificationError,
+    ZeroqError,
+)
+from zeroq_asr.evaluate import Evaluation, evaluate, transcribe
+from zeroq_asr.frontend import Frontend, FrontendConfig
+from zeroq_asr.inspection import inspect_file
+from zeroq_asr.manifest import Utterance, read_manifest
+from zeroq_asr.model import AsrModel
+from zeroq_asr.pipeline import Quantized, quantize
+from zeroq_asr.recognizer import OnnxRecognizer, Recognizer, TorchRecognizer, open_recognizer
+from zeroq_asr.synthesize import SyntheticFeatures, gaussian_noise, synthesize
+from zeroq_asr.tokenizer import Tokenizer
+from zeroq_asr.verify import Certificate, verify
+
+__all__ = [
+    "AsrModel",
+    "AudioError",
+    "CalibrationError",
+    "CalibrationSpec",
+    "CaptureError",
+    "Certificate",
+    "CheckpointError",
+    "ConfigError",
+    "Evaluation",
+    "ExportError",
+    "Frontend",
+    "FrontendConfig",
+    "ManifestError",
+    "OnnxRecognizer",
+    "ProofError",
+    "QuantSpec",
+    "Quantized",
+    "Recognizer",
+    "SynthesisError",
+    "SynthesisSpec",
+    "SyntheticFeatures",
+    "Tokenizer",
+    "TorchRecognizer",
+    "UnsupportedOperatorError",
+    "Utterance",
+    "VerificationError",
+    "ZeroqError",
+    "__version__",
+    "evaluate",
+    "gaussian_noise",
+    "inspect_file",
+    "load_checkpoint",
+    "open_recognizer",
+    "quantize",
+    "read_manifest",
+    "save_checkpoint",
+    "synthesize",
+    "transcribe",
+    "verify",
+]

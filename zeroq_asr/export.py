@@ -1,0 +1,192 @@
+"""A Program and all that surrounds it, as one ONNX file.
+
+Inputs ``audio_signal`` float32 [batch, mels, frames] and ``length`` int64 [batch]; outputs
+``logprobs`` float32 [batch, encoded, tokens], ``logits`` int32 (the integers), ``encoded_lengths``
+int64 [batch].  ``logprobs`` comes first because runtimes for NeMo CTC models take outputs in order.
+The metadata carries the keys those runtimes read and, under ``zeroq_asr``, one JSON object from
+which the program, the frontend and the tokens are read back.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper
+
+from zeroq_asr._version import __version__
+from zeroq_asr.errors import ExportError
+from zeroq_asr.frontend import FrontendConfig
+from zeroq_asr.integer.backends.onnx_fused import OnnxFusedBackend
+from zeroq_asr.integer.backends.onnx_qdq import OnnxQdqBackend
+from zeroq_asr.integer.backends.onnx_strict import OnnxStrictBackend, build
+from zeroq_asr.integer.program import Program, canonical_json
+from zeroq_asr.tokenizer import Tokenizer
+
+#: key of our own JSON object in the file's metadata
+METADATA_KEY = "zeroq_asr"
+#: version of that object's layout
+FORMAT = 1
+DIALECTS = ("fused", "strict", "qdq")
+#: Gather on bytes, BitwiseAnd and Shape slices need opset 18; every ONNX Runtime since 1.14 has it
+OPSET, IR_VERSION = 18, 8
+
+#: what a target promises about the products that the fused kernels form
+TARGET_BOUNDS = {
+    "x86-any": "weights are unsigned bytes: u8 x u8 products accumulate in int32 on every CPU",
+    "x86-fast": "signed weights with |w| <= 64: 255*64*2 < 2^15, so no int16 pair saturates on any x86",
+    "x86-vnni": "signed weights at full range: exact only where the CPU multiplies u8 x s8 into int32 (VNNI)",
+    "arm": "signed weights at full range: exact where the CPU multiplies u8 x s8 into int32 (ARM)",
+}
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """All of a model that is not its program: what a runtime needs beside the integers."""
+
+    name: str
+    frontend: FrontendConfig
+    tokenizer: Tokenizer
+    max_seconds: float
+    subsampling_factor: int
+    #: the specifications it was made by, for the record
+    recipe: dict[str, Any] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON values."""
+        return {
+            "name": self.name,
+            "frontend": self.frontend.to_dict(),
+            "tokenizer": self.tokenizer.to_dict(),
+            "max_seconds": self.max_seconds,
+            "subsampling_factor": self.subsampling_factor,
+            "recipe": self.recipe,
+        }
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Deployment:
+        """Rebuild what ``to_dict`` wrote."""
+        return cls(
+            name=data["name"],
+            frontend=FrontendConfig.from_dict(data["frontend"]),
+            tokenizer=Tokenizer.from_dict(data["tokenizer"]),
+            max_seconds=data["max_seconds"],
+            subsampling_factor=data["subsampling_factor"],
+            recipe=data["recipe"],
+        )
+
+
+@dataclass(frozen=True)
+class Export:
+    """A finished model and what its builder found out on the way."""
+
+    model: onnx.ModelProto
+    backend: OnnxStrictBackend
+
+    def to_bytes(self) -> bytes:
+        """Serialize; equal models give equal bytes."""
+        return self.model.SerializeToString(deterministic=True)
+
+
+def export(program: Program, deployment: Deployment, dialect: str, target: str = "x86-any") -> Export:
+    """Spell ``program`` in a dialect.  The interval proof runs on the way: ProofError if it fails.
+
+    ``target`` decides how the fused kernels' weights are stored (see ``TARGET_BOUNDS``); strict and
+    qdq do not depend on it.  Raises ExportError for an unknown dialect or a target whose bound the
+    weights do not meet.
+    """
+    backend = _backend(program, dialect, target)
+    logits, encoded = build(backend, program)
+    scale = program.values[program.outputs[0]].scale
+    backend.store("logits/scale", np.array(scale, dtype=np.float32))
+    nodes = [
+        *backend.nodes,
+        helper.make_node("Identity", [logits.name], ["logits"], name="logits"),
+        helper.make_node("Identity", [encoded.name], ["encoded_lengths"], name="encoded_lengths"),
+        helper.make_node("Cast", ["logits"], ["logits/float"], name="logits/float", to=TensorProto.FLOAT),
+        helper.make_node("Mul", ["logits/float", "logits/scale"], ["logits/real"], name="logits/real"),
+        helper.make_node("LogSoftmax", ["logits/real"], ["logprobs"], name="logprobs", axis=-1),
+    ]
+    tokens = len(deployment.tokenizer.tokens) + 1
+    graph = helper.make_graph(
+        nodes,
+        "zeroq_asr",
+        [
+            _tensor("audio_signal", TensorProto.FLOAT, ["batch", program.channels, "frames"]),
+            _tensor("length", TensorProto.INT64, ["batch"]),
+        ],
+        [
+            _tensor("logprobs", TensorProto.FLOAT, ["batch", "encoded", tokens]),
+            _tensor("logits", TensorProto.INT32, ["batch", "encoded", tokens]),
+            _tensor("encoded_lengths", TensorProto.INT64, ["batch"]),
+        ],
+        list(backend.initializers.values()),
+    )
+    model = helper.make_model(
+        graph,
+        opset_imports=[helper.make_opsetid("", OPSET), helper.make_opsetid("com.microsoft", 1)],
+        ir_version=IR_VERSION,
+        producer_name="zeroq-asr",
+        producer_version=__version__,
+    )
+    for key, value in _metadata(program, deployment, backend, dialect, target).items():
+        model.metadata_props.add(key=key, value=value)
+    return Export(model, backend)
+
+
+def _backend(program: Program, dialect: str, target: str) -> OnnxStrictBackend:
+    if target not in TARGET_BOUNDS:
+        raise ExportError(target, "unknown target", f"choose one of {', '.join(TARGET_BOUNDS)}")
+    if dialect == "strict":
+        return OnnxStrictBackend(target)
+    if dialect == "qdq":
+        return OnnxQdqBackend(program, target)
+    if dialect != "fused":
+        raise ExportError(dialect, "unknown dialect", f"choose one of {', '.join(DIALECTS)}")
+    if target == "x86-fast":
+        for name, array in program.constants.items():
+            if array.ndim == 3 and int(np.abs(array.astype(np.int16)).max(initial=0)) > 64:
+                raise ExportError(name, "target x86-fast needs |w| <= 64", "use --bits w7a8 or fewer")
+    return OnnxFusedBackend(target)
+
+
+def _metadata(
+    program: Program, deployment: Deployment, backend: OnnxStrictBackend, dialect: str, target: str
+) -> dict[str, str]:
+    own = {
+        "format": FORMAT,
+        "version": __version__,
+        "dialect": dialect,
+        "target": target,
+        **deployment.to_dict(),
+        "program": program.to_json(),
+        "encodings": {k: list(v) for k, v in backend.encodings.items()},
+        "program_sha256": program.digest(),
+    }
+    own["metadata_sha256"] = metadata_digest(own)
+    normalize = deployment.frontend.normalize
+    kind = "EncDecCTCModel" if deployment.tokenizer.kind == "characters" else "EncDecCTCModelBPE"
+    return {
+        "comment": f"integer-only, {dialect}; made by zeroq-asr without data",
+        "model_author": "zeroq-asr",
+        "model_type": kind,
+        "normalize_type": normalize if isinstance(normalize, str) else "",
+        "subsampling_factor": str(deployment.subsampling_factor),
+        "version": "1",
+        "vocab_size": str(len(deployment.tokenizer.tokens)),
+        METADATA_KEY: canonical_json(own).decode(),
+    }
+
+
+def metadata_digest(own: dict[str, Any]) -> str:
+    """SHA-256 of our JSON object without this digest itself."""
+    rest = {k: v for k, v in own.items() if k != "metadata_sha256"}
+    return hashlib.sha256(canonical_json(json.loads(json.dumps(rest)))).hexdigest()
+
+
+def _tensor(name: str, kind: int, shape: list[str | int]) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(name, kind, shape)

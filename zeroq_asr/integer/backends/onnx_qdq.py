@@ -1,0 +1,95 @@
+"""The ``qdq`` spelling: float operators between QuantizeLinear and DequantizeLinear.
+
+For execution providers that fuse such pairs (TensorRT, OpenVINO, QNN).  Scales are the program's
+own, but each provider rounds in its own way: this spelling is *not* exact, and cannot be verified.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from onnx import TensorProto
+
+from zeroq_asr.errors import ExportError
+from zeroq_asr.integer.backends.interval import Interval
+from zeroq_asr.integer.backends.onnx_strict import OnnxStrictBackend, Sym
+from zeroq_asr.integer.ops import OPS
+from zeroq_asr.integer.program import Instruction, Program, ValueInfo
+from zeroq_asr.integer.types import TYPES, U8
+
+
+class OnnxQdqBackend(OnnxStrictBackend):
+    """Spells each instruction by its ``qdq`` emitter; values between instructions stay integers."""
+
+    dialect = "qdq"
+
+    def __init__(self, program: Program, target: str = "x86-any") -> None:
+        super().__init__(target)
+        self.program = program
+
+    def instruction(self, i: Instruction, operands: list[Any]) -> Sym:
+        """Emit the float spelling; the definition still bounds the result."""
+        emit = OPS[i.op].qdq
+        if emit is None:
+            raise ExportError(i.out, f"operator {i.op} has no qdq spelling", "export fused or strict")
+        self.enter(i)
+        interval = OPS[i.op].define(self.proof, *(o.interval for o in operands), **i.attrs)
+        result = emit(self, i, operands)
+        return self.finish(i, Sym(result.name, interval), "qdq")
+
+    def define(self, i: Instruction, operands: list[Any]) -> Sym:
+        """Spell an instruction that moves integers by its definition."""
+        return OPS[i.op].define(self, *operands, **i.attrs)
+
+    def info(self, name: str) -> ValueInfo:
+        """What the integers of ``name`` mean."""
+        return self.program.values[name]
+
+    def node(self, op: str, inputs: list[Any], kind: None = None, domain: str = "", **attrs: Any) -> str:
+        """Append a float node."""
+        return self.add_node(op, inputs, domain, **attrs)
+
+    def float_scalar(self, value: float) -> str:
+        """A shared float32 scalar."""
+        value = float(np.float32(value))
+        return self.store(f"const/float/{value!r}", np.array(value, dtype=np.float32))
+
+    def dequantize(self, v: Sym, name: str) -> str:
+        """DequantizeLinear by the value's own scale."""
+        info = self.info(name)
+        if TYPES[info.type] is U8:
+            zero = self.scalar(info.zero_point, U8)
+            return self.add_node("DequantizeLinear", [v, self.float_scalar(info.scale), zero])
+        real = self.add_node("Cast", [v], to=TensorProto.FLOAT)
+        return self.add_node("Mul", [real, self.float_scalar(info.scale)])
+
+    def dequantized_weight(self, w: Sym, scale: np.ndarray) -> str:
+        """Int8 weights and their scale per output channel."""
+        stored = self.encode(w, "i8", w.exact.astype(np.int8))
+        scales = self.store(f"{w.constant}/scale", scale.astype(np.float32))
+        return self.add_node("DequantizeLinear", [stored, scales], axis=0)
+
+    def dequantized_bias(self, bias: Sym, scale: np.ndarray) -> str:
+        """Int32 biases and their scale per output channel."""
+        stored = self.encode(bias, "i32", bias.exact.astype(np.int32))
+        scales = self.store(f"{bias.constant}/scale", scale.astype(np.float32))
+        return self.add_node("DequantizeLinear", [stored, scales], axis=0)
+
+    def quantize_to(self, real: Any, name: str) -> Sym:
+        """QuantizeLinear by the value's own scale, saturating at its range."""
+        info = self.info(name)
+        scale = self.float_scalar(info.scale)
+        if TYPES[info.type] is U8:
+            byte = self.add_node("QuantizeLinear", [real, scale, self.scalar(info.zero_point, U8)])
+            return self.clip_u8(Sym(byte, Interval.of(0, 255, U8)), info.lo, info.hi)
+        rounded = self.add_node("Round", [self.add_node("Div", [real, scale])])
+        lo, hi = self.float_scalar(info.lo), self.float_scalar(info.hi)
+        integer = self.add_node(
+            "Cast", [self.add_node("Clip", [rounded, lo, hi])], to=TensorProto.INT32
+        )
+        return Sym(integer, Interval.of(info.lo, info.hi, TYPES[info.type]))
+
+    def float_per_batch(self, lengths: Sym) -> str:
+        """Lengths as float32 [B, 1, 1]."""
+        return self.add_node("Cast", [self.per_batch(lengths)], to=TensorProto.FLOAT)

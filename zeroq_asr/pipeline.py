@@ -1,0 +1,183 @@
+"""quantize(): a checkpoint in, a proven integer-only ONNX file out; every stage on one screen."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from zeroq_asr.audio import load_audio
+from zeroq_asr.calibrate import calibrate
+from zeroq_asr.capture import capture
+from zeroq_asr.checkpoints import load_checkpoint
+from zeroq_asr.config import CalibrationSpec, QuantSpec, SynthesisSpec
+from zeroq_asr.errors import CalibrationError
+from zeroq_asr.export import Deployment, Export, export
+from zeroq_asr.files import atomic_write_bytes
+from zeroq_asr.frontend import Frontend
+from zeroq_asr.integer.program import Program
+from zeroq_asr.integer.proof import Proof, prove
+from zeroq_asr.lower import lower
+from zeroq_asr.manifest import read_manifest
+from zeroq_asr.model import AsrModel
+from zeroq_asr.progress import Progress, silent
+from zeroq_asr.synthesize import SyntheticFeatures, gaussian_noise, synthesize
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """What ``quantize`` made, and the account of it."""
+
+    program: Program
+    deployment: Deployment
+    proof: Proof
+    exported: Export
+    #: what the ranges came from; None for audio
+    features: SyntheticFeatures | None
+    #: where it was written; None if it was not
+    path: Path | None
+    #: bytes of the file
+    size: int
+    #: bytes of the float network's parameters and buffers
+    float_bytes: int
+    #: stage → seconds
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the account as JSON values."""
+        return {
+            "file": None if self.path is None else str(self.path),
+            "bytes": self.size,
+            "float_bytes": self.float_bytes,
+            "name": self.deployment.name,
+            "dialect": self.exported.backend.dialect,
+            "program_sha256": self.program.digest(),
+            "proof": self.proof.to_dict(),
+            "recipe": self.deployment.recipe,
+            "seconds": self.seconds,
+        }
+
+
+def quantize(
+    source: str | os.PathLike[str] | AsrModel,
+    output: str | os.PathLike[str] | None = None,
+    *,
+    spec: QuantSpec | None = None,
+    synthesis: SynthesisSpec | None = None,
+    calibration: CalibrationSpec | None = None,
+    dialect: str = "fused",
+    config: str | os.PathLike[str] | None = None,
+    loader: str | None = None,
+    progress: Progress = silent,
+) -> Quantized:
+    """Quantize a checkpoint (or a loaded model) and write it to ``output`` if given.
+
+    ``config`` and ``loader`` are as in ``load_checkpoint``.  Raises a ZeroqError for anything that
+    is wrong with the input; the output file is whole or not there at all.
+    """
+    spec, calibration = spec or QuantSpec(), calibration or CalibrationSpec()
+    synthesis = synthesis or SynthesisSpec.preset("default")
+    seconds: dict[str, float] = {}
+    clock = _Clock(seconds, progress)
+
+    with clock("load"):
+        model = source if isinstance(source, AsrModel) else load_checkpoint(source, config=config, loader=loader)
+    with clock("capture"):
+        graph = capture(model.network, model.example_input(), model.name)
+    with clock("features"):
+        features, stream, total = _features(model, synthesis, calibration, progress)
+    with clock("calibrate"):
+        levels = 2**spec.activation_bits - 1
+        ranges = calibrate(graph, stream, calibration, levels=levels, total=total, progress=progress)
+    with clock("lower"):
+        max_frames = math.ceil(spec.max_seconds * model.frontend.frames_per_second) + 1
+        program = lower(graph, ranges, spec, channels=model.frontend.features, max_frames=max_frames)
+    with clock("prove"):
+        proof = prove(program)
+    with clock("export"):
+        deployment = Deployment(
+            name=model.name,
+            frontend=model.frontend,
+            tokenizer=model.tokenizer,
+            max_seconds=spec.max_seconds,
+            subsampling_factor=model.subsampling_factor,
+            recipe=_recipe(spec, synthesis, calibration),
+        )
+        exported = export(program, deployment, dialect, spec.target)
+        data = exported.to_bytes()
+        if output is not None:
+            atomic_write_bytes(output, data)
+    path = None if output is None else Path(output)
+    float_bytes = sum(t.numel() * t.element_size() for t in model.network.state_dict().values())
+    return Quantized(program, deployment, proof, exported, features, path, len(data), float_bytes, seconds)
+
+
+class _Clock:
+    """Times the stages, and tells of those that have no steps of their own."""
+
+    def __init__(self, seconds: dict[str, float], progress: Progress) -> None:
+        self._seconds, self._progress = seconds, progress
+        self._stage, self._start = "", 0.0
+
+    def __call__(self, stage: str) -> _Clock:
+        self._stage = stage
+        return self
+
+    def __enter__(self) -> None:
+        self._start = time.perf_counter()
+        if self._stage not in ("features", "calibrate"):
+            self._progress(self._stage, 0, 1)
+
+    def __exit__(self, *_: object) -> None:
+        self._seconds[self._stage] = round(time.perf_counter() - self._start, 3)
+        if self._stage not in ("features", "calibrate"):
+            self._progress(self._stage, 1, 1)
+
+
+def _features(
+    model: AsrModel, synthesis: SynthesisSpec, calibration: CalibrationSpec, progress: Progress
+) -> tuple[SyntheticFeatures | None, Iterator[Tensor], int]:
+    """What to calibrate on: the saved or made features, a stream of [M, T], and how many there are."""
+    if calibration.kind == "audio":
+        utterances = read_manifest(calibration.source)[: calibration.limit]
+        frontend = Frontend(model.frontend)
+
+        def audio() -> Iterator[Tensor]:
+            for utterance in utterances:
+                waveform = load_audio(utterance.audio_path, model.frontend.sample_rate)
+                features, length = frontend(waveform)
+                yield torch.from_numpy(features[:, :length])
+
+        return None, audio(), len(utterances)
+    if calibration.kind == "features":
+        made = SyntheticFeatures.load(calibration.source)
+        if made.features.shape[1] != model.frontend.features:
+            raise CalibrationError(
+                calibration.source,
+                f"features have {made.features.shape[1]} mels, the network takes {model.frontend.features}",
+                "synthesize them for this checkpoint",
+            )
+    elif calibration.kind == "noise":
+        made = gaussian_noise(model, synthesis)
+    else:
+        made = synthesize(model, synthesis, progress)
+    count = min(len(made.lengths), calibration.limit or len(made.lengths))
+    stream = (torch.from_numpy(made.features[i, :, : made.lengths[i]]) for i in range(count))
+    return made, stream, count
+
+
+def _recipe(spec: QuantSpec, synthesis: SynthesisSpec, calibration: CalibrationSpec) -> dict[str, Any]:
+    """How the file was made, for its metadata; folders of the maker's machine stay out of it."""
+    recipe = {"quantization": spec.to_dict(), "calibration": calibration.to_dict()}
+    if calibration.kind in ("synthetic", "noise"):
+        recipe["synthesis"] = synthesis.to_dict()
+    else:
+        recipe["calibration"]["source"] = Path(calibration.source).name
+    return recipe
