@@ -1,0 +1,620 @@
+"""The command line: what it prints where, its exit codes, and what it leaves behind."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import pickle
+import re
+import resource
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import soundfile
+import torch
+from typer.testing import CliRunner
+
+import zeroq_asr as zq
+from zeroq_asr.cli import app
+from zeroq_asr.cli.exits import CODES, MEANINGS, code_of
+from zeroq_asr.cli.terminal import size
+
+#: the least work that still is a synthesis
+FAST = ("--batch", "2", "--frames", "64", "--iterations", "1")
+
+
+def _run(*args: object) -> Any:
+    result = CliRunner().invoke(app, [str(arg) for arg in args])
+    assert "Traceback" not in result.output
+    return result
+
+
+def _fails(result: Any, code: int, *words: str) -> str:
+    """Check that a command failed as documented: one line on stderr, nothing on stdout."""
+    lines = result.stderr.splitlines()
+    errors = [line for line in lines if line.startswith("error: ")]
+    others = [line for line in lines if line not in errors and not re.match(r"\w+: [\d.]+ s", line)]
+    assert (result.exit_code, len(errors), others) == (code, 1, []), result.output
+    assert result.stdout == ""
+    for word in words:
+        assert word in errors[0]
+    return str(errors[0])
+
+
+def _wav(path: Path, seconds: float) -> Path:
+    noise = np.random.default_rng(0).standard_normal(int(16000 * seconds)) * 0.1
+    soundfile.write(path, noise.astype(np.float32), 16000)
+    return path
+
+
+@pytest.fixture(scope="module")
+def work(small_model: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint, its quantized file (proven to 2 s), recordings and a manifest."""
+    folder = tmp_path_factory.mktemp("cli")
+    zq.save_checkpoint(small_model, folder / "small.pt")
+    _wav(folder / "one.wav", 1.0)
+    _wav(folder / "half.wav", 0.5)
+    _wav(folder / "long.wav", 3.0)
+    lines = [{"audio_filepath": f"{name}.wav", "text": "a b c"} for name in ("one", "half")]
+    (folder / "manifest.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    result = _run(
+        "quantize", folder / "small.pt", "-o", folder / "small.onnx", "--max-seconds", 2, "--json", *FAST
+    )
+    assert result.exit_code == 0, result.output
+    (folder / "report.json").write_text(result.stdout)
+    return folder
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Iterator[Path]:
+    """A folder in which a failed command must leave nothing."""
+    folder = tmp_path / "out"
+    folder.mkdir()
+    yield folder
+    assert list(folder.iterdir()) == []
+
+
+# -- what works --------------------------------------------------------------------------------
+
+
+def test_quantize_reports_in_json(work: Path) -> None:
+    report = json.loads((work / "report.json").read_text())
+    assert report["file"] == str(work / "small.onnx")
+    assert report["bytes"] == (work / "small.onnx").stat().st_size
+    assert report["float_bytes"] > 0
+    assert report["dialect"] == "fused"
+    assert re.fullmatch("[0-9a-f]{64}", report["program_sha256"])
+    assert report["proof"]["headroom_bits"] >= 0
+    assert report["seconds"].keys() >= {"load", "capture", "features", "prove", "export"}
+    assert report["tokens"] is None
+    assert len(report["synthesis"]["losses"]) == 2
+    assert {"name", "kl_before", "kl_after"} <= report["synthesis"]["layers"][0].keys()
+
+
+def test_quantize_for_people(work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = _run(
+        "quantize",
+        work / "small.pt",
+        "--dialect",
+        "strict",
+        "--bits",
+        "w4a8",
+        "--tokens",
+        "tokens.txt",
+        *FAST,
+    )
+    assert result.exit_code == 0, result.output
+    assert result.stdout.startswith("small.w4a8.strict.onnx\n")
+    assert "times smaller than float" in result.stdout
+    assert "strict" in result.stdout
+    assert "bits of headroom" in result.stdout
+    assert "the worst 3:" in result.stdout
+    assert result.stdout.endswith("Next: zeroq-asr verify small.w4a8.strict.onnx\n")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["small.w4a8.strict.onnx", "tokens.txt"]
+    assert (tmp_path / "tokens.txt").read_text().splitlines()[-1] == "<blk> 28"
+    verified = _run("verify", "small.w4a8.strict.onnx")
+    assert verified.exit_code == 0
+    assert "1. The integer program is proven." in verified.stdout
+    assert "2. The dialect is strict: no float type" in verified.stdout
+
+
+def test_verify(work: Path) -> None:
+    file = work / "small.onnx"
+    digest = json.loads((work / "report.json").read_text())["program_sha256"]
+    text = _run("verify", file).stdout
+    for part in (
+        "is proven",
+        digest,
+        "2 s",
+        "dialect is fused",
+        "QLinearConv",
+        "c ≤ 16",
+        "headroom",
+        "x86-any",
+    ):
+        assert part in text
+    assert _run("verify", file, "--quiet", "--hash", digest.upper()).stdout == f"{digest}\n"
+    assert json.loads(_run("verify", file, "--json", "--hash", digest[:8]).stdout)["program_sha256"] == digest
+
+
+def test_common_options_stand_anywhere(work: Path) -> None:
+    before, after = (
+        _run("--json", "verify", work / "small.onnx"),
+        _run("verify", work / "small.onnx", "--json"),
+    )
+    assert before.stdout == after.stdout
+    assert before.stderr == after.stderr == ""
+
+
+@pytest.mark.parametrize("model", ["small.onnx", "small.pt"])
+def test_transcribe(work: Path, model: str) -> None:
+    one = _run("transcribe", work / model, work / "one.wav", "--threads", 1)
+    assert one.exit_code == 0, one.output
+    assert (len(one.stdout.splitlines()), one.stderr) == (1, "")
+    both = _run("transcribe", work / model, work / "one.wav", work / "half.wav", "--batch-size", 2)
+    lines = [line.split("\t") for line in both.stdout.split("\n")[:-1]]
+    assert [path for path, _ in lines] == [str(work / "one.wav"), str(work / "half.wav")]
+    assert lines[0][1] == one.stdout[:-1]
+    report = json.loads(_run("transcribe", work / model, work / "one.wav", "--json").stdout)
+    assert report["transcripts"] == [{"audio": str(work / "one.wav"), "text": lines[0][1]}]
+
+
+def test_evaluate(work: Path, tmp_path: Path) -> None:
+    command = ("evaluate", work / "small.onnx", "--manifest", work, "--threads", 1)
+    text = _run(*command, "-o", tmp_path / "hyps.jsonl")
+    assert text.exit_code == 0, text.output
+    for part in ("2 utterances, 1.5 s", "words", "characters", "substituted", "real-time factor"):
+        assert part in text.stdout
+    lines = [json.loads(line) for line in (tmp_path / "hyps.jsonl").read_text().splitlines()]
+    assert [line["text"] for line in lines] == ["a b c", "a b c"]
+    assert {"audio_filepath", "pred_text"} <= lines[0].keys()
+    report = json.loads(_run(*command, "--json", "--batch-size", 2).stdout)
+    assert report["words"]["length"] == 6
+    quiet = _run(*command, "--quiet").stdout
+    assert float(quiet) == pytest.approx(100 * report["words"]["rate"], abs=0.01)
+    assert _run(*command, "--limit", 1, "--json").stdout.count("hypothesis") == 1
+
+
+def test_inspect(work: Path) -> None:
+    assert "a float checkpoint" in _run("inspect", work / "small.pt").stdout
+    quantized = _run("inspect", work / "small.onnx").stdout
+    assert "not verified" in quantized
+    assert "quantize_input" in quantized
+    assert json.loads(_run("inspect", work / "small.onnx", "--json").stdout)["kind"] == "quantized"
+    assert _run("inspect", work / "small.pt", "--quiet").stdout == "checkpoint\n"
+
+
+def test_inspect_of_another_tool(tmp_path: Path) -> None:
+    tensor = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["batch"])
+    result = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, ["batch"])
+    graph = onnx.helper.make_graph([onnx.helper.make_node("Relu", ["x"], ["y"])], "other", [tensor], [result])
+    opset = [onnx.helper.make_opsetid("", 18)]
+    onnx.save(onnx.helper.make_model(graph, opset_imports=opset, ir_version=8), tmp_path / "other.onnx")
+    text = _run("inspect", tmp_path / "other.onnx").stdout
+    assert "of another tool" in text
+    assert "x float [batch]" in text
+    _fails(_run("verify", tmp_path / "other.onnx"), 5, "was not written by zeroq-asr")
+    _fails(_run("transcribe", tmp_path / "other.onnx", "a.wav"), 3, "audio_signal")
+
+
+def test_synthesize(work: Path, tmp_path: Path) -> None:
+    file = tmp_path / "features.npz"
+    result = _run("synthesize", work / "small.pt", "-o", file, *FAST)
+    assert result.exit_code == 0, result.output
+    assert "2 utterances of 64 frames, 16 mels" in result.stdout
+    assert "in 1 steps" in result.stdout
+    assert zq.SyntheticFeatures.load(file).features.shape == (2, 16, 64)
+    report = json.loads(_run("synthesize", work / "small.pt", "--json", *FAST).stdout)
+    assert report["file"] is None
+    assert report["losses"][1] == pytest.approx(min(report["losses"]), rel=0.5)
+    made = _run(
+        "quantize",
+        work / "small.pt",
+        "-o",
+        tmp_path / "x.onnx",
+        "--quiet",
+        "--calibration",
+        file,
+        "--limit",
+        1,
+    )
+    assert made.stdout == f"{tmp_path / 'x.onnx'}\n", made.output
+
+
+def test_help_documents_the_exit_codes() -> None:
+    text = " ".join(_run("--help").stdout.split())
+    for code, meaning in MEANINGS.items():
+        assert f"{code} {meaning}" in text
+    assert _run("--version").stdout == f"{zq.__version__}\n"
+
+
+def test_every_error_has_a_code() -> None:
+    for name in zq.__all__:
+        thing = getattr(zq, name)
+        if isinstance(thing, type) and issubclass(thing, zq.ZeroqError) and thing is not zq.ZeroqError:
+            assert CODES[thing] in MEANINGS
+    assert set(CODES.values()) <= MEANINGS.keys()
+    assert code_of(KeyError("x")) == 1
+    assert code_of(PermissionError("x")) == 6
+    assert code_of(RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to")) == 6
+
+
+def test_sizes_read_well() -> None:
+    sizes = [size(n) for n in (0, 999, 1000, 91452, 999_600, 18_900_000, 190_000_000, 7e9, 2e12)]
+    assert sizes == [
+        "0 bytes",
+        "999 bytes",
+        "1 kB",
+        "91.5 kB",
+        "1 MB",
+        "18.9 MB",
+        "190 MB",
+        "7 GB",
+        "2000 GB",
+    ]
+
+
+# -- damaged checkpoints -----------------------------------------------------------------------
+
+
+class _Evil:
+    def __reduce__(self) -> Any:
+        return os.mkdir, ("evil",)
+
+
+def _tar(path: Path, member: str) -> Path:
+    with tarfile.open(path, "w") as archive:
+        info = tarfile.TarInfo(member)
+        info.size = 4
+        archive.addfile(info, io.BytesIO(b"evil"))
+    return path
+
+
+def _corrupt(work: Path, folder: Path) -> Path:
+    data = bytearray((work / "small.pt").read_bytes())
+    data[100:2000] = bytes(1900)
+    return _write(folder / "corrupt.pt", bytes(data))
+
+
+def _write(path: Path, data: bytes) -> Path:
+    path.write_bytes(data)
+    return path
+
+
+BROKEN: dict[str, tuple[Callable[[Path, Path], Path], str]] = {
+    "absent": (lambda work, folder: folder / "absent.nemo", "No such file"),
+    "folder": (lambda work, folder: folder, "is a folder"),
+    "empty": (lambda work, folder: _write(folder / "empty.nemo", b""), "is empty"),
+    "other": (lambda work, folder: _write(folder / "other.nemo", b"hello" * 99), "neither"),
+    "corrupt": (_corrupt, "corrupt.pt"),
+    "truncated": (
+        lambda work, folder: _write(folder / "cut.pt", (work / "small.pt").read_bytes()[:-3000]),
+        "cut.pt",
+    ),
+    "traversing": (lambda work, folder: _tar(folder / "x.nemo", "../evil"), "points outside the archive"),
+    "absolute": (lambda work, folder: _tar(folder / "x.nemo", "/tmp/evil"), "points outside the archive"),
+    "pickle": (lambda work, folder: _write(folder / "x.ckpt", pickle.dumps(_Evil())), "x.ckpt"),
+    "escape": (lambda work, folder: _tar(folder / "x.nemo", "../\x1b[31m"), "\\x1b[31m"),
+}
+
+
+@pytest.mark.parametrize("command", ["quantize", "inspect", "synthesize", "transcribe"])
+@pytest.mark.parametrize("kind", BROKEN)
+def test_broken_checkpoints(
+    kind: str, command: str, work: Path, tmp_path: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(out)  # where a default output or a pickle's folder would appear
+    make, words = BROKEN[kind]
+    line = _fails(_run(command, make(work, tmp_path), *(["a.wav"] * (command == "transcribe"))), 3, words)
+    assert line.isprintable()
+
+
+def _without(state: dict[str, torch.Tensor], name: str) -> dict[str, torch.Tensor]:
+    return {key: value for key, value in state.items() if key != name}
+
+
+_WEIGHT = "encoder.encoder.1.mconv.0.conv.weight"
+WRONG_WEIGHTS: dict[str, Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]] = {
+    "missing": lambda state: _without(state, _WEIGHT),
+    "misshaped": lambda state: {**state, _WEIGHT: torch.zeros(3, 1, 5)},
+    "not finite": lambda state: {**state, _WEIGHT: state[_WEIGHT] * torch.nan},
+    "surplus": lambda state: {**state, f"{_WEIGHT}2": torch.zeros(3)},
+}
+
+
+@pytest.mark.parametrize("kind", WRONG_WEIGHTS)
+def test_wrong_weights_are_named(
+    kind: str, conv_config: Any, conv_state: Any, write_nemo: Any, out: Path
+) -> None:
+    path = write_nemo(conv_config, WRONG_WEIGHTS[kind](conv_state))
+    _fails(_run("quantize", path, "-o", out / "x.onnx"), 3, _WEIGHT)
+
+
+def test_broken_configuration(work: Path, tmp_path: Path, out: Path) -> None:
+    torch.save({"a.weight": torch.zeros(2)}, tmp_path / "weights.pt")
+    config = tmp_path / "model.yaml"
+    config.write_text("encoder: [")
+    _fails(_run("quantize", tmp_path / "weights.pt", "--config", config, "-o", out / "x.onnx"), 3, "not YAML")
+
+
+LOADERS = """
+import torch
+import zeroq_asr as zq
+from zeroq_asr import AsrModel, FrontendConfig, Tokenizer
+
+
+class Recurrent(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.norm = torch.nn.BatchNorm1d(16)
+        self.rnn = torch.nn.LSTM(16, 29, batch_first=True)
+
+    def forward(self, features, lengths):
+        return self.rnn(self.norm(features).transpose(1, 2))[0], lengths
+
+
+def recurrent(path):
+    return AsrModel(Recurrent().eval(), FrontendConfig(features=16), Tokenizer(tuple("a" * 28)), "recurrent")
+
+
+def chatty(path):
+    print("hello from the loader")
+    return zq.load_checkpoint(path)
+
+
+def failing(path):
+    raise KeyError("layer")
+
+
+def slow(path):
+    import pathlib, time
+    pathlib.Path("started").touch()
+    time.sleep(60)
+"""
+
+
+@pytest.fixture
+def loaders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "cli_loaders.py").write_text(LOADERS)
+    monkeypatch.syspath_prepend(tmp_path)
+    return tmp_path
+
+
+def test_unsupported_operator(loaders: Path, work: Path, out: Path) -> None:
+    command = ("quantize", work / "small.pt", "-o", out / "x.onnx", "--loader", "cli_loaders:recurrent")
+    _fails(_run(*command, *FAST), 4, "error: rnn: operator ", "no integer lowering")
+
+
+def test_loaders(loaders: Path, work: Path, out: Path) -> None:
+    for loader, words in {
+        "cli_loaders:failing": "KeyError",
+        "cli_loaders:absent": "has no absent",
+        "no_such_module_here:x": "cannot be imported",
+        "cli_loaders": "write package.module:function",
+    }.items():
+        command = ("quantize", work / "small.pt", "-o", out / "x.onnx", "--loader", loader)
+        _fails(_run(*command), 3, words)
+    chatty = _run("inspect", work / "small.pt", "--loader", "cli_loaders:chatty", "--json")
+    assert json.loads(chatty.stdout)["name"] == "small"
+    assert chatty.stderr == "hello from the loader\n"
+
+
+# -- options and outputs -----------------------------------------------------------------------
+
+
+def test_outputs_are_checked_before_the_work(work: Path, out: Path) -> None:
+    """With checkpoints that do not exist: the output comes first."""
+    model = work / "absent.nemo"
+    _fails(_run("quantize", model, "-o", out / "no" / "x.onnx"), 2, "there is no folder")
+    _fails(_run("quantize", model, "-o", out), 2, "is a folder")
+    _fails(
+        _run("quantize", model, "-o", out / "x.onnx", "--tokens", out / "no" / "t"), 2, "there is no folder"
+    )
+    _fails(_run("quantize", model, "-o", out / "x", "--tokens", out / "x"), 2, "is the output itself")
+    _fails(_run("synthesize", model, "-o", out / "x.onnx"), 2, ".npz")
+    _fails(_run("quantize", work / "small.pt", "-o", work / "small.pt"), 2, "is the input itself")
+    _fails(_run("evaluate", model, "-m", work, "-o", out / "no" / "x"), 2, "there is no folder")
+
+
+def test_unwritable_folder(work: Path, out: Path) -> None:
+    if not Path("/proc/self").is_dir():
+        pytest.skip("needs a folder that even root cannot write")
+    _fails(_run("quantize", work / "small.pt", "-o", "/proc/self/x.onnx"), 2, "cannot be written")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--bits", "nine"), "cannot read 'nine'"),
+        (("--bits", "9"), "weight_bits"),
+        (("--max-seconds", "-1"), "max_seconds"),
+        (("--target", "x86-fast"), "--bits w7a8"),
+        (("--preset", "best"), "paper, default, fast"),
+        (("--frames", "1"), "frames"),
+        (("--percentile", "120"), "percentile"),
+        (("--calibration", "absent.npz"), "there is no file or folder absent.npz"),
+    ],
+)
+def test_senseless_options(options: tuple[str, ...], words: str, work: Path, out: Path) -> None:
+    _fails(_run("quantize", work / "small.pt", "-o", out / "x.onnx", *options), 2, words)
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (("quantize", "m", "--dialect", "loose"), "fused, strict, qdq"),
+        (("quantize", "m", "--target", "z80"), "x86-any"),
+        (("quantize", "m", "--method", "guess"), "minmax, percentile, mse"),
+        (("quantize", "m", "--limit", "0"), "limit"),
+        (("quantize", "m", "--nonsense"), "--nonsense"),
+        (("quantize",), "MODEL"),
+        (("transcribe", "m"), "AUDIO"),
+        (("evaluate", "m"), "--manifest"),
+        (("dance",), "dance"),
+    ],
+)
+def test_usage(args: tuple[str, ...], words: str) -> None:
+    result = _run(*args)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert words in " ".join(result.stderr.replace("│", " ").split())
+
+
+def test_bad_calibration(work: Path, tmp_path: Path, out: Path) -> None:
+    (tmp_path / "bad.npz").write_bytes(b"PK\x03\x04")
+    command = ("quantize", work / "small.pt", "-o", out / "x.onnx", "--calibration")
+    _fails(_run(*command, tmp_path / "bad.npz"), 3, "not a file of synthetic features")
+
+
+# -- recordings and manifests ------------------------------------------------------------------
+
+
+def test_bad_audio(work: Path, tmp_path: Path) -> None:
+    model = work / "small.onnx"
+    soundfile.write(tmp_path / "empty.wav", np.zeros(0, np.float32), 16000)
+    soundfile.write(tmp_path / "short.wav", np.zeros(3, np.float32), 16000)
+    _write(tmp_path / "text.wav", b"this is no sound")
+    _fails(_run("transcribe", model, tmp_path / "empty.wav"), 3, "is empty")
+    _fails(_run("transcribe", model, tmp_path / "short.wav"), 3, "3 samples are fewer than two frames")
+    _fails(_run("transcribe", model, tmp_path / "text.wav"), 3, "not a readable sound file")
+    _fails(_run("transcribe", model, tmp_path / "absent.wav"), 3, "no such file")
+    _fails(_run("transcribe", model, work / "long.wav"), 3, "lasts 3.00 s", "proven for at most 2 s")
+    _fails(_run("transcribe", model, work / "long.wav", "--json"), 3, "--max-seconds")
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("{", "is not JSON"),
+        ('{"text": "a"}', "has no audio_filepath"),
+        ('{"audio_filepath": "absent.wav", "text": "a"}', "does not exist"),
+        ('{"audio_filepath": "one.wav", "text": 3}', "text must be a string"),
+        ('{"audio_filepath": "one.wav"}', "has no text"),
+    ],
+)
+def test_bad_manifest(line: str, words: str, work: Path, tmp_path: Path, out: Path) -> None:
+    manifest = tmp_path / "manifest.jsonl"
+    good = json.dumps({"audio_filepath": str(work / "one.wav"), "text": "a"})
+    manifest.write_text(f"{good}\n{line.replace('one.wav', str(work / 'one.wav'))}\n")
+    where = "" if words == "has no text" else f"{manifest}:2: "
+    result = _run("evaluate", work / "small.onnx", "-m", manifest, "-o", out / "hyps.jsonl")
+    _fails(result, 3, where, words)
+
+
+# -- tampered files ----------------------------------------------------------------------------
+
+
+def _tampered(work: Path, path: Path, change: Callable[[onnx.ModelProto], None]) -> Path:
+    model = onnx.load(str(work / "small.onnx"))
+    change(model)
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
+def _flip_a_weight(model: onnx.ModelProto) -> None:
+    tensor = max(model.graph.initializer, key=lambda t: len(t.raw_data))
+    data = bytearray(tensor.raw_data)
+    data[7] ^= 1
+    tensor.raw_data = bytes(data)
+
+
+def _swap_a_node(model: onnx.ModelProto) -> None:
+    next(node for node in model.graph.node if node.op_type == "QLinearConv").attribute[0].i += 1
+
+
+def _edit_metadata(model: onnx.ModelProto) -> None:
+    model.metadata_props[0].value += "!"
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [(_flip_a_weight, "hash"), (_swap_a_node, "differs"), (_edit_metadata, "was changed")],
+)
+def test_tampered_files_are_refused(change: Any, words: str, work: Path, tmp_path: Path) -> None:
+    file = _tampered(work, tmp_path / "tampered.onnx", change)
+    _fails(_run("verify", file), 5, "tampered.onnx", words)
+    _fails(_run("verify", file, "--json"), 5, words)
+
+
+def test_files_that_are_not_to_be_trusted(work: Path, tmp_path: Path) -> None:
+    cut = _write(tmp_path / "cut.onnx", (work / "small.onnx").read_bytes()[:-100])
+    _fails(_run("verify", cut), 5, "damaged")
+    _fails(_run("inspect", cut), 3, "damaged")
+    _fails(_run("transcribe", cut, work / "one.wav"), 3, "cut.onnx")
+    _fails(_run("verify", tmp_path / "absent.onnx"), 5, "No such file")
+    _fails(_run("verify", work / "small.onnx", "--hash", "0" * 64), 5, "holds another program")
+    _fails(_run("verify", work / "small.onnx", "--hash", "xyz"), 2, "hexadecimal")
+
+
+# -- the machine, the developer and the user's fingers -----------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "words"),
+    [
+        (OSError(28, "No space left on device"), 6, "No space left on device"),
+        (MemoryError(), 6, "out of memory"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+        (KeyError("x"), 1, "internal: KeyError"),
+        (zq.ProofError("layer", "overflows"), 5, "layer: overflows"),
+    ],
+)
+def test_whatever_happens_is_one_line(
+    error: BaseException, code: int, words: str, work: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr("zeroq_asr.quantize", fail)
+    _fails(_run("quantize", work / "small.pt", "-o", out / "x.onnx"), code, words)
+
+
+def test_traceback_for_developers(tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, ["verify", str(tmp_path / "absent.onnx"), "--traceback"])
+    assert result.exit_code == 5
+    assert result.stderr.startswith("Traceback")
+    assert result.stderr.splitlines()[-1].startswith("error: ")
+
+
+def _command(*args: object) -> list[str]:
+    return [sys.executable, "-m", "zeroq_asr", *(str(arg) for arg in args)]
+
+
+def test_a_full_disk_leaves_nothing(work: Path, out: Path) -> None:
+    """A limit on the size of files, which strikes in the middle of writing the output."""
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+
+    done = subprocess.run(
+        _command("quantize", work / "small.pt", "--calibration", "noise", "--json"),
+        cwd=out,
+        capture_output=True,
+        text=True,
+        check=False,
+        preexec_fn=limit,
+    )
+    assert (done.returncode, done.stdout) == (6, "")
+    assert done.stderr == "error: File too large; no output was written\n"
+
+
+def test_interruption_leaves_nothing(loaders: Path, work: Path, out: Path) -> None:
+    command = _command("quantize", work / "small.pt", "-o", out / "x.onnx", "--loader", "cli_loaders:slow")
+    with subprocess.Popen(command, cwd=loaders, stderr=subprocess.PIPE, text=True) as process:
+        for _ in range(600):
+            if (loaders / "started").exists() or process.poll() is not None:
+                break
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        _, stderr = process.communicate(timeout=30)
+    assert (process.returncode, stderr) == (130, "error: interrupted\n")
