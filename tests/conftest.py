@@ -17,6 +17,14 @@ import pytest
 import torch
 import yaml
 
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark every test that reads the real data, so that ``-m real`` and ``-m "not real"`` select them."""
+    for item in items:
+        if "test_data" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.real)
+
+
 LETTERS = [" ", *"abcdefghijklmnopqrstuvwxyz", "'"]
 
 

@@ -218,7 +218,7 @@ def _linear(t: Tracer, x: Any, w: Any, b: Any = None) -> Any:
 @handles("constant_pad_nd", "pad")
 def _pad(t: Tracer, x: Any, padding: Any, *rest: Any) -> Any:
     value = next((r for r in reversed(rest) if isinstance(r, (int, float))), 0)
-    if not isinstance(x, Real) or x.frames_first or value != 0 or len(padding) != 2:
+    if not isinstance(x, Real) or x.frames_first or value != 0 or len(padding) != 2 or min(padding) < 0:
         return NotImplemented
     if any(r not in ("constant", None) for r in rest if isinstance(r, str)):
         return NotImplemented
@@ -257,7 +257,7 @@ for _name in ELEMENTWISE:
 
 
 def _clamp(t: Tracer, x: Any, lo: Any, hi: Any) -> Any:
-    if not isinstance(x, Real):
+    if not isinstance(x, Real) or not all(isinstance(b, (int, float, type(None))) for b in (lo, hi)):
         return NotImplemented
     bounds = (None if lo is None else float(lo), None if hi is None else float(hi))
     return t.emit("clamp", (x.name,), x.frames_first, clamp=bounds)
@@ -273,7 +273,7 @@ def _relu6(t: Tracer, x: Any) -> Any:
     return _clamp(t, x, 0.0, 6.0)
 
 
-@handles("hardtanh", "hardtanh_", "clamp", "clamp_")
+@handles("hardtanh", "hardtanh_", "clamp", "clamp_", "clip", "clip_", "clamp_min", "clamp_min_")
 def _hardtanh(t: Tracer, x: Any, lo: Any = None, hi: Any = None) -> Any:
     return _clamp(t, x, lo, hi)
 
@@ -319,9 +319,15 @@ def _mul(t: Tracer, a: Any, b: Any) -> Any:
     return _constant(torch.mul, a, b)
 
 
-@handles("div", "floor_divide", "floordiv", "__floordiv__")
+@handles("floor_divide", "floordiv", "__floordiv__")
+def _floor_divide(t: Tracer, a: Any, b: Any) -> Any:
+    return _div(t, a, b, "floor")
+
+
+@handles("div")
 def _div(t: Tracer, a: Any, b: Any, rounding: Any = None) -> Any:
-    if isinstance(a, Lengths) and isinstance(b, int) and b > 0:
+    # half of an odd length is no length: frame k lies below k + 1/2
+    if isinstance(a, Lengths) and isinstance(b, int) and b > 0 and rounding is not None:
         base = a if a.divisor == 1 and a.after == 0 else Lengths(t.length_name(a))
         return replace(base, divisor=b)
     if isinstance(a, TimeSum) and isinstance(b, Lengths) and t.length_name(b) == t.length_name(a.lengths):
@@ -364,6 +370,8 @@ def _shift(lengths: Lengths, by: int) -> Lengths:
 @handles("arange")
 def _arange(t: Tracer, *arguments: Any) -> Any:
     extents = [a for a in arguments if isinstance(a, (int, Size)) and not isinstance(a, bool)]
+    if len(extents) > 2 and extents[2] != 1:
+        return NotImplemented
     if extents and isinstance(extents[0], Size):
         return TimeIndex()
     if len(extents) >= 2 and extents[0] == 0 and isinstance(extents[1], Size):
@@ -424,7 +432,7 @@ def _where(t: Tracer, mask: Any, a: Any, b: Any) -> Any:
 
 @handles("sum")
 def _sum(t: Tracer, x: Any, dims: Any = None, keepdim: bool = False, dtype: Any = None) -> Any:
-    if isinstance(x, Mask) and not x.negated:
+    if isinstance(x, Mask) and not x.negated and dims is not None and list(dims) != [0]:
         return x.lengths
     if not isinstance(x, Real) or not keepdim or dims is None or len(dims) != 1:
         return NotImplemented
@@ -463,7 +471,7 @@ def _unsqueeze(t: Tracer, x: Any, dim: int) -> Any:
     return x if isinstance(x, (Mask, Lengths, TimeIndex)) else NotImplemented
 
 
-@handles("squeeze", "view", "reshape", "expand")
+@handles("squeeze", "view", "reshape", "expand", "expand_as")
 def _reshape(t: Tracer, x: Any, *arguments: Any) -> Any:
     if isinstance(x, Tensor) and all(not isinstance(a, Size) for a in arguments):
         return NotImplemented
@@ -481,6 +489,8 @@ def _slice(t: Tracer, x: Any, dim: int = 0, start: Any = None, end: Any = None, 
 def _index_select(t: Tracer, x: Any, dim: int, index: Any) -> Any:
     channel_axis = 2 if isinstance(x, Real) and x.frames_first else 1
     if not isinstance(x, Real) or dim % 3 != channel_axis or not isinstance(index, Tensor):
+        return NotImplemented
+    if index.dtype == torch.bool or index.dim() != 1:
         return NotImplemented
     return t.emit("take_channels", (x.name,), x.frames_first, index=tuple(index.tolist()))
 
@@ -500,6 +510,18 @@ def _cast(t: Tracer, x: Any, *options: Any) -> Any:
 @handles("dropout", "feature_dropout", "contiguous", "clone", "alias", "detach", "lift_fresh_copy")
 def _identity(t: Tracer, x: Any, *options: Any) -> Any:
     return x
+
+
+@handles("zeros_like")
+def _zeros_like(t: Tracer, x: Any, *options: Any) -> Any:
+    """Zeros of any shape broadcast alike."""
+    return torch.zeros(()) if isinstance(x, (Real, Tensor)) else NotImplemented
+
+
+@handles("getitem")
+def _getitem(t: Tracer, x: Any, index: Any) -> Any:
+    """The first result of an operator that returns statistics beside it."""
+    return x if isinstance(x, Real) and index == 0 else NotImplemented
 
 
 @handles("log_softmax", "_log_softmax")

@@ -50,7 +50,8 @@ def _sole_consumer(graph: FloatGraph, name: str, consumers: dict[str, list[Float
 
 def fold_affine(graph: FloatGraph) -> FloatGraph:
     """BatchNorm in inference is y = γ'·x + β' per channel: W' = γ'·W, b' = γ'·b + β' (float64)."""
-    producer, consumers, renames = graph.producer(), graph.consumers(), {}
+    producer, consumers = graph.producer(), graph.consumers()
+    renames: dict[str, str] = {}
     kept: list[FloatNode] = []
     for node in graph.nodes:
         source = producer.get(node.ins[0]) if node.op == "affine" else None
@@ -91,8 +92,11 @@ def affine_to_conv(graph: FloatGraph) -> FloatGraph:
                 "dilation": 1,
                 "groups": count,
             }
-        elif node.ins and node.ins[0] in channels:
-            channels[node.out] = channels[node.ins[0]]
+        elif node.op == "take_channels":
+            channels[node.out] = len(node.attrs["index"])
+        elif known := [channels[name] for name in node.ins if name in channels]:
+            # a gate of one channel broadcasts
+            channels[node.out] = max(known)
     return graph
 
 
@@ -169,7 +173,8 @@ CLAMPING = ("conv1d", "add", "mul", "mean_time", *ELEMENTWISE)
 
 def fuse_clamps(graph: FloatGraph) -> FloatGraph:
     """A ReLU or Hardtanh behind an operator becomes the saturation bounds of its requantization."""
-    producer, consumers, renames = graph.producer(), graph.consumers(), {}
+    producer, consumers = graph.producer(), graph.consumers()
+    renames: dict[str, str] = {}
     kept: list[FloatNode] = []
     for node in graph.nodes:
         source = producer.get(node.ins[0]) if node.op == "clamp" else None

@@ -19,10 +19,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from zeroq_asr.aten import HANDLERS, Real, Tracer
+from zeroq_asr.aten import HANDLERS, Lengths, Real, Tracer
 from zeroq_asr.canonicalize import canonicalize
 from zeroq_asr.errors import CaptureError, UnsupportedOperatorError
-from zeroq_asr.float_graph import FloatGraph
+from zeroq_asr.float_graph import FLOAT_OPS, FloatGraph
 
 #: largest difference allowed between the module and its captured graph, relative to the logits' spread
 TOLERANCE = 1e-3
@@ -39,6 +39,9 @@ def capture(
     """
     exported = _export(network, example, name)
     graph = canonicalize(_interpret(exported, name))
+    for node in graph.nodes:
+        if node.op not in FLOAT_OPS:  # a padding that no convolution absorbed
+            raise unsupported(node.where or node.out, node.op)
     _check(network, graph, example, name)
     return graph
 
@@ -47,9 +50,13 @@ def _export(network: nn.Module, example: tuple[torch.Tensor, torch.Tensor], name
     auto = torch.export.Dim.AUTO
     try:
         with _quiet(), torch.no_grad():
-            return torch.export.export(
+            exported = torch.export.export(
                 network, example, dynamic_shapes=({0: auto, 2: auto}, {0: auto}), strict=False
             )
+            # an operator that writes in place changes every other name of the same memory
+            if any(_writes_in_place(node) for node in exported.graph.nodes):
+                exported = exported.run_decompositions({})
+            return exported
     except Exception as error:  # torch.export raises whatever the traced code raises
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise CaptureError(
@@ -57,6 +64,11 @@ def _export(network: nn.Module, example: tuple[torch.Tensor, torch.Tensor], name
             f"torch.export cannot trace the network ({reason})",
             "forward(features, lengths) must be free of data-dependent control flow",
         ) from error
+
+
+def _writes_in_place(node: Any) -> bool:
+    schema = getattr(node.target, "_schema", None)
+    return schema is not None and schema.is_mutable
 
 
 @contextlib.contextmanager
@@ -101,6 +113,12 @@ def _interpret(exported: Any, name: str) -> FloatGraph:
     logits, lengths = outputs
     if not isinstance(logits, Real) or not logits.frames_first:
         raise CaptureError(name, "the first result must be logits [B, S, V], frames before tokens")
+    if not isinstance(lengths, Lengths):
+        raise CaptureError(
+            name,
+            "the second result must be the lengths [B] of the logits, computed from the input lengths",
+            "return them as whole numbers, divided by // where the network strides",
+        )
     return tracer.finish(logits, lengths)
 
 
@@ -117,8 +135,11 @@ def _check(
     network: nn.Module, graph: FloatGraph, example: tuple[torch.Tensor, torch.Tensor], name: str
 ) -> None:
     with torch.inference_mode():
-        expected, expected_lengths = network(*example)
-        found, lengths = graph.run(*example)
+        results = network(*example)
+        if not isinstance(results, (tuple, list)) or not all(isinstance(r, torch.Tensor) for r in results):
+            raise CaptureError(name, "the network must return the tensors (logits [B, S, V], lengths [B])")
+        expected, expected_lengths = results[0].float(), results[1]
+        found, lengths = graph.run(example[0].float(), example[1])
     if found.shape != expected.shape or not torch.equal(lengths, expected_lengths.to(lengths.dtype)):
         raise CaptureError(
             name,

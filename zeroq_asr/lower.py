@@ -157,4 +157,4 @@ class Lowering:
         if hi == lo:
             return ValueInfo("uint8", 1.0, 0, low, high)
         scale = (hi - lo) / high
-        return ValueInfo("uint8", scale, int(round(-lo / scale)), low, high)
+        return ValueInfo("uint8", scale, round(-lo / scale), low, high)

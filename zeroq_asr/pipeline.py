@@ -88,7 +88,9 @@ def quantize(
     clock = _Clock(seconds, progress)
 
     with clock("load"):
-        model = source if isinstance(source, AsrModel) else load_checkpoint(source, config=config, loader=loader)
+        model = (
+            source if isinstance(source, AsrModel) else load_checkpoint(source, config=config, loader=loader)
+        )
     with clock("capture"):
         graph = capture(model.network, model.example_input(), model.name)
     with clock("features"):

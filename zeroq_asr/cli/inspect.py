@@ -84,7 +84,7 @@ def _quantized(terminal: Terminal, found: dict[str, Any]) -> None:
                 f"weights {found['weight_bits']}, activations {found['activation_bits']}, "
                 f"logits {found['logit_bits']}",
             ),
-            ("longest input", f"{found['max_seconds']:g} s ({found['max_frames']} frames)"),
+            ("max seconds", f"{found['max_seconds']:g} ({found['max_frames']} frames)"),
             *_surroundings(found),
             ("instructions", _counts(found["instructions"])),
             ("operators", _counts(found["operators"])),
@@ -94,7 +94,7 @@ def _quantized(terminal: Terminal, found: dict[str, Any]) -> None:
     )
     terminal.text()
     terminal.table(
-        ["value", "type", "scale", "zero point", "smallest", "largest", "instruction"],
+        ["value", "type", "scale", "zero", "smallest", "largest"],
         [
             [
                 value["name"],
@@ -103,11 +103,10 @@ def _quantized(terminal: Terminal, found: dict[str, Any]) -> None:
                 str(value["zero_point"]),
                 f"{value['range'][0]:.4g}",
                 f"{value['range'][1]:.4g}",
-                value["op"],
             ]
             for value in found["values"]
         ],
-        left=(0, 1, 6),
+        left=(0, 1),
     )
 
 

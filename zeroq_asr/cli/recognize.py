@@ -143,7 +143,7 @@ def _report(terminal: Terminal, result: zq.Evaluation, output: Path | None) -> N
         [_row("words", result.words), _row("characters", result.characters)],
     )
     terminal.text()
-    speed = f"{result.real_time_factor:.4f} ({1 / result.real_time_factor:.0f} times faster than speech)"
+    speed = f"{result.real_time_factor:.3g} ({1 / result.real_time_factor:.0f} times faster than speech)"
     rows = [
         ("real-time factor", speed),
         ("time", f"{result.seconds:.2f} s, the network {result.network_seconds:.2f} s"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -59,7 +60,7 @@ def synthesize(
         where = None if output is None else str(output)
         terminal.result({"file": where, "name": loaded.name, **(account(made) or {})}, where or _loss(made))
         if terminal.talks:
-            _report(terminal, loaded.name, made, output)
+            _report(terminal, model, made, output)
 
 
 def chosen(preset: str, **changes: int | None) -> zq.SynthesisSpec:
@@ -106,9 +107,9 @@ def show_account(terminal: Terminal, features: zq.SyntheticFeatures, *, worst: i
     )
 
 
-def _report(terminal: Terminal, name: str, made: zq.SyntheticFeatures, output: Path | None) -> None:
+def _report(terminal: Terminal, model: Path, made: zq.SyntheticFeatures, output: Path | None) -> None:
     count, mels, frames = made.features.shape
-    terminal.title(name if output is None else str(output))
+    terminal.title(str(output or model))
     rows = [("features", f"{count} utterances of {frames} frames, {mels} mels")]
     if made.losses:
         rows.append(
@@ -120,7 +121,9 @@ def _report(terminal: Terminal, name: str, made: zq.SyntheticFeatures, output: P
         show_account(terminal, made, worst=10)
     if output is not None:
         terminal.text()
-        terminal.text(f"Next: zeroq-asr quantize MODEL --calibration {output}")
+        terminal.text(
+            f"Next: zeroq-asr quantize {shlex.quote(str(model))} --calibration {shlex.quote(str(output))}"
+        )
 
 
 def _loss(made: zq.SyntheticFeatures) -> str:

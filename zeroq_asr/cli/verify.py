@@ -78,11 +78,11 @@ def _report(terminal: Terminal, certificate: zq.Certificate) -> None:
     terminal.text(f"2. {_dialect(certificate)}", "bold green")
     for kernel, conditions in certificate.kernels.items():
         count = certificate.nodes.get(kernel, 0)
-        terminal.text(f"   {kernel} × {count}, equal to the integer rule, since for each:")
+        terminal.text(f"  {kernel} × {count}, equal to the integer rule, since for each:")
         for condition in conditions:
-            terminal.text(f"     - {condition}")
+            terminal.text(f"    - {condition}")
     if certificate.float_tensors:
-        terminal.text(f"   float carriers of integers: {', '.join(certificate.float_tensors)}")
+        terminal.text(f"  float carriers of integers: {', '.join(certificate.float_tensors)}")
     if certificate.target_bound:
         terminal.facts([("target", f"{certificate.target}: {certificate.target_bound}")])
 

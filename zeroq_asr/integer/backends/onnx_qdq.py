@@ -85,9 +85,7 @@ class OnnxQdqBackend(OnnxStrictBackend):
             return self.clip_u8(Sym(byte, Interval.of(0, 255, U8)), info.lo, info.hi)
         rounded = self.add_node("Round", [self.add_node("Div", [real, scale])])
         lo, hi = self.float_scalar(info.lo), self.float_scalar(info.hi)
-        integer = self.add_node(
-            "Cast", [self.add_node("Clip", [rounded, lo, hi])], to=TensorProto.INT32
-        )
+        integer = self.add_node("Cast", [self.add_node("Clip", [rounded, lo, hi])], to=TensorProto.INT32)
         return Sym(integer, Interval.of(info.lo, info.hi, TYPES[info.type]))
 
     def float_per_batch(self, lengths: Sym) -> str:
