@@ -88,12 +88,11 @@ def _logits(session: ort.InferenceSession, features: np.ndarray, lengths: np.nda
 
 
 def test_quantize_fits_time_memory_and_size(quartznet: Run, strict_file: Path) -> None:
+    fused, strict = (path.stat().st_size for path in (quartznet.path, strict_file))
     print(
         f"\nquantize: {quartznet.seconds:.0f} s, {quartznet.gigabytes:.2f} GB, {quartznet.report['seconds']}"
     )
-    print(
-        f"fused {quartznet.path.stat().st_size / 1e6:.2f} MB, strict {strict_file.stat().st_size / 1e6:.2f} MB"
-    )
+    print(f"fused {fused / 1e6:.2f} MB, strict {strict / 1e6:.2f} MB")
     assert quartznet.seconds <= 8 * 60
     assert quartznet.gigabytes <= 4.0
     assert fused <= 19.9e6
