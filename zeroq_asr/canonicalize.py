@@ -136,8 +136,11 @@ def drop_dead_masks(graph: FloatGraph) -> FloatGraph:
     for node in reversed(graph.nodes):
         hidden: set[str] | None = unseen.get(node.out) if node.out == graph.outputs[0] else None
         for reader in consumers.get(node.out, []):
-            if reader.op in ("mask_time", "mean_time") and node.out == reader.ins[0]:
+            if reader.op == "mask_time":
                 by_reader = {reader.ins[1]} | unseen.get(reader.out, set())
+            elif reader.op == "mean_time":
+                # a mean spreads over all frames, so its own unseen frames hide nothing
+                by_reader = {reader.ins[1]}
             elif reader.op in FRAMEWISE or _is_pointwise(reader):
                 by_reader = unseen.get(reader.out, set())
             else:
