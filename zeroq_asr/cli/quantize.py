@@ -148,9 +148,8 @@ def _report(terminal: Terminal, result: zq.Quantized, path: Path, tokens: Path |
     if result.features is not None and result.features.account:
         terminal.text()
         show_account(terminal, result.features, worst=3)
-    terminal.text()
     after = "inspect" if backend.dialect == "qdq" else "verify"
-    terminal.text(f"Next: zeroq-asr {after} {shlex.quote(str(path))}")
+    terminal.next(f"{after} {shlex.quote(str(path))}")
 
 
 def _dialect(dialect: str, recipe: dict[str, Any]) -> str:

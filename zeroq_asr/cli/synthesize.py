@@ -120,10 +120,7 @@ def _report(terminal: Terminal, model: Path, made: zq.SyntheticFeatures, output:
         terminal.text()
         show_account(terminal, made, worst=10)
     if output is not None:
-        terminal.text()
-        terminal.text(
-            f"Next: zeroq-asr quantize {shlex.quote(str(model))} --calibration {shlex.quote(str(output))}"
-        )
+        terminal.next(f"quantize {shlex.quote(str(model))} --calibration {shlex.quote(str(output))}")
 
 
 def _loss(made: zq.SyntheticFeatures) -> str:

@@ -91,6 +91,11 @@ class Terminal:
         """Print a paragraph."""
         self.out.print(Text(text, style))
 
+    def next(self, command: str) -> None:
+        """Print the command to run next, unbroken, so that it can be copied."""
+        self.text()
+        self.out.print(Text(f"Next: zeroq-asr {command}"), soft_wrap=True)
+
     def _show(self, block: Table | Padding) -> None:
         if self.out.is_terminal:
             self.out.print(block)
