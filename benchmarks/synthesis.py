@@ -38,23 +38,22 @@ from zeroq_asr.model import AsrModel
 from zeroq_asr.synthesize import synthesize
 
 VARIANTS: dict[str, SynthesisSpec] = {
-    "noise": SynthesisSpec(iterations=0),
+    "noise": SynthesisSpec.preset("default", iterations=0, init="normal"),
     "default": SynthesisSpec.preset("default"),
     "fast": SynthesisSpec.preset("fast"),
     "paper": SynthesisSpec.preset("paper"),
-    "paper-50": SynthesisSpec.preset("paper", iterations=50),
-    "constant": SynthesisSpec.preset("default", schedule="constant"),
-    "lr 0.03": SynthesisSpec.preset("default", learning_rate=0.03),
-    "lr 0.3": SynthesisSpec.preset("default", learning_rate=0.3),
-    "kl_reverse": SynthesisSpec.preset("default", objective="kl_reverse"),
+    "paper-10": SynthesisSpec.preset("paper", iterations=10),
+    "kl": SynthesisSpec.preset("default", objective="kl"),
     "jeffreys": SynthesisSpec.preset("default", objective="jeffreys"),
     "moments": SynthesisSpec.preset("default", objective="moments"),
-    "smooth": SynthesisSpec.preset("default", init="smooth"),
+    "constant": SynthesisSpec.preset("default", schedule="constant"),
+    "lr 0.05": SynthesisSpec.preset("default", learning_rate=0.05),
+    "lr 0.2": SynthesisSpec.preset("default", learning_rate=0.2),
+    "normal": SynthesisSpec.preset("default", init="normal"),
     "standardize": SynthesisSpec.preset("default", standardize=True),
-    "smooth+std": SynthesisSpec.preset("default", init="smooth", standardize=True),
-    "100 steps": SynthesisSpec.preset("default", iterations=100),
-    "2 x 512": SynthesisSpec.preset("default", batch=2, frames=512),
-    "8 x 256": SynthesisSpec.preset("default", batch=8, iterations=100),
+    "30 steps": SynthesisSpec.preset("default", iterations=30),
+    "120 steps": SynthesisSpec.preset("default", iterations=120),
+    "4 x 512": SynthesisSpec.preset("default", batch=4, frames=512),
 }
 
 

@@ -20,7 +20,7 @@ from zeroq_asr.statistics import BatchNormObserver
 from zeroq_asr.synthesize import SyntheticFeatures, gaussian_noise, synthesize
 from zeroq_asr.tokenizer import Tokenizer
 
-SPEC = SynthesisSpec(batch=2, frames=48, iterations=25)
+SPEC = SynthesisSpec(batch=2, frames=48, iterations=25, objective="kl", init="normal")
 MELS = 8
 
 

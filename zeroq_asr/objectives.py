@@ -52,7 +52,11 @@ def kl(batch_mean: Tensor, batch_var: Tensor, stored_mean: Tensor, stored_var: T
 
 @objective
 def kl_reverse(batch_mean: Tensor, batch_var: Tensor, stored_mean: Tensor, stored_var: Tensor) -> Tensor:
-    """KL(batch || stored), the other direction: well conditioned while the batch is still narrow."""
+    """KL(batch || stored), the other direction, ``1/2 [ln(s2 / v) + (v + (m - b)^2) / s2 - 1]``.
+
+    Its denominators are constants, so its gradient stays of one size while the batch is still
+    narrow: Adam reaches a smaller ``kl`` by it than by ``kl`` itself in the same number of steps.
+    """
     return kl(stored_mean, stored_var, batch_mean, batch_var)
 
 
