@@ -27,9 +27,10 @@ class Histogram:
     cells merge in pairs, so counts stay exact at the coarser width.  Exact extremes are kept too.
     """
 
-    def __init__(self, bins: int = 2048) -> None:
+    def __init__(self, bins: int = 2048, name: str = "histogram") -> None:
+        self.name = name
         if bins < 4 or bins % 4:
-            raise CalibrationError("histogram", f"bins must be a multiple of 4, received {bins}")
+            raise CalibrationError(name, f"bins must be a multiple of 4, received {bins}")
         self.counts = np.zeros(bins, dtype=np.int64)
         self.limit = 0.0
         self.min = np.inf
@@ -51,7 +52,7 @@ class Histogram:
             return
         lo, hi = (float(v) for v in torch.aminmax(values))
         if not (np.isfinite(lo) and np.isfinite(hi)):
-            raise CalibrationError("histogram", "a value is NaN or infinite")
+            raise CalibrationError(self.name, "a value is NaN or infinite")
         self.min, self.max = min(self.min, lo), max(self.max, hi)
         peak = max(-lo, hi)
         if self.limit == 0.0:
@@ -60,7 +61,8 @@ class Histogram:
         while peak >= self.limit:
             self._double()
         bins = len(self.counts)
-        counts = torch.histc(values.float(), bins=bins, min=-self.limit, max=self.limit)
+        # float64: float32 counts stop at 2^24, and it rounds small values into the wrong cell
+        counts = torch.histc(values.double(), bins=bins, min=-self.limit, max=self.limit)
         self.counts += counts.numpy().astype(np.int64)
 
     def _double(self) -> None:
@@ -114,9 +116,7 @@ def mse_range(h: Histogram, spec: CalibrationSpec, levels: int) -> Range:
     fractions = np.linspace(0.2, 1.0, 81)
     for _ in range(4):
         lo, hi = best
-        hi = min(
-            (min(h.max, 0.0) if h.max <= 0 else h.max * f for f in fractions), key=lambda v: error(lo, v)
-        )
+        hi = min((0.0 if h.max <= 0 else h.max * f for f in fractions), key=lambda v: error(lo, v))
         lo = min((0.0 if h.min >= 0 else h.min * f for f in fractions), key=lambda v: error(v, hi))
         if (lo, hi) == best:
             break
@@ -147,7 +147,7 @@ def calibrate(
 
     def observe(name: str, value: Tensor) -> None:
         if value.is_floating_point():
-            histograms.setdefault(name, Histogram(spec.bins)).add(value)
+            histograms.setdefault(name, Histogram(spec.bins, name)).add(value)
 
     progress("calibrate", 0, total)
     for seen, utterance in enumerate(features, start=1):
