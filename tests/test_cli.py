@@ -605,7 +605,7 @@ def test_a_full_disk_leaves_nothing(work: Path, out: Path) -> None:
         preexec_fn=limit,
     )
     assert (done.returncode, done.stdout) == (6, "")
-    assert done.stderr == "error: File too large; no output was written\n"
+    assert done.stderr == "error: small.int8.onnx: File too large; no output was written\n"
 
 
 def test_interruption_leaves_nothing(loaders: Path, work: Path, out: Path) -> None:

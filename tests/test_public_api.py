@@ -39,6 +39,7 @@ API = [
     "SyntheticFeatures",
     "Tokenizer",
     "TorchRecognizer",
+    "UnsupportedModelError",
     "UnsupportedOperatorError",
     "Utterance",
     "VerificationError",

@@ -70,6 +70,8 @@ class Tracer:
         self.env: dict[Any, Any] = {}
         self.nodes: list[FloatNode] = []
         self.where = ""
+        #: class of the layer
+        self.kind = ""
         self._exported = exported
         self._names: set[str] = {"audio_signal", "length"}
         self._inputs = ["audio_signal", "length"]
@@ -95,7 +97,9 @@ class Tracer:
     def enter(self, node: Any) -> None:
         """Note the layer that ``node`` belongs to."""
         stack = node.meta.get("nn_module_stack") or {}
-        self.where = list(stack.values())[-1][0] if stack else ""
+        self.where, kind = list(stack.values())[-1] if stack else ("", "")
+        # torch gives the class, or its dotted name
+        self.kind = getattr(kind, "__name__", str(kind)).rpartition(".")[2]
 
     def arguments(self, node: Any) -> tuple[Any, ...]:
         """Positional and keyword arguments of an exported node, as kinds, in schema order."""

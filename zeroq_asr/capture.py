@@ -100,7 +100,7 @@ def _interpret(exported: Any, name: str) -> FloatGraph:
             handler = HANDLERS.get(key)
             result = NotImplemented if handler is None else handler(tracer, *tracer.arguments(node))
             if result is NotImplemented:
-                raise unsupported(tracer.where or node.name, str(node.target))
+                raise unsupported(tracer.where or node.name, str(node.target), tracer.kind)
             tracer.env[node] = result
         else:
             raise unsupported(node.name, node.op)
@@ -122,11 +122,11 @@ def _interpret(exported: Any, name: str) -> FloatGraph:
     return tracer.finish(logits, lengths)
 
 
-def unsupported(where: str, operator: str) -> UnsupportedOperatorError:
+def unsupported(where: str, operator: str, layer: str = "") -> UnsupportedOperatorError:
     """Error for an operator that no handler or lowering covers, listing those that are covered."""
     return UnsupportedOperatorError(
         where,
-        f"operator {operator} has no integer lowering in this position",
+        f"operator {operator}{f' (in {layer})' if layer else ''} has no integer lowering in this position",
         f"supported: {', '.join(sorted(HANDLERS))}",
     )
 

@@ -5,6 +5,7 @@
     ZeroqError
     ├── ConfigError               an option or a specification makes no sense
     ├── CheckpointError           a checkpoint cannot be read or does not fit its configuration
+    │   └── UnsupportedModelError it is sound, but of a model family that is not supported
     ├── UnsupportedOperatorError  the network contains an operator that has no integer lowering
     ├── CaptureError              the network cannot be traced into a float graph
     ├── SynthesisError            statistic matching cannot start or diverged
@@ -42,6 +43,10 @@ class ConfigError(ZeroqError):
 
 class CheckpointError(ZeroqError):
     """A checkpoint cannot be read or does not fit its configuration."""
+
+
+class UnsupportedModelError(CheckpointError):
+    """A checkpoint is sound, but of a model family that is not supported."""
 
 
 class UnsupportedOperatorError(ZeroqError):

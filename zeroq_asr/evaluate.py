@@ -199,32 +199,29 @@ class _Run:
         texts: list[str] = []
         progress(stage, 0, len(recordings))
         for start in range(0, len(recordings), batch_size):
-            waveforms = [self._load(recording) for recording in recordings[start : start + batch_size]]
-            texts += self._transcribe(waveforms)
+            batch = recordings[start : start + batch_size]
+            waveforms = [self._load(recording) for recording in batch]
+            texts += self._transcribe(waveforms, [_name(recording) for recording in batch])
             progress(stage, len(texts), len(recordings))
         return texts
 
     def _load(self, recording: Recording) -> npt.NDArray[np.float32]:
         rate = self.recognizer.frontend.sample_rate
-        if isinstance(recording, np.ndarray):
-            where: str | os.PathLike[str] = "waveform"
-            samples = recording
-        else:
-            where, samples = recording, load_audio(recording, rate)
+        samples = recording if isinstance(recording, np.ndarray) else load_audio(recording, rate)
         seconds, limit = len(samples) / rate, self.recognizer.max_seconds
         if limit is not None and seconds > limit:
             raise AudioError(
-                where,
+                _name(recording),
                 f"lasts {seconds:.2f} s, {self.recognizer.name} is proven for at most {limit:g} s",
                 "quantize with a larger --max-seconds, or cut the recording",
             )
         self.audio_seconds += seconds
         return samples
 
-    def _transcribe(self, waveforms: list[npt.NDArray[np.float32]]) -> list[str]:
+    def _transcribe(self, waveforms: list[npt.NDArray[np.float32]], names: list[str]) -> list[str]:
         tokenizer = self.recognizer.tokenizer
         start = time.perf_counter()
-        features, lengths = self.frontend.batch(waveforms)
+        features, lengths = self.frontend.batch(waveforms, names)
         before = time.perf_counter()
         scores, encoded = self.recognizer.log_probs(features, lengths)
         after = time.perf_counter()
@@ -235,6 +232,10 @@ class _Run:
         self.network_seconds += after - before
         self.seconds += time.perf_counter() - start
         return texts
+
+
+def _name(recording: Recording) -> str:
+    return "waveform" if isinstance(recording, np.ndarray) else os.fspath(recording)
 
 
 def _counts(output: jiwer.WordOutput | jiwer.CharacterOutput) -> ErrorCounts:

@@ -35,6 +35,10 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)
         temporary.replace(target)
+    except OSError as error:
+        # errors of the stream (a full disk) do not know the file's name
+        error.filename = error.filename or str(target)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 

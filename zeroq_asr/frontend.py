@@ -271,24 +271,27 @@ class Frontend:
         length = config.window_length
         self._window = torch.ones(length) if make is None else make(length, periodic=False)
 
-    def __call__(self, waveform: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.float32], int]:
+    def __call__(
+        self, waveform: npt.NDArray[np.float32], name: str = "waveform"
+    ) -> tuple[npt.NDArray[np.float32], int]:
         """Return the features [M, T] of a mono waveform [N] and how many frames are valid.
 
-        Raises AudioError when the waveform is not a finite vector or gives fewer than two frames.
+        ``name`` is what errors call it.  Raises AudioError when the waveform is not a finite vector or
+        gives fewer than two frames.
         """
         config = self.config
         samples = np.asarray(waveform, dtype=np.float32)
         if samples.ndim != 1:
-            raise AudioError("waveform", f"expected one axis, mono samples, received shape {samples.shape}")
+            raise AudioError(name, f"expected one axis, mono samples, received shape {samples.shape}")
         if len(samples) < config.min_samples:
             needed = config.min_samples / config.sample_rate
             raise AudioError(
-                "waveform",
+                name,
                 f"{len(samples)} samples are fewer than two frames ({config.min_samples} samples)",
                 f"use a recording of {needed:g} s or more",
             )
         if not np.isfinite(samples).all():
-            raise AudioError("waveform", "contains NaN or infinite samples", "decode the recording again")
+            raise AudioError(name, "contains NaN or infinite samples", "decode the recording again")
         length = config.frames(len(samples))
         with torch.no_grad():
             features = self._normalize(self._log_mel(torch.from_numpy(samples)), length)
@@ -298,12 +301,13 @@ class Frontend:
         return features.numpy(), length
 
     def batch(
-        self, waveforms: Sequence[npt.NDArray[np.float32]]
+        self, waveforms: Sequence[npt.NDArray[np.float32]], names: Sequence[str] | None = None
     ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
         """Return features [B, M, T], padded to the longest with ``pad_value``, and lengths [B]."""
         if not waveforms:
             raise AudioError("batch", "no waveforms were given")
-        pairs = [self(waveform) for waveform in waveforms]
+        names = names or ["waveform"] * len(waveforms)
+        pairs = [self(waveform, name) for waveform, name in zip(waveforms, names, strict=True)]
         longest = max(features.shape[1] for features, _ in pairs)
         shape = (len(pairs), self.config.features, longest)
         batch = np.full(shape, self.config.pad_value, dtype=np.float32)

@@ -25,7 +25,7 @@ from zeroq_asr.frontend import Frontend
 from zeroq_asr.integer.program import Program
 from zeroq_asr.integer.proof import Proof, prove
 from zeroq_asr.lower import lower
-from zeroq_asr.manifest import read_manifest
+from zeroq_asr.manifest import Utterance, read_manifest
 from zeroq_asr.model import AsrModel
 from zeroq_asr.progress import Progress, silent
 from zeroq_asr.synthesize import SyntheticFeatures, gaussian_noise, synthesize
@@ -91,10 +91,12 @@ def quantize(
         model = (
             source if isinstance(source, AsrModel) else load_checkpoint(source, config=config, loader=loader)
         )
+    with clock("source"):
+        source_of_ranges = _open_source(model, calibration)
     with clock("capture"):
         graph = capture(model.network, model.example_input(), model.name)
     with clock("features"):
-        features, stream, total = _features(model, synthesis, calibration, progress)
+        features, stream, total = _features(model, source_of_ranges, synthesis, calibration, progress)
     with clock("calibrate"):
         levels = 2**spec.activation_bits - 1
         ranges = calibrate(graph, stream, calibration, levels=levels, total=total, progress=progress)
@@ -134,38 +136,57 @@ class _Clock:
 
     def __enter__(self) -> None:
         self._start = time.perf_counter()
-        if self._stage not in ("features", "calibrate"):
+        if self._stage not in ("source", "features", "calibrate"):
             self._progress(self._stage, 0, 1)
 
     def __exit__(self, *_: object) -> None:
         self._seconds[self._stage] = round(time.perf_counter() - self._start, 3)
-        if self._stage not in ("features", "calibrate"):
+        if self._stage not in ("source", "features", "calibrate"):
             self._progress(self._stage, 1, 1)
 
 
+Source = list[Utterance] | SyntheticFeatures | None
+
+
+def _open_source(model: AsrModel, calibration: CalibrationSpec) -> Source:
+    """Read what is to be calibrated on, so that a mistake shows before the long work begins.
+
+    A list of utterances, saved features, or None for what is still to be made.
+    """
+    if calibration.kind == "audio":
+        return read_manifest(calibration.source)[: calibration.limit]
+    if calibration.kind != "features":
+        return None
+    saved = SyntheticFeatures.load(calibration.source)
+    if saved.features.shape[1] != model.frontend.features:
+        raise CalibrationError(
+            calibration.source,
+            f"features have {saved.features.shape[1]} mels, the network takes {model.frontend.features}",
+            "synthesize them for this checkpoint",
+        )
+    return saved
+
+
 def _features(
-    model: AsrModel, synthesis: SynthesisSpec, calibration: CalibrationSpec, progress: Progress
+    model: AsrModel,
+    source: Source,
+    synthesis: SynthesisSpec,
+    calibration: CalibrationSpec,
+    progress: Progress,
 ) -> tuple[SyntheticFeatures | None, Iterator[Tensor], int]:
     """What to calibrate on: the saved or made features, a stream of [M, T], and how many there are."""
-    if calibration.kind == "audio":
-        utterances = read_manifest(calibration.source)[: calibration.limit]
+    if isinstance(source, list):
         frontend = Frontend(model.frontend)
 
         def audio() -> Iterator[Tensor]:
-            for utterance in utterances:
+            for utterance in source:
                 waveform = load_audio(utterance.audio_path, model.frontend.sample_rate)
-                features, length = frontend(waveform)
+                features, length = frontend(waveform, os.fspath(utterance.audio_path))
                 yield torch.from_numpy(features[:, :length])
 
-        return None, audio(), len(utterances)
-    if calibration.kind == "features":
-        made = SyntheticFeatures.load(calibration.source)
-        if made.features.shape[1] != model.frontend.features:
-            raise CalibrationError(
-                calibration.source,
-                f"features have {made.features.shape[1]} mels, the network takes {model.frontend.features}",
-                "synthesize them for this checkpoint",
-            )
+        return None, audio(), len(source)
+    if source is not None:
+        made = source
     elif calibration.kind == "noise":
         made = gaussian_noise(model, synthesis)
     else:

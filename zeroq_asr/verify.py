@@ -144,6 +144,11 @@ def verify(path: str | os.PathLike[str]) -> Certificate:
     except (ZeroqError, KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
         raise VerificationError(where, f"the program is not proven: {error}", _REMEDY) from None
     _require_equal(model, again, where, own.get("version"))
+    try:
+        onnx.checker.check_model(model)
+    except onnx.checker.ValidationError as error:
+        reason = str(error).strip().splitlines()[0]
+        raise VerificationError(where, f"is not valid ONNX ({reason})", _REMEDY) from None
     floats = _float_tensors(model)
     if dialect == "strict" and floats:
         raise VerificationError(where, f"strict, but {floats[0]} is a float tensor", _REMEDY)

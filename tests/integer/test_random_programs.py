@@ -3,52 +3,21 @@
 from __future__ import annotations
 
 import numpy as np
-import onnx
-import onnxruntime
 import pytest
 import torch
-from onnx import TensorProto, helper
+from onnx import numpy_helper
 
 from zeroq_asr.integer.backends.numpy import NumpyBackend
 from zeroq_asr.integer.backends.onnx_fused import OnnxFusedBackend
-from zeroq_asr.integer.backends.onnx_strict import OnnxStrictBackend, build
+from zeroq_asr.integer.backends.onnx_strict import OnnxStrictBackend, build, decode
 from zeroq_asr.integer.backends.torch import TorchBackend
-from zeroq_asr.integer.program import Program
 
-from .programs import MELS, random_features, random_program
+from .programs import random_features, random_program
+from .sessions import session_of
 
 SEEDS = range(40)
 #: (batch, frames) given to one session after another
 SHAPES = [(3, 12), (1, 1), (2, 57), (1, 200)]
-
-
-def session_of(program: Program, backend: OnnxStrictBackend) -> onnxruntime.InferenceSession:
-    logits, encoded = build(backend, program)
-    nodes = list(backend.nodes)
-    for source, name in ((logits.name, "logits"), (encoded.name, "encoded")):
-        nodes.append(helper.make_node("Identity", [source], [name]))
-    graph = helper.make_graph(
-        nodes,
-        "program",
-        [
-            helper.make_tensor_value_info("audio_signal", TensorProto.FLOAT, ["batch", MELS, "frames"]),
-            helper.make_tensor_value_info("length", TensorProto.INT64, ["batch"]),
-        ],
-        [
-            helper.make_tensor_value_info("logits", TensorProto.INT32, ["batch", None, None]),
-            helper.make_tensor_value_info("encoded", TensorProto.INT64, ["batch"]),
-        ],
-        list(backend.initializers.values()),
-    )
-    opsets = [helper.make_opsetid("", 18), helper.make_opsetid("com.microsoft", 1)]
-    model = helper.make_model(graph, opset_imports=opsets, ir_version=8)
-    onnx.checker.check_model(model, full_check=True)
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    options.intra_op_num_threads = 1
-    return onnxruntime.InferenceSession(
-        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -83,10 +52,6 @@ def test_every_constant_is_stored_once() -> None:
 
 
 def test_stored_constants_are_read_back_exactly() -> None:
-    from onnx import numpy_helper
-
-    from zeroq_asr.integer.backends.onnx_strict import decode
-
     for seed in range(5):
         program = random_program(seed)
         for backend in (OnnxStrictBackend(), OnnxFusedBackend(), OnnxFusedBackend("x86-fast")):

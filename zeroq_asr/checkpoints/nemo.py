@@ -16,7 +16,7 @@ from zeroq_asr.architectures import SUBSAMPLING
 from zeroq_asr.checkpoints.archive import read_tar
 from zeroq_asr.checkpoints.pickles import load_tensors
 from zeroq_asr.checkpoints.weights import build_network
-from zeroq_asr.errors import CheckpointError, ConfigError
+from zeroq_asr.errors import CheckpointError, ConfigError, UnsupportedModelError
 from zeroq_asr.frontend import FrontendConfig, mel_filterbank
 from zeroq_asr.model import AsrModel
 from zeroq_asr.tokenizer import Tokenizer
@@ -109,14 +109,15 @@ def read_surroundings(path: str | os.PathLike[str]) -> tuple[FrontendConfig, Tok
 def parse_config(path: str | os.PathLike[str], text: bytes, find: Finder) -> NemoConfig:
     """Understand the YAML ``text`` of a model; ``find`` returns the files it names, or None.
 
-    Raises CheckpointError when it is no YAML, or describes a model that is not supported.
+    Raises CheckpointError when it is no YAML, UnsupportedModelError when it describes a model that is not
+    supported.
     """
     root = _parse_yaml(path, text)
     encoder, decoder = _section(path, root, "encoder"), _section(path, root, "decoder")
     family = _class_name(encoder), _class_name(decoder)
     if family not in FAMILIES:
         supported = ", ".join(f"{e} with {d}" for e, d in FAMILIES)
-        raise CheckpointError(
+        raise UnsupportedModelError(
             path, f"{family[0]} with {family[1]} is not supported", f"supported: {supported}"
         )
     frontend, tokenizer = _surroundings(path, root, find)

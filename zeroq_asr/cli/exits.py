@@ -16,6 +16,7 @@ from zeroq_asr.errors import (
     ManifestError,
     ProofError,
     SynthesisError,
+    UnsupportedModelError,
     UnsupportedOperatorError,
     VerificationError,
 )
@@ -41,6 +42,7 @@ CODES: dict[type[BaseException], int] = {
     CalibrationError: INPUT,
     AudioError: INPUT,
     ManifestError: INPUT,
+    UnsupportedModelError: UNSUPPORTED,
     UnsupportedOperatorError: UNSUPPORTED,
     CaptureError: UNSUPPORTED,
     SynthesisError: UNSUPPORTED,

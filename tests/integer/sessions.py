@@ -1,0 +1,42 @@
+"""A program as an ONNX Runtime session, without the file that the exporter puts around it."""
+
+from __future__ import annotations
+
+import onnx
+import onnxruntime
+from onnx import TensorProto, helper
+
+from zeroq_asr.integer.backends.onnx_strict import OnnxStrictBackend, build
+from zeroq_asr.integer.program import Program
+
+
+def session_of(program: Program, backend: OnnxStrictBackend) -> onnxruntime.InferenceSession:
+    """A session with the outputs ``logits`` and ``encoded``, free batch and time axes."""
+    logits, encoded = build(backend, program)
+    nodes = list(backend.nodes)
+    for source, name in ((logits.name, "logits"), (encoded.name, "encoded")):
+        nodes.append(helper.make_node("Identity", [source], [name]))
+    graph = helper.make_graph(
+        nodes,
+        "program",
+        [
+            helper.make_tensor_value_info(
+                "audio_signal", TensorProto.FLOAT, ["batch", program.channels, "frames"]
+            ),
+            helper.make_tensor_value_info("length", TensorProto.INT64, ["batch"]),
+        ],
+        [
+            helper.make_tensor_value_info("logits", TensorProto.INT32, ["batch", None, None]),
+            helper.make_tensor_value_info("encoded", TensorProto.INT64, ["batch"]),
+        ],
+        list(backend.initializers.values()),
+    )
+    opsets = [helper.make_opsetid("", 18), helper.make_opsetid("com.microsoft", 1)]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=8)
+    onnx.checker.check_model(model, full_check=True)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = 1
+    return onnxruntime.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
