@@ -400,7 +400,8 @@ def test_zero_is_always_representable(real: tuple[float, float], zero_point: int
 def test_zero_points_stay_inside(real: tuple[float, float]) -> None:
     graph = one_conv(np.zeros((1, 1, 1)), np.zeros(1))
     for bits in BITS:
-        _, program = hidden(graph, {"audio_signal": real, "h": real}, np.zeros((1, 1, 2)), bits)
+        everywhere = dict.fromkeys(("audio_signal", "h", "s", "y"), real)
+        _, program = hidden(graph, everywhere, np.zeros((1, 1, 2)), bits)
         for info in program.values.values():
             assert info.lo <= info.zero_point <= info.hi
             assert info.scale > 0
@@ -427,7 +428,7 @@ def test_a_range_that_is_missing_names_the_value() -> None:
 def test_an_operator_without_a_lowering_names_its_layer() -> None:
     graph = one_conv(np.ones((1, 1, 1)), np.zeros(1))
     graph.nodes[1].op = "attention"
-    with pytest.raises(UnsupportedOperatorError, match="sum: operator attention .*supported: .*conv1d"):
+    with pytest.raises(UnsupportedOperatorError, match=r"sum: operator attention .*supported: .*conv1d"):
         hidden(graph, {"audio_signal": (0, 1), "h": (0, 1)}, np.zeros((1, 1, 2)))
 
 
@@ -540,3 +541,4 @@ def test_masks_of_one_length_over_values_of_different_frames() -> None:
     x, n = torch.randn(2, 3, 20), torch.tensor([20, 11])
     logits, _ = run(program, x, n)
     assert logits.shape == (2, 16, 3)
+    assert sum(i.op == "time_mask" for i in program.code) == 2

@@ -70,7 +70,8 @@ class Lowering:
         self.values: dict[str, ValueInfo] = {}
         #: float value → integer value of another name
         self._quantized: dict[str, str] = {}
-        self._masks: dict[str, str] = {}
+        self._masks: dict[tuple[str, Any], str] = {}
+        self._frames = self._frame_counts()
         self._wide = self._logit_values()
 
     def _logit_values(self) -> set[str]:
@@ -78,10 +79,26 @@ class Lowering:
         producer = self.graph.producer()
         names = {self.graph.outputs[0]}
         node = producer.get(self.graph.outputs[0])
-        while node is not None and node.op in ("transpose", "take_channels"):
+        while node is not None and node.op in ("transpose", "take_channels", "mask_time"):
             names.add(node.ins[0])
             node = producer.get(node.ins[0])
         return names
+
+    def _frame_counts(self) -> dict[str, Any]:
+        """What happened to the frames on the way to each value: equal histories, equal counts.
+
+        None stands for the single frame of a mean, which broadcasts.
+        """
+        counts: dict[str, Any] = {self.graph.inputs[0]: ()}
+        for node in self.graph.nodes:
+            known = [counts[name] for name in node.ins if counts.get(name) is not None]
+            history = known[0] if known and node.op != "mean_time" else None
+            if node.op == "conv1d" and history is not None:
+                a = node.attrs
+                step = (a["stride"], sum(a["padding"]) - a["dilation"] * (a["weight"].shape[2] - 1))
+                history = history if step == (1, 0) else (*history, step)
+            counts[node.out] = history
+        return counts
 
     def quantize_input(self) -> None:
         """Emit the way in."""
@@ -125,13 +142,15 @@ class Lowering:
         return name
 
     def mask(self, like: str, lengths: str) -> str:
-        """Name of the time mask of ``lengths``, emitted once; ``like`` is a value with its frames."""
-        if lengths not in self._masks:
-            name = f"{lengths}:mask"
+        """Name of the time mask of ``lengths`` over as many frames as ``like`` has, emitted once."""
+        key = (lengths, self._frames[like])
+        if key not in self._masks:
+            count = sum(known == lengths for known, _ in self._masks)
+            name = f"{lengths}:mask" if count == 0 else f"{lengths}:mask:{count + 1}"
             source = self._quantized.get(like, like)
             self.code.append(Instruction("time_mask", name, (source, lengths), {}, "mask"))
-            self._masks[lengths] = name
-        return self._masks[lengths]
+            self._masks[key] = name
+        return self._masks[key]
 
     def emit(self, op: str, node: FloatNode, ins: tuple[str, ...], **attrs: Any) -> None:
         """Append the instruction that makes ``node.out``."""
@@ -141,7 +160,8 @@ class Lowering:
     def _range(self, name: str) -> Range:
         if name not in self.ranges:
             raise CalibrationError(name, "was never observed", "calibrate on the captured graph")
-        lo, hi = self.ranges[name]
+        # plain floats, for the program is written as JSON
+        lo, hi = (float(end) for end in self.ranges[name])
         if not (np.isfinite(lo) and np.isfinite(hi)):
             raise CalibrationError(name, f"has a range of [{lo}, {hi}]", "check the weights and the features")
         return lo, hi

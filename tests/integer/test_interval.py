@@ -270,6 +270,19 @@ REFUSED: dict[str, tuple[Program, str]] = {
         ),
         r"y \(mul_requant\): mul may reach",
     ),
+    "attribute beyond int32 that meets nothing but zeros": (
+        program_of(
+            conv_of("z", hi=0),
+            Instruction(
+                "mul_requant",
+                "y",
+                ("z", "z"),
+                {"za": 0, "zb": 0, "m": 2**40, "c": 1, "zy": 0, "lo": 0, "hi": 255, "type": "uint8"},
+            ),
+            **conv_constants(1, 1),
+        ),
+        r"y \(mul_requant\): constant may reach \[1099511627776, ",
+    ),
     "input format wider than a byte": (
         Program(
             ("audio_signal", "length"),

@@ -80,17 +80,17 @@ class IntervalBackend:
 
     def add(self, a: Interval, b: Interval | int) -> Interval:
         """a + b."""
-        lo, hi = _bounds(b)
+        lo, hi = self._operand(b, a.type)
         return self._checked(a.lo + lo, a.hi + hi, a.type, "add")
 
     def sub(self, a: Interval, b: Interval | int) -> Interval:
         """a − b."""
-        lo, hi = _bounds(b)
+        lo, hi = self._operand(b, a.type)
         return self._checked(a.lo - hi, a.hi - lo, a.type, "sub")
 
     def mul(self, a: Interval, b: Interval | int) -> Interval:
         """a · b."""
-        lo, hi = _bounds(b)
+        lo, hi = self._operand(b, a.type)
         corners = np.broadcast_arrays(a.lo * lo, a.lo * hi, a.hi * lo, a.hi * hi)
         return self._checked(np.minimum.reduce(corners), np.maximum.reduce(corners), a.type, "mul")
 
@@ -187,6 +187,11 @@ class IntervalBackend:
     def quantize(self, v: Interval | None, *, scale: float, zero_point: int, lo: int, hi: int) -> Interval:
         """Anything within the saturation bounds."""
         return self._checked(_exact(lo), _exact(hi), U8, "quantize")
+
+    def _operand(self, b: Interval | int, kind: IntType) -> tuple[np.ndarray, np.ndarray]:
+        if isinstance(b, int):  # an attribute of the instruction, which must fit as well
+            self._checked(_exact(b), _exact(b), kind, "constant")
+        return _bounds(b)
 
     def _checked(self, lo: np.ndarray, hi: np.ndarray, kind: IntType, what: str) -> Interval:
         lo, hi = _exact(np.asarray(lo)), _exact(np.asarray(hi))

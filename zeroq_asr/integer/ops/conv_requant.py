@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from zeroq_asr.errors import CalibrationError
 from zeroq_asr.integer.dyadic import MAX_SHIFT, accumulator_bounds, largest_shift, shift_half_even
 from zeroq_asr.integer.ops import Condition, fused, integer_op, lowers, qdq
 from zeroq_asr.integer.types import I32, TYPES, U8, weight_limit
@@ -150,6 +151,13 @@ def _lower(ctx: Any, node: Any) -> None:
     source, target = ctx.info(node.ins[0]), ctx.activation(node)
     lo, hi = ctx.clamp(target, a.get("clamp"))
     weight = np.asarray(a["weight"], dtype=np.float64)
+    steepest = np.abs(weight).max() * source.scale / (weight_limit(ctx.spec.weight_bits) * target.scale)
+    if steepest > I32.hi // 8:
+        raise CalibrationError(
+            node.where or node.out,
+            f"its range is {steepest:.3g} times too narrow for its weights",
+            "calibrate on features that excite it",
+        )
     # the largest shift that leaves room for the largest multiplier it entails
     c = MAX_SHIFT
     while True:

@@ -8,7 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from zeroq_asr.errors import UnsupportedOperatorError
 from zeroq_asr.integer.ops import integer_op, lowers, qdq
+from zeroq_asr.integer.types import U8
 
 _SELU_ALPHA, _SELU_SCALE = 1.6732632423543772, 1.0507009873554805
 
@@ -55,6 +57,12 @@ def _qdq(b: Any, i: Any, ins: list[Any]) -> Any:
 @lowers(*FUNCTIONS)
 def _lower(ctx: Any, node: Any) -> None:
     source, target = ctx.info(node.ins[0]), ctx.activation(node, RANGES.get(node.op))
+    if target.type != U8.name:
+        raise UnsupportedOperatorError(
+            node.where or node.out,
+            f"{node.op} makes bytes and cannot make the logits",
+            "end the network in a convolution or a linear layer",
+        )
     lo, hi = ctx.clamp(target, node.attrs.get("clamp"))
     function = FUNCTIONS[node.op]
     reals = [function(source.scale * (q - source.zero_point)) / target.scale for q in range(256)]
