@@ -798,3 +798,25 @@ def test_half_precision_weights_are_read_as_float32() -> None:
     assert all(
         t.dtype == torch.float32 for node in graph.nodes for t in node.attrs.values() if isinstance(t, Tensor)
     )
+
+
+def test_constants_made_in_forward_are_evaluated() -> None:
+    """A shared depthwise kernel repeated over channels, as NeMo's ``heads`` does, is a constant."""
+
+    class Shared(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.randn(2, 1, 3))
+            self.out = nn.Conv1d(6, 4, 1)
+
+        def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+            kernel = self.weight.repeat(3, 1, 1) * torch.linspace(0.5, 1.5, 3)
+            mask = torch.arange(x.shape[2])[None] < lengths[:, None]
+            y = nn.functional.conv1d(x * mask[:, None], kernel, padding=1, groups=6)
+            return self.out(y).transpose(1, 2), lengths
+
+    torch.manual_seed(0)
+    network = Shared().eval().requires_grad_(False)
+    example = (torch.randn(2, 6, 20), torch.tensor([20, 13]))
+    graph = capture(network, example)
+    assert [node.op for node in graph.nodes] == ["mask_time", "conv1d", "conv1d", "transpose"]

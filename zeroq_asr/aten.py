@@ -111,6 +111,18 @@ class Tracer:
                 values.append(self._value(node.kwargs.get(argument.name, default)))
         return tuple(values)
 
+    def is_constant(self, node: Any) -> bool:
+        """Whether a node computes from weights and numbers alone."""
+        operands = [self.env.get(n, NotImplemented) for n in node.all_input_nodes]
+        return isinstance(node.target, torch._ops.OpOverload) and all(
+            isinstance(value, (Tensor, int, float)) for value in operands
+        )
+
+    def evaluate(self, node: Any) -> Any:
+        """The value of a constant node."""
+        args, kwargs = torch.fx.node.map_arg((node.args, node.kwargs), self.env.__getitem__)
+        return node.target(*args, **kwargs)
+
     def _value(self, argument: Any) -> Any:
         if isinstance(argument, torch.fx.Node):
             return self.env[argument]

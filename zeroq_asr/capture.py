@@ -98,7 +98,10 @@ def _interpret(exported: Any, name: str) -> FloatGraph:
             operator = getattr(node.target, "overloadpacket", node.target)
             key = getattr(operator, "__name__", str(operator))
             handler = HANDLERS.get(key)
-            result = NotImplemented if handler is None else handler(tracer, *tracer.arguments(node))
+            if tracer.is_constant(node):
+                result = tracer.evaluate(node)
+            else:
+                result = NotImplemented if handler is None else handler(tracer, *tracer.arguments(node))
             if result is NotImplemented:
                 raise unsupported(tracer.where or node.name, str(node.target), tracer.kind)
             tracer.env[node] = result

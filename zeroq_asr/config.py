@@ -188,6 +188,8 @@ class CalibrationSpec:
         _choice(where, "method", self.method, METHODS)
         _real(where, "percentile", self.percentile, above=50.0, at_most=100.0)
         _whole(where, "bins", self.bins, 16, 1 << 20)
+        if self.bins % 4:
+            raise ConfigError(where, f"bins must be a multiple of 4, got {self.bins}")
         if self.limit is not None:
             _whole(where, "limit", self.limit, 1, 1 << 31)
 

@@ -41,8 +41,8 @@ class Proof:
 class _Prover(IntervalBackend):
     """Names the instruction in errors and remembers each one's peak."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, max_frames: int) -> None:
+        super().__init__(max_frames)
         self.peaks: dict[str, int] = {}
 
     def instruction(self, i: Instruction, operands: list[Any]) -> Any:
@@ -59,7 +59,7 @@ def prove(program: Program) -> Proof:
     Covers any batch, since no instruction mixes utterances.  Raises ProofError, naming the
     instruction, the primitive and the bounds, when the proof fails.
     """
-    prover = _Prover()
+    prover = _Prover(program.max_frames)
     features = Interval.of(0, 0, I32)  # never read as an integer: quantize bounds its own result
     program.run(prover, features, length_interval(program.max_frames))
     where = max(prover.peaks, key=lambda name: prover.peaks[name], default="")

@@ -49,8 +49,10 @@ def _exact(v: int | np.ndarray) -> np.ndarray:
 class IntervalBackend:
     """Interprets the primitives on intervals.  ``where`` names the instruction in error texts."""
 
-    def __init__(self) -> None:
+    def __init__(self, max_frames: int = 0) -> None:
         self.where = "program"
+        #: frames of the longest input; no sum over time runs over more, whatever lengths it is given
+        self.max_frames = max_frames
         #: largest magnitude of an int32 result since it was last reset
         self.peak = 0
 
@@ -163,7 +165,7 @@ class IntervalBackend:
 
     def sum_time(self, v: Interval, lengths: Interval) -> Interval:
         """At most ``lengths`` frames differ from zero."""
-        frames = lengths.max
+        frames = max(lengths.max, self.max_frames)
         return self._checked(
             np.minimum(v.lo, 0) * frames, np.maximum(v.hi, 0) * frames, v.type, f"sum over {frames} frames"
         )
@@ -202,7 +204,7 @@ class IntervalBackend:
             raise ProofError(
                 self.where,
                 f"{what} may reach [{low}, {high}], outside of {kind.name}",
-                "lower --max-seconds, the bit-widths or the layer's width",
+                "quantize again with fewer bits, a smaller --max-seconds or another calibration",
             )
         return Interval(lo, hi, kind)
 

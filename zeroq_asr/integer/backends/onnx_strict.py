@@ -331,6 +331,7 @@ def _onnx_type(kind: IntType) -> int:
 
 def build(backend: Any, program: Program) -> tuple[Sym, Sym]:
     """Run ``program`` over an ONNX backend; returns the logits' and the lengths' tensors."""
+    backend.proof.max_frames = program.max_frames
     features = backend.input(program.inputs[0], Interval.of(0, 0, I32))
     lengths = backend.input(program.inputs[1], length_interval(program.max_frames))
     logits, encoded = program.run(backend, features, lengths)

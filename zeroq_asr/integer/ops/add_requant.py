@@ -39,6 +39,7 @@ def _exact_if(i: Any, *xs: Any) -> list[Condition]:
     a = i.attrs
     reach = significant(a["m"], a["c"])
     return [
+        Condition("the inputs are unsigned bytes", all(x.type is U8 for x in xs)),
         Condition(
             "the output is unsigned and at most 8 bits",
             a["type"] == U8.name and U8.holds(a["lo"], a["hi"]),

@@ -60,6 +60,7 @@ def _exact_if(i: Any, x: Any, w: Any, bias: Any, m: Any) -> list[Condition]:
     a = i.attrs
     largest = int(np.abs(m.exact).max())
     return [
+        Condition("the input is unsigned bytes", x.type is U8, x.type.name),
         Condition(
             "the output is unsigned and at most 8 bits",
             a["type"] == U8.name and U8.holds(a["lo"], a["hi"]),

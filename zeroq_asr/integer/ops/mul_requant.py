@@ -30,6 +30,7 @@ def mul_requant(
 
 def _exact_if(i: Any, a: Any, b: Any) -> list[Condition]:
     return [
+        Condition("the inputs are unsigned bytes", a.type is U8 and b.type is U8),
         Condition(
             "the output is unsigned and at most 8 bits",
             i.attrs["type"] == U8.name and U8.holds(i.attrs["lo"], i.attrs["hi"]),
