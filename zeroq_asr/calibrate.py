@@ -137,7 +137,8 @@ def calibrate(
     total: int = 0,
     progress: Progress = silent,
 ) -> dict[str, Range]:
-    """Observe every value over ``features``, each [M, T], and return its range by ``spec.method``.
+    """Observe every value over ``features``, each [M, T], and return its range by ``spec.method``,
+    widened by ``spec.widening``.
 
     ``levels``: steps of the activations, 2^bits − 1.  Raises CalibrationError when there is no
     feature or one is not finite.
@@ -157,4 +158,5 @@ def calibrate(
         progress("calibrate", seen, max(total, seen))
     if seen == 0:
         raise CalibrationError("calibration", "there are no features to calibrate on")
-    return {name: METHODS[spec.method](h, spec, levels) for name, h in histograms.items()}
+    ranges = {name: METHODS[spec.method](h, spec, levels) for name, h in histograms.items()}
+    return {name: (lo * spec.widening, hi * spec.widening) for name, (lo, hi) in ranges.items()}

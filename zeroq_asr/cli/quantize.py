@@ -69,6 +69,13 @@ def quantize(
     percentile: Annotated[
         float, typer.Option(help="For --method percentile: percent of the values kept.")
     ] = 99.99,
+    margin: Annotated[
+        float | None,
+        typer.Option(
+            help="Widen every range by this factor. By default 1.2 for made features, 1 for audio.",
+            show_default=False,
+        ),
+    ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Calibrate on so many utterances.")] = None,
     preset: Preset = "default",
     seed: Seed = None,
@@ -89,7 +96,7 @@ def quantize(
     with session(ctx, as_json=as_json, quiet=quiet, developer=developer) as terminal:
         spec = zq.QuantSpec.parse_bits(bits, target=target, max_seconds=max_seconds)
         synthesis = chosen(preset, seed=seed, iterations=iterations, batch=batch, frames=frames)
-        ranges = zq.CalibrationSpec(calibration, method, percentile=percentile, limit=limit)
+        ranges = zq.CalibrationSpec(calibration, method, percentile=percentile, limit=limit, margin=margin)
         if ranges.kind in ("features", "audio") and not Path(calibration).exists():
             raise ConfigError(
                 "--calibration", f"there is no file or folder {calibration}", "or say synthetic or noise"
