@@ -1,173 +1,21 @@
 """What each ATen operator means to the capture: a handler maps abstract values to abstract values.
 
-Kinds: ``Real`` (an activation of the float graph), ``Lengths`` (an affine function of the sequence
-lengths), ``TimeIndex`` (0, 1, 2 … over frames), ``Mask`` (frame < length), ``TimeSum`` (a masked sum
-over frames), a torch tensor (a constant), ``Size`` (a symbolic extent), or a plain Python value.
-A handler returns NotImplemented for operands it has no meaning for.
+A handler takes the tracer and the operator's arguments in schema order, as the kinds of
+``zeroq_asr.tracer``, and returns NotImplemented for operands it has no meaning for.
 """
 
 from __future__ import annotations
 
 import operator
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from zeroq_asr.float_graph import ELEMENTWISE, FloatGraph, FloatNode
-
-
-@dataclass(frozen=True)
-class Real:
-    """An activation.  ``frames_first``: the traced tensor is [B, T, C] while the graph keeps [B, C, T]."""
-
-    name: str
-    frames_first: bool = False
-
-
-@dataclass(frozen=True)
-class Lengths:
-    """(base + before) div divisor + after, where base names a lengths value of the graph."""
-
-    base: str
-    before: int = 0
-    divisor: int = 1
-    after: int = 0
-
-
-@dataclass(frozen=True)
-class TimeIndex:
-    """Frame numbers."""
-
-
-@dataclass(frozen=True)
-class Mask:
-    """Frame < length, or its negation."""
-
-    lengths: Lengths
-    negated: bool = False
-
-
-@dataclass(frozen=True)
-class TimeSum:
-    """Sum over the valid frames of ``source``."""
-
-    source: Real
-    lengths: Lengths
-
-
-@dataclass(frozen=True)
-class Size:
-    """A symbolic extent."""
-
-
-class Tracer:
-    """The state of the walk: traced values, and the float graph as it grows."""
-
-    def __init__(self, exported: Any) -> None:
-        self.env: dict[Any, Any] = {}
-        self.nodes: list[FloatNode] = []
-        self.where = ""
-        #: class of the layer
-        self.kind = ""
-        self._exported = exported
-        self._names: set[str] = {"audio_signal", "length"}
-        self._inputs = ["audio_signal", "length"]
-        self._steps: dict[Lengths, str] = {}
-        self._made: dict[str, FloatNode] = {}
-
-    def placeholder(self, node: Any) -> None:
-        """Bind a parameter or buffer to its tensor, a user input to its kind."""
-        signature = self._exported.graph_signature
-        for table in (signature.inputs_to_parameters, signature.inputs_to_buffers):
-            if node.name in table:
-                target = table[node.name]
-                stores = (self._exported.state_dict, self._exported.constants)
-                self.env[node] = next(s[target] for s in stores if target in s).detach()
-                return
-        if node.name in signature.inputs_to_lifted_tensor_constants:
-            target = signature.inputs_to_lifted_tensor_constants[node.name]
-            self.env[node] = self._exported.constants[target]
-            return
-        name = self._inputs.pop(0)
-        self.env[node] = Real(name) if name == "audio_signal" else Lengths(name)
-
-    def enter(self, node: Any) -> None:
-        """Note the layer that ``node`` belongs to."""
-        stack = node.meta.get("nn_module_stack") or {}
-        self.where, kind = list(stack.values())[-1] if stack else ("", "")
-        # torch gives the class, or its dotted name
-        self.kind = getattr(kind, "__name__", str(kind)).rpartition(".")[2]
-
-    def arguments(self, node: Any) -> tuple[Any, ...]:
-        """Positional and keyword arguments of an exported node, as kinds, in schema order."""
-        schema = getattr(node.target, "_schema", None)
-        values = [self._value(a) for a in node.args]
-        if schema is not None:
-            for argument in schema.arguments[len(values) :]:
-                default = argument.default_value if argument.has_default_value() else None
-                values.append(self._value(node.kwargs.get(argument.name, default)))
-        return tuple(values)
-
-    def is_constant(self, node: Any) -> bool:
-        """Whether a node computes from weights and numbers alone."""
-        operands = [self.env.get(n, NotImplemented) for n in node.all_input_nodes]
-        return isinstance(node.target, torch._ops.OpOverload) and all(
-            isinstance(value, (Tensor, int, float)) for value in operands
-        )
-
-    def evaluate(self, node: Any) -> Any:
-        """The value of a constant node."""
-        args, kwargs = torch.fx.node.map_arg((node.args, node.kwargs), self.env.__getitem__)
-        return node.target(*args, **kwargs)
-
-    def _value(self, argument: Any) -> Any:
-        if isinstance(argument, torch.fx.Node):
-            return self.env[argument]
-        if isinstance(argument, (list, tuple)):
-            return [self._value(a) for a in argument]
-        return argument
-
-    def emit(self, op: str, ins: tuple[str, ...], frames_first: bool = False, **attrs: Any) -> Real:
-        """Append a float node named after its layer."""
-        out = self._unique(self.where or op)
-        node = FloatNode(op, out, ins, attrs, self.where)
-        self.nodes.append(node)
-        self._made[out] = node
-        return Real(out, frames_first)
-
-    def node(self, value: Real) -> FloatNode | None:
-        """The node that made ``value``; None for the input."""
-        return self._made.get(value.name)
-
-    def length_name(self, lengths: Lengths) -> str:
-        """Name of a lengths value, emitting its step once."""
-        if lengths == Lengths(lengths.base):
-            return lengths.base
-        if lengths not in self._steps:
-            out = self._unique("length")
-            attrs = {"before": lengths.before, "divisor": lengths.divisor, "after": lengths.after}
-            self.nodes.append(FloatNode("length_step", out, (lengths.base,), attrs, self.where))
-            self._steps[lengths] = out
-        return self._steps[lengths]
-
-    def finish(self, logits: Real, lengths: Lengths) -> FloatGraph:
-        """Close the graph; the logits leave as [B, S, V]."""
-        self.where = "logits"
-        encoded = self.length_name(lengths)
-        final = self.emit("transpose", (logits.name,), perm=(0, 2, 1))
-        return FloatGraph(("audio_signal", "length"), (final.name, encoded), self.nodes)
-
-    def _unique(self, base: str) -> str:
-        name, count = base, 1
-        while name in self._names:
-            count += 1
-            name = f"{base}:{count}"
-        self._names.add(name)
-        return name
-
+from zeroq_asr.float_graph import ELEMENTWISE
+from zeroq_asr.tracer import Lengths, LogProbs, Mask, Real, Size, TimeIndex, TimeSum, Tracer
 
 Handler = Callable[..., Any]
 HANDLERS: dict[str, Handler] = {}
@@ -544,11 +392,6 @@ def _getitem(t: Tracer, x: Any, index: Any) -> Any:
 def _log_softmax(t: Tracer, x: Any, *options: Any) -> Any:
     """Left out: integer logits leave the program, and the softmax over tokens follows them."""
     return LogProbs(x.name, True) if isinstance(x, Real) and x.frames_first else NotImplemented
-
-
-@dataclass(frozen=True)
-class LogProbs(Real):
-    """Logits whose log-softmax was taken; good for nothing but to leave the network."""
 
 
 @handles("sym_size", "sym_numel")

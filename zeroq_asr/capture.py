@@ -19,10 +19,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from zeroq_asr.aten import HANDLERS, Lengths, Real, Tracer
+from zeroq_asr.aten import HANDLERS
 from zeroq_asr.canonicalize import canonicalize
 from zeroq_asr.errors import CaptureError, UnsupportedOperatorError
 from zeroq_asr.float_graph import FLOAT_OPS, FloatGraph
+from zeroq_asr.tracer import Lengths, Real, Tracer
 
 #: largest difference allowed between the module and its captured graph, relative to the logits' spread
 TOLERANCE = 1e-3
