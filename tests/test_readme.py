@@ -1,0 +1,71 @@
+"""Every command and every line of Python in the README runs as it is written there."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from typer.testing import CliRunner
+
+from zeroq_asr.cli import app
+
+README = Path(__file__).parents[1] / "README.md"
+CHECKPOINT = "stt_en_quartznet15x5.nemo"
+PLACEHOLDERS = {"MODEL": CHECKPOINT, "FILE": "stt_en_quartznet15x5.int8.onnx"}
+
+
+def _blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", README.read_text(encoding="utf-8"), re.M | re.S)
+
+
+def _commands() -> list[str]:
+    lines = [line for block in _blocks("") for line in block.splitlines()]
+    commands = [line.partition("#")[0].strip() for line in lines if line.startswith("zeroq-asr ")]
+    return list(dict.fromkeys(commands))
+
+
+@pytest.fixture
+def folder(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    write_nemo: Callable[..., Path],
+    conv_config: dict[str, Any],
+    conv_state: dict[str, torch.Tensor],
+    speech_like: np.ndarray,
+) -> Path:
+    """A folder with the files that the README speaks of, small ones."""
+    monkeypatch.chdir(tmp_path)
+    write_nemo(conv_config, conv_state, name=CHECKPOINT)
+    soundfile.write(tmp_path / "call.flac", speech_like, 16000)
+    line = {"audio_filepath": "call.flac", "duration": 0.5, "text": "a call"}
+    (tmp_path / "test.jsonl").write_text(json.dumps(line) + "\n")
+    return tmp_path
+
+
+def test_the_readme_has_every_command() -> None:
+    used = {shlex.split(command)[1] for command in _commands()}
+    assert used == {"quantize", "verify", "transcribe", "evaluate", "inspect", "synthesize"}
+
+
+def test_commands_run_in_order(folder: Path) -> None:
+    for command in _commands():
+        arguments = [PLACEHOLDERS.get(word, word) for word in shlex.split(command)[1:]]
+        result = CliRunner().invoke(app, arguments)
+        assert result.exit_code == 0, f"{command}: {result.output}"
+    assert (folder / "stt_en_quartznet15x5.int8.onnx").is_file()
+    assert (folder / "features.npz").is_file()
+
+
+def test_python_runs(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for block in _blocks("python"):
+        exec(compile(block, str(README), "exec"), {})
+    assert (folder / "quartznet.int8.onnx").is_file()
+    assert len(capsys.readouterr().out.splitlines()) == 1
