@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import logging
 import statistics
 import sys
 import tempfile
@@ -29,6 +30,9 @@ def _static(
     float_file: Path, features: np.ndarray, lengths: np.ndarray, folder: Path, **options: Any
 ) -> bytes:
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_static
+
+    # it warns of every shape tensor that it leaves alone
+    logging.getLogger().setLevel(logging.ERROR)
 
     class Reader(CalibrationDataReader):
         def __init__(self) -> None:

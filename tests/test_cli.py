@@ -218,6 +218,10 @@ def test_synthesize(work: Path, tmp_path: Path) -> None:
     report = json.loads(_run("synthesize", work / "small.pt", "--json", *FAST).stdout)
     assert report["file"] is None
     assert report["losses"][1] == pytest.approx(min(report["losses"]), rel=0.5)
+    options = ("--objective", "moments", "--iterations", "40", "--patience", "2", *FAST[:4])
+    chosen = json.loads(_run("synthesize", work / "small.pt", "--json", *options).stdout)
+    assert (chosen["spec"]["objective"], chosen["spec"]["patience"]) == ("moments", 2)
+    assert chosen["losses"][0] != report["losses"][0]
     made = _run(
         "quantize",
         work / "small.pt",
@@ -442,6 +446,7 @@ def test_unwritable_folder(work: Path, out: Path) -> None:
         (("--target", "x86-fast"), "--bits w7a8"),
         (("--preset", "best"), "paper, default, fast"),
         (("--frames", "1"), "frames"),
+        (("--objective", "guess"), "'guess' is not one of kl, kl_reverse"),
         (("--percentile", "120"), "percentile"),
         (("--calibration", "absent.npz"), "there is no file or folder absent.npz"),
     ],

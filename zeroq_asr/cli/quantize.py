@@ -19,7 +19,18 @@ from zeroq_asr.cli.options import (
     check_output,
     one_of,
 )
-from zeroq_asr.cli.synthesize import Batch, Frames, Iterations, Preset, Seed, account, chosen, show_account
+from zeroq_asr.cli.synthesize import (
+    Batch,
+    Frames,
+    Iterations,
+    Objective,
+    Patience,
+    Preset,
+    Seed,
+    account,
+    chosen,
+    show_account,
+)
 from zeroq_asr.cli.terminal import Terminal, session, size
 from zeroq_asr.config import METHODS, TARGETS
 from zeroq_asr.errors import ConfigError
@@ -82,6 +93,8 @@ def quantize(
     iterations: Iterations = None,
     batch: Batch = None,
     frames: Frames = None,
+    objective: Objective = None,
+    patience: Patience = None,
     tokens: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Also write the token list, a token a line.")
     ] = None,
@@ -95,7 +108,15 @@ def quantize(
     """
     with session(ctx, as_json=as_json, quiet=quiet, developer=developer) as terminal:
         spec = zq.QuantSpec.parse_bits(bits, target=target, max_seconds=max_seconds)
-        synthesis = chosen(preset, seed=seed, iterations=iterations, batch=batch, frames=frames)
+        synthesis = chosen(
+            preset,
+            seed=seed,
+            iterations=iterations,
+            batch=batch,
+            frames=frames,
+            objective=objective,
+            patience=patience,
+        )
         ranges = zq.CalibrationSpec(calibration, method, percentile=percentile, limit=limit, margin=margin)
         if ranges.kind in ("features", "audio") and not Path(calibration).exists():
             raise ConfigError(

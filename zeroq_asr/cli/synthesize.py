@@ -12,6 +12,7 @@ import typer
 import zeroq_asr as zq
 from zeroq_asr.cli.options import AsJson, Config, Developer, Loader, Quiet, check_output
 from zeroq_asr.cli.terminal import Terminal, session
+from zeroq_asr.objectives import OBJECTIVES
 
 Preset = Annotated[
     str, typer.Option(metavar="NAME", help="Of the synthesis: default, fast, or paper (arXiv 2103.16827).")
@@ -20,6 +21,13 @@ Seed = Annotated[int | None, typer.Option(min=0, help="Of the synthesis.")]
 Iterations = Annotated[int | None, typer.Option(min=0, help="Steps of the synthesis.")]
 Batch = Annotated[int | None, typer.Option(min=1, help="Utterances synthesized.")]
 Frames = Annotated[int | None, typer.Option(min=1, help="Feature frames of each.")]
+Objective = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help=f"How statistics are compared: {', '.join(OBJECTIVES)}."),
+]
+Patience = Annotated[
+    int | None, typer.Option(min=0, help="Stop after so many steps without improvement; 0: never.")
+]
 
 
 def synthesize(
@@ -36,6 +44,8 @@ def synthesize(
     iterations: Iterations = None,
     batch: Batch = None,
     frames: Frames = None,
+    objective: Objective = None,
+    patience: Patience = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
     developer: Developer = False,
@@ -45,7 +55,15 @@ def synthesize(
     Example: zeroq-asr synthesize quartznet.nemo -o features.npz
     """
     with session(ctx, as_json=as_json, quiet=quiet, developer=developer) as terminal:
-        spec = chosen(preset, seed=seed, iterations=iterations, batch=batch, frames=frames)
+        spec = chosen(
+            preset,
+            seed=seed,
+            iterations=iterations,
+            batch=batch,
+            frames=frames,
+            objective=objective,
+            patience=patience,
+        )
         if output is not None:
             if output.suffix.lower() != ".npz":
                 raise zq.ConfigError(output, "features are saved as .npz", f"say -o {output.name}.npz")
@@ -63,7 +81,7 @@ def synthesize(
             _report(terminal, model, made, output)
 
 
-def chosen(preset: str, **changes: int | None) -> zq.SynthesisSpec:
+def chosen(preset: str, **changes: int | str | None) -> zq.SynthesisSpec:
     """Return the preset with the changes that were asked for."""
     return zq.SynthesisSpec.preset(
         preset, **{name: value for name, value in changes.items() if value is not None}
