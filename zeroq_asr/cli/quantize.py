@@ -32,7 +32,7 @@ from zeroq_asr.cli.synthesize import (
     show_account,
 )
 from zeroq_asr.cli.terminal import Terminal, session, size
-from zeroq_asr.config import METHODS, TARGETS
+from zeroq_asr.config import MADE_MARGIN, METHODS, TARGETS
 from zeroq_asr.errors import ConfigError
 from zeroq_asr.export import DIALECTS
 
@@ -83,7 +83,7 @@ def quantize(
     margin: Annotated[
         float | None,
         typer.Option(
-            help="Widen every range by this factor. By default 1.2 for made features, 1 for audio.",
+            help=f"Widen every range by this factor. By default {MADE_MARGIN} for made features, 1 for audio.",
             show_default=False,
         ),
     ] = None,
