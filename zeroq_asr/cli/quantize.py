@@ -83,7 +83,7 @@ def quantize(
     margin: Annotated[
         float | None,
         typer.Option(
-            help=f"Widen every range by this factor. By default {MADE_MARGIN} for made features, 1 for audio.",
+            help=f"Widen ranges by this factor. By default {MADE_MARGIN} for made features, 1 for audio.",
             show_default=False,
         ),
     ] = None,
