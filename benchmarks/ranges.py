@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnxruntime as ort
@@ -53,10 +54,19 @@ class Bench:
         tokenizer = self.model.tokenizer
         return tokenizer.decode(greedy_ctc(frames, len(frames), tokenizer.blank_id))
 
-    def row(self, label: str, stream: Sequence[torch.Tensor], spec: zq.CalibrationSpec) -> None:
-        ranges = calibrate(self.graph, stream, spec)
-        mels = self.model.frontend.features
-        program = lower(self.graph, ranges, zq.QuantSpec(), channels=mels, max_frames=6001)
+    def row(
+        self, label: str, stream: Sequence[torch.Tensor], spec: zq.CalibrationSpec, **fields: Any
+    ) -> None:
+        quantization = zq.QuantSpec(**fields)
+        observed = calibrate(self.graph, stream, spec)
+        program = lower(
+            self.graph,
+            observed.ranges,
+            quantization,
+            channels=self.model.frontend.features,
+            max_frames=6001,
+            means=observed.means if quantization.bias_correction else None,
+        )
         found = run(export(program, self.deployment, "fused").to_bytes(), self.features)
         words, characters = count_errors(
             [self.text(f) for f in self.reference], [self.text(f) for f in found]
@@ -108,12 +118,17 @@ def ranges(bench: Bench, clean: Features, seeds: Sequence[int]) -> None:
         percentile = zq.CalibrationSpec(method="percentile", percentile=99.999, margin=1.0)
         bench.row(f"synthetic, seed {seed}, 99.999 %", stream, percentile)
         bench.row(f"synthetic, seed {seed}, mse", stream, zq.CalibrationSpec(method="mse", margin=1.0))
+        default = zq.CalibrationSpec()
+        bench.row(f"W8A8 uncorrected, seed {seed}", stream, default, bias_correction=False)
+        for corrected in (True, False):
+            label = f"W4A8{'' if corrected else ' uncorrected'}, seed {seed}"
+            bench.row(label, stream, default, weight_bits=4, bias_correction=corrected)
 
 
 def sensitivity(bench: Bench) -> None:
     made = zq.synthesize(bench.model)
     stream = [torch.from_numpy(x) for x in made.features]
-    limits = calibrate(bench.graph, stream, zq.CalibrationSpec(margin=1.0))
+    limits = calibrate(bench.graph, stream, zq.CalibrationSpec(margin=1.0)).ranges
     consumers = bench.graph.consumers()
 
     def kind(node: FloatNode) -> str:

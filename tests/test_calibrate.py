@@ -290,7 +290,7 @@ def utterances() -> list[Tensor]:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_every_real_value_gets_a_range(method: str) -> None:
-    ranges = calibrate(graph(), utterances(), replace(SPEC, method=method))
+    ranges = calibrate(graph(), utterances(), replace(SPEC, method=method)).ranges
     # lengths are integers already
     assert set(ranges) == {"x", "h", "r", "z", "y"}
     assert all(np.isfinite(r).all() and r[0] <= r[1] for r in ranges.values())
@@ -300,7 +300,7 @@ def test_every_real_value_gets_a_range(method: str) -> None:
 
 def test_minmax_ranges_are_exact_over_different_lengths() -> None:
     g, data = graph(), utterances()
-    ranges = calibrate(g, data, SPEC)
+    ranges = calibrate(g, data, SPEC).ranges
     outputs = [g.run(u[None], torch.tensor([u.shape[1]]))[0] for u in data]
     assert ranges["x"] == (min(float(u.min()) for u in data), max(float(u.max()) for u in data))
     assert ranges["y"] == (min(float(u.min()) for u in outputs), max(float(u.max()) for u in outputs))
@@ -309,7 +309,9 @@ def test_minmax_ranges_are_exact_over_different_lengths() -> None:
 @pytest.mark.parametrize("method", METHODS)
 def test_order_of_utterances_does_not_matter(method: str) -> None:
     spec = replace(SPEC, method=method)
-    assert calibrate(graph(), utterances(), spec) == calibrate(graph(), utterances()[::-1], spec)
+    assert (
+        calibrate(graph(), utterances(), spec).ranges == calibrate(graph(), utterances()[::-1], spec).ranges
+    )
 
 
 def test_features_may_be_a_generator_and_are_read_once() -> None:
@@ -321,7 +323,7 @@ def test_features_may_be_a_generator_and_are_read_once() -> None:
             read += 1
             yield utterance
 
-    assert calibrate(graph(), stream(), SPEC) == calibrate(graph(), utterances(), SPEC)
+    assert calibrate(graph(), stream(), SPEC).ranges == calibrate(graph(), utterances(), SPEC).ranges
     assert read == 4
 
 
@@ -353,7 +355,7 @@ def test_an_overflow_inside_names_the_layer() -> None:
 
 def test_levels_change_only_the_mse_range() -> None:
     def ranges(method: str, levels: int) -> dict[str, tuple[float, float]]:
-        return calibrate(graph(), utterances(), replace(SPEC, method=method), levels=levels)
+        return calibrate(graph(), utterances(), replace(SPEC, method=method), levels=levels).ranges
 
     assert ranges("minmax", 3) == ranges("minmax", 255)
     assert ranges("percentile", 3) == ranges("percentile", 255)
@@ -376,10 +378,19 @@ def test_ranges_scale_with_the_values(scale: float, method: str) -> None:
 
 def test_made_features_get_wider_ranges_than_audio() -> None:
     """Statistic matching says nothing about tails; real recordings have theirs."""
-    exact = calibrate(graph(), utterances(), SPEC)
-    assert calibrate(graph(), utterances(), CalibrationSpec(source="calls.jsonl")) == exact
+    exact = calibrate(graph(), utterances(), SPEC).ranges
+    assert calibrate(graph(), utterances(), CalibrationSpec(source="calls.jsonl")).ranges == exact
     for source in ("synthetic", "noise", "features.npz"):
-        wide = calibrate(graph(), utterances(), CalibrationSpec(source=source))
+        wide = calibrate(graph(), utterances(), CalibrationSpec(source=source)).ranges
         assert wide == {name: (lo * MADE_MARGIN, hi * MADE_MARGIN) for name, (lo, hi) in exact.items()}
-    half = calibrate(graph(), utterances(), CalibrationSpec(margin=0.5))
+    half = calibrate(graph(), utterances(), CalibrationSpec(margin=0.5)).ranges
     assert half["x"] == (exact["x"][0] / 2, exact["x"][1] / 2)
+
+
+def test_means_are_those_of_what_is_convolved() -> None:
+    g, data = graph(), utterances()
+    convolved = {node.ins[0] for node in g.nodes if node.op == "conv1d"}
+    means = calibrate(g, data, SPEC).means
+    assert set(means) == convolved
+    # over all frames of all utterances, however long each is
+    np.testing.assert_allclose(means["x"], torch.cat(data, dim=1).double().mean(dim=1).numpy(), rtol=1e-12)

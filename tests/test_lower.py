@@ -22,7 +22,7 @@ from zeroq_asr.integer.backends.numpy import NumpyBackend
 from zeroq_asr.integer.backends.onnx_fused import OnnxFusedBackend
 from zeroq_asr.integer.backends.onnx_strict import OnnxStrictBackend
 from zeroq_asr.integer.backends.torch import TorchBackend
-from zeroq_asr.integer.ops.conv_requant import quantize_weight
+from zeroq_asr.integer.ops.conv_requant import corrected_bias, quantize_weight
 from zeroq_asr.integer.program import Program
 from zeroq_asr.integer.proof import prove
 from zeroq_asr.integer.types import weight_limit
@@ -87,7 +87,7 @@ def graph(network: nn.Module) -> FloatGraph:
 @pytest.fixture(scope="module")
 def ranges(graph: FloatGraph) -> dict[str, tuple[float, float]]:
     features = [batch(1, frames, [frames], seed)[0][0] for seed, frames in enumerate((60, 41, 90))]
-    return calibrate(graph, features, CalibrationSpec())
+    return calibrate(graph, features, CalibrationSpec()).ranges
 
 
 def lowered(graph: FloatGraph, ranges: Any, bits: str = "w8a8", **fields: Any) -> Program:
@@ -303,6 +303,42 @@ def test_quantized_weights_are_sound(seed: int, bits: int, exponent: float) -> N
     # never worse than dropping the channel
     alive = q.any(axis=(1, 2))
     assert (cost(back[alive], w[alive]) <= 1).all()
+
+
+@given(st.integers(0, 2**32 - 1), st.sampled_from([(6, 4, 1), (6, 6, 2), (4, 4, 4)]))
+def test_bias_correction_restores_the_mean(seed: int, layout: tuple[int, int, int]) -> None:
+    outputs, inputs, groups = layout
+    generator = np.random.default_rng(seed)
+    w = generator.standard_normal((outputs, inputs // groups, 3))
+    rounded = np.round(w * 2) / 2
+    bias, x = generator.standard_normal(outputs), generator.standard_normal((inputs, 50)) + 2
+    # without padding every tap sees the same mean but for the ends of the recording
+    x[:, :2], x[:, -2:] = 0, 0
+    found = corrected_bias(bias, w, rounded, x.mean(axis=1), groups)
+
+    def mean(weight: np.ndarray, b: np.ndarray) -> np.ndarray:
+        y = torch.conv1d(
+            torch.tensor(x)[None], torch.tensor(weight), torch.tensor(b), padding=1, groups=groups
+        )
+        return y[0].mean(dim=1).numpy()
+
+    np.testing.assert_allclose(mean(rounded, found), mean(w, bias), atol=1e-12)
+    assert corrected_bias(bias, w, rounded, None, groups) is bias
+
+
+def test_bias_correction_can_be_left_out(graph: FloatGraph, ranges: Any) -> None:
+    means = {
+        node.ins[0]: np.ones(node.attrs["weight"].shape[1] * node.attrs["groups"])
+        for node in graph.nodes
+        if node.op == "conv1d"
+    }
+    plain = lowered(graph, ranges, "w3a8")
+    corrected = lower(
+        graph, ranges, QuantSpec.parse_bits("w3a8"), channels=MELS, max_frames=MAX_FRAMES, means=means
+    )
+    changed = {name for name, array in plain.constants.items() if (array != corrected.constants[name]).any()}
+    assert changed
+    assert all(name.endswith(".bias") for name in changed)
 
 
 # -- one layer -----------------------------------------------------------------------------------
@@ -521,7 +557,7 @@ def test_whatever_ends_a_network_becomes_logits_or_is_refused(end: str, logit_bi
     graph = ends_with(*ENDS[end])
     generator = torch.Generator().manual_seed(1)
     features = [torch.randn(3, 40, generator=generator) for _ in range(3)]
-    ranges = calibrate(graph, features, CalibrationSpec())
+    ranges = calibrate(graph, features, CalibrationSpec()).ranges
     spec = QuantSpec(logit_bits=logit_bits)
     try:
         program = lower(graph, ranges, spec, channels=3, max_frames=1000)
@@ -556,7 +592,7 @@ def test_masks_of_one_length_over_values_of_different_frames() -> None:
         FloatNode("transpose", "y", ("d",), {"perm": (0, 2, 1)}),
     ]
     graph = FloatGraph(("audio_signal", "length"), ("y", "length"), nodes)
-    ranges = calibrate(graph, [torch.randn(3, 40)], CalibrationSpec())
+    ranges = calibrate(graph, [torch.randn(3, 40)], CalibrationSpec()).ranges
     program = lower(graph, ranges, QuantSpec(), channels=3, max_frames=1000)
     x, n = torch.randn(2, 3, 20), torch.tensor([20, 11])
     logits, _ = run(program, x, n)

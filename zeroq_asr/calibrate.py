@@ -1,12 +1,13 @@
-"""Ranges of every value of a float graph, from a stream of features.
+"""Ranges of every value of a float graph, and channel means of what is convolved, from a stream of features.
 
 Utterances are run one by one at their exact length, so lengths may differ and no padding is seen.
-What is kept of a value is a histogram of fixed size: memory does not grow with the data.
+What is kept of a value is a histogram of fixed size and a sum a channel: memory does not grow with the data.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -128,6 +129,34 @@ def mse_range(h: Histogram, spec: CalibrationSpec, levels: int) -> Range:
 METHODS = {"minmax": minmax_range, "percentile": percentile_range, "mse": mse_range}
 
 
+@dataclass(frozen=True)
+class Calibration:
+    """What was observed of a float graph."""
+
+    #: value → its smallest and largest real value, as the method chose them
+    ranges: dict[str, Range]
+    #: input of a convolution [B, C, T] → its mean a channel, float64 [C]
+    means: dict[str, np.ndarray]
+
+
+class ChannelMean:
+    """A streamed mean over batch and time."""
+
+    def __init__(self) -> None:
+        self._sum: np.ndarray | float = 0.0
+        self._frames = 0
+
+    def add(self, values: Tensor) -> None:
+        """Take in a float tensor [B, C, T]."""
+        self._sum = self._sum + values.double().sum(dim=(0, 2)).numpy()
+        self._frames += values.shape[0] * values.shape[2]
+
+    @property
+    def mean(self) -> np.ndarray:
+        """Mean of every channel, float64 [C]."""
+        return np.asarray(self._sum) / max(self._frames, 1)
+
+
 def calibrate(
     graph: FloatGraph,
     features: Iterable[Tensor],
@@ -136,19 +165,22 @@ def calibrate(
     levels: int = 255,
     total: int = 0,
     progress: Progress = silent,
-) -> dict[str, Range]:
-    """Observe every value over ``features``, each [M, T], and return its range by ``spec.method``,
-    widened by ``spec.widening``.
+) -> Calibration:
+    """Observe every value over ``features``, each [M, T]; ranges are by ``spec.method``, widened by
+    ``spec.widening``.
 
     ``levels``: steps of the activations, 2^bits − 1.  Raises CalibrationError when there is no
     feature or one is not finite.
     """
     histograms: dict[str, Histogram] = {}
+    means = {node.ins[0]: ChannelMean() for node in graph.nodes if node.op == "conv1d"}
     seen = 0
 
     def observe(name: str, value: Tensor) -> None:
         if value.is_floating_point():
             histograms.setdefault(name, Histogram(spec.bins, name)).add(value)
+            if name in means:
+                means[name].add(value)
 
     progress("calibrate", 0, total)
     for seen, utterance in enumerate(features, start=1):
@@ -158,5 +190,6 @@ def calibrate(
         progress("calibrate", seen, max(total, seen))
     if seen == 0:
         raise CalibrationError("calibration", "there are no features to calibrate on")
-    ranges = {name: METHODS[spec.method](h, spec, levels) for name, h in histograms.items()}
-    return {name: (lo * spec.widening, hi * spec.widening) for name, (lo, hi) in ranges.items()}
+    chosen = {name: METHODS[spec.method](h, spec, levels) for name, h in histograms.items()}
+    ranges = {name: (lo * spec.widening, hi * spec.widening) for name, (lo, hi) in chosen.items()}
+    return Calibration(ranges, {name: mean.mean for name, mean in means.items()})

@@ -48,6 +48,8 @@ class QuantSpec:
     target: str = "x86-any"
     #: longest input in seconds that the interval proof covers and the file accepts
     max_seconds: float = 60.0
+    #: give back through the biases what rounding the weights takes from the means of a layer
+    bias_correction: bool = True
 
     def __post_init__(self) -> None:
         where = "QuantSpec"
@@ -56,6 +58,7 @@ class QuantSpec:
         _whole(where, "logit_bits", self.logit_bits, 8, 16)
         _choice(where, "target", self.target, TARGETS)
         _real(where, "max_seconds", self.max_seconds, above=0.0)
+        _flag(where, "bias_correction", self.bias_correction)
         if self.target == "x86-fast" and self.weight_bits > 7:
             raise ConfigError(
                 where,
@@ -125,8 +128,7 @@ class SynthesisSpec:
         _choice(where, "schedule", self.schedule, SCHEDULES)
         _name(where, "objective", self.objective)
         _choice(where, "init", self.init, INITS)
-        if not isinstance(self.standardize, bool):
-            raise ConfigError(where, f"standardize must be true or false, got {self.standardize!r}")
+        _flag(where, "standardize", self.standardize)
         _whole(where, "seed", self.seed, 0, 2**63 - 1)
         _whole(where, "patience", self.patience, 0, 1_000_000)
         _real(where, "min_improvement", self.min_improvement, at_least=0.0, below=1.0)
@@ -260,6 +262,11 @@ def _real(
             if math.isfinite(bound)
         ]
         raise ConfigError(where, f"{name} must be a finite number {' and '.join(bounds)}, got {value!r}")
+
+
+def _flag(where: str, name: str, value: object) -> None:
+    if not isinstance(value, bool):
+        raise ConfigError(where, f"{name} must be true or false, got {value!r}")
 
 
 def _choice(where: str, name: str, value: object, allowed: Mapping[str, Any] | tuple[str, ...]) -> None:

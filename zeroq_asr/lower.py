@@ -26,15 +26,22 @@ Range = tuple[float, float]
 
 
 def lower(
-    graph: FloatGraph, ranges: Mapping[str, Range], spec: QuantSpec, *, channels: int, max_frames: int
+    graph: FloatGraph,
+    ranges: Mapping[str, Range],
+    spec: QuantSpec,
+    *,
+    channels: int,
+    max_frames: int,
+    means: Mapping[str, np.ndarray] | None = None,
 ) -> Program:
     """Lower every node.  ``ranges`` maps each value to its smallest and largest real value.
 
-    ``channels``: mels of the input; ``max_frames``: longest input the program must be proven for.
+    ``channels``: mels of the input; ``max_frames``: longest input the program must be proven for;
+    ``means``: input of a convolution → its mean a channel [C], to correct biases by.
     Raises CalibrationError for a value without a range, UnsupportedOperatorError for an operator
     without a lowering.
     """
-    context = Lowering(graph, ranges, spec, max_frames)
+    context = Lowering(graph, ranges, spec, max_frames, means or {})
     context.quantize_input()
     for node in graph.nodes:
         if node.op not in LOWERINGS:
@@ -59,12 +66,18 @@ class Lowering:
     """The state of one lowering, as the operators' own ``lower`` functions see it."""
 
     def __init__(
-        self, graph: FloatGraph, ranges: Mapping[str, Range], spec: QuantSpec, max_frames: int
+        self,
+        graph: FloatGraph,
+        ranges: Mapping[str, Range],
+        spec: QuantSpec,
+        max_frames: int,
+        means: Mapping[str, np.ndarray],
     ) -> None:
         self.graph = graph
         self.ranges = ranges
         self.spec = spec
         self.max_frames = max_frames
+        self.means = means
         self.code: list[Instruction] = []
         self.constants: dict[str, np.ndarray] = {}
         self.values: dict[str, ValueInfo] = {}

@@ -99,10 +99,17 @@ def quantize(
         features, stream, total = _features(model, source_of_ranges, synthesis, calibration, progress)
     with clock("calibrate"):
         levels = 2**spec.activation_bits - 1
-        ranges = calibrate(graph, stream, calibration, levels=levels, total=total, progress=progress)
+        observed = calibrate(graph, stream, calibration, levels=levels, total=total, progress=progress)
     with clock("lower"):
         max_frames = math.ceil(spec.max_seconds * model.frontend.frames_per_second) + 1
-        program = lower(graph, ranges, spec, channels=model.frontend.features, max_frames=max_frames)
+        program = lower(
+            graph,
+            observed.ranges,
+            spec,
+            channels=model.frontend.features,
+            max_frames=max_frames,
+            means=observed.means if spec.bias_correction else None,
+        )
     with clock("prove"):
         proof = prove(program)
     with clock("export"):

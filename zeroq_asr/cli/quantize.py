@@ -87,6 +87,13 @@ def quantize(
             show_default=False,
         ),
     ] = None,
+    bias_correction: Annotated[
+        bool,
+        typer.Option(
+            "--bias-correction/--no-bias-correction",
+            help="Give back through the biases what rounding the weights takes from the means.",
+        ),
+    ] = True,
     limit: Annotated[int | None, typer.Option(min=1, help="Calibrate on so many utterances.")] = None,
     preset: Preset = "default",
     seed: Seed = None,
@@ -107,7 +114,9 @@ def quantize(
     Example: zeroq-asr quantize stt_en_quartznet15x5.nemo --bits 8
     """
     with session(ctx, as_json=as_json, quiet=quiet, developer=developer) as terminal:
-        spec = zq.QuantSpec.parse_bits(bits, target=target, max_seconds=max_seconds)
+        spec = zq.QuantSpec.parse_bits(
+            bits, target=target, max_seconds=max_seconds, bias_correction=bias_correction
+        )
         synthesis = chosen(
             preset,
             seed=seed,

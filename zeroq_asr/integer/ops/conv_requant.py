@@ -160,6 +160,21 @@ def quantize_weight(w: np.ndarray, ratio: float, bits: int) -> tuple[np.ndarray,
     return best_q.reshape(w.shape).astype(np.int8), best_m
 
 
+def corrected_bias(
+    bias: np.ndarray, w: np.ndarray, rounded: np.ndarray, mean: np.ndarray | None, groups: int
+) -> np.ndarray:
+    """Add to ``bias`` [O] what rounding the weights [O, I/groups, K] takes from the mean of the output.
+
+    b + Σ_ik (w − ŵ)[o, i, k] · E[x_i], where ``mean`` [I] is E[x] over time (Nagel et al., arXiv 1906.04721,
+    section 4.2); the frames that padding touches are taken to be like the others.
+    """
+    if mean is None:
+        return bias
+    outputs = w.shape[0]
+    of_group = mean.reshape(groups, -1)[np.arange(outputs) // (outputs // groups)]
+    return bias + ((w - rounded).sum(axis=2) * of_group).sum(axis=1)
+
+
 @lowers("conv1d")
 def _lower(ctx: Any, node: Any) -> None:
     a = node.attrs
@@ -182,7 +197,14 @@ def _lower(ctx: Any, node: Any) -> None:
         if room >= c:
             break
         c -= 1
-    bias = np.rint(np.asarray(a["bias"], dtype=np.float64) / (m * ratio * source.scale))
+    real_bias = corrected_bias(
+        np.asarray(a["bias"], dtype=np.float64),
+        weight,
+        q * (m * ratio)[:, None, None],
+        ctx.means.get(node.ins[0]),
+        a["groups"],
+    )
+    bias = np.rint(real_bias / (m * ratio * source.scale))
     bias = np.clip(bias, -(2**30), 2**30).astype(np.int32)
     reach = np.abs(q.astype(np.int64)).sum(axis=(1, 2)) * max(
         source.hi - source.zero_point, source.zero_point
