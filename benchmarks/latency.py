@@ -9,13 +9,9 @@ from __future__ import annotations
 
 import argparse
 import io
-import logging
 import statistics
 import sys
-import tempfile
 import time
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnxruntime as ort
@@ -24,26 +20,7 @@ import zeroq_asr as zq
 from zeroq_asr.capture import capture
 from zeroq_asr.export import export
 from zeroq_asr.float_onnx import export_float
-
-
-def _static(
-    float_file: Path, features: np.ndarray, lengths: np.ndarray, folder: Path, **options: Any
-) -> bytes:
-    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_static
-
-    # it warns of every shape tensor that it leaves alone
-    logging.getLogger().setLevel(logging.ERROR)
-
-    class Reader(CalibrationDataReader):
-        def __init__(self) -> None:
-            self.left = [{"audio_signal": features, "length": lengths}]
-
-        def get_next(self) -> Any:
-            return self.left.pop() if self.left else None
-
-    out = folder / "static.onnx"
-    quantize_static(str(float_file), str(out), Reader(), quant_format=QuantFormat.QOperator, **options)
-    return out.read_bytes()
+from zeroq_asr.peers import ort_static
 
 
 def main() -> None:
@@ -75,29 +52,11 @@ def main() -> None:
         "fused W7 u8×s8": narrow.exported.to_bytes(),
         "strict": export(wide.program, wide.deployment, "strict").to_bytes(),
     }
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        float_file = folder / "float.onnx"
-        float_file.write_bytes(contenders["float (depthwise as 2-D)"])
-        from onnxruntime.quantization import QuantType
-
-        contenders["ORT static u8u8"] = _static(
-            float_file,
-            features,
-            lengths,
-            folder,
-            activation_type=QuantType.QUInt8,
-            weight_type=QuantType.QUInt8,
-        )
-        contenders["ORT static u8s8 per channel"] = _static(
-            float_file,
-            features,
-            lengths,
-            folder,
-            activation_type=QuantType.QUInt8,
-            weight_type=QuantType.QInt8,
-            per_channel=True,
-        )
+    plain, data = export_float(graph, wide.deployment), [(features, lengths)]
+    contenders["ORT static u8u8"] = ort_static(plain, data, qdq=False)
+    contenders["ORT static u8s8 per channel"] = ort_static(
+        plain, data, signed_weights=True, per_channel=True, qdq=False
+    )
     sessions = {}
     for label, data in contenders.items():
         options = ort.SessionOptions()

@@ -236,6 +236,36 @@ def test_synthesize(work: Path, tmp_path: Path) -> None:
     assert made.stdout == f"{tmp_path / 'x.onnx'}\n", made.output
 
 
+def test_compare(work: Path, tmp_path: Path) -> None:
+    args = ("compare", work / "small.pt", *FAST, "--max-seconds", "2")
+    heard = (*args, "--manifest", work / "manifest.jsonl")
+    table = tmp_path / "table.md"
+    result = _run(*heard, "--calibration-manifest", work / "manifest.jsonl", "--markdown", table)
+    assert result.exit_code == 0, result.output
+    for label in ("float", "data-free", "real data", "ORT static, real data", "noise"):
+        assert re.search(rf"^ +{label} ", result.stdout, flags=re.MULTILINE)
+        assert f"| {label} |" in table.read_text()
+    assert "95 % interval" in result.stdout
+    assert "2 s of recordings with text" in result.stdout
+    report = json.loads(_run(*heard, "--json").stdout)
+    assert [row["label"] for row in report["rows"]] == ["float", "data-free", "noise"]
+    assert report["gaps"][0]["low"] <= report["gaps"][0]["value"] <= report["gaps"][0]["high"]
+    bare = _run(*args, "--quiet").stdout.splitlines()
+    assert [line.split("\t")[0] for line in bare] == ["float", "data-free", "noise"]
+    spoken = _run(*args).stdout
+    assert "held-out synthetic features" in spoken
+    assert "not an error rate" in spoken
+
+
+def test_compare_refuses_before_the_work(work: Path, tmp_path: Path) -> None:
+    args = ("compare", work / "small.pt")
+    _fails(_run(*args, "--manifest", work / "absent"), 3, "no such file or folder")
+    _fails(_run(*args, "--calibration-manifest", work / "absent"), 3, "no such file or folder")
+    _fails(_run(*args, "--markdown", work / "small.pt"), 2, "small.pt")
+    (tmp_path / "m.jsonl").write_text(json.dumps({"audio_filepath": str(work / "long.wav")}) + "\n")
+    _fails(_run(*args, "--manifest", tmp_path / "m.jsonl", "--max-seconds", "2"), 3, "lasts 3.00 s")
+
+
 def test_help_documents_the_exit_codes() -> None:
     text = " ".join(_run("--help").stdout.split())
     for code, meaning in MEANINGS.items():

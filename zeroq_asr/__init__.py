@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from zeroq_asr._version import __version__
 from zeroq_asr.checkpoints import load_checkpoint, save_checkpoint
+from zeroq_asr.compare import Comparison, compare
 from zeroq_asr.config import CalibrationSpec, QuantSpec, SynthesisSpec
 from zeroq_asr.errors import (
     AudioError,
@@ -47,6 +48,7 @@ __all__ = [
     "CaptureError",
     "Certificate",
     "CheckpointError",
+    "Comparison",
     "ConfigError",
     "Evaluation",
     "ExportError",
@@ -69,6 +71,7 @@ __all__ = [
     "VerificationError",
     "ZeroqError",
     "__version__",
+    "compare",
     "evaluate",
     "gaussian_noise",
     "inspect_file",

@@ -9,6 +9,7 @@ import typer
 
 from zeroq_asr._version import __version__
 from zeroq_asr.cli import exits
+from zeroq_asr.cli.compare import compare
 from zeroq_asr.cli.inspect import inspect
 from zeroq_asr.cli.options import AsJson, Developer, Quiet
 from zeroq_asr.cli.quantize import quantize
@@ -17,7 +18,15 @@ from zeroq_asr.cli.synthesize import synthesize
 from zeroq_asr.cli.verify import verify
 
 #: in the order of --help; a new command is a new module and a name here
-COMMANDS: tuple[Callable[..., Any], ...] = (quantize, verify, transcribe, evaluate, inspect, synthesize)
+COMMANDS: tuple[Callable[..., Any], ...] = (
+    quantize,
+    verify,
+    transcribe,
+    evaluate,
+    compare,
+    inspect,
+    synthesize,
+)
 
 # the \b keeps its line breaks
 _EPILOG = "\b\nExit codes:\n" + "\n".join(f"{code:>5}  {text}" for code, text in exits.MEANINGS.items())

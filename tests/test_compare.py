@@ -1,0 +1,154 @@
+"""The comparison: which rows there are, what each is measured against, and what it refuses."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+import soundfile
+
+import zeroq_asr as zq
+from zeroq_asr.capture import capture
+from zeroq_asr.compare import DATA_FREE, FLOAT, NOISE, ORT, REAL, compare
+from zeroq_asr.errors import AudioError, CalibrationError, ConfigError
+from zeroq_asr.evaluate import evaluate
+from zeroq_asr.float_onnx import export_float
+from zeroq_asr.manifest import Utterance
+from zeroq_asr.peers import ort_static
+
+FAST = zq.SynthesisSpec(batch=2, frames=64, iterations=1)
+
+
+@pytest.fixture(scope="module")
+def recordings(tmp_path_factory: pytest.TempPathFactory) -> list[Utterance]:
+    folder = tmp_path_factory.mktemp("recordings")
+    generator = np.random.default_rng(0)
+    found = []
+    for k, seconds in enumerate((0.5, 0.9, 0.7)):
+        path = folder / f"{k}.wav"
+        soundfile.write(path, generator.standard_normal(int(16000 * seconds)) * 0.1, 16000)
+        found.append(Utterance(path, None, "a b c"))
+    return found
+
+
+@pytest.fixture(scope="module")
+def full(small_model: Any, recordings: list[Utterance]) -> zq.Comparison:
+    folder = str(recordings[0].audio_path.parent)
+    return compare(small_model, recordings, folder, synthesis=FAST, seeds=2, calibration_limit=2)
+
+
+def test_every_kind_has_its_row(full: zq.Comparison) -> None:
+    labels = [row.label for row in full.rows]
+    assert labels == [FLOAT, f"{DATA_FREE}, seed 0", f"{DATA_FREE}, seed 1", REAL, ORT, NOISE]
+    assert (full.heard, full.utterances, full.bits) == ("recordings with text", 3, "W8A8")
+    assert full.audio_seconds == pytest.approx(2.1)
+    assert all(row.size > 0 for row in full.rows)
+
+
+def test_float_agrees_with_itself_and_is_what_evaluate_says(
+    full: zq.Comparison, small_model: Any, recordings: list[Utterance]
+) -> None:
+    first = full.rows[0]
+    assert first.agreement is not None
+    assert (first.agreement.errors, first.frames, first.divergence) == (0, 0.0, 0.0)
+    assert first.words == evaluate(zq.TorchRecognizer(small_model), recordings).words
+
+
+def test_a_row_is_the_file_that_quantize_writes(
+    full: zq.Comparison, small_model: Any, recordings: list[Utterance], tmp_path: Path
+) -> None:
+    made = zq.quantize(small_model, tmp_path / "x.onnx", synthesis=FAST)
+    row = full.rows[1]
+    assert row.size == made.size
+    assert row.words == evaluate(zq.OnnxRecognizer(tmp_path / "x.onnx"), recordings).words
+    assert row.divergence > 0
+
+
+def test_gaps_pair_kinds(full: zq.Comparison) -> None:
+    pairs = [(gap.label, gap.other) for gap in full.gaps]
+    assert pairs == [
+        (DATA_FREE, FLOAT),
+        (REAL, FLOAT),
+        (ORT, FLOAT),
+        (NOISE, FLOAT),
+        (DATA_FREE, REAL),
+        (DATA_FREE, ORT),
+        (DATA_FREE, NOISE),
+    ]
+    rates = {row.label: row.words.rate for row in full.rows if row.words is not None and row.words.rate}
+    mean = (rates[f"{DATA_FREE}, seed 0"] + rates[f"{DATA_FREE}, seed 1"]) / 2
+    assert full.gaps[0].difference.value == pytest.approx(mean - rates[FLOAT])
+
+
+def test_without_text_there_is_agreement(small_model: Any, recordings: list[Utterance]) -> None:
+    silent = [Utterance(recordings[0].audio_path), recordings[1]]
+    found = compare(small_model, silent, synthesis=FAST)
+    assert [row.label for row in found.rows] == [FLOAT, DATA_FREE, NOISE]
+    assert (found.heard, found.gaps) == ("recordings", ())
+    assert all(row.words is None and row.agreement is not None for row in found.rows)
+
+
+def test_without_recordings_there_are_frames(small_model: Any) -> None:
+    found = compare(small_model, synthesis=FAST)
+    assert (found.heard, found.utterances, found.audio_seconds) == ("synthetic features", 2, 0.0)
+    assert all(row.words is None and row.agreement is None for row in found.rows)
+    assert [row.divergence > 0 for row in found.rows] == [False, True, True]
+
+
+def test_held_out_features_are_not_those_that_calibrate(
+    small_model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seeds = []
+
+    def spy(model: Any, spec: zq.SynthesisSpec, progress: Any) -> Any:
+        seeds.append(spec.seed)
+        return zq.synthesize(model, spec, progress)
+
+    monkeypatch.setattr(sys.modules[compare.__module__], "synthesize", spy)
+    compare(small_model, synthesis=FAST, seeds=3)
+    assert len(seeds) == 1
+    assert seeds[0] not in (0, 1, 2)
+
+
+def test_a_recording_that_is_too_long_is_refused_before_the_work(
+    small_model: Any, recordings: list[Utterance]
+) -> None:
+    with pytest.raises(AudioError, match=r"1\.wav.*0\.90 s.*--max-seconds"):
+        compare(small_model, recordings, spec=zq.QuantSpec(max_seconds=0.8))
+    with pytest.raises(ConfigError, match="seeds"):
+        compare(small_model, seeds=0)
+
+
+@pytest.mark.parametrize("signed", [False, True])
+@pytest.mark.parametrize("qdq", [False, True])
+def test_ort_static_is_close_to_float(small_model: Any, signed: bool, qdq: bool) -> None:
+    graph = capture(small_model.network, small_model.example_input(), small_model.name)
+    deployment = zq.quantize(small_model, synthesis=FAST, calibration=zq.CalibrationSpec("noise")).deployment
+    mels = small_model.frontend.features
+    generator = np.random.default_rng(0)
+    pairs = [
+        (generator.standard_normal((1, mels, n)).astype(np.float32), np.array([n], dtype=np.int64))
+        for n in (40, 64)
+    ]
+    plain = export_float(graph, deployment)
+    data = ort_static(plain, iter(pairs), signed_weights=signed, per_channel=signed, qdq=qdq)
+    kinds = {node.op_type for node in onnx.load_from_string(data).graph.node}
+    assert ("QLinearConv" in kinds) is not qdq
+    results = []
+    for model in (plain.SerializeToString(), data):
+        session = ort.InferenceSession(model, providers=["CPUExecutionProvider"])
+        results.append(session.run(["logprobs"], {"audio_signal": pairs[0][0], "length": pairs[0][1]})[0])
+    wanted, found = results
+    assert 0 < np.abs(found - wanted).max() < 0.3 * np.abs(wanted - wanted.mean()).max()
+
+
+def test_ort_static_needs_features(small_model: Any) -> None:
+    graph = capture(small_model.network, small_model.example_input(), small_model.name)
+    made = zq.quantize(small_model, synthesis=FAST, calibration=zq.CalibrationSpec("noise"))
+    with pytest.raises(CalibrationError, match="no features"):
+        ort_static(export_float(graph, made.deployment), iter(()))

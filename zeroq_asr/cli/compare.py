@@ -1,0 +1,183 @@
+"""``zeroq-asr compare``: data-free calibration against real data, noise and ONNX Runtime's quantizer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import zeroq_asr as zq
+from zeroq_asr.cli.options import AsJson, Config, Developer, Loader, Quiet, check_output
+from zeroq_asr.cli.synthesize import Batch, Frames, Iterations, Objective, Patience, Preset, Seed, chosen
+from zeroq_asr.cli.terminal import Terminal, session, size
+from zeroq_asr.compare import Gap, Row
+from zeroq_asr.evaluate import ErrorCounts
+from zeroq_asr.files import atomic_write_bytes
+
+COLUMNS: tuple[str, ...] = ("", "size", "WER %", "S/D/I", "agreement %", "frames %", "KL")
+
+
+def compare(
+    ctx: typer.Context,
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A checkpoint: .nemo, .pt, .ckpt or .pt2.")],
+    manifest: Annotated[
+        Path | None,
+        typer.Option(
+            "--manifest",
+            "-m",
+            metavar="PATH",
+            help="Recordings to judge by, best with text: JSON lines, a folder, or a LibriSpeech tree.",
+        ),
+    ] = None,
+    calibration_manifest: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="PATH", help="Other recordings, to calibrate on for the rows that need real data."
+        ),
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many of --manifest.")] = None,
+    calibration_limit: Annotated[
+        int | None, typer.Option(min=1, help="Only the first so many of --calibration-manifest.")
+    ] = None,
+    bits: Annotated[str, typer.Option(help="Of weights and activations: 8, w7a8, w4a8 and the like.")] = "8",
+    max_seconds: Annotated[float, typer.Option(help="Longest recording.")] = 60.0,
+    seeds: Annotated[int, typer.Option(min=1, help="Syntheses, each with a row of its own.")] = 1,
+    preset: Preset = "default",
+    seed: Seed = None,
+    iterations: Iterations = None,
+    batch: Batch = None,
+    frames: Frames = None,
+    objective: Objective = None,
+    patience: Patience = None,
+    config: Config = None,
+    loader: Loader = None,
+    markdown: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Also write the tables, as Markdown.")
+    ] = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+    developer: Developer = False,
+) -> None:
+    """Compare MODEL quantized without data, with real data, from noise, and by ONNX Runtime itself.
+
+    Example: zeroq-asr compare quartznet.nemo --manifest test-other --calibration-manifest train
+    """
+    with session(ctx, as_json=as_json, quiet=quiet, developer=developer) as terminal:
+        spec = zq.QuantSpec.parse_bits(bits, max_seconds=max_seconds)
+        synthesis = chosen(
+            preset,
+            seed=seed,
+            iterations=iterations,
+            batch=batch,
+            frames=frames,
+            objective=objective,
+            patience=patience,
+        )
+        if markdown is not None:
+            check_output(markdown, model, *(p for p in (manifest, calibration_manifest) if p is not None))
+        utterances = None if manifest is None else zq.read_manifest(manifest)[:limit]
+        if calibration_manifest is not None:
+            zq.read_manifest(calibration_manifest)  # a mistake there shows before the long work begins
+        with terminal.progress() as progress:
+            progress("load", 0, 1)
+            loaded = zq.load_checkpoint(model, config=config, loader=loader)
+            progress("load", 1, 1)
+            result = zq.compare(
+                loaded,
+                utterances,
+                None if calibration_manifest is None else str(calibration_manifest),
+                spec=spec,
+                synthesis=synthesis,
+                calibration_limit=calibration_limit,
+                seeds=seeds,
+                progress=progress,
+            )
+        if markdown is not None:
+            atomic_write_bytes(markdown, _markdown(result).encode())
+        terminal.result(result.to_dict(), _bare(result))
+        if terminal.talks:
+            _report(terminal, result, markdown)
+
+
+def _report(terminal: Terminal, result: zq.Comparison, markdown: Path | None) -> None:
+    terminal.title(f"{result.name} {result.bits}", _heard(result))
+    terminal.table(COLUMNS, [_cells(row) for row in result.rows])
+    if result.gaps:
+        terminal.text()
+        terminal.table(GAP_COLUMNS, [_gap(gap) for gap in result.gaps])
+    terminal.text()
+    terminal.text(_legend(result), "dim")
+    if markdown is not None:
+        terminal.facts([("tables", str(markdown))])
+
+
+GAP_COLUMNS: tuple[str, ...] = ("difference of WER, points", "", "95 % interval")
+
+
+def _heard(result: zq.Comparison) -> str:
+    count = f"{result.utterances} utterances"
+    if result.heard == "synthetic features":
+        return f"{count} of held-out synthetic features"
+    return f"{count}, {result.audio_seconds:.0f} s of {result.heard}"
+
+
+def _legend(result: zq.Comparison) -> str:
+    lines = [
+        "frames: whose best token is not the float network's; KL: of their distributions, in nats.",
+    ]
+    if result.heard == "synthetic features":
+        lines.insert(0, "No recordings were given: what synthetic features can tell is not an error rate.")
+    else:
+        lines.insert(0, "agreement: word error rate against the transcript of the float network.")
+    if result.heard == "recordings":
+        lines.insert(1, "Not every recording has text, so there is no word error rate.")
+    if result.gaps:
+        lines.append("intervals: paired bootstrap over utterances; seeds are averaged.")
+    return "\n".join(lines)
+
+
+def _cells(row: Row) -> list[str]:
+    return [
+        row.label,
+        size(row.size),
+        _rate(row.words),
+        "–"
+        if row.words is None
+        else f"{row.words.substitutions}/{row.words.deletions}/{row.words.insertions}",
+        _rate(row.agreement),
+        f"{100 * row.frames:.2f}",
+        f"{row.divergence:.3g}",
+    ]
+
+
+def _gap(gap: Gap) -> list[str]:
+    d = gap.difference
+    return [
+        f"{gap.label} − {gap.other}",
+        f"{100 * d.value:+.2f}",
+        f"{100 * d.low:+.2f} … {100 * d.high:+.2f}",
+    ]
+
+
+def _rate(counts: ErrorCounts | None) -> str:
+    return "–" if counts is None or counts.rate is None else f"{100 * counts.rate:.2f}"
+
+
+def _bare(result: zq.Comparison) -> str:
+    """The table as tab-separated lines, for --quiet."""
+    return "\n".join("\t".join(_cells(row)) for row in result.rows)
+
+
+def _markdown(result: zq.Comparison) -> str:
+    lines = [f"**{result.name} {result.bits}**, {_heard(result)}", ""]
+    tables = [(COLUMNS, [_cells(row) for row in result.rows])]
+    if result.gaps:
+        tables.append((GAP_COLUMNS, [_gap(gap) for gap in result.gaps]))
+    for columns, rows in tables:
+        lines += [_line(columns), "|---|" + "--:|" * (len(columns) - 1), *(_line(row) for row in rows), ""]
+    return "\n".join([*lines, _legend(result), ""])
+
+
+def _line(cells: list[str] | tuple[str, ...]) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
