@@ -46,13 +46,14 @@ def folder(
     write_nemo(conv_config, conv_state, name=CHECKPOINT)
     soundfile.write(tmp_path / "call.flac", speech_like, 16000)
     line = {"audio_filepath": "call.flac", "duration": 0.5, "text": "a call"}
-    (tmp_path / "test.jsonl").write_text(json.dumps(line) + "\n")
+    for name in ("test.jsonl", "real.jsonl"):
+        (tmp_path / name).write_text(json.dumps(line) + "\n")
     return tmp_path
 
 
 def test_the_readme_has_every_command() -> None:
     used = {shlex.split(command)[1] for command in _commands()}
-    assert used == {"quantize", "verify", "transcribe", "evaluate", "inspect", "synthesize"}
+    assert used == {"quantize", "verify", "transcribe", "evaluate", "compare", "inspect", "synthesize"}
 
 
 def test_commands_run_in_order(folder: Path) -> None:
