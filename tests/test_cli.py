@@ -645,7 +645,14 @@ def test_a_full_disk_leaves_nothing(work: Path, out: Path) -> None:
 
 def test_interruption_leaves_nothing(loaders: Path, work: Path, out: Path) -> None:
     command = _command("quantize", work / "small.pt", "-o", out / "x.onnx", "--loader", "cli_loaders:slow")
-    with subprocess.Popen(command, cwd=loaders, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        command,
+        cwd=loaders,
+        stderr=subprocess.PIPE,
+        text=True,
+        # a shell starts what runs in the background with SIGINT ignored, and children inherit that
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    ) as process:
         for _ in range(600):
             if (loaders / "started").exists() or process.poll() is not None:
                 break
