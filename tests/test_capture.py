@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -11,9 +12,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zeroq_asr.aten import HANDLERS
+from zeroq_asr.calibrate import calibrate
 from zeroq_asr.capture import capture
+from zeroq_asr.config import CalibrationSpec, QuantSpec
 from zeroq_asr.errors import CaptureError, UnsupportedOperatorError, ZeroqError
 from zeroq_asr.float_graph import FLOAT_OPS, FloatGraph
+from zeroq_asr.integer.backends.onnx_fused import OnnxFusedBackend
+from zeroq_asr.integer.backends.onnx_strict import OnnxStrictBackend, build
+from zeroq_asr.integer.proof import prove
+from zeroq_asr.lower import lower
 
 MELS, HIDDEN, TOKENS = 6, 8, 5
 FRAMES = 24
@@ -302,6 +309,8 @@ CONVOLUTIONS: dict[str, nn.Module] = {
     "same dilated even": conv_network(None, 4, padding="same", dilation=3),
     "valid": conv_network(lambda n: n - 2, 3, padding="valid"),
     "no bias": conv_network(None, 3, padding=1, bias=False),
+    "length kept at zero": conv_network(lambda n: (n + 2 - 5).clamp(min=0) + 1, 5, padding=1),
+    "length kept at one": conv_network(lambda n: ((n - 1) // 2 + 1).clamp(min=1), 3, stride=2, padding=1),
 }
 
 
@@ -820,3 +829,77 @@ def test_constants_made_in_forward_are_evaluated() -> None:
     example = (torch.randn(2, 6, 20), torch.tensor([20, 13]))
     graph = capture(network, example)
     assert [node.op for node in graph.nodes] == ["mask_time", "conv1d", "conv1d", "transpose"]
+
+
+# -- names and odd shapes ------------------------------------------------------------------------
+
+
+def lowered(network: nn.Module) -> None:
+    """Capture, lower and export: names and shapes must hold to the end."""
+    graph = captured(network)
+    features = [torch.randn(MELS, 40, generator=torch.Generator().manual_seed(k)) for k in range(2)]
+    found = calibrate(graph, features, CalibrationSpec("noise"))
+    program = lower(graph, found.ranges, QuantSpec(), channels=MELS, max_frames=500)
+    prove(program)
+    for backend in (OnnxStrictBackend(), OnnxFusedBackend()):
+        build(backend, program)
+        names = [name for node in backend.nodes for name in node.output]
+        assert len({*names, *backend.initializers}) == len(names) + len(backend.initializers)
+
+
+class Borrowed(nn.Module):
+    """A layer whose child is called as its own constants might be."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.child = name
+        self.add_module(name, nn.Conv1d(HIDDEN, HIDDEN, 1))
+        self.kernel = nn.Parameter(torch.randn(HIDDEN, HIDDEN, 1) / HIDDEN)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv1d(getattr(self, self.child)(x), self.kernel)
+
+
+@pytest.mark.parametrize(
+    "name", ["bias", "weight", "multiplier", "table", "logits/scale", "const/uint8/128", "a:2"]
+)
+def test_layers_may_be_called_anything(name: str) -> None:
+    lowered(Small(lambda self, x, n: (self.block(x), n), block=Borrowed(name)))
+
+
+def test_one_channel_broadcasts_into_a_shuffle() -> None:
+    network = Small(lambda self, x, n: ((x + self.one(x))[:, self.order], n), one=nn.Conv1d(HIDDEN, 1, 1))
+    network.register_buffer("order", torch.arange(HIDDEN).flip(0))
+    lowered(network)
+
+
+def test_a_vector_makes_channels_of_one() -> None:
+    network = Small(lambda self, x, n: (self.one(x) * self.v[:, None] + x, n), one=nn.Conv1d(HIDDEN, 1, 1))
+    network.register_buffer("v", torch.linspace(0.1, 2, HIDDEN))
+    lowered(network)
+
+
+@pytest.mark.parametrize(
+    "clamp",
+    [
+        lambda x: F.hardtanh(x, 0.0, math.inf),
+        lambda x: x.clamp(-math.inf, 0.5),
+        lambda x: x.clamp(-math.inf, math.inf),
+    ],
+)
+def test_infinite_bounds_are_no_bounds(clamp: Callable[[Tensor], Tensor]) -> None:
+    lowered(Small(lambda self, x, n: (clamp(x), n)))
+
+
+@pytest.mark.parametrize("bounds", [(math.nan, 1.0), (math.inf, None), (None, -math.inf)])
+def test_senseless_bounds_are_refused(bounds: tuple[float | None, float | None]) -> None:
+    with pytest.raises(ZeroqError):
+        capture(prepare(Small(lambda self, x, n: (x.clamp(*bounds), n))), example())
+
+
+def test_logits_that_are_the_features_are_refused() -> None:
+    network = Whole(lambda self, x, n: (x.transpose(1, 2), n))
+    graph = capture(prepare(network), example())
+    found = calibrate(graph, [torch.randn(MELS, 40)], CalibrationSpec("noise"))
+    with pytest.raises(UnsupportedOperatorError, match="features themselves"):
+        lower(graph, found.ranges, QuantSpec(), channels=MELS, max_frames=500)

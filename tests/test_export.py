@@ -10,12 +10,18 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
+import torch
+from onnxruntime.capi.onnxruntime_pybind11_state import InvalidArgument
+from torch import nn
 
-from zeroq_asr.config import QuantSpec, SynthesisSpec
+from zeroq_asr.config import CalibrationSpec, QuantSpec, SynthesisSpec
 from zeroq_asr.errors import ExportError
 from zeroq_asr.export import DIALECTS, METADATA_KEY, export
+from zeroq_asr.frontend import FrontendConfig
 from zeroq_asr.integer.backends.numpy import NumpyBackend
+from zeroq_asr.model import AsrModel
 from zeroq_asr.pipeline import Quantized, quantize
+from zeroq_asr.tokenizer import Tokenizer
 
 FAST = SynthesisSpec(batch=2, frames=64, iterations=2)
 
@@ -140,3 +146,62 @@ def test_bit_widths_are_values(small_model: Any, bits: str) -> None:
         session = _session(export(quantized.program, quantized.deployment, dialect).to_bytes())
         _, logits, _ = session.run(None, {"audio_signal": features, "length": lengths})
         assert np.array_equal(logits, expected), dialect
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+@pytest.mark.parametrize("lengths", [[75, 38, 0], [76, 38, 26], [75, -1, 26], [75, 38, 10**12]])
+def test_lengths_that_the_program_is_not_defined_for_are_refused(
+    quantized: Quantized, dialect: str, lengths: list[int]
+) -> None:
+    session = _session(export(quantized.program, quantized.deployment, dialect).to_bytes())
+    features, _ = _batch()
+    with pytest.raises(InvalidArgument, match="length is from 1 to frames and to what is proven"):
+        session.run(None, {"audio_signal": features, "length": np.array(lengths, dtype=np.int64)})
+
+
+def test_the_file_itself_refuses_what_is_longer_than_proven(small_model: Any) -> None:
+    short = quantize(small_model, synthesis=FAST, spec=QuantSpec(max_seconds=0.5))
+    session = _session(short.exported.to_bytes())
+    limit = short.program.max_frames
+    features = np.zeros((1, 16, limit + 16), dtype=np.float32)
+    # frames of padding are no matter
+    session.run(None, {"audio_signal": features, "length": np.array([limit])})
+    with pytest.raises(InvalidArgument, match="proven"):
+        session.run(None, {"audio_signal": features, "length": np.array([limit + 1])})
+
+
+class Clamped(nn.Module):
+    """A clamp whose bounds matter, before a convolution that shows them."""
+
+    def __init__(self, clamp: nn.Module) -> None:
+        super().__init__()
+        self.first = nn.Conv1d(4, 29, 1)
+        self.clamp = clamp
+        self.last = nn.Conv1d(29, 29, 1, bias=False)
+        nn.init.normal_(self.first.weight, std=5.0)
+        with torch.no_grad():
+            self.last.weight.copy_(torch.eye(29)[:, :, None])
+
+    def forward(self, x: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.last(self.clamp(self.first(x))).transpose(1, 2), lengths
+
+
+@pytest.mark.parametrize(
+    ("clamp", "low", "high"), [(nn.ReLU6(), 0, 6), (nn.Hardtanh(), -1, 1), (nn.Hardtanh(-0.5, 2.0), -0.5, 2)]
+)
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_every_dialect_keeps_the_bounds_of_a_clamp(
+    clamp: nn.Module, low: float, high: float, dialect: str
+) -> None:
+    torch.manual_seed(0)
+    network = Clamped(clamp).eval().requires_grad_(False)
+    tokens = Tokenizer(tuple(" abcdefghijklmnopqrstuvwxyz'"), "characters")
+    model = AsrModel(network, FrontendConfig(features=4), tokens, "clamped")
+    made = quantize(model, synthesis=FAST, calibration=CalibrationSpec("noise"), dialect=dialect)
+    x = np.random.default_rng(0).normal(size=(1, 4, 50)).astype(np.float32) * 3
+    _, logits, _ = _session(made.exported.to_bytes()).run(None, {"audio_signal": x, "length": np.array([50])})
+    info = made.program.values[made.program.outputs[0]]
+    # an 8-bit step before, a weight's rounding behind
+    step = 1.1 * (high - min(low, 0)) / 255
+    assert logits.min() * info.scale == pytest.approx(low, abs=1.5 * step)
+    assert logits.max() * info.scale == pytest.approx(high, abs=1.5 * step)

@@ -171,13 +171,13 @@ def test_formats_and_weights_stay_within_their_bits(graph: FloatGraph, ranges: A
         assert info.lo <= info.zero_point <= info.hi, name
         assert info.scale > 0
     for name, array in program.constants.items():
-        if name.endswith(".weight"):
+        if name.endswith(":weight"):
             assert np.abs(array.astype(int)).max() <= weight_limit(weight_bits)
             assert array.dtype == np.int8
-        elif name.endswith(".multiplier"):
+        elif name.endswith(":multiplier"):
             assert array.dtype == np.int32
             assert array.min() >= 1
-        elif name.endswith(".bias"):
+        elif name.endswith(":bias"):
             assert array.dtype == np.int32
     seen: dict[str, tuple[int, int]] = {}
     program.run(
@@ -338,7 +338,7 @@ def test_bias_correction_can_be_left_out(graph: FloatGraph, ranges: Any) -> None
     )
     changed = {name for name, array in plain.constants.items() if (array != corrected.constants[name]).any()}
     assert changed
-    assert all(name.endswith(".bias") for name in changed)
+    assert all(name.endswith(":bias") for name in changed)
 
 
 # -- one layer -----------------------------------------------------------------------------------
@@ -384,7 +384,7 @@ def test_a_dead_channel_keeps_its_bias(bits: str) -> None:
     x = np.random.default_rng(1).uniform(-1, 1, (1, 2, 30))
     graph = one_conv(weight, np.array([0.1, 1.7, -0.4]))
     found, program = hidden(graph, {"audio_signal": (-1, 1), "h": (-4, 4)}, x, bits)
-    assert program.constants["h.multiplier"][1] == 1
+    assert program.constants["h:multiplier"][1] == 1
     assert np.abs(found[0, 1] - 1.7).max() <= 0.5 * program.values["h"].scale + 1e-9
     assert len(set(found[0, 1])) == 1
 
@@ -408,7 +408,7 @@ def test_weak_channels_beside_strong_ones_survive() -> None:
     found, program = hidden(graph, {"audio_signal": (0, 1), "h": (0, 40)}, x)
     step = program.values["h"].scale
     assert np.abs(found[0, :, 0] - [40.0, 0.04, 5.0]).max() <= 0.51 * step
-    assert program.constants["h.multiplier"].min() >= 1
+    assert program.constants["h:multiplier"].min() >= 1
 
 
 @pytest.mark.parametrize("reach", [1e-3, 1e-6, 1e-9, 1e-12, 1e-30])
@@ -419,7 +419,7 @@ def test_a_range_far_below_the_weights_saturates_and_never_wraps(reach: float) -
         found, program = hidden(graph, {"audio_signal": (-1, 1), "h": (-reach, reach)}, x)
     except ZeroqError:
         return  # refusing is as good
-    assert program.constants["h.multiplier"].min() >= 1
+    assert program.constants["h:multiplier"].min() >= 1
     wanted = np.array([[1, -1, 0], [-1, 1, 0]]) * reach
     assert np.abs(found[0] - wanted).max() <= 1.01 * program.values["h"].scale
 

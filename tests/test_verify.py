@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -108,11 +110,11 @@ def _instruction(own: dict[str, Any], op: str) -> dict[str, Any]:
 
 
 TAMPERINGS: dict[str, Callable[[onnx.ModelProto], None]] = {
-    "weight bit": lambda m: _flip(_initializer(m, ".weight") if _has(m, ".weight") else _byte(m)),
-    "bias": lambda m: _flip(_initializer(m, ".bias")),
-    "multiplier": lambda m: _flip(_initializer(m, ".multiplier")),
+    "weight bit": lambda m: _flip(_initializer(m, ":weight") if _has(m, ":weight") else _byte(m)),
+    "bias": lambda m: _flip(_initializer(m, ":bias")),
+    "multiplier": lambda m: _flip(_initializer(m, ":multiplier")),
     "zero point": lambda m: _flip(_initializer(m, "const/uint8/128")),
-    "table": lambda m: _flip(_initializer(m, ".table")),
+    "table": lambda m: _flip(_initializer(m, ":table")),
     "logit scale": lambda m: _flip(_initializer(m, "logits/scale")),
     "operator": _swap_operator,
     "attribute": _move_padding,
@@ -137,7 +139,39 @@ TAMPERINGS: dict[str, Callable[[onnx.ModelProto], None]] = {
         m, lambda own: own["program"]["code"][0].__setitem__(0, "softmax"), forge=True
     ),
     "malformed program": lambda m: _edit(m, lambda own: own.update(program=[]), forge=True),
+    "promise of longer audio": lambda m: _edit(m, lambda own: own.update(max_seconds=36000.0), forge=True),
+    "promise that is no number": lambda m: _edit(m, lambda own: own.update(max_seconds="long"), forge=True),
+    "negative promise": lambda m: _edit(m, lambda own: own.update(max_seconds=-5), forge=True),
+    "no longest input": lambda m: _edit(m, lambda own: own["program"].update(max_frames=0), forge=True),
+    "zero point beyond a byte": lambda m: _forge_instruction(m, "conv_requant", zx=300),
+    "shift beyond sense": lambda m: _forge_instruction(m, "conv_requant", c=10**12),
+    "no groups": lambda m: _forge_instruction(m, "conv_requant", groups=0),
+    "true for a number": lambda m: _forge_instruction(m, "conv_requant", stride=True),
+    "scale without end": lambda m: _forge_instruction(m, "quantize_input", scale=1e300),
+    "negative multiplier": lambda m: _forge_instruction(m, "mul_requant", m=-3),
+    "unknown function": lambda m: _forge_instruction(m, "table", function="evil"),
+    "missing attribute": lambda m: _edit(
+        m, lambda own: _instruction(own, "conv_requant").pop("lo"), forge=True
+    ),
+    "meaning": lambda m: _edit(
+        m, lambda own: next(iter(own["program"]["values"].values())).__setitem__(2, 999), forge=True
+    ),
+    "text that is no Unicode": lambda m: _replace_metadata(m, b'"name":"', b'"name":"\\ud800'),
+    "nesting without end": lambda m: _replace_metadata(
+        m, b'"name":"', b'"n":' + b"[" * 200_000 + b'"name":"'
+    ),
+    "fewer tokens": lambda m: _edit(m, lambda own: own["tokenizer"]["tokens"].pop(), forge=True),
+    "other mels": lambda m: _edit(m, lambda own: own["frontend"].update(features=80), forge=True),
 }
+
+
+def _forge_instruction(model: onnx.ModelProto, op: str, **attrs: Any) -> None:
+    _edit(model, lambda own: _instruction(own, op).update(attrs), forge=True)
+
+
+def _replace_metadata(model: onnx.ModelProto, old: bytes, new: bytes) -> None:
+    entry = next(p for p in model.metadata_props if p.key == METADATA_KEY)
+    entry.value = entry.value.encode().replace(old, new, 1).decode()
 
 
 def _has(model: onnx.ModelProto, end: str) -> bool:
@@ -158,6 +192,28 @@ def test_tampering_is_found(name: str, file: Path) -> None:
     assert str(file) in str(caught.value)
     assert len(str(caught.value)) > len(str(file)) + 20
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("junk", [b"\x12\x03abc", b"\x12\xff\x7f" + b"A" * 16383])
+def test_bytes_that_parsing_forgets_are_found(junk: bytes, file: Path) -> None:
+    """A field before the one that overrides it is no part of the parsed model, but of the file."""
+    file.write_bytes(junk + file.read_bytes())
+    with pytest.raises(VerificationError, match="no part of its graph"):
+        verify(file)
+
+
+def test_the_hash_of_the_file_covers_what_surrounds_the_program(file: Path, tmp_path: Path) -> None:
+    """Whoever rewrites tokens and hashes alike keeps the program's hash, but not the file's."""
+    program, deployment, own = read_program(onnx.load(file))
+    tokens = replace(deployment.tokenizer, tokens=deployment.tokenizer.tokens[::-1])
+    forged = tmp_path / "forged.onnx"
+    forged.write_bytes(
+        export(program, replace(deployment, tokenizer=tokens), own["dialect"], own["target"]).to_bytes()
+    )
+    first, second = verify(file), verify(forged)
+    assert first.program_sha256 == second.program_sha256
+    assert first.file_sha256 != second.file_sha256
+    assert first.file_sha256 == hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def test_every_bit_of_every_weight_counts(quantized: Quantized, tmp_path: Path) -> None:
@@ -187,7 +243,7 @@ def test_a_consistent_forgery_is_another_program(quantized: Quantized) -> None:
 
 def test_an_overflowing_program_is_not_proven(quantized: Quantized) -> None:
     program, deployment, _ = read_program(export(quantized.program, quantized.deployment, "fused").model)
-    name = next(n for n in program.constants if n.endswith(".bias"))
+    name = next(n for n in program.constants if n.endswith(":bias"))
     program.constants[name] = np.full_like(program.constants[name], 2**31 - 1)
     with pytest.raises(ProofError, match="int32"):
         prove(program)

@@ -6,6 +6,7 @@ A handler takes the tracer and the operator's arguments in schema order, as the 
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Callable
 from dataclasses import replace
@@ -102,7 +103,10 @@ def _batch_norm(t: Tracer, x: Any, w: Any, b: Any, mean: Any, var: Any, *rest: A
     shift = -mean.double() * scale
     if b is not None:
         shift = shift + b.double()
-    return t.emit("affine", (x.name,), scale=scale, shift=shift)
+    result = t.emit("affine", (x.name,), scale=scale, shift=shift)
+    # what training saw, this maps it to: N(mean, var) becomes N(β, γ²), but for epsilon
+    t.promise(result, scale * mean.double() + shift, scale.abs() * var.double().sqrt())
+    return result
 
 
 # -- elementwise ---------------------------------------------------------------------------------
@@ -110,7 +114,8 @@ def _batch_norm(t: Tracer, x: Any, w: Any, b: Any, mean: Any, var: Any, *rest: A
 
 def _unary(op: str) -> Handler:
     def handler(t: Tracer, x: Any, *options: Any) -> Any:
-        plain = all(o in (None, "none", 1, False) for o in options)
+        # gelu's approximation, elu's constants: only the defaults have a table
+        plain = all(o is None or o is False or o == "none" or (o == 1 and o is not True) for o in options)
         return t.emit(op, (x.name,), x.frames_first) if isinstance(x, Real) and plain else NotImplemented
 
     return handler
@@ -123,8 +128,10 @@ for _name in ELEMENTWISE:
 def _clamp(t: Tracer, x: Any, lo: Any, hi: Any) -> Any:
     if not isinstance(x, Real) or not all(isinstance(b, (int, float, type(None))) for b in (lo, hi)):
         return NotImplemented
-    bounds = (None if lo is None else float(lo), None if hi is None else float(hi))
-    return t.emit("clamp", (x.name,), x.frames_first, clamp=bounds)
+    low, high = (None if b is None or math.isinf(b) else float(b) for b in (lo, hi))
+    if any(b is not None and math.isnan(b) for b in (lo, hi)) or lo == math.inf or hi == -math.inf:
+        return NotImplemented
+    return x if low is high is None else t.emit("clamp", (x.name,), x.frames_first, clamp=(low, high))
 
 
 @handles("relu", "relu_")
@@ -139,6 +146,10 @@ def _relu6(t: Tracer, x: Any) -> Any:
 
 @handles("hardtanh", "hardtanh_", "clamp", "clamp_", "clip", "clip_", "clamp_min", "clamp_min_")
 def _hardtanh(t: Tracer, x: Any, lo: Any = None, hi: Any = None) -> Any:
+    if isinstance(x, Lengths) and hi is None and lo is not None:
+        # max(base + before, 0) div divisor + after is what a length step computes, if it is one by itself
+        closed = Lengths(t.length_name(x)) if x.after == 0 else x
+        return closed if lo <= x.after else NotImplemented
     return _clamp(t, x, lo, hi)
 
 

@@ -57,13 +57,20 @@ def fold_affine(graph: FloatGraph) -> FloatGraph:
         source = producer.get(node.ins[0]) if node.op == "affine" else None
         while source is not None and source.out in renames:
             source = producer[renames[source.out]]
-        if source is None or source.op != "conv1d" or not _sole_consumer(graph, node.ins[0], consumers):
+        if (
+            source is None
+            or source.op != "conv1d"
+            or not _sole_consumer(graph, node.ins[0], consumers)
+            # a vector over one channel makes more channels
+            or _channels(node) not in (1, source.attrs["weight"].shape[0])
+        ):
             kept.append(node)
             continue
         scale, shift = _vectors(node, source.attrs["weight"].shape[0])
         weight, bias = source.attrs["weight"].double(), source.attrs["bias"].double()
         source.attrs["weight"] = (weight * scale[:, None, None]).float()
         source.attrs["bias"] = (bias * scale + shift).float()
+        source.promise = node.promise
         renames[node.out] = source.out
     return _rename(FloatGraph(graph.inputs, graph.outputs, kept), renames)
 
@@ -75,9 +82,7 @@ def affine_to_conv(graph: FloatGraph) -> FloatGraph:
         if node.op == "conv1d":
             channels[node.out] = node.attrs["weight"].shape[0]
         elif node.op == "affine":
-            count = max(
-                node.attrs["scale"].numel(), node.attrs["shift"].numel(), channels.get(node.ins[0], 1)
-            )
+            count = max(_channels(node), channels.get(node.ins[0], 1))
             if count == 1 and node.ins[0] not in channels:
                 raise UnsupportedOperatorError(
                     node.where or node.out, "a scalar scale needs a convolution before it", "fold it by hand"
@@ -90,7 +95,7 @@ def affine_to_conv(graph: FloatGraph) -> FloatGraph:
                 "stride": 1,
                 "padding": (0, 0),
                 "dilation": 1,
-                "groups": count,
+                "groups": min(count, channels.get(node.ins[0], count)),
             }
         elif node.op == "take_channels":
             channels[node.out] = len(node.attrs["index"])
@@ -98,6 +103,10 @@ def affine_to_conv(graph: FloatGraph) -> FloatGraph:
             # a gate of one channel broadcasts
             channels[node.out] = max(known)
     return graph
+
+
+def _channels(node: FloatNode) -> int:
+    return max(node.attrs["scale"].numel(), node.attrs["shift"].numel())
 
 
 def _vectors(node: FloatNode, channels: int) -> tuple[torch.Tensor, torch.Tensor]:

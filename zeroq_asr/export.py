@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,6 +26,7 @@ from zeroq_asr.integer.backends.onnx_fused import OnnxFusedBackend
 from zeroq_asr.integer.backends.onnx_qdq import OnnxQdqBackend
 from zeroq_asr.integer.backends.onnx_strict import OnnxStrictBackend, build
 from zeroq_asr.integer.program import Program, canonical_json
+from zeroq_asr.integer.types import I32, IntType
 from zeroq_asr.tokenizer import Tokenizer
 
 #: key of our own JSON object in the file's metadata
@@ -55,6 +57,11 @@ class Deployment:
     subsampling_factor: int
     #: the specifications it was made by, for the record
     recipe: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def max_frames(self) -> int:
+        """Frames of the longest audio that is promised."""
+        return math.ceil(self.max_seconds * self.frontend.frames_per_second) + 1
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
@@ -101,6 +108,7 @@ def export(program: Program, deployment: Deployment, dialect: str, target: str =
     """
     backend = _backend(program, dialect, target)
     logits, encoded = build(backend, program)
+    _check_interface(program, deployment, logits.interval.type)
     scale = program.values[program.outputs[0]].scale
     backend.store("logits/scale", np.array(scale, dtype=np.float32))
     nodes = [
@@ -136,6 +144,30 @@ def export(program: Program, deployment: Deployment, dialect: str, target: str =
     for key, value in _metadata(program, deployment, backend, dialect, target).items():
         model.metadata_props.add(key=key, value=value)
     return Export(model, backend)
+
+
+def _check_interface(program: Program, deployment: Deployment, kind: IntType) -> None:
+    """The program fits what is around it: mels in, a logit a token out, and the audio that is promised."""
+    name, seconds = program.outputs[0], deployment.max_seconds
+    made = {i.out: i for i in program.code}
+    last = made.get(name)
+    if kind is not I32 or last is None or last.op != "transpose" or last.attrs["perm"] != (0, 2, 1):
+        raise ExportError(name, f"the logits must be int32 [B, S, V], found {kind.name}")
+    tokens = len(deployment.tokenizer.tokens) + 1
+    channels = program.channels_of(last.ins[0])
+    if channels != tokens:
+        raise ExportError(name, f"has {channels} channels for {tokens} tokens, the blank among them")
+    if deployment.frontend.features != program.channels:
+        problem = (
+            f"the frontend gives {deployment.frontend.features} mels, the program takes {program.channels}"
+        )
+        raise ExportError(deployment.name, problem)
+    number = isinstance(seconds, int | float) and not isinstance(seconds, bool) and math.isfinite(seconds)
+    if not number or not 0 < deployment.max_frames <= program.max_frames:
+        raise ExportError(
+            deployment.name,
+            f"promises {seconds!r} s of audio, the program is proven for {program.max_frames} frames",
+        )
 
 
 def _backend(program: Program, dialect: str, target: str) -> OnnxStrictBackend:

@@ -15,6 +15,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
+@dataclass(frozen=True)
+class Promise:
+    """Moments of a batch normalization's result, before any clamp, over what training saw."""
+
+    #: path of the normalization
+    layer: str
+    #: β and |γ| but for epsilon, float64 [C] each
+    mean: Tensor
+    deviation: Tensor
+
+
 @dataclass
 class FloatNode:
     """``out = op(*ins, **attrs)``; ``where`` is the layer's path in the module tree."""
@@ -24,6 +35,8 @@ class FloatNode:
     ins: tuple[str, ...]
     attrs: dict[str, Any] = field(default_factory=dict)
     where: str = ""
+    #: what a normalization folded into this node says of its result; None where none does
+    promise: Promise | None = None
 
 
 @dataclass

@@ -116,6 +116,12 @@ class Lowering:
     def quantize_input(self) -> None:
         """Emit the way in."""
         name = self.graph.inputs[0]
+        if name in self._wide:
+            raise UnsupportedOperatorError(
+                self.graph.outputs[0],
+                "the logits are the features themselves, merely moved",
+                "end the network in a convolution or a linear layer",
+            )
         info = self._format(name, self._range(name))
         integer = f"{name}:quantized"
         self.values[integer] = info

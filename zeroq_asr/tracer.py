@@ -7,13 +7,14 @@ over frames), a torch tensor (a constant), ``Size`` (a symbolic extent), or a pl
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from zeroq_asr.float_graph import FloatGraph, FloatNode
+from zeroq_asr.float_graph import FloatGraph, FloatNode, Promise
 
 
 @dataclass(frozen=True)
@@ -140,6 +141,10 @@ class Tracer:
         self._made[out] = node
         return Real(out, frames_first)
 
+    def promise(self, value: Real, mean: Tensor, deviation: Tensor) -> None:
+        """Note the mean and deviation a channel [C] that normalization statistics promise of ``value``."""
+        self._made[value.name].promise = Promise(self.where, mean.detach(), deviation.detach())
+
     def node(self, value: Real) -> FloatNode | None:
         """The node that made ``value``; None for the input."""
         return self._made.get(value.name)
@@ -163,6 +168,8 @@ class Tracer:
         return FloatGraph(("audio_signal", "length"), (final.name, encoded), self.nodes)
 
     def _unique(self, base: str) -> str:
+        # ":" and "/" are kept for the names of constants and of nodes within an instruction
+        base = re.sub(r"[^\w.]", "_", base)
         name, count = base, 1
         while name in self._names:
             count += 1

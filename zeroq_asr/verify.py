@@ -11,6 +11,7 @@ byte for byte; then the proof runs.  So every bit of the graph is accounted for.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections import Counter
@@ -18,6 +19,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 from google.protobuf.message import DecodeError
 from onnx import TensorProto, helper, numpy_helper
@@ -35,7 +37,7 @@ from zeroq_asr.export import (
 )
 from zeroq_asr.integer.backends.onnx_fused import OnnxFusedBackend
 from zeroq_asr.integer.backends.onnx_strict import decode
-from zeroq_asr.integer.program import Program
+from zeroq_asr.integer.program import Program, canonical_json
 from zeroq_asr.integer.proof import Proof, prove
 
 _REMEDY = "do not trust this file; quantize the checkpoint again"
@@ -52,6 +54,8 @@ class Certificate:
     #: what the fused kernels' products rely on; empty for strict
     target_bound: str
     program_sha256: str
+    #: of the whole file, tokens and frontend included
+    file_sha256: str
     max_seconds: float
     proof: Proof
     #: ONNX operator → how many nodes
@@ -75,7 +79,10 @@ def read_own_metadata(model: onnx.ModelProto, where: str) -> dict[str, Any]:
         raise VerificationError(where, "was not written by zeroq-asr", "verify checks files of `quantize`")
     try:
         own = json.loads(values[0])
-    except ValueError:
+        # text that is no Unicode has no hash
+        values[0].encode()
+        canonical_json(own)
+    except (ValueError, RecursionError):
         raise VerificationError(where, "its metadata is not JSON", _REMEDY) from None
     if not isinstance(own, dict) or own.get("format") != FORMAT:
         found = own.get("format") if isinstance(own, dict) else type(own).__name__
@@ -100,7 +107,16 @@ def read_program(model: onnx.ModelProto, where: str = "model") -> tuple[Program,
         deployment = Deployment.from_dict(own)
     except VerificationError:
         raise
-    except (ZeroqError, KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+    except (
+        ZeroqError,
+        KeyError,
+        TypeError,
+        ValueError,
+        IndexError,
+        AttributeError,
+        OverflowError,
+        MemoryError,
+    ) as error:
         raise VerificationError(where, f"its program cannot be read back ({error!r})", _REMEDY) from None
     return program, deployment, own
 
@@ -127,6 +143,19 @@ def verify(path: str | os.PathLike[str]) -> Certificate:
     """
     model = load_onnx(path)
     where = os.fspath(path)
+    try:
+        return _verified(model, Path(path).read_bytes(), where)
+    except VerificationError:
+        raise
+    except ZeroqError as error:
+        raise VerificationError(where, f"the program is not proven: {error}", _REMEDY) from None
+    # a file may hold anything, so whatever reading it back raises says that it is not one of ours
+    except Exception as error:
+        problem = f"its program cannot be rebuilt ({type(error).__name__})"
+        raise VerificationError(where, problem, _REMEDY) from None
+
+
+def _verified(model: onnx.ModelProto, data: bytes, where: str) -> Certificate:
     program, deployment, own = read_program(model, where)
     dialect, target = own.get("dialect", ""), own.get("target", "")
     if dialect == "qdq":
@@ -136,14 +165,11 @@ def verify(path: str | os.PathLike[str]) -> Certificate:
         raise VerificationError(
             where, "a weight, bias or multiplier was changed: the program's hash does not match", _REMEDY
         )
-    try:
+    # no number of a damaged file is worth a warning
+    with np.errstate(all="ignore"):
         proof = prove(program)
         again = export(program, deployment, dialect, target)
-    except VerificationError:
-        raise
-    except (ZeroqError, KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
-        raise VerificationError(where, f"the program is not proven: {error}", _REMEDY) from None
-    _require_equal(model, again, where, own.get("version"))
+    _require_equal(model, data, again, where, own.get("version"))
     try:
         onnx.checker.check_model(model)
     except onnx.checker.ValidationError as error:
@@ -161,6 +187,7 @@ def verify(path: str | os.PathLike[str]) -> Certificate:
         target=target,
         target_bound=TARGET_BOUNDS[target] if dialect == "fused" else "",
         program_sha256=digest,
+        file_sha256=hashlib.sha256(data).hexdigest(),
         max_seconds=deployment.max_seconds,
         proof=proof,
         nodes=dict(Counter(n.op_type for n in model.graph.node)),
@@ -170,9 +197,12 @@ def verify(path: str | os.PathLike[str]) -> Certificate:
     )
 
 
-def _require_equal(model: onnx.ModelProto, again: Export, where: str, version: Any) -> None:
-    if model.SerializeToString(deterministic=True) == again.to_bytes():
+def _require_equal(model: onnx.ModelProto, data: bytes, again: Export, where: str, version: Any) -> None:
+    expected = again.to_bytes()
+    if data == expected:
         return
+    if model.SerializeToString(deterministic=True) == expected:
+        raise VerificationError(where, "the file holds bytes that are no part of its graph", _REMEDY)
     difference = _first_difference(model, again.model)
     if version != __version__:
         difference += f" (written by version {version}, checked by {__version__})"

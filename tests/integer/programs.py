@@ -30,7 +30,9 @@ class _Writer:
         out = f"v{len(self.code)}"
         self.code.append(Instruction(op, out, ins, attrs, f"layer.{len(self.code)}"))
         bounds = attrs.get("lo", 0), attrs.get("hi", 255)
-        self.values[out] = ValueInfo(attrs.get("type", "uint8"), 0.1, attrs.get("zy", 0), *bounds)
+        self.values[out] = ValueInfo(
+            attrs.get("type", "uint8"), 0.1, attrs.get("zy", attrs.get("zero_point", 0)), *bounds
+        )
         return out
 
     def whole(self, low: int, high: int) -> int:

@@ -214,11 +214,11 @@ REFUSED: dict[str, tuple[Program, str]] = {
     ),
     "result does not fit its type": (
         program_of(conv_of(hi=300, c=0), **conv_constants(127, 8)),
-        r"y \(conv_requant\): cast may reach \[0, 300\], outside of uint8",
+        r"y \(conv_requant\): \[0, 300\] is no range of uint8",
     ),
     "result below its type": (
         program_of(conv_of(lo=-1, zx=9, c=0), **conv_constants(127, 8)),
-        r"y \(conv_requant\): cast may reach \[-1, 255\], outside of uint8",
+        r"y \(conv_requant\): \[-1, 255\] is no range of uint8",
     ),
     "sum over too many frames": (
         program_of(*mean_of(), max_frames=10_000_000),
@@ -281,7 +281,7 @@ REFUSED: dict[str, tuple[Program, str]] = {
             ),
             **conv_constants(1, 1),
         ),
-        r"y \(mul_requant\): constant may reach \[1099511627776, ",
+        r"y \(mul_requant\): m must be 1 ≤ m < 2\^31, found 1099511627776",
     ),
     "input format wider than a byte": (
         Program(
@@ -300,7 +300,7 @@ REFUSED: dict[str, tuple[Program, str]] = {
             1,
             10,
         ),
-        r"x \(quantize_input\): quantize may reach \[0, 256\], outside of uint8",
+        r"x \(quantize_input\): \[0, 256\] is no range of uint8",
     ),
 }
 

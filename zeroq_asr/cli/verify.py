@@ -18,7 +18,9 @@ def verify(
     expected: Annotated[
         str | None,
         typer.Option(
-            "--hash", metavar="SHA256", help="The program hash that it must have; its first 8 digits do."
+            "--hash",
+            metavar="SHA256",
+            help="What the hash of its program or of the whole file must begin with; 8 digits do.",
         ),
     ] = None,
     as_json: AsJson = False,
@@ -36,10 +38,11 @@ def verify(
             certificate = zq.verify(file)
             progress("verify", 1, 1)
         found = certificate.program_sha256
-        if wanted is not None and not found.startswith(wanted):
+        if wanted is not None and not any(h.startswith(wanted) for h in (found, certificate.file_sha256)):
             raise zq.VerificationError(
                 file,
-                f"holds another program: its hash is {found}, expected {wanted}",
+                f"is another: its program has the hash {found}, the file {certificate.file_sha256}, "
+                f"expected {wanted}",
                 "ask who made the file",
             )
         terminal.result(certificate.to_dict(), found)
@@ -62,6 +65,7 @@ def _report(terminal: Terminal, certificate: zq.Certificate) -> None:
     terminal.facts(
         [
             ("program", certificate.program_sha256),
+            ("file", f"{certificate.file_sha256} (its tokens and frontend too)"),
             (
                 "input",
                 f"any of at most {certificate.max_seconds:g} s ({proof.max_frames} frames), in any batch",

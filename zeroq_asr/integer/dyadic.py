@@ -43,12 +43,13 @@ def accumulator_bounds(m: np.ndarray, c: int, zy: int, lo: int, hi: int) -> tupl
     """Range outside of which clamp(half_even(acc·m/2^c) + zy, lo, hi) no longer depends on acc.
 
     Clamping an accumulator [C] to the result keeps acc·m within int32 and changes no output: at
-    the lower bound the quotient is at most lo − zy, at the upper bound at least hi − zy.
+    the lower bound the quotient is at most lo − zy, at the upper bound at least hi − zy.  Requires m ≥ 1;
+    no bound leaves int32, where no accumulator does.
     """
     m = np.asarray(m, dtype=np.int64)
     lower = np.floor_divide((lo - zy) << c, m)
     upper = -np.floor_divide(-((hi - zy) << c), m)
-    return np.minimum(lower, 0), np.maximum(upper, 0)
+    return np.clip(lower, I32.lo, 0), np.clip(upper, 0, I32.hi)
 
 
 def largest_shift(lo: int, hi: int, zy: int, m_max: int) -> int:

@@ -10,6 +10,7 @@ from zeroq_asr.integer.backends.interval import Interval, IntervalBackend, lengt
 from zeroq_asr.integer.ops import OPS
 from zeroq_asr.integer.program import Instruction, Program
 from zeroq_asr.integer.types import I32
+from zeroq_asr.integer.wellformed import check
 
 
 @dataclass(frozen=True)
@@ -56,9 +57,11 @@ class _Prover(IntervalBackend):
 def prove(program: Program) -> Proof:
     """Prove that no intermediate leaves its type for any input of at most ``max_frames`` frames.
 
-    Covers any batch, since no instruction mixes utterances.  Raises ProofError, naming the
-    instruction, the primitive and the bounds, when the proof fails.
+    Covers any batch of lengths from 1 to the frames there are, since no instruction mixes utterances.
+    Raises ProofError, naming the instruction, the primitive and the bounds, when the proof fails, and
+    for a program that is not well-formed.
     """
+    check(program)
     prover = _Prover(program.max_frames)
     features = Interval.of(0, 0, I32)  # never read as an integer: quantize bounds its own result
     program.run(prover, features, length_interval(program.max_frames))

@@ -122,7 +122,9 @@ class IntervalBackend:
         lo, hi = _bounds(b)
         if a.min < 0 or int(np.min(lo)) < 1:
             raise ProofError(
-                self.where, f"divide needs a ≥ 0 and b ≥ 1, found a ≥ {a.min}, b ≥ {int(np.min(lo))}"
+                self.where,
+                f"divide needs a ≥ 0 and b ≥ 1, found a ≥ {a.min}, b ≥ {int(np.min(lo))}",
+                "a mean needs a frame: the network must leave one of an input of one frame",
             )
         return self._checked(a.lo // hi, a.hi // lo, a.type, "divide")
 
@@ -164,7 +166,7 @@ class IntervalBackend:
         return self._checked(np.minimum(v.lo, otherwise), np.maximum(v.hi, otherwise), v.type, "select")
 
     def sum_time(self, v: Interval, lengths: Interval) -> Interval:
-        """At most ``lengths`` frames differ from zero."""
+        """At most ``lengths`` frames differ from zero (``wellformed`` sees to the mask)."""
         frames = max(lengths.max, self.max_frames)
         return self._checked(
             np.minimum(v.lo, 0) * frames, np.maximum(v.hi, 0) * frames, v.type, f"sum over {frames} frames"
@@ -177,9 +179,9 @@ class IntervalBackend:
 
     def take_channels(self, v: Interval, index: tuple[int, ...]) -> Interval:
         """Reorder the channels' bounds."""
-        if v.lo.ndim == 0 and v.hi.ndim == 0:
-            return v
         lo, hi = np.broadcast_arrays(v.lo, v.hi)
+        if lo.size == 1:  # one pair of bounds for all channels
+            return v
         return Interval(lo[list(index)], hi[list(index)], v.type)
 
     def transpose(self, v: Interval, perm: tuple[int, ...]) -> Interval:

@@ -76,17 +76,18 @@ class OnnxQdqBackend(OnnxStrictBackend):
         scales = self.store(f"{bias.constant}/scale", scale.astype(np.float32))
         return self.add_node("DequantizeLinear", [stored, scales], axis=0)
 
-    def quantize_to(self, real: Any, name: str) -> Sym:
-        """QuantizeLinear by the value's own scale, saturating at its range."""
+    def quantize_to(self, real: Any, name: str, lo: int | None = None, hi: int | None = None) -> Sym:
+        """QuantizeLinear by the value's own scale, saturating at ``lo`` and ``hi`` or its range."""
         info = self.info(name)
+        low, high = info.lo if lo is None else lo, info.hi if hi is None else hi
         scale = self.float_scalar(info.scale)
         if TYPES[info.type] is U8:
             byte = self.add_node("QuantizeLinear", [real, scale, self.scalar(info.zero_point, U8)])
-            return self.clip_u8(Sym(byte, Interval.of(0, 255, U8)), info.lo, info.hi)
+            return self.clip_u8(Sym(byte, Interval.of(0, 255, U8)), low, high)
         rounded = self.add_node("Round", [self.add_node("Div", [real, scale])])
-        lo, hi = self.float_scalar(info.lo), self.float_scalar(info.hi)
-        integer = self.add_node("Cast", [self.add_node("Clip", [rounded, lo, hi])], to=TensorProto.INT32)
-        return Sym(integer, Interval.of(info.lo, info.hi, TYPES[info.type]))
+        clipped = self.add_node("Clip", [rounded, self.float_scalar(low), self.float_scalar(high)])
+        integer = self.add_node("Cast", [clipped], to=TensorProto.INT32)
+        return Sym(integer, Interval.of(low, high, TYPES[info.type]))
 
     def float_per_batch(self, lengths: Sym) -> str:
         """Lengths as float32 [B, 1, 1]."""

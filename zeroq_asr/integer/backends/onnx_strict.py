@@ -20,7 +20,10 @@ from zeroq_asr.integer.backends.interval import Interval, IntervalBackend, lengt
 from zeroq_asr.integer.ops import OPS
 from zeroq_asr.integer.program import Instruction, Program
 from zeroq_asr.integer.types import BOOL, I32, I64, U8, IntType
+from zeroq_asr.integer.wellformed import check
 
+#: in the names of the nodes that refuse an input
+REFUSAL = "length is from 1 to frames and to what is proven"
 #: weights are stored as unsigned bytes around this zero point
 WEIGHT_ZERO_POINT = 128
 
@@ -73,8 +76,12 @@ class OnnxStrictBackend:
 
     def enter(self, i: Instruction) -> None:
         """Name the nodes that follow after instruction ``i``."""
-        self._scope, self._count = i.out, 0
+        self.scope(i.out)
         self.proof.where = f"{i.out} ({i.op})"
+
+    def scope(self, name: str) -> None:
+        """Name the nodes that follow after ``name``."""
+        self._scope, self._count = name, 0
 
     def finish(self, i: Instruction, result: Sym, spelling: str) -> Sym:
         """Count the spelling and give the last node's output the instruction's own name."""
@@ -331,8 +338,32 @@ def _onnx_type(kind: IntType) -> int:
 
 def build(backend: Any, program: Program) -> tuple[Sym, Sym]:
     """Run ``program`` over an ONNX backend; returns the logits' and the lengths' tensors."""
+    check(program)
     backend.proof.max_frames = program.max_frames
     features = backend.input(program.inputs[0], Interval.of(0, 0, I32))
     lengths = backend.input(program.inputs[1], length_interval(program.max_frames))
-    logits, encoded = program.run(backend, features, lengths)
+    logits, encoded = program.run(backend, features, _guarded(backend, features, lengths, program.max_frames))
     return logits, encoded
+
+
+def _guarded(backend: Any, features: Sym, lengths: Sym, max_frames: int) -> Sym:
+    """Lengths, behind nodes that make the run fail where the program is not defined.
+
+    ONNX has no assertion; an index out of the bounds of Gather's data is an error that names the node.
+    """
+    backend.scope(REFUSAL)
+    frames = backend.add_node(
+        "Squeeze", [backend.add_node("Shape", [features], start=2, end=3), backend.axes(0)]
+    )
+    outside = [
+        backend.add_node("Less", [lengths, backend.scalar(1, I64)]),
+        backend.add_node("Greater", [lengths, frames]),
+        # padded frames are no matter: nothing but a mean looks along all of time, and it is masked
+        backend.add_node("Greater", [lengths, backend.scalar(max_frames, I64)]),
+    ]
+    either = backend.add_node("Or", [backend.add_node("Or", outside[:2]), outside[2]])
+    wrong = backend.add_node(
+        "ReduceMax", [backend.add_node("Cast", [either], to=TensorProto.INT64)], keepdims=0
+    )
+    zero = backend.add_node("Gather", [backend.axes(0), wrong])
+    return Sym(backend.add_node("Add", [lengths, zero]), lengths.interval)

@@ -95,7 +95,7 @@ class TorchBackend:
         centred = F.pad(x.to(carrier) - zero_point, padding)
         weight = w.to(carrier)
         if w.shape[2] == 1 and stride == 1 and groups == 1:
-            return torch.matmul(weight[:, :, 0], centred).to(torch.int32)
+            return torch.matmul(weight[:, :, 0], centred).round().to(torch.int32)
         acc = F.conv2d(
             centred.unsqueeze(2),
             weight.unsqueeze(2),
@@ -103,7 +103,8 @@ class TorchBackend:
             dilation=(1, dilation),
             groups=groups,
         )
-        return acc.squeeze(2).to(torch.int32)
+        # an exact carrier needs no rounding; a device that convolves by Fourier transforms does
+        return acc.squeeze(2).round().to(torch.int32)
 
     def _carrier(self, w: Tensor) -> torch.dtype:
         """float32 where no partial sum can reach 2^24 and products are full float32, else float64."""

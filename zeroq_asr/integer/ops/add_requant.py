@@ -32,7 +32,7 @@ def add_requant(
 
 def significant(m: tuple[int, ...], c: int) -> int:
     """Largest magnitude, in units of 2^-c, that a float32 sum of the products can meet."""
-    return 255 * (sum(m) + (1 << c))
+    return 255 * (sum(abs(factor) for factor in m) + (1 << c))
 
 
 def _exact_if(i: Any, *xs: Any) -> list[Condition]:
@@ -74,7 +74,7 @@ def _qdq(b: Any, i: Any, ins: list[Any]) -> Any:
     total = b.dequantize(ins[0], i.ins[0])
     for x, name in zip(ins[1:], i.ins[1:], strict=True):
         total = b.node("Add", [total, b.dequantize(x, name)], None)
-    return b.quantize_to(total, i.out)
+    return b.quantize_to(total, i.out, i.attrs["lo"], i.attrs["hi"])
 
 
 @lowers("add", "relu", "clamp")

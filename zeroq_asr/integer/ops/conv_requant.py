@@ -58,7 +58,7 @@ def conv_requant(
 
 def _exact_if(i: Any, x: Any, w: Any, bias: Any, m: Any) -> list[Condition]:
     a = i.attrs
-    largest = int(np.abs(m.exact).max())
+    smallest, largest = int(m.exact.min()), int(m.exact.max())
     return [
         Condition("the input is unsigned bytes", x.type is U8, x.type.name),
         Condition(
@@ -67,7 +67,11 @@ def _exact_if(i: Any, x: Any, w: Any, bias: Any, m: Any) -> list[Condition]:
             a["type"],
         ),
         Condition("acc·m/2^c has at most 24 significant bits below saturation: c ≤ 16", a["c"] <= MAX_SHIFT),
-        Condition("multipliers are exact in float32: m < 2^24", 0 < largest < 1 << 24, f"m ≤ {largest}"),
+        Condition(
+            "multipliers are exact in float32: 1 ≤ m < 2^24",
+            smallest >= 1 and largest < 1 << 24,
+            f"{smallest} ≤ m ≤ {largest}",
+        ),
     ]
 
 
@@ -119,7 +123,7 @@ def _qdq(b: Any, i: Any, ins: list[Any]) -> Any:
         group=a["groups"],
         kernel_shape=[w.exact.shape[2]],
     )
-    return b.quantize_to(y, i.out)
+    return b.quantize_to(y, i.out, i.attrs["lo"], i.attrs["hi"])
 
 
 def quantize_weight(w: np.ndarray, ratio: float, bits: int) -> tuple[np.ndarray, np.ndarray]:
@@ -215,9 +219,9 @@ def _lower(ctx: Any, node: Any) -> None:
         node,
         (
             node.ins[0],
-            ctx.constant(f"{node.out}.weight", q),
-            ctx.constant(f"{node.out}.bias", bias),
-            ctx.constant(f"{node.out}.multiplier", m.astype(np.int32)),
+            ctx.constant(f"{node.out}:weight", q),
+            ctx.constant(f"{node.out}:bias", bias),
+            ctx.constant(f"{node.out}:multiplier", m.astype(np.int32)),
         ),
         zx=source.zero_point,
         c=c,

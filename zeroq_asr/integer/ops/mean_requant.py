@@ -47,7 +47,9 @@ def _qdq(b: Any, i: Any, ins: list[Any]) -> Any:
     x, mask, lengths = ins
     kept = b.node("Where", [mask, b.dequantize(x, i.ins[0]), b.float_scalar(0.0)], None)
     total = b.node("ReduceSum", [kept, b.axes(2)], None, keepdims=1)
-    return b.quantize_to(b.node("Div", [total, b.float_per_batch(lengths)], None), i.out)
+    return b.quantize_to(
+        b.node("Div", [total, b.float_per_batch(lengths)], None), i.out, i.attrs["lo"], i.attrs["hi"]
+    )
 
 
 @lowers("mean_time")

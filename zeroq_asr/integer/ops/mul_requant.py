@@ -37,7 +37,7 @@ def _exact_if(i: Any, a: Any, b: Any) -> list[Condition]:
             i.attrs["type"],
         ),
         Condition("p·m/2^c + z has at most 24 significant bits below saturation: c ≤ 15", i.attrs["c"] <= 15),
-        Condition("the multiplier is exact in float32: m < 2^24", i.attrs["m"] < 1 << 24),
+        Condition("the multiplier is exact in float32: 1 ≤ m < 2^24", 1 <= i.attrs["m"] < 1 << 24),
     ]
 
 
@@ -60,7 +60,7 @@ def _qlinear_mul(b: Any, i: Any, ins: list[Any]) -> Any:
 @qdq(mul_requant)
 def _qdq(b: Any, i: Any, ins: list[Any]) -> Any:
     product = b.node("Mul", [b.dequantize(x, name) for x, name in zip(ins, i.ins, strict=True)], None)
-    return b.quantize_to(product, i.out)
+    return b.quantize_to(product, i.out, i.attrs["lo"], i.attrs["hi"])
 
 
 @lowers("mul")

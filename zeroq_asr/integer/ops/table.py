@@ -51,7 +51,8 @@ def _qdq(b: Any, i: Any, ins: list[Any]) -> Any:
         y = b.node("Mul", [half, b.node("Add", [erf, b.float_scalar(1.0)], None)], None)
     else:
         y = b.node(function.capitalize(), [x], None)
-    return b.quantize_to(y, i.out)
+    entries = ins[1].exact
+    return b.quantize_to(y, i.out, int(entries.min()), int(entries.max()))
 
 
 @lowers(*FUNCTIONS)
@@ -67,4 +68,4 @@ def _lower(ctx: Any, node: Any) -> None:
     function = FUNCTIONS[node.op]
     reals = [function(source.scale * (q - source.zero_point)) / target.scale for q in range(256)]
     entries = np.clip(np.rint(reals) + target.zero_point, lo, hi).astype(np.uint8)
-    ctx.emit("table", node, (node.ins[0], ctx.constant(f"{node.out}.table", entries)), function=node.op)
+    ctx.emit("table", node, (node.ins[0], ctx.constant(f"{node.out}:table", entries)), function=node.op)

@@ -1,0 +1,160 @@
+"""What a program must be before anything is proven of it: well-formed.
+
+The interval proof and the exactness conditions of kernels speak of programs whose attributes and
+constants mean what the definitions say.  A program read from a file may hold anything; ``check`` states
+each invariant once and names the instruction that breaks it.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from zeroq_asr.errors import ProofError
+from zeroq_asr.integer.ops import OPS
+from zeroq_asr.integer.ops.table import FUNCTIONS
+from zeroq_asr.integer.program import Instruction, Program
+from zeroq_asr.integer.types import I32, TYPES, U8
+
+#: lengths, shifts of lengths, strides: nothing in a network is larger
+_FAR = 1 << 40
+
+
+def _whole(value: Any, low: int, high: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
+
+
+def _each(value: Any, low: int, high: int) -> bool:
+    values = value if isinstance(value, tuple) else (value,)
+    return bool(values) and all(_whole(v, low, high) for v in values)
+
+
+#: attribute → (its invariant, the test)
+ATTRIBUTES: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    **{name: ("a byte", lambda v: _each(v, U8.lo, U8.hi)) for name in ("zx", "za", "zb", "zy", "zero_point")},
+    "m": ("1 ≤ m < 2^31", lambda v: _each(v, 1, I32.hi)),
+    "c": ("0 ≤ c ≤ 30", lambda v: _whole(v, 0, 30)),
+    "fraction": ("0 ≤ fraction ≤ 16", lambda v: _whole(v, 0, 16)),
+    "lo": ("an int32", lambda v: _whole(v, I32.lo, I32.hi)),
+    "hi": ("an int32", lambda v: _whole(v, I32.lo, I32.hi)),
+    "type": ("uint8 or int32", lambda v: v in ("uint8", "int32")),
+    "saturate": ("true or false", lambda v: isinstance(v, bool)),
+    "stride": ("1 or more", lambda v: _whole(v, 1, _FAR)),
+    "dilation": ("1 or more", lambda v: _whole(v, 1, _FAR)),
+    "groups": ("1 or more", lambda v: _whole(v, 1, _FAR)),
+    "divisor": ("1 or more", lambda v: _whole(v, 1, _FAR)),
+    "padding": ("two counts", lambda v: isinstance(v, tuple) and len(v) == 2 and _each(v, 0, _FAR)),
+    "before": ("a whole number", lambda v: _whole(v, -_FAR, _FAR)),
+    "after": ("a whole number", lambda v: _whole(v, -_FAR, _FAR)),
+    "scale": ("positive and finite", lambda v: isinstance(v, float) and math.isfinite(v) and v > 0),
+    "index": ("channel numbers", lambda v: isinstance(v, tuple) and _each(v, 0, _FAR)),
+    "perm": ("a permutation of the axes", lambda v: isinstance(v, tuple) and sorted(v) == [0, 1, 2]),
+    "function": (f"one of {', '.join(FUNCTIONS)}", lambda v: isinstance(v, str) and v in FUNCTIONS),
+}
+
+
+def check(program: Program) -> None:
+    """Raise ProofError, naming the instruction and the invariant, unless ``program`` is well-formed."""
+    _require(_whole(program.max_frames, 1, _FAR), "program", "max_frames must be 1 or more")
+    _require(_whole(program.channels, 1, _FAR), "program", "channels must be 1 or more")
+    made = dict.fromkeys(program.inputs, "")
+    clash = sorted(program.constants.keys() & {*made, *(i.out for i in program.code)})
+    _require(not clash, "program", f"{clash} name a value and a constant")
+    for i in program.code:
+        where = f"{i.out} ({i.op})"
+        _require(i.op in OPS, where, f"there is no operator {i.op!r}")
+        _require(i.out not in made, where, "a value is made twice")
+        for name in i.ins:
+            _require(
+                name in made or name in program.constants, where, f"{name!r} is not made before it is read"
+            )
+        _check_attributes(i, where)
+        _check_constants(i, program, where)
+        _check_meaning(i, program, where)
+        if i.op == "mean_requant":
+            mask = next((j for j in program.code if j.out == i.ins[1]), None)
+            same = mask is not None and mask.op == "time_mask" and mask.ins[1] == i.ins[2]
+            _require(same, where, "a mean must run over the frames that its mask keeps")
+        made[i.out] = i.op
+    for name in program.outputs:
+        _require(name in made, "program", f"output {name!r} is never made")
+
+
+def _check_attributes(i: Instruction, where: str) -> None:
+    parameters = inspect.signature(OPS[i.op].define).parameters.values()
+    named = {p.name for p in parameters if p.kind is p.KEYWORD_ONLY}
+    _require(
+        named == set(i.attrs), where, f"has attributes {sorted(i.attrs)}, its definition {sorted(named)}"
+    )
+    for name, value in i.attrs.items():
+        invariant, holds = ATTRIBUTES[name]
+        _require(holds(value), where, f"{name} must be {invariant}, found {_short(value)}")
+    if "lo" in i.attrs:
+        lo, hi = i.attrs["lo"], i.attrs["hi"]
+        kind = TYPES[i.attrs.get("type", U8.name)]
+        _require(lo <= hi and kind.holds(lo, hi), where, f"[{lo}, {hi}] is no range of {kind.name}")
+    operands = [p for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD][1:]
+    if any(p.kind is p.VAR_POSITIONAL for p in parameters):
+        same = len(i.ins) == len(i.attrs["zx"]) == len(i.attrs["m"])
+        _require(same, where, "has as many zero points and multipliers as operands")
+    else:
+        _require(len(i.ins) == len(operands), where, f"has {len(i.ins)} operands, not {len(operands)}")
+
+
+def _check_constants(i: Instruction, program: Program, where: str) -> None:
+    arrays = [program.constants.get(name) for name in i.ins]
+    if i.op == "conv_requant":
+        _, w, bias, m = arrays
+        _require(
+            w is not None and w.dtype == np.int8 and w.ndim == 3 and w.size > 0, where, "w is int8 [O, I, K]"
+        )
+        rows = len(w) if w is not None else 0
+        _require(w is not None and int(w.min()) >= -127, where, "weights are symmetric: |w| ≤ 127")
+        _require(rows % i.attrs["groups"] == 0, where, "its groups divide its channels")
+        for name, array in (("bias", bias), ("m", m)):
+            right = array is not None and array.dtype == np.int32 and array.shape == (rows,)
+            _require(right, where, f"{name} is int32 [{rows}]")
+        _require(m is not None and int(m.min(initial=1)) >= 1, where, "every multiplier must be 1 or more")
+    elif i.op == "table":
+        entries = arrays[1]
+        right = entries is not None and entries.dtype == np.uint8 and entries.shape == (256,)
+        _require(right, where, "a table is uint8 [256]")
+    else:
+        _require(all(a is None for a in arrays), where, "takes no constant")
+
+
+def _check_meaning(i: Instruction, program: Program, where: str) -> None:
+    """What the integers are said to mean agrees with what the instruction gives."""
+    info = program.values.get(i.out)
+    if info is None:
+        return
+    meant = _real(info.scale) and info.scale > 0 and info.type in TYPES
+    meant = meant and all(_whole(v, I32.lo, I32.hi) for v in (info.zero_point, info.lo, info.hi))
+    _require(meant, where, "its scale, zero point and range are not those of an integer value")
+    _require(info.type == i.attrs.get("type", info.type), where, f"is said to be {info.type}")
+    if "lo" in i.attrs:
+        inside = info.lo <= i.attrs["lo"] and i.attrs["hi"] <= info.hi
+        _require(inside, where, f"is said to lie in [{info.lo}, {info.hi}]")
+    zero_point = i.attrs.get("zy", i.attrs.get("zero_point", info.zero_point))
+    _require(info.zero_point == zero_point, where, f"is said to have zero point {info.zero_point}")
+
+
+def _real(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _short(value: Any) -> str:
+    # an attribute may be a number of a million digits, which Python refuses to print
+    if isinstance(value, int) and abs(value) >= 1 << 70:
+        return "a far larger number"
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _require(holds: bool, where: str, problem: str) -> None:
+    if not holds:
+        raise ProofError(where, problem)
