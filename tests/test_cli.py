@@ -222,6 +222,9 @@ def test_synthesize(work: Path, tmp_path: Path) -> None:
     chosen = json.loads(_run("synthesize", work / "small.pt", "--json", *options).stdout)
     assert (chosen["spec"]["objective"], chosen["spec"]["patience"]) == ("moments", 2)
     assert chosen["losses"][0] != report["losses"][0]
+    fields = ("--set", "init=speech", "--set", "slack=0.2", "--set", "emphasis=0.5", *FAST)
+    given = json.loads(_run("synthesize", work / "small.pt", "--json", *fields).stdout)["spec"]
+    assert (given["init"], given["slack"], given["emphasis"]) == ("speech", 0.2, 0.5)
     made = _run(
         "quantize",
         work / "small.pt",
@@ -479,6 +482,10 @@ def test_unwritable_folder(work: Path, out: Path) -> None:
         (("--objective", "guess"), "'guess' is not one of kl, kl_reverse"),
         (("--percentile", "120"), "percentile"),
         (("--calibration", "absent.npz"), "there is no file or folder absent.npz"),
+        (("--set", "colour=red"), "NAME=VALUE with one of weight_bits"),
+        (("--set", "floor"), "cannot read 'floor'"),
+        (("--set", "floor=high"), "floor must be a finite number"),
+        (("--set", "init=music"), "normal, uniform, smooth, student, speech"),
     ],
 )
 def test_senseless_options(options: tuple[str, ...], words: str, work: Path, out: Path) -> None:

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import io
+import math
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +15,7 @@ from zeroq_asr.config import SynthesisSpec
 from zeroq_asr.errors import CalibrationError, ConfigError, SynthesisError
 from zeroq_asr.frontend import FrontendConfig
 from zeroq_asr.model import AsrModel
-from zeroq_asr.objectives import OBJECTIVES, find_objective, objective
+from zeroq_asr.objectives import OBJECTIVES, find_objective, objective, within
 from zeroq_asr.statistics import BatchNormObserver
 from zeroq_asr.synthesize import SyntheticFeatures, gaussian_noise, synthesize
 from zeroq_asr.tokenizer import Tokenizer
@@ -131,6 +133,41 @@ def test_objectives_are_zero_only_where_moments_agree(name: str) -> None:
         value = compare(other_mean, other_var, mean, var)
         assert value.shape == ()
         assert float(value) > 1e-3
+
+
+@pytest.mark.parametrize("name", sorted(OBJECTIVES))
+def test_objectives_are_zero_within_the_slack_and_continuous_at_its_end(name: str) -> None:
+    mean, var = torch.tensor([0.5, -1.0]), torch.tensor([2.0, 0.01])
+    compare = find_objective(name)
+
+    def loss(off: float, wide: float) -> float:
+        return float(compare(*within(0.1, mean + off * var.sqrt(), var * math.exp(2 * wide), mean, var)))
+
+    assert loss(0.09, -0.09) == pytest.approx(0, abs=1e-6)
+    assert loss(-0.09, 0.09) == pytest.approx(0, abs=1e-6)
+    for off, wide in ((0.3, 0.0), (0.0, 0.3), (-0.3, 0.0), (0.0, -0.3)):
+        # what lies beyond the slack counts as if the slack had moved the origin
+        found = loss(off, wide)
+        near = (abs(off) - 0.1) * (1 if off > 0 else -1) if off else 0.0
+        narrow = (abs(wide) - 0.1) * (1 if wide > 0 else -1) if wide else 0.0
+        moved = compare(mean + near * var.sqrt(), var * math.exp(2 * narrow), mean, var)
+        assert found == pytest.approx(float(moved), rel=1e-4)
+
+
+def test_emphasis_watches_another_sample_at_every_layer(model: AsrModel) -> None:
+    observer = BatchNormObserver(model.network, samples=True)
+    x, n = torch.randn(2, model.frontend.features, 32), torch.tensor([32, 32])
+    with observer:
+        model.network(x, n)
+    assert set(observer.samples) == set(observer.moments)
+    with BatchNormObserver(model.network) as plain:
+        model.network(x[:1], n[:1])
+    first = next(iter(observer.samples))
+    for found, wanted in zip(observer.samples[first], plain.moments[first], strict=True):
+        torch.testing.assert_close(found, wanted)
+    spec = SynthesisSpec(batch=2, frames=32, iterations=3)
+    alike, emphasized = synthesize(model, spec), synthesize(model, replace(spec, emphasis=1.0))
+    assert emphasized.losses[0] > alike.losses[0]
 
 
 def test_kl_is_the_closed_form_in_the_paper_s_direction() -> None:

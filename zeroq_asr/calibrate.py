@@ -6,7 +6,7 @@ What is kept of a value is a histogram of fixed size and a sum a channel: memory
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +17,7 @@ from zeroq_asr.config import CalibrationSpec
 from zeroq_asr.errors import CalibrationError
 from zeroq_asr.float_graph import FloatGraph
 from zeroq_asr.progress import Progress, silent
+from zeroq_asr.tails import with_floor, with_shortfall
 
 Range = tuple[float, float]
 
@@ -163,13 +164,15 @@ def calibrate(
     spec: CalibrationSpec,
     *,
     levels: int = 255,
+    reached: Mapping[str, float] | None = None,
     total: int = 0,
     progress: Progress = silent,
 ) -> Calibration:
     """Observe every value over ``features``, each [M, T]; ranges are by ``spec.method``, widened by
     ``spec.widening``.
 
-    ``levels``: steps of the activations, 2^bits − 1.  Raises CalibrationError when there is no
+    ``levels``: steps of the activations, 2^bits − 1.  ``reached``: normalization layer → share of its stored
+    deviation that the features have, for ``spec.shortfall``.  Raises CalibrationError when there is no
     feature or one is not finite.
     """
     histograms: dict[str, Histogram] = {}
@@ -192,4 +195,8 @@ def calibrate(
         raise CalibrationError("calibration", "there are no features to calibrate on")
     chosen = {name: METHODS[spec.method](h, spec, levels) for name, h in histograms.items()}
     ranges = {name: (lo * spec.widening, hi * spec.widening) for name, (lo, hi) in chosen.items()}
+    if spec.shortfall and reached:
+        ranges = with_shortfall(ranges, graph, reached)
+    if spec.floor:
+        ranges = with_floor(ranges, graph, spec.floor)
     return Calibration(ranges, {name: mean.mean for name, mean in means.items()})

@@ -29,7 +29,7 @@ TARGETS = {
 MADE_MARGIN = 1.1
 METHODS = ("minmax", "percentile", "mse")
 SCHEDULES = ("constant", "cosine", "plateau")
-INITS = ("normal", "uniform", "smooth")
+INITS = ("normal", "uniform", "smooth", "student", "speech")
 
 S = TypeVar("S")
 
@@ -50,6 +50,8 @@ class QuantSpec:
     max_seconds: float = 60.0
     #: give back through the biases what rounding the weights takes from the means of a layer
     bias_correction: bool = True
+    #: exponent of cross-layer equalization through depthwise → pointwise pairs, 0 (off) to 1 (whole)
+    equalization: float = 0.0
 
     def __post_init__(self) -> None:
         where = "QuantSpec"
@@ -59,6 +61,7 @@ class QuantSpec:
         _choice(where, "target", self.target, TARGETS)
         _real(where, "max_seconds", self.max_seconds, above=0.0)
         _flag(where, "bias_correction", self.bias_correction)
+        _real(where, "equalization", self.equalization, at_least=0.0, at_most=1.0)
         if self.target == "x86-fast" and self.weight_bits > 7:
             raise ConfigError(
                 where,
@@ -107,11 +110,14 @@ class SynthesisSpec:
     schedule: str = "cosine"
     #: a key of ``zeroq_asr.objectives.OBJECTIVES``
     objective: str = "kl_reverse"
-    #: the start: "normal" N(0, 1), "uniform" U(-0.3, 0.3), or "smooth" (N(0, 1) correlated over
-    #: neighbouring frames and mels, as log-mel features are)
+    #: a key of ``zeroq_asr.initial.INITIAL``: "normal", "uniform", "smooth", "student" or "speech"
     init: str = "smooth"
     #: keep every mel of every utterance at mean 0, variance 1 where the frontend does so too
     standardize: bool = False
+    #: how far a batch's mean (in stored deviations) and half its log variance may be off for nothing
+    slack: float = 0.0
+    #: weight of one layer's statistics a sample by itself, which makes samples unlike each other
+    emphasis: float = 0.0
     #: seed of the private random generator
     seed: int = 0
     #: stop after so many iterations without improvement; 0 never stops early
@@ -129,6 +135,8 @@ class SynthesisSpec:
         _name(where, "objective", self.objective)
         _choice(where, "init", self.init, INITS)
         _flag(where, "standardize", self.standardize)
+        _real(where, "slack", self.slack, at_least=0.0, at_most=10.0)
+        _real(where, "emphasis", self.emphasis, at_least=0.0, at_most=100.0)
         _whole(where, "seed", self.seed, 0, 2**63 - 1)
         _whole(where, "patience", self.patience, 0, 1_000_000)
         _real(where, "min_improvement", self.min_improvement, at_least=0.0, below=1.0)
@@ -190,6 +198,10 @@ class CalibrationSpec:
     #: every range is widened by this factor; None: ``MADE_MARGIN`` for features that were made,
     #: 1 for audio
     margin: float | None = None
+    #: k: the range of a normalized value reaches at least to β ± k|γ| of any channel; 0: it need not
+    floor: float = 0.0
+    #: widen ranges where synthetic features fall short of the stored deviations
+    shortfall: bool = False
 
     def __post_init__(self) -> None:
         where = "CalibrationSpec"
@@ -203,6 +215,8 @@ class CalibrationSpec:
             _whole(where, "limit", self.limit, 1, 1 << 31)
         if self.margin is not None:
             _real(where, "margin", self.margin, at_least=0.1, at_most=100.0)
+        _real(where, "floor", self.floor, at_least=0.0, at_most=100.0)
+        _flag(where, "shortfall", self.shortfall)
 
     @property
     def widening(self) -> float:

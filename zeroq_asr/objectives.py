@@ -36,6 +36,22 @@ def find_objective(name: str) -> Objective:
         raise ConfigError("objective", f"{name!r} is not one of {', '.join(OBJECTIVES)}") from None
 
 
+def within(
+    slack: float, batch_mean: Tensor, batch_var: Tensor, stored_mean: Tensor, stored_var: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return the four tensors with the batch's moments moved towards the stored ones by up to ``slack``.
+
+    The unit is the stored deviation for means, and the log of the deviation for deviations, so that
+    any objective is 0 within the slack.
+    """
+    if slack == 0:
+        return batch_mean, batch_var, stored_mean, stored_var
+    off = (batch_mean - stored_mean) / stored_var.sqrt()
+    wide = (batch_var / stored_var).log() / 2
+    near_mean = batch_mean - off.clamp(-slack, slack) * stored_var.sqrt()
+    return near_mean, batch_var * (-2 * wide.clamp(-slack, slack)).exp(), stored_mean, stored_var
+
+
 @objective
 def kl(batch_mean: Tensor, batch_var: Tensor, stored_mean: Tensor, stored_var: Tensor) -> Tensor:
     """KL(stored || batch) of Gaussians, in nats: the direction of Kim et al. (arXiv 2103.16827).

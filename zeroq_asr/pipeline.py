@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from zeroq_asr.calibrate import calibrate
 from zeroq_asr.capture import capture
 from zeroq_asr.checkpoints import load_checkpoint
 from zeroq_asr.config import CalibrationSpec, QuantSpec, SynthesisSpec
+from zeroq_asr.equalize import equalize
 from zeroq_asr.errors import CalibrationError
 from zeroq_asr.export import Deployment, Export, export
 from zeroq_asr.files import atomic_write_bytes
@@ -97,30 +97,34 @@ def quantize(
         graph = capture(model.network, model.example_input(), model.name)
     with clock("features"):
         features, stream, total = _features(model, source_of_ranges, synthesis, calibration, progress)
+        if spec.equalization:
+            graph = equalize(graph, stream(), spec.equalization)
     with clock("calibrate"):
         levels = 2**spec.activation_bits - 1
-        observed = calibrate(graph, stream, calibration, levels=levels, total=total, progress=progress)
+        reached = {layer.name: layer.std_ratio for layer in features.account} if features else None
+        observed = calibrate(
+            graph, stream(), calibration, levels=levels, reached=reached, total=total, progress=progress
+        )
+    deployment = Deployment(
+        name=model.name,
+        frontend=model.frontend,
+        tokenizer=model.tokenizer,
+        max_seconds=spec.max_seconds,
+        subsampling_factor=model.subsampling_factor,
+        recipe=_recipe(spec, synthesis, calibration),
+    )
     with clock("lower"):
-        max_frames = math.ceil(spec.max_seconds * model.frontend.frames_per_second) + 1
         program = lower(
             graph,
             observed.ranges,
             spec,
             channels=model.frontend.features,
-            max_frames=max_frames,
+            max_frames=deployment.max_frames,
             means=observed.means if spec.bias_correction else None,
         )
     with clock("prove"):
         proof = prove(program)
     with clock("export"):
-        deployment = Deployment(
-            name=model.name,
-            frontend=model.frontend,
-            tokenizer=model.tokenizer,
-            max_seconds=spec.max_seconds,
-            subsampling_factor=model.subsampling_factor,
-            recipe=_recipe(spec, synthesis, calibration),
-        )
         exported = export(program, deployment, dialect, spec.target)
         data = exported.to_bytes()
         if output is not None:
@@ -180,8 +184,8 @@ def _features(
     synthesis: SynthesisSpec,
     calibration: CalibrationSpec,
     progress: Progress,
-) -> tuple[SyntheticFeatures | None, Iterator[Tensor], int]:
-    """What to calibrate on: the saved or made features, a stream of [M, T], and how many there are."""
+) -> tuple[SyntheticFeatures | None, Callable[[], Iterator[Tensor]], int]:
+    """What to calibrate on: the saved or made features, what streams them as [M, T], how many there are."""
     if isinstance(source, list):
         frontend = Frontend(model.frontend)
 
@@ -191,7 +195,7 @@ def _features(
                 features, length = frontend(waveform, os.fspath(utterance.audio_path))
                 yield torch.from_numpy(features[:, :length])
 
-        return None, audio(), len(source)
+        return None, audio, len(source)
     if source is not None:
         made = source
     elif calibration.kind == "noise":
@@ -199,8 +203,11 @@ def _features(
     else:
         made = synthesize(model, synthesis, progress)
     count = min(len(made.lengths), calibration.limit or len(made.lengths))
-    stream = (torch.from_numpy(made.features[i, :, : made.lengths[i]]) for i in range(count))
-    return made, stream, count
+
+    def synthetic() -> Iterator[Tensor]:
+        return (torch.from_numpy(made.features[i, :, : made.lengths[i]]) for i in range(count))
+
+    return made, synthetic, count
 
 
 def _recipe(spec: QuantSpec, synthesis: SynthesisSpec, calibration: CalibrationSpec) -> dict[str, Any]:

@@ -64,8 +64,11 @@ class BatchNormObserver(TorchFunctionMode):
       a denominator would let one channel drown the rest of the network.
     """
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: nn.Module, samples: bool = False) -> None:
         super().__init__()
+        self._watch_samples = samples
+        #: with ``samples``: the moments of layer l for the sample l mod B alone
+        self.samples: dict[str, tuple[Tensor, Tensor]] = {}
         # tensors hash by identity, and a module hands its own buffer to the operator
         self._buffers = {id(tensor): name for name, tensor in _tensors(network)}
         self.sites: dict[str, Site] = {}
@@ -73,7 +76,7 @@ class BatchNormObserver(TorchFunctionMode):
 
     def clear(self) -> None:
         """Forget the moments of the last forward pass; sites stay known."""
-        self._parts = {}
+        self._parts, self.samples = {}, {}
 
     @property
     def moments(self) -> dict[str, tuple[Tensor, Tensor]]:
@@ -105,6 +108,9 @@ class BatchNormObserver(TorchFunctionMode):
         if site.mean.numel() < batch_mean.numel():
             batch_mean, batch_var = batch_mean[site.live], batch_var[site.live]
         part = (batch_mean, batch_var + site.eps, x.numel() // x.shape[1])
+        if self._watch_samples and x.dim() == 3 and name not in self._parts:
+            var_alone, mean_alone = torch.var_mean(x[len(self._parts) % len(x)], dim=1, correction=0)
+            self.samples[name] = (mean_alone[site.live], var_alone[site.live] + site.eps)
         self._parts.setdefault(name, []).append(part)
 
 

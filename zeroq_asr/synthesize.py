@@ -35,8 +35,9 @@ from zeroq_asr.config import SynthesisSpec
 from zeroq_asr.errors import CalibrationError, ConfigError, SynthesisError
 from zeroq_asr.fastconv import FastConv
 from zeroq_asr.files import atomic_write
+from zeroq_asr.initial import INITIAL
 from zeroq_asr.model import AsrModel
-from zeroq_asr.objectives import find_objective, kl
+from zeroq_asr.objectives import Objective, find_objective, kl, within
 from zeroq_asr.progress import Progress, silent
 from zeroq_asr.statistics import BatchNormObserver, Site
 
@@ -131,7 +132,7 @@ def synthesize(
     variable = _initial(model, spec).requires_grad_()
     shape = _shaper(model, spec)
     lengths = torch.full((spec.batch,), spec.frames, dtype=torch.int64)
-    observer = BatchNormObserver(model.network)
+    observer = BatchNormObserver(model.network, samples=spec.emphasis > 0)
     optimizer = torch.optim.Adam([variable], lr=spec.learning_rate)
     step_schedule = _schedule(optimizer, spec)
 
@@ -145,7 +146,7 @@ def synthesize(
             with observer, torch.set_grad_enabled(step < spec.iterations):
                 model.network(features, lengths)
                 moments = observer.moments
-                loss = _total(compare, observer.sites, moments)
+                loss = _total(compare, observer, spec)
             if loss is None:
                 if spec.iterations == 0:  # noise needs nothing to match
                     best.features = features.detach().clone()
@@ -233,24 +234,9 @@ def _frozen(model: AsrModel) -> Iterator[None]:
 
 
 def _initial(model: AsrModel, spec: SynthesisSpec) -> Tensor:
-    """Return the noise [B, M, T] to start from, by a generator of its own."""
+    """Return the features [B, M, T] to start from, by a generator of its own."""
     generator = torch.Generator().manual_seed(spec.seed)
-    size = (spec.batch, model.frontend.features, spec.frames)
-    if spec.init == "uniform":
-        return torch.rand(size, generator=generator) * 0.6 - 0.3
-    noise = torch.randn(size, generator=generator)
-    return _smoothed(noise) if spec.init == "smooth" else noise
-
-
-def _smoothed(noise: Tensor) -> Tensor:
-    """Correlate noise over some ten frames and five mels, unit variance kept per utterance."""
-    for axis, width in ((2, 9), (1, 5)):
-        taps = torch.hann_window(width + 2, periodic=False)[1:-1]
-        # by FFT-free circular sums: the ends are treated like the middle
-        noise = torch.stack([tap * noise.roll(k - width // 2, dims=axis) for k, tap in enumerate(taps)]).sum(
-            dim=0
-        )
-    return (noise - noise.mean(dim=(1, 2), keepdim=True)) / noise.std(dim=(1, 2), keepdim=True)
+    return INITIAL[spec.init]((spec.batch, model.frontend.features, spec.frames), generator)
 
 
 def _shaper(model: AsrModel, spec: SynthesisSpec) -> Callable[[Tensor], Tensor]:
@@ -278,12 +264,20 @@ def _schedule(optimizer: torch.optim.Optimizer, spec: SynthesisSpec) -> Callable
     return lambda loss: None
 
 
-def _total(
-    compare: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor],
-    sites: dict[str, Site],
-    moments: dict[str, tuple[Tensor, Tensor]],
-) -> Tensor | None:
-    parts = [compare(mean, var, sites[name].mean, sites[name].var) for name, (mean, var) in moments.items()]
+def _total(compare: Objective, observer: BatchNormObserver, spec: SynthesisSpec) -> Tensor | None:
+    """Sum the objective over layers; with ``emphasis``, add layer l for the sample l mod B alone.
+
+    Both remedies against samples that are all alike follow Zhang et al., "Diversifying Sample Generation
+    for Accurate Data-Free Quantization" (arXiv 2103.01049): slack on the statistics (section 3.2) and
+    layerwise sample enhancement (section 3.3).
+    """
+    parts = []
+    for name, moments in observer.moments.items():
+        site = observer.sites[name]
+        parts.append(compare(*within(spec.slack, *moments, site.mean, site.var)))
+        if name in observer.samples:
+            alone = within(spec.slack, *observer.samples[name], site.mean, site.var)
+            parts.append(spec.emphasis * compare(*alone))
     return torch.stack(parts).sum() if parts else None
 
 

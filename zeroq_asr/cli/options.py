@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import os
 import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -32,6 +34,14 @@ Checkpoint = Annotated[
     Path | None,
     typer.Option(
         metavar="FILE", help="What an ONNX file of other tools came from; lends frontend and tokens."
+    ),
+]
+Set = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="NAME=VALUE",
+        help="Any other field of QuantSpec, SynthesisSpec or CalibrationSpec, e.g. init=speech; repeatable.",
     ),
 ]
 BatchSize = Annotated[int, typer.Option(min=1, help="Recordings that run together.")]
@@ -74,3 +84,23 @@ def check_output(path: Path, *sources: Path) -> None:
         raise ConfigError(path, problem, "choose another output path") from None
     if path.exists() and not os.access(path, os.W_OK):
         raise ConfigError(path, "is write-protected", "choose another output path")
+
+
+def with_settings(given: Iterable[str] | None, *specs: Any) -> tuple[Any, ...]:
+    """Return ``specs``, frozen dataclasses, with the fields that ``NAME=VALUE`` names changed.
+
+    Values are JSON where they read as such, else strings.  Raises ConfigError for a name that none has
+    or a value that its specification refuses.
+    """
+    changes: list[dict[str, Any]] = [{} for _ in specs]
+    places = {field.name: i for i, spec in enumerate(specs) for field in dataclasses.fields(spec)}
+    for text in given or ():
+        name, equals, value = text.partition("=")
+        name = name.strip().replace("-", "_")
+        if not equals or name not in places:
+            raise ConfigError("--set", f"cannot read {text!r}", f"NAME=VALUE with one of {', '.join(places)}")
+        try:
+            changes[places[name]][name] = json.loads(value)
+        except json.JSONDecodeError:
+            changes[places[name]][name] = value
+    return tuple(dataclasses.replace(spec, **fields) for spec, fields in zip(specs, changes, strict=True))

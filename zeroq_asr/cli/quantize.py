@@ -15,9 +15,11 @@ from zeroq_asr.cli.options import (
     Developer,
     Loader,
     Quiet,
+    Set,
     alternatives,
     check_output,
     one_of,
+    with_settings,
 )
 from zeroq_asr.cli.synthesize import (
     Batch,
@@ -102,6 +104,7 @@ def quantize(
     frames: Frames = None,
     objective: Objective = None,
     patience: Patience = None,
+    fields: Set = None,
     tokens: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Also write the token list, a token a line.")
     ] = None,
@@ -127,6 +130,7 @@ def quantize(
             patience=patience,
         )
         ranges = zq.CalibrationSpec(calibration, method, percentile=percentile, limit=limit, margin=margin)
+        spec, synthesis, ranges = with_settings(fields, spec, synthesis, ranges)
         if ranges.kind in ("features", "audio") and not Path(calibration).exists():
             raise ConfigError(
                 "--calibration", f"there is no file or folder {calibration}", "or say synthetic or noise"

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 import zeroq_asr as zq
-from zeroq_asr.cli.options import AsJson, Config, Developer, Loader, Quiet, check_output
+from zeroq_asr.cli.options import AsJson, Config, Developer, Loader, Quiet, Set, check_output, with_settings
 from zeroq_asr.cli.terminal import Terminal, session
 from zeroq_asr.objectives import OBJECTIVES
 
@@ -46,6 +46,7 @@ def synthesize(
     frames: Frames = None,
     objective: Objective = None,
     patience: Patience = None,
+    fields: Set = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
     developer: Developer = False,
@@ -64,6 +65,7 @@ def synthesize(
             objective=objective,
             patience=patience,
         )
+        (spec,) = with_settings(fields, spec)
         if output is not None:
             if output.suffix.lower() != ".npz":
                 raise zq.ConfigError(output, "features are saved as .npz", f"say -o {output.name}.npz")

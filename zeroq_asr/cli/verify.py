@@ -41,7 +41,7 @@ def verify(
         if wanted is not None and not any(h.startswith(wanted) for h in (found, certificate.file_sha256)):
             raise zq.VerificationError(
                 file,
-                f"is another: its program has the hash {found}, the file {certificate.file_sha256}, "
+                f"holds another program: its hash is {found}, that of the file {certificate.file_sha256}, "
                 f"expected {wanted}",
                 "ask who made the file",
             )
