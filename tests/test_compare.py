@@ -118,7 +118,7 @@ def test_held_out_features_are_not_those_that_calibrate(
 def test_a_recording_that_is_too_long_is_refused_before_the_work(
     small_model: Any, recordings: list[Utterance]
 ) -> None:
-    with pytest.raises(AudioError, match=r"1\.wav.*0\.90 s.*--max-seconds"):
+    with pytest.raises(AudioError, match=r"1\.wav.*0\.9 s.*--max-seconds"):
         compare(small_model, recordings, spec=zq.QuantSpec(max_seconds=0.8))
     with pytest.raises(ConfigError, match="seeds"):
         compare(small_model, seeds=0)

@@ -67,6 +67,7 @@ def test_byte_order_mark_and_carriage_returns(folder: Path) -> None:
         ('{"audio_filepath": "a.wav", "duration": NaN}', "duration"),
         ('{"audio_filepath": "a.wav", "duration": 1' + "0" * 400 + "}", "duration"),
         (b'{"audio_filepath": "\xff"}', "is not UTF-8"),
+        (b'{"audio_filepath": "a.wav", "text": "\\ud800"}', "no Unicode"),
     ],
 )
 def test_wrong_line_is_named(folder: Path, line: str | bytes | dict, problem: str) -> None:

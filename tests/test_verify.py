@@ -15,7 +15,7 @@ import pytest
 from onnx import helper, numpy_helper
 
 from zeroq_asr.config import CalibrationSpec, QuantSpec, SynthesisSpec
-from zeroq_asr.errors import ProofError, VerificationError
+from zeroq_asr.errors import CheckpointError, ProofError, VerificationError
 from zeroq_asr.export import METADATA_KEY, export, metadata_digest
 from zeroq_asr.integer.proof import prove
 from zeroq_asr.pipeline import Quantized, quantize
@@ -298,7 +298,7 @@ def test_truncated_and_foreign_files_are_refused(file: Path, tmp_path: Path) -> 
     file.write_bytes(foreign)
     with pytest.raises(VerificationError, match="not written by zeroq-asr"):
         verify(file)
-    with pytest.raises(VerificationError, match="cannot be read"):
+    with pytest.raises(CheckpointError, match="cannot be read"):
         verify(tmp_path / "missing.onnx")
 
 

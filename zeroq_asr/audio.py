@@ -20,8 +20,10 @@ def load_audio(path: str | os.PathLike[str], sample_rate: int) -> npt.NDArray[np
     """
     _require_file(path)
     try:
-        samples, rate = soundfile.read(os.fspath(path), dtype="float32", always_2d=True)
-    except (soundfile.SoundFileError, OSError) as error:
+        # an open file has no name that libsndfile might have to encode
+        with open(path, "rb") as stream:
+            samples, rate = soundfile.read(stream, dtype="float32", always_2d=True)
+    except (soundfile.SoundFileError, OSError, TypeError) as error:
         raise _unreadable(path, error) from None
     if not len(samples):
         raise AudioError(path, "the recording is empty")
@@ -39,14 +41,17 @@ def audio_duration(path: str | os.PathLike[str]) -> float:
     """Return the length of a sound file in seconds, from its header, or raise AudioError."""
     _require_file(path)
     try:
-        return float(soundfile.info(os.fspath(path)).duration)
-    except (soundfile.SoundFileError, OSError) as error:
+        with open(path, "rb") as stream:
+            return float(soundfile.info(stream).duration)
+    except (soundfile.SoundFileError, OSError, TypeError) as error:
         raise _unreadable(path, error) from None
 
 
 def _require_file(path: str | os.PathLike[str]) -> None:
-    if not Path(path).is_file():
+    if not Path(path).exists():
         raise AudioError(path, "there is no such file")
+    if not Path(path).is_file():
+        raise AudioError(path, "is no regular file", "name a recording")
 
 
 def _unreadable(path: str | os.PathLike[str], error: Exception) -> AudioError:

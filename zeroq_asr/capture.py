@@ -127,11 +127,17 @@ def _interpret(exported: Any, name: str) -> FloatGraph:
 
 
 def unsupported(where: str, operator: str, layer: str = "") -> UnsupportedOperatorError:
-    """Error for an operator that no handler or lowering covers, listing those that are covered."""
+    """Error for an operator that no handler covers, or not as it is used here, listing those covered."""
+    name = operator.removeprefix("aten.").partition(".")[0]
+    reason = "has no integer lowering"
+    if name in HANDLERS:
+        reason = "is used in a way that has no integer lowering (its operands, axes or options)"
+    # inner names of torch and the forms that write in place say nothing new
+    names = sorted(n for n in HANDLERS if not n.startswith("_") and not n.endswith("_"))
     return UnsupportedOperatorError(
         where,
-        f"operator {operator}{f' (in {layer})' if layer else ''} has no integer lowering in this position",
-        f"supported: {', '.join(sorted(HANDLERS))}",
+        f"operator {operator}{f' (in {layer})' if layer else ''} {reason}",
+        f"supported: {', '.join(names)}",
     )
 
 
@@ -153,6 +159,10 @@ def _check(
     valid = torch.arange(expected.shape[1])[None, :] < lengths[:, None]
     # a trailing log-softmax was left out: compare up to a constant a frame
     expected, found = expected - expected.mean(-1, keepdim=True), found - found.mean(-1, keepdim=True)
+    if not bool(torch.isfinite(expected[valid]).all()):
+        raise CaptureError(
+            name, "the network's own logits are not finite", "check its weights, and the frontend"
+        )
     error = float((expected - found).abs()[valid].max())
     spread = float(expected.abs()[valid].max())
     if not error <= TOLERANCE * max(spread, 1e-6):

@@ -257,7 +257,7 @@ def _check_duration(utterance: Utterance, limit: float) -> None:
     if seconds > limit:
         raise AudioError(
             utterance.audio_path,
-            f"lasts {seconds:.2f} s, files are to be proven for {limit:g} s",
+            f"lasts {seconds:.7g} s, files are to be proven for {limit:g} s",
             "say a larger --max-seconds, or cut the recording",
         )
 

@@ -59,7 +59,7 @@ class QuantSpec:
         _whole(where, "activation_bits", self.activation_bits, 2, 8)
         _whole(where, "logit_bits", self.logit_bits, 8, 16)
         _choice(where, "target", self.target, TARGETS)
-        _real(where, "max_seconds", self.max_seconds, above=0.0)
+        _real(where, "max_seconds", self.max_seconds, above=0.0, at_most=1e6)
         _flag(where, "bias_correction", self.bias_correction)
         _real(where, "equalization", self.equalization, at_least=0.0, at_most=1.0)
         if self.target == "x86-fast" and self.weight_bits > 7:

@@ -126,6 +126,15 @@ def count_errors(references: Sequence[str], hypotheses: Sequence[str]) -> tuple[
     return _counts(words), _counts(characters)
 
 
+def references_of(utterances: Sequence[Utterance]) -> list[str]:
+    """Return what is said in each; ManifestError, naming the line, for one without text."""
+    for utterance in utterances:
+        if utterance.text is None:
+            where = utterance.where or utterance.audio_path
+            raise ManifestError(where, "has no text to compare with", "add text to the manifest")
+    return [utterance.text or "" for utterance in utterances]
+
+
 def evaluate(
     recognizer: Recognizer,
     utterances: Sequence[Utterance],
@@ -144,13 +153,7 @@ def evaluate(
     """
     if not utterances:
         raise ManifestError("evaluate", "there are no utterances")
-    references = []
-    for utterance in utterances:
-        if utterance.text is None:
-            raise ManifestError(
-                utterance.audio_path, "has no text to compare with", "add text to the manifest"
-            )
-        references.append(utterance.text)
+    references = references_of(utterances)
     order = list(range(len(utterances)))
     if by_duration:
         known = [u.duration or audio_duration(u.audio_path) for u in utterances]
@@ -212,7 +215,7 @@ class _Run:
         if limit is not None and seconds > limit:
             raise AudioError(
                 _name(recording),
-                f"lasts {seconds:.2f} s, {self.recognizer.name} is proven for at most {limit:g} s",
+                f"lasts {seconds:.7g} s, {self.recognizer.name} is proven for at most {limit:g} s",
                 "quantize with a larger --max-seconds, or cut the recording",
             )
         self.audio_seconds += seconds

@@ -18,11 +18,15 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
 
     Raises ConfigError when the folder does not exist or cannot be written.
     """
-    target = Path(path)
+    # what a link points to is replaced, not the link
+    target = Path(os.path.realpath(path))
     if target.is_dir():
         raise ConfigError(target, "is a folder, a file name was expected", "name the file to write")
+    if target.exists() and not target.is_file():
+        raise ConfigError(target, "is no regular file", "choose another output path")
     try:
-        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+        # a short name of its own: the target's may be as long as the file system allows
+        handle, name = tempfile.mkstemp(prefix=".zeroq-asr-", dir=target.parent)
     except OSError as error:
         raise ConfigError(
             target, f"cannot be written ({error.strerror})", "choose another output path"
@@ -37,7 +41,7 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         temporary.replace(target)
     except OSError as error:
         # errors of the stream (a full disk) do not know the file's name
-        error.filename = error.filename or str(target)
+        error.filename = error.filename or os.fspath(path)
         raise
     finally:
         temporary.unlink(missing_ok=True)

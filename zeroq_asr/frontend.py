@@ -15,7 +15,6 @@ Frames at or after the length are ``pad_value``; T is then padded to a multiple 
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -87,8 +86,9 @@ class FrontendConfig:
             if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
                 expected = " or ".join("null" if t is type(None) else t.__name__ for t in types)
                 raise ConfigError("frontend", f"{name} must be {expected}, not {value!r}")
-            if isinstance(value, float) and not math.isfinite(value):
-                raise ConfigError("frontend", f"{name} must be finite, not {value!r}")
+            # far beyond any meaning, and small enough for what is computed from it
+            if isinstance(value, int | float) and not (isinstance(value, bool) or abs(value) < _FAR):
+                raise ConfigError("frontend", f"{name} must be a number below 10^9, not {_shortened(value)}")
         self._check_values()
 
     def _check_values(self) -> None:
@@ -213,13 +213,22 @@ _TYPES: dict[str, tuple[type, ...]] = {
 }
 
 
+#: no frequency, time or level is larger
+_FAR = 1e9
+
+
+def _shortened(value: object) -> str:
+    # Python refuses to print whole numbers beyond some thousand digits
+    return "a far larger one" if isinstance(value, int) and abs(value) > _FAR else repr(value)
+
+
 def _check_fixed(normalize: dict[str, list[float]], features: int) -> None:
     """Raise ConfigError unless ``normalize`` holds a mean and a positive deviation a mel."""
     if set(normalize) != {"fixed_mean", "fixed_std"}:
         raise ConfigError("frontend", "normalize must hold fixed_mean and fixed_std and nothing else")
     for name, values in normalize.items():
         if not isinstance(values, list) or not all(
-            isinstance(v, (int, float)) and math.isfinite(v) for v in values
+            isinstance(v, (int, float)) and abs(v) < _FAR for v in values
         ):
             raise ConfigError("frontend", f"normalize.{name} must be a list of finite numbers")
         if len(values) != features:

@@ -211,7 +211,8 @@ def _bytes(tensors: Iterable[torch.Tensor]) -> int:
 
 
 def _size(path: str | os.PathLike[str]) -> int:
-    return Path(path).stat().st_size
+    # a loader may take a name that is no file
+    return Path(path).stat().st_size if Path(path).is_file() else 0
 
 
 def _counts(names: Iterable[str]) -> dict[str, int]:

@@ -5,14 +5,19 @@ from __future__ import annotations
 import json
 import math
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from zeroq_asr.errors import ManifestError
+from zeroq_asr.tokenizer import is_unicode
 
 #: file name endings taken for recordings in a folder
 AUDIO_SUFFIXES = (".flac", ".wav", ".ogg", ".opus", ".mp3", ".aiff", ".aif")
+
+
+#: what a folder's manifest is called
+MANIFESTS = ("manifest.jsonl", "manifest.json")
 
 
 @dataclass(frozen=True)
@@ -24,6 +29,8 @@ class Utterance:
     duration: float | None = None
     #: what is said, where the list says so; may be empty for silence
     text: str | None = None
+    #: "file:line" of the list, for messages
+    where: str = field(default="", compare=False)
 
 
 def read_manifest(path: str | os.PathLike[str]) -> list[Utterance]:
@@ -48,12 +55,15 @@ def read_manifest(path: str | os.PathLike[str]) -> list[Utterance]:
     else:
         raise ManifestError(source, "no such file or folder")
     if not utterances:
-        raise ManifestError(source, "lists no recordings", f"known endings: {', '.join(AUDIO_SUFFIXES)}")
+        remedy = (
+            f"known endings: {', '.join(AUDIO_SUFFIXES)}" if source.is_dir() else "add a JSON object a line"
+        )
+        raise ManifestError(source, "lists no recordings", remedy)
     return utterances
 
 
 def _read_folder(folder: Path) -> list[Utterance]:
-    for name in ("manifest.jsonl", "manifest.json"):
+    for name in MANIFESTS:
         if (folder / name).is_file():
             return _read_json_lines(folder / name)
     transcripts = sorted(folder.rglob("*.trans.txt"))
@@ -109,7 +119,9 @@ def _parse(where: str, line: str, folder: Path) -> Utterance:
     audio = folder / name  # an absolute name replaces the folder
     if not _is_file(audio):
         raise ManifestError(where, f"the recording {audio} does not exist")
-    return Utterance(audio, None if duration is None else float(duration), text)
+    if text is not None and not is_unicode(text):
+        raise ManifestError(where, "text holds a lone surrogate, which is no Unicode")
+    return Utterance(audio, None if duration is None else float(duration), text, where)
 
 
 def _is_duration(value: object) -> bool:
@@ -136,5 +148,5 @@ def _read_transcript(transcript: Path) -> list[Utterance]:
         audio = transcript.parent / f"{identifier}.flac"
         if not _is_file(audio):
             raise ManifestError(where, f"the recording {audio} does not exist")
-        utterances.append(Utterance(audio, None, text.strip()))
+        utterances.append(Utterance(audio, None, text.strip(), where))
     return utterances

@@ -177,7 +177,7 @@ def _own_metadata(path: Path, metadata: dict[str, str]) -> dict[str, Any]:
         return {}
     try:
         own = json.loads(metadata[METADATA_KEY])
-    except ValueError:
+    except (ValueError, RecursionError):
         own = None
     if not isinstance(own, dict):
         raise CheckpointError(path, f"its metadata {METADATA_KEY!r} is damaged", "export it again")

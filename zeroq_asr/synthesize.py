@@ -41,6 +41,8 @@ from zeroq_asr.objectives import Objective, find_objective, kl, within
 from zeroq_asr.progress import Progress, silent
 from zeroq_asr.statistics import BatchNormObserver, Site
 
+#: of saved features, unpacked
+_MAX_BYTES = 2**30
 _REMEDY = "calibrate from audio (a manifest), from saved features, or from noise"
 
 
@@ -99,6 +101,11 @@ class SyntheticFeatures:
             # zipfile reads lazily: everything is taken here, where its errors are caught
             with open(path, "rb") as stream:
                 data = io.BytesIO(stream.read())
+            with zipfile.ZipFile(data) as archive:
+                if sum(info.file_size for info in archive.infolist()) > _MAX_BYTES:
+                    raise CalibrationError(
+                        path, "unpacks to more bytes than any features", "synthesize it again"
+                    )
             with np.load(data, allow_pickle=False) as arrays:
                 features, lengths = arrays["features"], arrays["lengths"]
                 losses, note = arrays["losses"], json.loads(str(arrays["note"]))

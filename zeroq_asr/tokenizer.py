@@ -24,6 +24,11 @@ _SPECIAL_WORDPIECES = frozenset({"[PAD]", "[CLS]", "[SEP]", "[MASK]"})
 _BYTE_PIECE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
 
+def is_unicode(text: str) -> bool:
+    """Tell whether ``text`` can be written: JSON and pickles may hold halves of characters."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)
+
+
 @dataclass(frozen=True)
 class Tokenizer:
     """The token list of a recogniser and how its tokens join to text.
@@ -42,6 +47,8 @@ class Tokenizer:
             raise ConfigError("tokenizer", "tokens must be a tuple of strings")
         if not self.tokens:
             raise ConfigError("tokenizer", "the token list is empty")
+        if not all(is_unicode(token) for token in self.tokens):
+            raise ConfigError("tokenizer", "a token holds a lone surrogate, which is no Unicode")
 
     @property
     def blank_id(self) -> int:
@@ -93,15 +100,18 @@ class Tokenizer:
         return cls(tuple(processor.IdToPiece(i) for i in range(size)), "sentencepiece")
 
     def write_tokens(self, path: str | os.PathLike[str]) -> None:
-        """Write ``token id`` lines with ``<blk>`` last, as ONNX speech runtimes read them.
+        """Write ``token_lines``; ConfigError when there are none or the file cannot be written."""
+        atomic_write_bytes(path, self.token_lines().encode())
 
-        Raises ConfigError when a token contains a line break or the file cannot be written.
+    def token_lines(self) -> str:
+        """Return ``token id`` lines with ``<blk>`` last, as ONNX speech runtimes read them.
+
+        Raises ConfigError when a token contains a line break.
         """
         broken = [token for token in self.tokens if "\n" in token or "\r" in token]
         if broken:
-            raise ConfigError(path, f"token {broken[0]!r} contains a line break, one token is one line")
-        lines = [f"{token} {number}\n" for number, token in enumerate((*self.tokens, "<blk>"))]
-        atomic_write_bytes(path, "".join(lines).encode())
+            raise ConfigError("tokens", f"token {broken[0]!r} contains a line break, one token is one line")
+        return "".join(f"{token} {number}\n" for number, token in enumerate((*self.tokens, "<blk>")))
 
 
 def _join_bytes(pieces: list[str]) -> list[str]:

@@ -25,7 +25,7 @@ from google.protobuf.message import DecodeError
 from onnx import TensorProto, helper, numpy_helper
 
 from zeroq_asr._version import __version__
-from zeroq_asr.errors import VerificationError, ZeroqError
+from zeroq_asr.errors import CheckpointError, VerificationError, ZeroqError
 from zeroq_asr.export import (
     FORMAT,
     METADATA_KEY,
@@ -122,12 +122,12 @@ def read_program(model: onnx.ModelProto, where: str = "model") -> tuple[Program,
 
 
 def load_onnx(path: str | os.PathLike[str]) -> onnx.ModelProto:
-    """Parse an ONNX file; VerificationError if it is none."""
+    """Parse an ONNX file; VerificationError if it is none, CheckpointError if it cannot be read."""
     try:
         data = Path(path).read_bytes()
         model = onnx.load_model_from_string(data)
     except OSError as error:
-        raise VerificationError(path, f"cannot be read ({error.strerror})") from None
+        raise CheckpointError(path, f"cannot be read ({error.strerror})", "check the path") from None
     except (DecodeError, ValueError):
         raise VerificationError(path, "is not an ONNX file, or it is damaged") from None
     if not model.graph.node:
@@ -139,7 +139,7 @@ def verify(path: str | os.PathLike[str]) -> Certificate:
     """Verify a file that ``quantize`` wrote and return its certificate.
 
     Raises VerificationError, saying what differs, when the file is not exactly the export of the
-    program that it holds, or the program's proof fails.
+    program that it holds, or the program's proof fails; CheckpointError when it cannot be read.
     """
     model = load_onnx(path)
     where = os.fspath(path)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from zeroq_asr.checkpoints.archive import read_tar
+from zeroq_asr.checkpoints.archive import FREE_BYTES, MAX_RATIO, read_tar
 from zeroq_asr.errors import CheckpointError
 
 Put = Callable[[bytes], Path]
@@ -113,3 +113,21 @@ def test_truncated_at_any_point(put: Put, compress: Callable[[bytes], bytes]) ->
 def test_refuses_what_is_no_archive(put: Put, data: bytes) -> None:
     with pytest.raises(CheckpointError):
         read_tar(put(data))
+
+
+def test_a_flipped_bit_of_a_compressed_archive_is_found(put: Put) -> None:
+    """The checksum of gzip is its last word, behind all that tar reads."""
+    data = bytearray(gzip.compress(tar_of(file_of("a", bytes(range(256)) * 40)), compresslevel=0))
+    data[len(data) // 2] ^= 1
+    with pytest.raises(CheckpointError, match="not a whole tar archive"):
+        read_tar(put(bytes(data)))
+    data[len(data) // 2] ^= 1
+    with pytest.raises(CheckpointError, match="not a whole tar archive"):
+        read_tar(put(bytes(data[:-4])))
+
+
+def test_what_grows_beyond_all_weights_is_refused(put: Put) -> None:
+    bomb = gzip.compress(tar_of(file_of("zeros", bytes(FREE_BYTES + 2**20))))
+    assert MAX_RATIO * len(bomb) < FREE_BYTES
+    with pytest.raises(CheckpointError, match="unpacks to more bytes"):
+        read_tar(put(bomb))

@@ -123,6 +123,14 @@ def test_yaml_cannot_build_objects(write_nemo: Write, conv_state: State, tmp_pat
     assert not marker.exists()
 
 
+def _bomb() -> list[Any]:
+    """Lists that share what they hold, as YAML's aliases do: nine levels of nine."""
+    value: list[Any] = ["lol"]
+    for _ in range(9):
+        value = [value] * 9
+    return value
+
+
 CHANGES: dict[str, tuple[Callable[[Config], object], str]] = {
     "no encoder": (lambda c: c.pop("encoder"), "no encoder section"),
     "no preprocessor": (lambda c: c.pop("preprocessor"), "no preprocessor section"),
@@ -149,6 +157,13 @@ CHANGES: dict[str, tuple[Callable[[Config], object], str]] = {
     "vocabulary": (lambda c: c["decoder"].pop("vocabulary"), "token list is empty"),
     "activation": (lambda c: c["encoder"].update(activation="mish"), "unknown activation 'mish'"),
     "reference": (lambda c: c["encoder"].update(feat_in="${a.b}"), "'a.b', which is missing"),
+    "unfolding without end": (lambda c: c["encoder"].update(more=_bomb()), "unfolds into too many values"),
+    "window of text": (lambda c: c["preprocessor"].update(n_window_size="abc"), "n_window_size must be"),
+    "window of years": (lambda c: c["preprocessor"].update(window_size=1e308), "below 10"),
+    "rate without end": (lambda c: c["preprocessor"].update(sample_rate=10**400), "a far larger one"),
+    "number for a name": (lambda c: c["preprocessor"].update({7: 1}), "unknown preprocessor options: 7"),
+    "no stride": (lambda c: c["encoder"]["jasper"][0].update(stride=[]), "describes no network"),
+    "stride of zero": (lambda c: c["encoder"]["jasper"][0].update(stride=[0]), "stride = 0 is out of range"),
     "loop": (lambda c: c.update(labels="${labels}"), "refers to itself"),
 }
 

@@ -71,6 +71,9 @@ def test_own_format_needs_an_architecture_and_a_folder(model: AsrModel, tmp_path
         ({"architecture": "transformer"}, "unknown architecture 'transformer'; known: .*conv_ctc"),
         ({"config": {"encoder": {}, "decoder": {}}}, "'activation' is missing"),
         ({"state_dict": {}}, "state dict"),
+        ({"state_dict": {1: torch.zeros(1)}}, "a name that is no string: 1"),
+        ({"tokenizer": {"tokens": ["\ud800"], "kind": "characters"}}, "no Unicode"),
+        ({"frontend": {"features": 17}}, "feat_in is 16, the frontend makes 17 mels"),
     ],
 )
 def test_own_format_is_checked(model: AsrModel, tmp_path: Path, change: dict[str, Any], message: str) -> None:
@@ -183,6 +186,25 @@ def test_damaged_bytes_never_escape(model: AsrModel, tmp_path: Path) -> None:
         path.write_bytes(data[:position] + bytes([data[position] ^ 0xFF]) + data[position + 1 :])
         with contextlib.suppress(CheckpointError):
             load_checkpoint(path)
+
+
+def test_a_flipped_bit_of_a_weight_is_found(model: AsrModel, tmp_path: Path) -> None:
+    path = tmp_path / "saved.pt"
+    save_checkpoint(model, path)
+    data = bytearray(path.read_bytes())
+    weight = next(model.network.parameters()).numpy().tobytes()
+    data[data.index(weight)] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(CheckpointError, match=r"damaged: .*data/\d+ does not match its checksum"):
+        load_checkpoint(path)
+
+
+def test_torchs_advice_to_run_a_file_is_not_repeated(tmp_path: Path) -> None:
+    path = tmp_path / "old.pt"
+    torch.save({"weights": torch.nn.Linear(2, 2)}, path, _use_new_zipfile_serialization=False)
+    with pytest.raises(CheckpointError, match="nothing of it was run") as caught:
+        load_checkpoint(path)
+    assert "weights_only" not in str(caught.value)
 
 
 def test_a_zip_bomb_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

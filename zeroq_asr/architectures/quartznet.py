@@ -34,7 +34,7 @@ _ACTIVATIONS: dict[str, type[nn.Module]] = {
     "identity": nn.Identity,
 }
 #: more blocks, repeats or channels than this is a damaged configuration, not a model
-_MAX_LAYERS, _MAX_CHANNELS = 1000, 65536
+_MAX_LAYERS, _MAX_CHANNELS, _MAX_STEP = 1000, 65536, 1024
 
 
 def mask_frames(x: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
@@ -162,6 +162,9 @@ class ConvBlock(nn.Module):
         filters, repeat = layer["filters"], layer["repeat"]
         stride, dilation = _first(layer["stride"]), _first(layer["dilation"])
         kernel = _kernel_size(_first(layer["kernel"]), layer.get("kernel_size_factor", 1.0))
+        for name, value in (("stride", stride), ("dilation", dilation)):
+            if not 1 <= value <= _MAX_STEP:
+                raise ConfigError("encoder", f"{name} = {value} is out of range")
         if stride > 1 and dilation > 1:
             raise ConfigError("encoder", "a convolution has both a stride and a dilation above 1")
         if not 1 <= repeat <= _MAX_LAYERS:
@@ -335,7 +338,7 @@ class ConvCtc(nn.Module):
             self.decoder = ConvDecoder(config["decoder"])
         except KeyError as error:
             raise ConfigError("network", f"{error.args[0]!r} is missing from its configuration") from None
-        except (TypeError, ValueError, AttributeError, RuntimeError, OverflowError) as error:
+        except (TypeError, ValueError, AttributeError, RuntimeError, OverflowError, IndexError) as error:
             # torch's own words for sizes that do not divide, negative counts and wrong types
             raise ConfigError("network", f"its configuration describes no network ({error})") from None
 

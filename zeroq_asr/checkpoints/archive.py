@@ -12,8 +12,10 @@ from typing import IO
 from zeroq_asr.errors import CheckpointError
 
 #: bytes of an unpacked archive, and of each file in it
-MAX_TOTAL_BYTES = 4 * 2**30
-MAX_MEMBER_BYTES = 4 * 2**30
+MAX_TOTAL_BYTES = 2 * 2**30
+MAX_MEMBER_BYTES = 2 * 2**30
+#: times that an archive may grow by unpacking, beyond some that no memory minds: weights hardly shrink
+MAX_RATIO, FREE_BYTES = 20, 64 * 2**20
 MAX_MEMBERS = 1000
 GZIP_MAGIC = b"\x1f\x8b"
 
@@ -56,7 +58,8 @@ def read_tar(
             zipped = raw.read(2) == GZIP_MAGIC
             raw.seek(0)
             source = gzip.GzipFile(fileobj=raw) if zipped else raw
-            reader = _CountingReader(path, source, max_total)
+            held = os.fstat(raw.fileno()).st_size
+            reader = _CountingReader(path, source, min(max_total, max(MAX_RATIO * held, FREE_BYTES)))
             # "r|" reads forward only: no seeking back makes the count above exact
             with tarfile.open(fileobj=reader, mode="r|") as archive:  # type: ignore[call-overload]
                 for count, member in enumerate(archive, start=1):
@@ -70,6 +73,9 @@ def read_tar(
                     if name in files:
                         raise CheckpointError(path, f"holds {name} twice")
                     files[name] = _read_member(path, archive, member)
+            # gzip's checksum comes last, behind what tar has to read
+            while reader.read(1 << 20):
+                pass
     except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise CheckpointError(path, f"is not a whole tar archive ({error})", "download it again") from None
     except OSError as error:

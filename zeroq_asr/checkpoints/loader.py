@@ -7,10 +7,13 @@ import os
 import sys
 
 import torch
+from torch import nn
 
-from zeroq_asr.checkpoints.weights import freeze
+from zeroq_asr.checkpoints.weights import freeze, require_finite
 from zeroq_asr.errors import CheckpointError, ZeroqError
+from zeroq_asr.frontend import FrontendConfig
 from zeroq_asr.model import AsrModel
+from zeroq_asr.tokenizer import Tokenizer
 
 
 def load_with(loader: str, path: str | os.PathLike[str]) -> AsrModel:
@@ -29,8 +32,8 @@ def load_with(loader: str, path: str | os.PathLike[str]) -> AsrModel:
         function = getattr(importlib.import_module(module_name), function_name)
     except AttributeError:
         raise CheckpointError(loader, f"{module_name} has no {function_name}") from None
-    # importing runs the user's module, which may raise anything
-    except Exception as error:
+    # importing runs the user's module, which may raise anything, or call sys.exit
+    except (Exception, SystemExit) as error:
         problem = f"{module_name} cannot be imported ({type(error).__name__}: {error})"
         raise CheckpointError(loader, problem) from error
     try:
@@ -38,10 +41,17 @@ def load_with(loader: str, path: str | os.PathLike[str]) -> AsrModel:
     except ZeroqError:
         raise
     # so may the user's function
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise CheckpointError(loader, f"failed ({type(error).__name__}: {error})") from error
     if not isinstance(model, AsrModel):
         raise CheckpointError(loader, f"returned {type(model).__name__}", "return a zeroq_asr.AsrModel")
+    kinds = {"network": nn.Module, "frontend": FrontendConfig, "tokenizer": Tokenizer, "name": str}
+    for field, kind in kinds.items():
+        found = getattr(model, field)
+        if not isinstance(found, kind):
+            problem = f"returned an AsrModel whose {field} is {type(found).__name__}"
+            raise CheckpointError(loader, problem, f"it must be {kind.__name__}")
+    require_finite(path, model.network.state_dict())
     if any(t.is_floating_point() and t.dtype != torch.float32 for t in model.network.state_dict().values()):
         model.network.float()
     freeze(model.network)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
@@ -15,7 +16,7 @@ import yaml
 from zeroq_asr.architectures import SUBSAMPLING
 from zeroq_asr.checkpoints.archive import read_tar
 from zeroq_asr.checkpoints.pickles import load_tensors
-from zeroq_asr.checkpoints.weights import build_network
+from zeroq_asr.checkpoints.weights import build_network, is_dense
 from zeroq_asr.errors import CheckpointError, ConfigError, UnsupportedModelError
 from zeroq_asr.frontend import FrontendConfig, mel_filterbank
 from zeroq_asr.model import AsrModel
@@ -31,6 +32,7 @@ FAMILIES = {("ConvASREncoder", "ConvASRDecoder"): "conv_ctc"}
 FILTERBANK_TOLERANCE = 1e-4
 
 _MAX_YAML_BYTES = 16 * 2**20
+_MAX_YAML_VALUES = 200_000
 #: parts of a training state that are no weights of the network
 _NOT_NETWORK = ("preprocessor.", "spec_augmentation.", "loss.", "wer.", "_wer.", "decoding.")
 _PREPROCESSORS = ("AudioToMelSpectrogramPreprocessor",)
@@ -138,8 +140,10 @@ def check_filterbank(
     filters = state.get("preprocessor.featurizer.fb")
     if not isinstance(filters, torch.Tensor):
         return
+    if not is_dense(filters):
+        raise CheckpointError(path, "preprocessor.featurizer.fb is no dense tensor", "save it on the CPU")
     ours = mel_filterbank(frontend)
-    theirs = filters.detach().to_dense().to(torch.float32).numpy()
+    theirs = filters.detach().to(torch.float32).numpy()
     if theirs.ndim == 3 and len(theirs) == 1:
         theirs = theirs[0]
     if theirs.shape != ours.shape:
@@ -210,7 +214,12 @@ def _resolve(path: str | os.PathLike[str], root: Any) -> dict[str, Any]:
             value = value[key]
         return value
 
+    visited = itertools.count(1)
+
     def walk(value: Any, depth: int) -> Any:
+        # aliases share what they name, so a small text may stand for a tree without end
+        if next(visited) > _MAX_YAML_VALUES:
+            raise CheckpointError(path, "the model configuration unfolds into too many values to be one")
         if depth > 100:
             raise CheckpointError(path, "the model configuration is nested too deeply or refers to itself")
         if isinstance(value, dict):
@@ -248,10 +257,16 @@ def _frontend(path: str | os.PathLike[str], section: dict[str, Any]) -> Frontend
     options = {key: value for key, value in section.items() if key in known}
     for key, seconds in _SAMPLES_OPTIONS.items():
         if section.get(key) is not None:
-            options[seconds] = section[key] / options.get("sample_rate", 16000)
+            rate = options.get("sample_rate", 16000)
+            if not all(isinstance(v, int | float) and v > 0 for v in (section[key], rate)):
+                raise CheckpointError(
+                    path, f"{key} must be a positive number of samples, got {section[key]!r}"
+                )
+            options[seconds] = section[key] / rate
     if options.get("normalize") in ("NA", "None", "none", ""):
         options["normalize"] = None
-    unknown = sorted(set(section) - known - _IGNORED_OPTIONS - _SAMPLES_OPTIONS.keys() - {"params"})
+    read = known | _IGNORED_OPTIONS | _SAMPLES_OPTIONS.keys() | {"params"}
+    unknown = sorted(str(key) for key in section if key not in read)
     if unknown:
         raise CheckpointError(path, f"unknown preprocessor options: {', '.join(unknown)}")
     return FrontendConfig.from_dict(options)

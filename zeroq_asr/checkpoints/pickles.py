@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import io
 import os
+import pickle
+import re
 import zipfile
+import zlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -91,7 +94,11 @@ def as_state_dict(path: str | os.PathLike[str], value: Any) -> dict[str, torch.T
         found = type(value).__name__
         raise CheckpointError(path, f"expected a state dict of names and tensors, found {found}", CODE_REMEDY)
     for name, tensor in value.items():
-        if not isinstance(name, str) or not isinstance(tensor, torch.Tensor):
+        if not isinstance(name, str):
+            raise CheckpointError(
+                path, f"the state dict has a name that is no string: {name!r:.60}", CODE_REMEDY
+            )
+        if not isinstance(tensor, torch.Tensor):
             found = type(tensor).__name__
             raise CheckpointError(
                 path, f"entry {name!r} of the state dict is no tensor but {found}", CODE_REMEDY
@@ -106,10 +113,14 @@ def check_zip(path: str | os.PathLike[str], data: bytes) -> None:
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             total = sum(info.file_size for info in archive.infolist())
-    except (zipfile.BadZipFile, ValueError, NotImplementedError, OSError) as error:
+            # torch reads past the checksums, so a flipped bit would become a weight
+            damaged = archive.testzip() if total <= MAX_TOTAL_BYTES else None
+    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, NotImplementedError, OSError) as error:
         raise CheckpointError(path, f"is not a whole zip archive ({error})", "download it again") from None
     if total > MAX_TOTAL_BYTES:
         raise CheckpointError(path, "unpacks to more bytes than the limit for a checkpoint")
+    if damaged is not None:
+        raise CheckpointError(path, f"is damaged: {damaged} does not match its checksum", "download it again")
 
 
 def _foreign_objects(data: bytes) -> list[str]:
@@ -122,6 +133,11 @@ def _foreign_objects(data: bytes) -> list[str]:
 
 def _reason(error: Exception) -> str:
     """Return the gist of torch's message, which runs to a screenful."""
+    if isinstance(error, pickle.UnpicklingError):
+        # torch's own words go on to advise how to run the file, which is what a stranger may want
+        name = re.search(r"GLOBAL (\S+)", str(error))
+        holds = f"it holds Python objects ({name[1]})" if name else "it is damaged, or holds Python objects"
+        return f"{holds}, not only tensors; nothing of it was run"
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     telling = [line for line in lines if "WeightsUnpickler error:" in line]
     line = (telling or lines or [type(error).__name__])[0]

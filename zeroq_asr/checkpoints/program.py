@@ -145,7 +145,9 @@ def _checked_graph(path: str | os.PathLike[str], model: Any) -> dict[str, Any]:
 
     require(isinstance(model, dict) and isinstance(model.get("graph_module"), dict), "holds no graph")
     model["guards_code"] = []
-    for symbol in model.get("range_constraints") or {}:
+    constraints = model.get("range_constraints") or {}
+    require(isinstance(constraints, dict), "holds no range constraints")
+    for symbol in constraints:
         require(bool(_SYMBOL.fullmatch(symbol)), f"constrains {symbol!r}, which is no symbol")
     graph_module = model["graph_module"]
     graph_module["metadata"] = {}
@@ -206,7 +208,10 @@ def _checked_payloads(
             raise CheckpointError(path, f"{name} is a pickled object, not a plain tensor", CODE_REMEDY)
         if record not in records:
             raise CheckpointError(path, f"the bytes of {name} are missing", "download it again")
-        sizes = (entry.get("tensor_meta") or {}).get("sizes") or []
+        meta = entry.get("tensor_meta") or {}
+        sizes = (meta.get("sizes") or []) if isinstance(meta, dict) else None
+        if not isinstance(sizes, list):
+            raise CheckpointError(path, f"{config} is malformed", "export it again")
         count = math.prod(s.get("as_int", 0) if isinstance(s, dict) else 0 for s in sizes)
         if not records[record] and count:
             raise CheckpointError(path, f"the bytes of {name} are missing", "download it again")

@@ -120,6 +120,11 @@ def _load_own(path: str | os.PathLike[str], content: Mapping[str, Any]) -> AsrMo
         tokenizer = Tokenizer.from_dict(content["tokenizer"])
     except ConfigError as error:
         raise CheckpointError(path, str(error)) from None
+    mels = config.get("encoder", {}).get("feat_in") if isinstance(config.get("encoder"), Mapping) else None
+    if mels is not None and mels != frontend.features:
+        raise CheckpointError(
+            path, f"encoder.feat_in is {mels!r}, the frontend makes {frontend.features} mels"
+        )
     network = build_network(path, architecture, config, as_state_dict(path, content["state_dict"]))
     return AsrModel(
         network=network,

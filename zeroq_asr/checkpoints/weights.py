@@ -57,7 +57,7 @@ def checked_state(
             found.setdefault(name, torch.zeros_like(tensor, device="cpu"))
     _refuse(path, "weights are missing", expected.keys() - found.keys())
     _refuse(path, "weights are surplus", found.keys() - expected.keys())
-    _refuse(path, "weights are not dense tensors", (n for n, t in found.items() if not _is_dense(t)))
+    _refuse(path, "weights are not dense tensors", (n for n, t in found.items() if not is_dense(t)))
     _refuse(
         path,
         "weights have the wrong shape",
@@ -97,7 +97,8 @@ def require_finite(path: str | os.PathLike[str], state: Mapping[str, torch.Tenso
     )
 
 
-def _is_dense(value: Any) -> bool:
+def is_dense(value: Any) -> bool:
+    """Tell whether ``value`` is a tensor whose numbers lie in the CPU's memory, one by one."""
     return (
         isinstance(value, torch.Tensor)
         and value.layout == torch.strided

@@ -6,6 +6,7 @@ it prints and where errors become exit codes (``exits``).
 
 from __future__ import annotations
 
+import signal
 import sys
 import warnings
 
@@ -18,6 +19,8 @@ def main() -> None:
     """Run the command line and exit."""
     if not sys.warnoptions:  # those of the libraries beneath are for developers: python -W default
         warnings.simplefilter("ignore")
+    if hasattr(signal, "SIGPIPE"):  # when the reader leaves, as `head` does, end as other commands do
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     # a transcript may hold characters that the terminal's encoding lacks
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")

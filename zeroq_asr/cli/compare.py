@@ -75,7 +75,7 @@ def compare(
             patience=patience,
         )
         if markdown is not None:
-            check_output(markdown, model, *(p for p in (manifest, calibration_manifest) if p is not None))
+            check_output(markdown, model, manifest, calibration_manifest, config)
         utterances = None if manifest is None else zq.read_manifest(manifest)[:limit]
         if calibration_manifest is not None:
             zq.read_manifest(calibration_manifest)  # a mistake there shows before the long work begins

@@ -71,7 +71,7 @@ def line_of(error: BaseException) -> str:
         text = "out of memory; use a smaller --batch or --frames, or a larger machine"
     elif isinstance(error, OSError):
         where = f"{error.filename}: " if error.filename else ""
-        text = f"{where}{error.strerror or error}; no output was written"
+        text = f"{where}{error.strerror or error}"
     elif code == INTERNAL:
         text = f"internal: {type(error).__name__}: {error}; please report it with --traceback"
     else:

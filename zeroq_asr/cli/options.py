@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from zeroq_asr.errors import ConfigError
+from zeroq_asr.manifest import MANIFESTS
 
 AsJson = Annotated[
     bool, typer.Option("--json", help="Print the result as JSON on stdout, and nothing else there.")
@@ -45,7 +46,9 @@ Set = Annotated[
     ),
 ]
 BatchSize = Annotated[int, typer.Option(min=1, help="Recordings that run together.")]
-Threads = Annotated[int | None, typer.Option(min=1, help="Threads of the network; all cores by default.")]
+Threads = Annotated[
+    int | None, typer.Option(min=1, max=512, help="Threads of the network; all cores by default.")
+]
 
 
 def one_of(allowed: Iterable[str]) -> Callable[[str], str]:
@@ -65,12 +68,18 @@ def alternatives(allowed: Iterable[str]) -> str:
     return f"[{'|'.join(allowed)}]"
 
 
-def check_output(path: Path, *sources: Path) -> None:
-    """Raise ConfigError, before any work, if ``path`` cannot be written or is one of ``sources``."""
+def check_output(path: Path, *sources: Path | None) -> None:
+    """Raise ConfigError, before any work, if ``path`` cannot be written or is one of ``sources``.
+
+    A source that is a folder stands for the manifest in it.
+    """
     if path.is_dir():
         raise ConfigError(path, "is a folder, a file name was expected", "name the file to write")
+    if path.exists() and not path.is_file():
+        raise ConfigError(path, "is no regular file", "choose another output path")
     for source in sources:
-        if path.exists() and source.exists() and path.samefile(source):
+        files = [] if source is None else [source, *(source / name for name in MANIFESTS)]
+        if path.exists() and any(file.exists() and path.samefile(file) for file in files):
             raise ConfigError(path, "is the input itself", "choose another output path")
     folder = path.parent
     if not folder.is_dir():
@@ -78,7 +87,7 @@ def check_output(path: Path, *sources: Path) -> None:
     try:
         # the permission bits do not tell: only writing does
         with tempfile.TemporaryFile(dir=folder):
-            pass
+            path.exists()  # a name too long for the file system fails here
     except OSError as error:
         problem = f"cannot be written ({error.strerror or error})"
         raise ConfigError(path, problem, "choose another output path") from None

@@ -136,14 +136,19 @@ def quantize(
                 "--calibration", f"there is no file or folder {calibration}", "or say synthetic or noise"
             )
         path = output or Path(default_name(model, spec, dialect))
-        check_output(path, model)
+        sources = (model, config, Path(calibration) if ranges.kind in ("features", "audio") else None)
+        check_output(path, *sources)
         if tokens is not None:
-            check_output(tokens, model)
-            if tokens.absolute() == path.absolute():
+            check_output(tokens, *sources)
+            if tokens.resolve() == path.resolve():
                 raise ConfigError("--tokens", f"{tokens} is the output itself", "choose another name")
         with terminal.progress() as progress:
+            source: Path | zq.AsrModel = model
+            if tokens is not None:  # what cannot be a line shows before the long work begins
+                source = zq.load_checkpoint(model, config=config, loader=loader)
+                source.tokenizer.token_lines()
             result = zq.quantize(
-                model,
+                source,
                 path,
                 spec=spec,
                 synthesis=synthesis,

@@ -23,7 +23,7 @@ from zeroq_asr.cli.options import (
     check_output,
 )
 from zeroq_asr.cli.terminal import Terminal, session
-from zeroq_asr.evaluate import ErrorCounts
+from zeroq_asr.evaluate import ErrorCounts, references_of
 from zeroq_asr.files import atomic_write_bytes
 from zeroq_asr.progress import Progress, silent
 
@@ -101,8 +101,9 @@ def evaluate(
     """
     with session(ctx, as_json=as_json, quiet=quiet, developer=developer) as terminal:
         if output is not None:
-            check_output(output, model, manifest)
+            check_output(output, model, manifest, config, checkpoint)
         utterances = zq.read_manifest(manifest)[:limit]
+        references_of(utterances)  # a line without text shows before the model is read
         with terminal.progress() as progress:
             recognizer = _open(model, config, loader, checkpoint, threads, progress)
             result = zq.evaluate(

@@ -17,17 +17,15 @@ from zeroq_asr.objectives import OBJECTIVES
 Preset = Annotated[
     str, typer.Option(metavar="NAME", help="Of the synthesis: default, fast, or paper (arXiv 2103.16827).")
 ]
-Seed = Annotated[int | None, typer.Option(min=0, help="Of the synthesis.")]
-Iterations = Annotated[int | None, typer.Option(min=0, help="Steps of the synthesis.")]
-Batch = Annotated[int | None, typer.Option(min=1, help="Utterances synthesized.")]
-Frames = Annotated[int | None, typer.Option(min=1, help="Feature frames of each.")]
+Seed = Annotated[int | None, typer.Option(help="Of the synthesis.")]
+Iterations = Annotated[int | None, typer.Option(help="Steps of the synthesis.")]
+Batch = Annotated[int | None, typer.Option(help="Utterances synthesized.")]
+Frames = Annotated[int | None, typer.Option(help="Feature frames of each, 8 or more.")]
 Objective = Annotated[
     str | None,
     typer.Option(metavar="NAME", help=f"How statistics are compared: {', '.join(OBJECTIVES)}."),
 ]
-Patience = Annotated[
-    int | None, typer.Option(min=0, help="Stop after so many steps without improvement; 0: never.")
-]
+Patience = Annotated[int | None, typer.Option(help="Stop after so many steps without improvement; 0: never.")]
 
 
 def synthesize(
@@ -69,7 +67,7 @@ def synthesize(
         if output is not None:
             if output.suffix.lower() != ".npz":
                 raise zq.ConfigError(output, "features are saved as .npz", f"say -o {output.name}.npz")
-            check_output(output, model)
+            check_output(output, model, config)
         with terminal.progress() as progress:
             progress("load", 0, 1)
             loaded = zq.load_checkpoint(model, config=config, loader=loader)
@@ -80,7 +78,7 @@ def synthesize(
         where = None if output is None else str(output)
         terminal.result({"file": where, "name": loaded.name, **(account(made) or {})}, where or _loss(made))
         if terminal.talks:
-            _report(terminal, model, made, output)
+            _report(terminal, model, made, output, config, loader)
 
 
 def chosen(preset: str, **changes: int | str | None) -> zq.SynthesisSpec:
@@ -127,7 +125,14 @@ def show_account(terminal: Terminal, features: zq.SyntheticFeatures, *, worst: i
     )
 
 
-def _report(terminal: Terminal, model: Path, made: zq.SyntheticFeatures, output: Path | None) -> None:
+def _report(
+    terminal: Terminal,
+    model: Path,
+    made: zq.SyntheticFeatures,
+    output: Path | None,
+    config: Path | None,
+    loader: str | None,
+) -> None:
     count, mels, frames = made.features.shape
     terminal.title(str(output or model))
     rows = [("features", f"{count} utterances of {frames} frames, {mels} mels")]
@@ -140,7 +145,10 @@ def _report(terminal: Terminal, model: Path, made: zq.SyntheticFeatures, output:
         terminal.text()
         show_account(terminal, made, worst=10)
     if output is not None:
-        terminal.next(f"quantize {shlex.quote(str(model))} --calibration {shlex.quote(str(output))}")
+        words = ["quantize", str(model), "--calibration", str(output)]
+        words += [] if config is None else ["--config", str(config)]
+        words += [] if loader is None else ["--loader", loader]
+        terminal.next(shlex.join(words))
 
 
 def _loss(made: zq.SyntheticFeatures) -> str:
