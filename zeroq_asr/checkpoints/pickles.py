@@ -139,6 +139,4 @@ def _reason(error: Exception) -> str:
         holds = f"it holds Python objects ({name[1]})" if name else "it is damaged, or holds Python objects"
         return f"{holds}, not only tensors; nothing of it was run"
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    telling = [line for line in lines if "WeightsUnpickler error:" in line]
-    line = (telling or lines or [type(error).__name__])[0]
-    return line.rpartition("WeightsUnpickler error:")[2].strip()[:200]
+    return (lines or [type(error).__name__])[0][:200]
