@@ -1,0 +1,129 @@
+"""What each switch of data-free calibration does, on speech without text: agreement with the float network.
+
+    python benchmarks/levers.py --checkpoint quartznet15x5.nemo --manifest train-clean-100/manifest.jsonl
+
+A row changes the default in one thing.  Measured as in ``ranges.py``, on recordings under babble; SQNR is
+that of the frames' log-probabilities over the clean recordings, in dB, the least noisy of the figures.
+Means over the seeds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from ranges import Features, Frames, divergence, run, with_babble
+
+import zeroq_asr as zq
+from zeroq_asr.audio import load_audio
+from zeroq_asr.capture import capture
+from zeroq_asr.decode import greedy_ctc
+from zeroq_asr.evaluate import count_errors
+from zeroq_asr.export import Deployment
+from zeroq_asr.float_onnx import export_float
+from zeroq_asr.frontend import Frontend
+
+#: what --set would take, a row each
+LEVERS: dict[str, dict[str, Any]] = {
+    "default": {},
+    "objective kl": {"objective": "kl"},
+    "objective jeffreys": {"objective": "jeffreys"},
+    "objective moments": {"objective": "moments"},
+    "start normal": {"init": "normal"},
+    "start heavy-tailed": {"init": "student"},
+    "start speech-shaped": {"init": "speech"},
+    "standardized per mel": {"standardize": True},
+    "slack 0.1": {"slack": 0.1},
+    "emphasis 0.1": {"emphasis": 0.1},
+    "batch 16": {"batch": 16},
+    "margin 1": {"margin": 1.0},
+    "margin 1, widened by the shortfall": {"margin": 1.0, "shortfall": True},
+    "floor of 4 deviations": {"floor": 4.0},
+    "floor of 6 deviations": {"floor": 6.0},
+    "floor of 10 deviations": {"floor": 10.0},
+    "percentile 99.999": {"method": "percentile", "percentile": 99.999, "margin": 1.0},
+    "least squared error": {"method": "mse", "margin": 1.0},
+    "equalization 0.25": {"equalization": 0.25},
+    "no bias correction": {"bias_correction": False},
+}
+#: log-probabilities below this say nothing
+FLOOR = -25.0
+
+
+def changed(spec: Any, fields: dict[str, Any]) -> Any:
+    known = {field.name for field in dataclasses.fields(spec)}
+    return dataclasses.replace(spec, **{k: v for k, v in fields.items() if k in known})
+
+
+def sqnr(reference: Frames, found: Frames) -> float:
+    wanted, got = (np.maximum(np.concatenate(frames).astype(float), FLOOR) for frames in (reference, found))
+    signal = ((wanted - wanted.mean(axis=0)) ** 2).sum()
+    return float(10 * np.log10(signal / ((wanted - got) ** 2).sum()))
+
+
+def row(
+    model: zq.AsrModel,
+    fields: dict[str, Any],
+    seed: int,
+    inputs: tuple[Features, Features],
+    references: tuple[Frames, Frames],
+    text: Callable[[np.ndarray], str],
+) -> list[float]:
+    """Words and frames that differ (%), KL under babble, SQNR on the clean recordings."""
+    made = zq.quantize(
+        model,
+        spec=changed(zq.QuantSpec(), fields),
+        synthesis=changed(zq.SynthesisSpec(seed=seed), fields),
+        calibration=changed(zq.CalibrationSpec(), fields),
+    )
+    clean, noisy = (run(made.exported.to_bytes(), features) for features in inputs)
+    words, _ = count_errors([text(f) for f in references[1]], [text(f) for f in noisy])
+    pairs = list(zip(references[1], noisy, strict=True))
+    frames = np.concatenate([a.argmax(-1) != b.argmax(-1) for a, b in pairs]).mean()
+    return [100 * (words.rate or 0), 100 * float(frames), divergence(pairs), sqnr(references[0], clean)]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--checkpoint", required=True)
+    parser.add_argument("--manifest", required=True)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--bits", default="8")
+    parser.add_argument("--only", nargs="+", default=list(LEVERS), choices=list(LEVERS))
+    parser.add_argument("--set", type=json.loads, default={}, help="fields for every row, a JSON object")
+    arguments = parser.parse_args()
+
+    bits = zq.QuantSpec.parse_bits(arguments.bits)
+    everywhere = {
+        "weight_bits": bits.weight_bits,
+        "activation_bits": bits.activation_bits,
+        **arguments.set,
+    }
+    model = zq.load_checkpoint(arguments.checkpoint)
+    graph = capture(model.network, model.example_input(), model.name)
+    deployment = Deployment(model.name, model.frontend, model.tokenizer, 60.0, model.subsampling_factor)
+    frontend, rate = Frontend(model.frontend), model.frontend.sample_rate
+    waveforms = [load_audio(u.audio_path, rate) for u in zq.read_manifest(arguments.manifest)]
+    clean = [frontend.batch([w]) for w in waveforms]
+    noisy = [frontend.batch([w]) for w in with_babble(waveforms)]
+    exact = export_float(graph, deployment).SerializeToString()
+    references = (run(exact, clean), run(exact, noisy))
+    tokenizer = model.tokenizer
+
+    def text(frames: np.ndarray) -> str:
+        return tokenizer.decode(greedy_ctc(frames, len(frames), tokenizer.blank_id))
+
+    print(f"{'':36} {'words':>7} {'frames':>7} {'KL':>8} {'SQNR':>7}", flush=True)
+    for name in arguments.only:
+        fields = {**everywhere, **LEVERS[name]}
+        found = [row(model, fields, seed, (clean, noisy), references, text) for seed in arguments.seeds]
+        words, frames, kl, ratio = np.mean(found, axis=0)
+        print(f"{name:36} {words:7.2f} {frames:7.2f} {kl:8.4f} {ratio:7.2f}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
