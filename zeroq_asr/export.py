@@ -27,6 +27,7 @@ from zeroq_asr.integer.backends.onnx_qdq import OnnxQdqBackend
 from zeroq_asr.integer.backends.onnx_strict import OnnxStrictBackend, build
 from zeroq_asr.integer.program import Program, canonical_json
 from zeroq_asr.integer.types import I32, IntType
+from zeroq_asr.integer.wellformed import check
 from zeroq_asr.tokenizer import Tokenizer
 
 #: key of our own JSON object in the file's metadata
@@ -154,7 +155,7 @@ def _check_interface(program: Program, deployment: Deployment, kind: IntType) ->
     if kind is not I32 or last is None or last.op != "transpose" or last.attrs["perm"] != (0, 2, 1):
         raise ExportError(name, f"the logits must be int32 [B, S, V], found {kind.name}")
     tokens = len(deployment.tokenizer.tokens) + 1
-    channels = program.channels_of(last.ins[0])
+    channels = check(program)[last.ins[0]]
     if channels != tokens:
         raise ExportError(name, f"has {channels} channels for {tokens} tokens, the blank among them")
     if deployment.frontend.features != program.channels:

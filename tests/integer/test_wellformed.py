@@ -126,6 +126,16 @@ BROKEN: dict[str, tuple[str, Callable[[Program], Any], str]] = {
         lambda p: p.values.update({p.code[0].out: ValueInfo("uint8", float("nan"), 0, 0, 255)}),
         "its scale",
     ),
+    "weights for other channels": (
+        "conv_requant",
+        lambda p: constant(p, "conv_requant", 1, lambda w: np.repeat(w, 3, axis=1)),
+        "channels, its operand has",
+    ),
+    "channels beyond the last": (
+        "take_channels",
+        lambda p: change(p, "take_channels", attrs={"index": (0, 99)}),
+        "takes from",
+    ),
     "a mean over other frames": ("mean_requant", other_mask, "its mask keeps"),
     "no frames": ("transpose", lambda p: setattr(p, "max_frames", 0), "max_frames"),
     "no channels": ("transpose", lambda p: setattr(p, "channels", True), "channels"),

@@ -98,18 +98,6 @@ class Program:
                     env.pop(name, None)
         return env[self.outputs[0]], env[self.outputs[1]]
 
-    def channels_of(self, name: str) -> int:
-        """Channels of a value [B, C, T]."""
-        channels = {self.inputs[0]: self.channels}
-        for i in self.code:
-            if i.op == "conv_requant":
-                channels[i.out] = len(self.constants[i.ins[1]])
-            elif i.op == "take_channels":
-                channels[i.out] = len(i.attrs["index"])
-            else:  # a gate of one channel broadcasts
-                channels[i.out] = max((channels[n] for n in i.ins if n in channels), default=0)
-        return channels[name]
-
     def to_json(self) -> dict[str, Any]:
         """Return everything but the constants, in JSON types."""
         return {

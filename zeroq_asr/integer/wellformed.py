@@ -57,11 +57,14 @@ ATTRIBUTES: dict[str, tuple[str, Callable[[Any], bool]]] = {
 }
 
 
-def check(program: Program) -> None:
-    """Raise ProofError, naming the instruction and the invariant, unless ``program`` is well-formed."""
+def check(program: Program) -> dict[str, int]:
+    """Return the channels of every value of a well-formed program (0 for lengths).
+
+    Raises ProofError, naming the instruction and the invariant, for any other.
+    """
     _require(_whole(program.max_frames, 1, _FAR), "program", "max_frames must be 1 or more")
     _require(_whole(program.channels, 1, _FAR), "program", "channels must be 1 or more")
-    made = dict.fromkeys(program.inputs, "")
+    made = {program.inputs[0]: program.channels, program.inputs[1]: 0}
     clash = sorted(program.constants.keys() & {*made, *(i.out for i in program.code)})
     _require(not clash, "program", f"{clash} name a value and a constant")
     for i in program.code:
@@ -79,9 +82,10 @@ def check(program: Program) -> None:
             mask = next((j for j in program.code if j.out == i.ins[1]), None)
             same = mask is not None and mask.op == "time_mask" and mask.ins[1] == i.ins[2]
             _require(same, where, "a mean must run over the frames that its mask keeps")
-        made[i.out] = i.op
+        made[i.out] = _channels(i, program, [made[name] for name in i.ins if name in made], where)
     for name in program.outputs:
         _require(name in made, "program", f"output {name!r} is never made")
+    return made
 
 
 def _check_attributes(i: Instruction, where: str) -> None:
@@ -125,6 +129,23 @@ def _check_constants(i: Instruction, program: Program, where: str) -> None:
         _require(right, where, "a table is uint8 [256]")
     else:
         _require(all(a is None for a in arrays), where, "takes no constant")
+
+
+def _channels(i: Instruction, program: Program, operands: list[int], where: str) -> int:
+    """Channels of the result of ``i``, whose operands have ``operands`` channels and must fit."""
+    if i.op == "conv_requant":
+        weight = program.constants[i.ins[1]]
+        takes = weight.shape[1] * i.attrs["groups"]
+        _require(operands == [takes], where, f"takes {takes} channels, its operand has {operands}")
+        return len(weight)
+    if i.op == "take_channels":
+        _require(max(i.attrs["index"]) < operands[0], where, f"takes from {operands[0]} channels")
+        return len(i.attrs["index"])
+    if i.op in ("add_requant", "mul_requant"):
+        widest = max(operands)
+        _require({*operands} <= {1, widest}, where, f"joins values of {operands} channels")
+        return widest
+    return operands[0]
 
 
 def _check_meaning(i: Instruction, program: Program, where: str) -> None:
