@@ -48,6 +48,7 @@ LEVERS: dict[str, dict[str, Any]] = {
     "percentile 99.999": {"method": "percentile", "percentile": 99.999, "margin": 1.0},
     "least squared error": {"method": "mse", "margin": 1.0},
     "equalization 0.25": {"equalization": 0.25},
+    "rounding by feedback": {"rounding": "feedback"},
     "no bias correction": {"bias_correction": False},
 }
 #: log-probabilities below this say nothing

@@ -13,7 +13,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from zeroq_asr.calibrate import METHODS, Histogram, calibrate, minmax_range, mse_range, percentile_range
+from zeroq_asr.calibrate import (
+    MAX_INPUTS,
+    METHODS,
+    Histogram,
+    calibrate,
+    minmax_range,
+    mse_range,
+    percentile_range,
+)
 from zeroq_asr.config import MADE_MARGIN, CalibrationSpec
 from zeroq_asr.errors import CalibrationError
 from zeroq_asr.float_graph import FloatGraph, FloatNode
@@ -394,3 +402,40 @@ def test_means_are_those_of_what_is_convolved() -> None:
     assert set(means) == convolved
     # over all frames of all utterances, however long each is
     np.testing.assert_allclose(means["x"], torch.cat(data, dim=1).double().mean(dim=1).numpy(), rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "kernel", "stride", "dilation"), [(6, 1, 1, 1), (6, 1, 2, 1), (3, 5, 1, 1), (2, 3, 2, 3)]
+)
+def test_covariances_are_those_of_what_a_row_is_multiplied_with(
+    inputs: int, kernel: int, stride: int, dilation: int
+) -> None:
+    weight = torch.randn(4, inputs, kernel)
+    attrs = {"weight": weight, "bias": torch.zeros(4), "stride": stride, "dilation": dilation}
+    attrs |= {"padding": (6, 6), "groups": 1}
+    graph = FloatGraph(("x", "n"), ("y", "n"), [FloatNode("conv1d", "y", ("x",), attrs)])
+    parts = [torch.randn(inputs, frames) * 2 + 1 for frames in (40, 7, 25, 1)]
+    found = calibrate(graph, parts, SPEC, covariances=True).covariances["y"]
+    span = (kernel - 1) * dilation + 1
+    rows = [
+        part[:, t : t + span : dilation].flatten().numpy()
+        for part in parts
+        for t in range(0, part.shape[1] - span + 1, stride)
+    ]
+    np.testing.assert_allclose(found, np.cov(np.array(rows).T, bias=True), atol=1e-5)
+    assert found.shape == (inputs * kernel, inputs * kernel)
+    assert calibrate(graph, parts, SPEC).covariances == {}
+
+
+def test_no_covariance_where_there_is_no_window_or_too_many_inputs() -> None:
+    def graph(inputs: int, groups: int = 1) -> FloatGraph:
+        attrs = {"weight": torch.randn(groups, inputs, 3), "bias": torch.zeros(groups), "stride": 1}
+        attrs |= {"dilation": 1, "padding": (1, 1), "groups": groups}
+        return FloatGraph(("x", "n"), ("y", "n"), [FloatNode("conv1d", "y", ("x",), attrs)])
+
+    for network, features in (
+        (graph(4), torch.randn(4, 2)),
+        (graph(MAX_INPUTS), torch.randn(MAX_INPUTS, 5)),
+        (graph(1, groups=4), torch.randn(4, 20)),
+    ):
+        assert calibrate(network, [features], SPEC, covariances=True).covariances == {}

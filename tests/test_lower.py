@@ -344,6 +344,32 @@ def test_bias_correction_can_be_left_out(graph: FloatGraph, ranges: Any) -> None
 # -- one layer -----------------------------------------------------------------------------------
 
 
+def test_rounding_by_feedback_changes_weights_alone_and_helps() -> None:
+    """On inputs with few causes, the layer's output is nearer to float; formats and scales stay."""
+    generator = torch.Generator().manual_seed(0)
+    causes = torch.randn(4, 6, 400, generator=generator)
+    mixing = torch.randn(MELS, 6, generator=generator)
+    features = [mixing @ c for c in causes]
+    graph = one_conv(torch.randn(24, MELS, 1, generator=generator).numpy(), torch.zeros(24).numpy())
+    found = calibrate(graph, features, CalibrationSpec("noise", margin=1.0), covariances=True)
+    options = {"channels": MELS, "max_frames": MAX_FRAMES}
+    spec = QuantSpec.parse_bits("w3a8")
+    plain = lower(graph, found.ranges, spec, **options)
+    mended = lower(graph, found.ranges, spec, **options, covariances=found.covariances)
+    changed = {n for n in plain.constants if not np.array_equal(plain.constants[n], mended.constants[n])}
+    assert changed
+    assert all(name.endswith(":weight") for name in changed)
+    x, n = features[0][None], torch.tensor([400])
+    wanted, _ = graph.run(x, n)
+
+    def off(program: Program) -> float:
+        logits, _ = run(program, x, n)
+        return float(np.square(logits * program.values[program.outputs[0]].scale - wanted.numpy()).mean())
+
+    assert off(mended) < 0.7 * off(plain)
+    prove(mended)
+
+
 def one_conv(weight: np.ndarray, bias: np.ndarray, clamp: Any = None, **layout: Any) -> FloatGraph:
     attrs: dict[str, Any] = {"stride": 1, "padding": (0, 0), "dilation": 1, "groups": 1, **layout}
     attrs["weight"] = torch.tensor(weight, dtype=torch.float32)

@@ -7,7 +7,7 @@ What is kept of a value is a histogram of fixed size and a sum a channel: memory
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from zeroq_asr.config import CalibrationSpec
 from zeroq_asr.errors import CalibrationError
-from zeroq_asr.float_graph import FloatGraph
+from zeroq_asr.float_graph import FloatGraph, FloatNode
 from zeroq_asr.progress import Progress, silent
 from zeroq_asr.tails import with_floor, with_shortfall
 
@@ -138,6 +138,9 @@ class Calibration:
     ranges: dict[str, Range]
     #: input of a convolution [B, C, T] → its mean a channel, float64 [C]
     means: dict[str, np.ndarray]
+    #: ungrouped convolution → covariance of what a row of its weights [I, K] is multiplied with, float64
+    #: [I·K, I·K]; where asked for
+    covariances: dict[str, np.ndarray] = field(default_factory=dict)
 
 
 class ChannelMean:
@@ -158,6 +161,40 @@ class ChannelMean:
         return np.asarray(self._sum) / max(self._frames, 1)
 
 
+#: inputs of a row of weights beyond which no covariance is kept: it has this many squared entries
+MAX_INPUTS = 2048
+
+
+class Covariance:
+    """A streamed covariance of the I·K inputs of a convolution's rows."""
+
+    def __init__(self, node: FloatNode) -> None:
+        self._attrs = node.attrs
+        self._sum: np.ndarray | float = 0.0
+        self._products: np.ndarray | float = 0.0
+        self._count = 0
+
+    def add(self, values: Tensor) -> None:
+        """Take in the convolution's input [B, I, T]; windows that reach into the padding are left out."""
+        a = self._attrs
+        span = (a["weight"].shape[2] - 1) * a["dilation"] + 1
+        if values.shape[2] < span:
+            return
+        windows = values.double().unfold(2, span, a["stride"])[..., :: a["dilation"]]  # [B, I, T', K]
+        rows = windows.permute(0, 2, 1, 3).flatten(2).flatten(0, 1).numpy()
+        self._sum = self._sum + rows.sum(axis=0)
+        self._products = self._products + rows.T @ rows
+        self._count += len(rows)
+
+    @property
+    def covariance(self) -> np.ndarray | None:
+        """Covariance float64 [I·K, I·K]; None where there was no window."""
+        if not self._count:
+            return None
+        mean = np.asarray(self._sum) / self._count
+        return np.asarray(self._products / self._count - np.outer(mean, mean))
+
+
 def calibrate(
     graph: FloatGraph,
     features: Iterable[Tensor],
@@ -165,6 +202,7 @@ def calibrate(
     *,
     levels: int = 255,
     reached: Mapping[str, float] | None = None,
+    covariances: bool = False,
     total: int = 0,
     progress: Progress = silent,
 ) -> Calibration:
@@ -172,11 +210,19 @@ def calibrate(
     ``spec.widening``.
 
     ``levels``: steps of the activations, 2^bits − 1.  ``reached``: normalization layer → share of its stored
-    deviation that the features have, for ``spec.shortfall``.  Raises CalibrationError when there is no
-    feature or one is not finite.
+    deviation that the features have, for ``spec.shortfall``.  ``covariances``: keep them, for rounding by
+    feedback.  Raises CalibrationError when there is no feature or one is not finite.
     """
     histograms: dict[str, Histogram] = {}
     means = {node.ins[0]: ChannelMean() for node in graph.nodes if node.op == "conv1d"}
+    watched: dict[str, list[tuple[str, Covariance]]] = {}
+    for node in graph.nodes if covariances else ():
+        if (
+            node.op == "conv1d"
+            and node.attrs["groups"] == 1
+            and node.attrs["weight"][0].numel() <= MAX_INPUTS
+        ):
+            watched.setdefault(node.ins[0], []).append((node.out, Covariance(node)))
     seen = 0
 
     def observe(name: str, value: Tensor) -> None:
@@ -184,6 +230,8 @@ def calibrate(
             histograms.setdefault(name, Histogram(spec.bins, name)).add(value)
             if name in means:
                 means[name].add(value)
+            for _, covariance in watched.get(name, ()):
+                covariance.add(value)
 
     progress("calibrate", 0, total)
     for seen, utterance in enumerate(features, start=1):
@@ -199,4 +247,9 @@ def calibrate(
         ranges = with_shortfall(ranges, graph, reached)
     if spec.floor:
         ranges = with_floor(ranges, graph, spec.floor)
-    return Calibration(ranges, {name: mean.mean for name, mean in means.items()})
+    found = {out: c.covariance for pairs in watched.values() for out, c in pairs}
+    return Calibration(
+        ranges,
+        {name: mean.mean for name, mean in means.items()},
+        {name: covariance for name, covariance in found.items() if covariance is not None},
+    )

@@ -27,6 +27,7 @@ TARGETS = {
 #: speech's.  Chosen by agreement with float on train-clean-100 speech under babble noise
 #: (benchmarks/ranges.py, docs/design.md).
 MADE_MARGIN = 1.1
+ROUNDINGS = ("nearest", "feedback")
 METHODS = ("minmax", "percentile", "mse")
 SCHEDULES = ("constant", "cosine", "plateau")
 INITS = ("normal", "uniform", "smooth", "student", "speech")
@@ -50,6 +51,8 @@ class QuantSpec:
     max_seconds: float = 60.0
     #: give back through the biases what rounding the weights takes from the means of a layer
     bias_correction: bool = True
+    #: of weights: "nearest", or "feedback" (GPTQ: errors are made up for by the weights still to come)
+    rounding: str = "nearest"
     #: exponent of cross-layer equalization through depthwise → pointwise pairs, 0 (off) to 1 (whole)
     equalization: float = 0.0
 
@@ -61,6 +64,7 @@ class QuantSpec:
         _choice(where, "target", self.target, TARGETS)
         _real(where, "max_seconds", self.max_seconds, above=0.0, at_most=1e6)
         _flag(where, "bias_correction", self.bias_correction)
+        _choice(where, "rounding", self.rounding, ROUNDINGS)
         _real(where, "equalization", self.equalization, at_least=0.0, at_most=1.0)
         if self.target == "x86-fast" and self.weight_bits > 7:
             raise ConfigError(

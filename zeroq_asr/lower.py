@@ -33,15 +33,17 @@ def lower(
     channels: int,
     max_frames: int,
     means: Mapping[str, np.ndarray] | None = None,
+    covariances: Mapping[str, np.ndarray] | None = None,
 ) -> Program:
     """Lower every node.  ``ranges`` maps each value to its smallest and largest real value.
 
     ``channels``: mels of the input; ``max_frames``: longest input the program must be proven for;
-    ``means``: input of a convolution → its mean a channel [C], to correct biases by.
+    ``means``: input of a convolution → its mean a channel [C], to correct biases by; ``covariances``: a
+    convolution → covariance of its inputs, to round its weights by.
     Raises CalibrationError for a value without a range, UnsupportedOperatorError for an operator
     without a lowering.
     """
-    context = Lowering(graph, ranges, spec, max_frames, means or {})
+    context = Lowering(graph, ranges, spec, max_frames, means or {}, covariances or {})
     context.quantize_input()
     for node in graph.nodes:
         if node.op not in LOWERINGS:
@@ -72,12 +74,14 @@ class Lowering:
         spec: QuantSpec,
         max_frames: int,
         means: Mapping[str, np.ndarray],
+        covariances: Mapping[str, np.ndarray],
     ) -> None:
         self.graph = graph
         self.ranges = ranges
         self.spec = spec
         self.max_frames = max_frames
         self.means = means
+        self.covariances = covariances
         self.code: list[Instruction] = []
         self.constants: dict[str, np.ndarray] = {}
         self.values: dict[str, ValueInfo] = {}

@@ -103,7 +103,14 @@ def quantize(
         levels = 2**spec.activation_bits - 1
         reached = {layer.name: layer.std_ratio for layer in features.account} if features else None
         observed = calibrate(
-            graph, stream(), calibration, levels=levels, reached=reached, total=total, progress=progress
+            graph,
+            stream(),
+            calibration,
+            levels=levels,
+            reached=reached,
+            covariances=spec.rounding == "feedback",
+            total=total,
+            progress=progress,
         )
     deployment = Deployment(
         name=model.name,
@@ -121,6 +128,7 @@ def quantize(
             channels=model.frontend.features,
             max_frames=deployment.max_frames,
             means=observed.means if spec.bias_correction else None,
+            covariances=observed.covariances,
         )
     with clock("prove"):
         proof = prove(program)

@@ -49,6 +49,7 @@ class Context:
         self.target = target
         self.max_frames = 3000
         self.means: dict[str, np.ndarray] = {}
+        self.covariances: dict[str, np.ndarray] = {}
         self.constants: dict[str, np.ndarray] = {}
         self.emitted: tuple[str, tuple[str, ...], dict[str, Any]] = ("", (), {})
         self.spec = type("Spec", (), {"weight_bits": weight_bits})

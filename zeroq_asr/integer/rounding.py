@@ -1,0 +1,50 @@
+"""Rounding that knows what the weights are multiplied with: errors of one weight are mended by the next.
+
+With inputs x of covariance Σ (their mean is the bias correction's matter), the error of a row w rounded to
+ŵ is (w − ŵ)ᵀ Σ (w − ŵ).  Rounding to nearest minimises it weight by weight.  GPTQ (Frantar et al., arXiv
+2210.17323, section 3) rounds one weight after the other and moves those still to come so that they make up
+for it: with Uᵀ U = (Σ + λI)⁻¹, U upper triangular, after weight j is rounded
+
+    w_k ← w_k − U_jk · (w_j − ŵ_j) / U_jj      for k > j.
+
+λ is ``DAMPING`` times the mean variance: made features are few and not speech, so what they correlate by
+accident must not be trusted (docs/design.md).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+DAMPING = 0.1
+#: columns whose updates to the rest are made at once
+_BLOCK = 64
+
+
+def round_by_feedback(
+    weight: np.ndarray, scale: np.ndarray, covariance: np.ndarray, limit: int
+) -> np.ndarray:
+    """Return integers within ±``limit`` [O, N] so that ``scale``·integers stand for ``weight`` [O, N].
+
+    ``scale`` [O] > 0; ``covariance`` [N, N] of the N inputs.  Inputs that never vary are rounded to nearest.
+    """
+    variance = np.diag(covariance)
+    if not variance.mean() > 0:
+        return np.clip(np.rint(weight / scale[:, None]), -limit, limit)
+    damping = DAMPING * float(variance.mean())
+    # those that vary most come first, while many are left to make up for them
+    order = np.argsort(-variance, kind="stable")
+    damped = covariance[np.ix_(order, order)] + damping * np.eye(len(order))
+    upper = np.linalg.cholesky(np.linalg.inv(damped)).T
+    left = weight[:, order].astype(np.float64) / scale[:, None]
+    rounded = np.empty_like(left)
+    for start in range(0, left.shape[1], _BLOCK):
+        block = slice(start, min(start + _BLOCK, left.shape[1]))
+        errors = np.empty((len(left), block.stop - start))
+        for j in range(start, block.stop):
+            rounded[:, j] = np.clip(np.rint(left[:, j]), -limit, limit)
+            errors[:, j - start] = (left[:, j] - rounded[:, j]) / upper[j, j]
+            left[:, j + 1 : block.stop] -= np.outer(errors[:, j - start], upper[j, j + 1 : block.stop])
+        left[:, block.stop :] -= errors @ upper[block, block.stop :]
+    found = np.empty_like(rounded)
+    found[:, order] = rounded
+    return found
