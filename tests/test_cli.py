@@ -256,6 +256,9 @@ def test_compare(work: Path, tmp_path: Path) -> None:
     assert report["gaps"][0]["low"] <= report["gaps"][0]["value"] <= report["gaps"][0]["high"]
     bare = _run(*args, "--quiet").stdout.splitlines()
     assert [line.split("\t")[0] for line in bare] == ["float", "data-free", "noise"]
+    several = _run(*args, "--bits", "8,w4a8", "--set", "rounding=feedback", "--quiet").stdout.splitlines()
+    labels = [line.split("\t")[0] for line in several]
+    assert labels == ["float", "data-free", "data-free W4A8 by feedback", "noise"]
     spoken = _run(*args).stdout
     assert "held-out synthetic features" in spoken
     assert "not an error rate" in spoken

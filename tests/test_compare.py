@@ -152,3 +152,22 @@ def test_ort_static_needs_features(small_model: Any) -> None:
     made = zq.quantize(small_model, synthesis=FAST, calibration=zq.CalibrationSpec("noise"))
     with pytest.raises(CalibrationError, match="no features"):
         ort_static(export_float(graph, made.deployment), iter(()))
+
+
+def test_other_formats_have_rows_of_their_own(small_model: Any, recordings: list[Utterance]) -> None:
+    also = (zq.QuantSpec(weight_bits=4), zq.QuantSpec(weight_bits=4, rounding="feedback"))
+    found = compare(small_model, recordings, also=also, synthesis=FAST, seeds=2)
+    assert [row.label for row in found.rows[3:7]] == [
+        f"{DATA_FREE} W4A8, seed 0",
+        f"{DATA_FREE} W4A8, seed 1",
+        f"{DATA_FREE} W4A8 by feedback, seed 0",
+        f"{DATA_FREE} W4A8 by feedback, seed 1",
+    ]
+    low, mended, *_ = (row.divergence for row in found.rows[3:7:2])
+    assert low > found.rows[1].divergence
+    assert mended != low
+    gaps = [(gap.label, gap.other) for gap in found.gaps]
+    assert (f"{DATA_FREE} W4A8", FLOAT) in gaps
+    # the same features serve every format
+    alone = compare(small_model, recordings, spec=also[0], synthesis=FAST)
+    assert alone.rows[1].divergence == found.rows[3].divergence

@@ -119,6 +119,7 @@ def compare(
     calibration_manifest: str | None = None,
     *,
     spec: QuantSpec | None = None,
+    also: Sequence[QuantSpec] = (),
     synthesis: SynthesisSpec | None = None,
     calibration_limit: int | None = None,
     seeds: int = 1,
@@ -128,8 +129,8 @@ def compare(
 
     ``manifest``: recordings, best with text; None: held-out synthetic features take their place.
     ``calibration_manifest``: real recordings, the first ``calibration_limit`` of which calibrate the
-    rows "real data" and "ORT static"; without it those are left out.  ``seeds``: syntheses, each with a
-    row of its own.
+    rows "real data" and "ORT static"; without it those are left out.  ``also``: other formats, each with rows
+    without data of its own.  ``seeds``: syntheses, each with a row of its own.
 
     Raises AudioError for a recording that cannot be read, or is longer than ``spec.max_seconds``.
     """
@@ -141,7 +142,7 @@ def compare(
     syntheses = [replace(synthesis, seed=synthesis.seed + k) for k in range(seeds)]
     with tempfile.TemporaryDirectory(prefix="zeroq-asr-") as folder:
         listeners = _build(
-            model, Path(folder), calibration_manifest, calibration_limit, spec, syntheses, progress
+            model, Path(folder), calibration_manifest, calibration_limit, (spec, *also), syntheses, progress
         )
         if manifest is None:
             made = synthesize(model, replace(synthesis, seed=synthesis.seed + HELD_OUT), progress)
@@ -161,8 +162,13 @@ def compare(
     heard = "synthetic features" if manifest is None else "recordings with text" if texts else "recordings"
     rows = tuple(_row(listener, listeners[0], texts, manifest is not None) for listener in listeners)
     gaps = tuple(_gaps(listeners, texts)) if texts else ()
-    bits = f"W{spec.weight_bits}A{spec.activation_bits}"
-    return Comparison(model.name, bits, heard, count, seconds, rows, gaps)
+    return Comparison(model.name, bits_of(spec), heard, count, seconds, rows, gaps)
+
+
+def bits_of(spec: QuantSpec) -> str:
+    """Return the format as people write it: W4A8, and how weights are rounded where it is not to nearest."""
+    rounding = "" if spec.rounding == "nearest" else f" by {spec.rounding}"
+    return f"W{spec.weight_bits}A{spec.activation_bits}{rounding}"
 
 
 @dataclass
@@ -184,7 +190,7 @@ def _build(
     folder: Path,
     real: str | None,
     limit: int | None,
-    spec: QuantSpec,
+    specs: Sequence[QuantSpec],
     syntheses: Sequence[SynthesisSpec],
     progress: Progress,
 ) -> list[_Listener]:
@@ -192,7 +198,13 @@ def _build(
     size = sum(t.numel() * t.element_size() for t in model.network.state_dict().values())
     listeners = [_Listener(FLOAT, FLOAT, TorchRecognizer(model), size)]
 
-    def ours(label: str, kind: str, calibration: CalibrationSpec, synthesis: SynthesisSpec) -> Quantized:
+    def ours(
+        label: str,
+        kind: str,
+        calibration: CalibrationSpec,
+        synthesis: SynthesisSpec,
+        spec: QuantSpec = specs[0],
+    ) -> Quantized:
         def tell(stage: str, done: int, total: int, note: str = "") -> None:
             progress(f"{label}: {stage}", done, total, note)
 
@@ -201,9 +213,18 @@ def _build(
         listeners.append(_Listener(label, kind, OnnxRecognizer(path), made.size))
         return made
 
+    def seeded(kind: str, synthesis: SynthesisSpec) -> str:
+        return kind if len(syntheses) == 1 else f"{kind}, seed {synthesis.seed}"
+
     for synthesis in syntheses:
-        label = DATA_FREE if len(syntheses) == 1 else f"{DATA_FREE}, seed {synthesis.seed}"
-        ours(label, DATA_FREE, CalibrationSpec(), synthesis)
+        made = ours(seeded(DATA_FREE, synthesis), DATA_FREE, CalibrationSpec(), synthesis)
+        if len(specs) > 1 and made.features is not None:
+            made.features.save(folder / f"{synthesis.seed}.npz")
+    for spec in specs[1:]:
+        kind = f"{DATA_FREE} {bits_of(spec)}"
+        for synthesis in syntheses:
+            features = CalibrationSpec(str(folder / f"{synthesis.seed}.npz"))
+            ours(seeded(kind, synthesis), kind, features, synthesis, spec)
     if real is not None:
         made = ours(REAL, REAL, CalibrationSpec(real, limit=limit), syntheses[0])
         progress(ORT, 0, 1)

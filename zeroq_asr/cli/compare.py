@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 import zeroq_asr as zq
-from zeroq_asr.cli.options import AsJson, Config, Developer, Loader, Quiet, check_output
+from zeroq_asr.cli.options import AsJson, Config, Developer, Loader, Quiet, Set, check_output, with_settings
 from zeroq_asr.cli.synthesize import Batch, Frames, Iterations, Objective, Patience, Preset, Seed, chosen
 from zeroq_asr.cli.terminal import Terminal, session, size
 from zeroq_asr.compare import Gap, Row
@@ -40,7 +40,12 @@ def compare(
     calibration_limit: Annotated[
         int | None, typer.Option(min=1, help="Only the first so many of --calibration-manifest.")
     ] = None,
-    bits: Annotated[str, typer.Option(help="Of weights and activations: 8, w7a8, w4a8 and the like.")] = "8",
+    bits: Annotated[
+        str,
+        typer.Option(
+            help="Of weights and activations: 8, w7a8, …; after a comma, others to compare without data."
+        ),
+    ] = "8",
     max_seconds: Annotated[float, typer.Option(help="Longest recording.")] = 60.0,
     seeds: Annotated[int, typer.Option(min=1, help="Syntheses, each with a row of its own.")] = 1,
     preset: Preset = "default",
@@ -50,6 +55,7 @@ def compare(
     frames: Frames = None,
     objective: Objective = None,
     patience: Patience = None,
+    fields: Set = None,
     config: Config = None,
     loader: Loader = None,
     markdown: Annotated[
@@ -64,7 +70,7 @@ def compare(
     Example: zeroq-asr compare quartznet.nemo --manifest test-other --calibration-manifest train
     """
     with session(ctx, as_json=as_json, quiet=quiet, developer=developer) as terminal:
-        spec = zq.QuantSpec.parse_bits(bits, max_seconds=max_seconds)
+        specs = [zq.QuantSpec.parse_bits(part, max_seconds=max_seconds) for part in bits.split(",")]
         synthesis = chosen(
             preset,
             seed=seed,
@@ -74,6 +80,9 @@ def compare(
             objective=objective,
             patience=patience,
         )
+        # the calibration differs from row to row
+        specs = [with_settings(fields, spec, synthesis)[0] for spec in specs]
+        (_, synthesis) = with_settings(fields, specs[0], synthesis)
         if markdown is not None:
             check_output(markdown, model, manifest, calibration_manifest, config)
         utterances = None if manifest is None else zq.read_manifest(manifest)[:limit]
@@ -87,7 +96,8 @@ def compare(
                 loaded,
                 utterances,
                 None if calibration_manifest is None else str(calibration_manifest),
-                spec=spec,
+                spec=specs[0],
+                also=specs[1:],
                 synthesis=synthesis,
                 calibration_limit=calibration_limit,
                 seeds=seeds,
