@@ -240,6 +240,20 @@ def test_synthesize(work: Path, tmp_path: Path) -> None:
     assert made.stdout == f"{tmp_path / 'x.onnx'}\n", made.output
 
 
+def test_report(work: Path, tmp_path: Path) -> None:
+    command = ("report", work / "small.pt", work / "small.onnx", *FAST)
+    shown = _run(*command, "--worst", 2).stdout
+    assert "another best token" in shown
+    assert "2 values with the most noise" in shown
+    assert "no error rates" in shown
+    found = json.loads(_run(*command, "--json").stdout)
+    assert found["values"][-1]["name"] == "logits"
+    assert float(_run(*command, "--quiet").stdout) == pytest.approx(found["divergence"], rel=1e-4)
+    _fails(_run("report", work / "small.pt", tmp_path / "absent.onnx"), 3, "No such file")
+    (tmp_path / "x.onnx").write_bytes((work / "small.pt").read_bytes())
+    _fails(_run("report", work / "small.pt", tmp_path / "x.onnx"), 5, "not an ONNX file")
+
+
 def test_compare(work: Path, tmp_path: Path) -> None:
     args = ("compare", work / "small.pt", *FAST, "--max-seconds", "2")
     heard = (*args, "--manifest", work / "manifest.jsonl")

@@ -36,7 +36,8 @@ from zeroq_asr.manifest import Utterance, read_manifest
 from zeroq_asr.model import AsrModel
 from zeroq_asr.pipeline import Quantized, quantize
 from zeroq_asr.recognizer import OnnxRecognizer, Recognizer, TorchRecognizer, open_recognizer
-from zeroq_asr.synthesize import SyntheticFeatures, gaussian_noise, synthesize
+from zeroq_asr.report import QualityReport, ValueQuality, report
+from zeroq_asr.synthesize import LayerAccount, SyntheticFeatures, gaussian_noise, synthesize
 from zeroq_asr.tokenizer import Tokenizer
 from zeroq_asr.verify import Certificate, verify
 
@@ -54,9 +55,11 @@ __all__ = [
     "ExportError",
     "Frontend",
     "FrontendConfig",
+    "LayerAccount",
     "ManifestError",
     "OnnxRecognizer",
     "ProofError",
+    "QualityReport",
     "QuantSpec",
     "Quantized",
     "Recognizer",
@@ -68,6 +71,7 @@ __all__ = [
     "UnsupportedModelError",
     "UnsupportedOperatorError",
     "Utterance",
+    "ValueQuality",
     "VerificationError",
     "ZeroqError",
     "__version__",
@@ -79,6 +83,7 @@ __all__ = [
     "open_recognizer",
     "quantize",
     "read_manifest",
+    "report",
     "save_checkpoint",
     "synthesize",
     "transcribe",

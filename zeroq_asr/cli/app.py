@@ -14,6 +14,7 @@ from zeroq_asr.cli.inspect import inspect
 from zeroq_asr.cli.options import AsJson, Developer, Quiet
 from zeroq_asr.cli.quantize import quantize
 from zeroq_asr.cli.recognize import evaluate, transcribe
+from zeroq_asr.cli.report import report
 from zeroq_asr.cli.synthesize import synthesize
 from zeroq_asr.cli.verify import verify
 
@@ -24,6 +25,7 @@ COMMANDS: tuple[Callable[..., Any], ...] = (
     transcribe,
     evaluate,
     compare,
+    report,
     inspect,
     synthesize,
 )

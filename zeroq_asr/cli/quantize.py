@@ -31,7 +31,7 @@ from zeroq_asr.cli.synthesize import (
     Seed,
     account,
     chosen,
-    show_account,
+    show_statistics,
 )
 from zeroq_asr.cli.terminal import Terminal, session, size
 from zeroq_asr.config import MADE_MARGIN, METHODS, TARGETS
@@ -193,7 +193,7 @@ def _report(terminal: Terminal, result: zq.Quantized, path: Path, tokens: Path |
     terminal.facts(rows)
     if result.features is not None and result.features.account:
         terminal.text()
-        show_account(terminal, result.features, worst=3)
+        show_statistics(terminal, result.features.account, worst=3)
     after = "inspect" if backend.dialect == "qdq" else "verify"
     terminal.next(f"{after} {shlex.quote(str(path))}")
 

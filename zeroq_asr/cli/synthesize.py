@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -99,9 +100,9 @@ def account(features: zq.SyntheticFeatures | None) -> dict[str, Any] | None:
     }
 
 
-def show_account(terminal: Terminal, features: zq.SyntheticFeatures, *, worst: int) -> None:
+def show_statistics(terminal: Terminal, account: Sequence[zq.LayerAccount], *, worst: int) -> None:
     """Print the layers whose statistics are met worst."""
-    layers = sorted(features.account, key=lambda layer: -layer.kl_after)
+    layers = sorted(account, key=lambda layer: -layer.kl_after)
     shown = layers[:worst]
     terminal.text(
         f"Statistics are matched at {len(layers)} batch normalizations; "
@@ -143,7 +144,7 @@ def _report(
     terminal.facts(rows)
     if made.account:
         terminal.text()
-        show_account(terminal, made, worst=10)
+        show_statistics(terminal, made.account, worst=10)
     if output is not None:
         words = ["quantize", str(model), "--calibration", str(output)]
         words += [] if config is None else ["--config", str(config)]

@@ -1,0 +1,115 @@
+"""How well a report without recordings predicts what real speech shows.
+
+    python benchmarks/prediction.py --checkpoint quartznet15x5.nemo --manifest train-clean-100/manifest.jsonl
+
+Each row is a file made without data in another way.  Left, what ``zeroq-asr report`` says of it on held-out
+made features; right, what the recordings show: words and frames (%) that differ from the float network's and
+the KL of the frames' distributions.  Last, Spearman's rank correlations of the left columns with the right.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+import zeroq_asr as zq
+from zeroq_asr.audio import load_audio
+from zeroq_asr.decode import greedy_ctc
+from zeroq_asr.evaluate import count_errors
+
+SETTINGS: dict[str, tuple[str, str]] = {
+    # name: (bits, calibration: "made", "noise" or a margin of made features)
+    "W8A8": ("8", "made"),
+    "W8A8, ranges × 1": ("8", "1.0"),
+    "W8A8, ranges × 1.5": ("8", "1.5"),
+    "W8A8, from noise": ("8", "noise"),
+    "W7A8": ("w7a8", "made"),
+    "W6A8": ("w6a8", "made"),
+    "W8A7": ("w8a7", "made"),
+    "W6A6": ("w6a6", "made"),
+    "W4A8": ("w4a8", "made"),
+}
+TOLD, SHOWN = ("logit SQNR", "frames", "KL"), ("words", "frames", "KL")
+
+
+def ranks(values: list[float]) -> np.ndarray:
+    return np.argsort(np.argsort(values)).astype(float)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--checkpoint", required=True)
+    parser.add_argument("--manifest", required=True)
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+
+    model = zq.load_checkpoint(arguments.checkpoint)
+    utterances = zq.read_manifest(arguments.manifest)
+    spec = zq.SynthesisSpec(seed=arguments.seed)
+    features = zq.synthesize(model, spec)
+    held_out = zq.synthesize(model, zq.SynthesisSpec(seed=arguments.seed + 1_000_003))
+    frontend = zq.Frontend(model.frontend)
+    rows = []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        features.save(folder / "made.npz")
+        heard = [frontend.batch([load_audio(u.audio_path, model.frontend.sample_rate)]) for u in utterances]
+        truth = [zq.TorchRecognizer(model).log_probs(*pair) for pair in heard]
+        print(
+            f"{'':20} {'SQNR':>7} {'frames':>7} {'KL':>8}   {'words':>7} {'frames':>7} {'KL':>8}", flush=True
+        )
+        for label, (bits, source) in SETTINGS.items():
+            margin = float(source) if source[0].isdigit() else None
+            where = "noise" if source == "noise" else str(folder / "made.npz")
+            path = folder / "x.onnx"
+            calibration = zq.CalibrationSpec(where, margin=margin)
+            zq.quantize(
+                model, path, spec=zq.QuantSpec.parse_bits(bits), synthesis=spec, calibration=calibration
+            )
+            told = zq.report(model, path, held_out=held_out)
+            recognizer = zq.OnnxRecognizer(path)
+            found = [recognizer.log_probs(*pair) for pair in heard]
+            row = [told.values[-1].sqnr, 100 * told.frames, told.divergence, *shown(model, truth, found)]
+            rows.append(row)
+            print(
+                f"{label:20} {row[0]:7.2f} {row[1]:7.2f} {row[2]:8.4f}  "
+                f" {row[3]:7.2f} {row[4]:7.2f} {row[5]:8.4f}",
+                flush=True,
+            )
+    columns = [ranks(list(column)) for column in zip(*rows, strict=True)]
+    for k, name in enumerate(TOLD):
+        found_ranks = [float(np.corrcoef(columns[k], columns[3 + j])[0, 1]) for j in range(3)]
+        print(
+            f"rank correlation of {name}: ",
+            ", ".join(f"{s} {r:+.2f}" for s, r in zip(SHOWN, found_ranks, strict=True)),
+        )
+
+
+def shown(
+    model: zq.AsrModel,
+    truth: list[tuple[np.ndarray, np.ndarray]],
+    found: list[tuple[np.ndarray, np.ndarray]],
+) -> list[float]:
+    """Words and frames that differ (%), and the KL."""
+    tokenizer = model.tokenizer
+    texts: list[list[str]] = [[], []]
+    differ, divergence = [], []
+    for pair in zip(truth, found, strict=True):
+        a, b = (scores[0, : lengths[0]].astype(float) for scores, lengths in pair)
+        for k, frames in enumerate((a, b)):
+            texts[k].append(tokenizer.decode(greedy_ctc(frames, len(frames), tokenizer.blank_id)))
+        differ.append(a.argmax(-1) != b.argmax(-1))
+        divergence.append((np.exp(a) * (a - b)).sum(-1))
+    words, _ = count_errors(*texts)
+    return [
+        100 * (words.rate or 0),
+        100 * float(np.concatenate(differ).mean()),
+        float(np.concatenate(divergence).mean()),
+    ]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,78 @@
+"""``zeroq-asr report``: how good a quantized file is, told by made features alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import zeroq_asr as zq
+from zeroq_asr.cli.options import AsJson, Config, Developer, Loader, Quiet
+from zeroq_asr.cli.synthesize import Batch, Frames, Iterations, Preset, Seed, chosen, show_statistics
+from zeroq_asr.cli.terminal import Terminal, session
+
+
+def report(
+    ctx: typer.Context,
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="The checkpoint that FILE was made of.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="An ONNX file that `quantize` wrote.")],
+    config: Config = None,
+    loader: Loader = None,
+    preset: Preset = "default",
+    seed: Seed = None,
+    iterations: Iterations = None,
+    batch: Batch = None,
+    frames: Frames = None,
+    worst: Annotated[int, typer.Option(min=1, help="Values and layers shown, the worst first.")] = 10,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+    developer: Developer = False,
+) -> None:
+    """Report how near FILE is to MODEL, on features made from MODEL's statistics: no recording is needed.
+
+    Example: zeroq-asr report quartznet.nemo quartznet.int8.onnx
+    """
+    with session(ctx, as_json=as_json, quiet=quiet, developer=developer) as terminal:
+        synthesis = chosen(preset, seed=seed, iterations=iterations, batch=batch, frames=frames)
+        with terminal.progress() as progress:
+            progress("load", 0, 1)
+            loaded = zq.load_checkpoint(model, config=config, loader=loader)
+            progress("load", 1, 1)
+            found = zq.report(loaded, file, synthesis, progress)
+        terminal.result(found.to_dict(), f"{found.divergence:.6g}")
+        if terminal.talks:
+            _show(terminal, found, worst)
+
+
+def _show(terminal: Terminal, found: zq.QualityReport, worst: int) -> None:
+    terminal.title(found.file, "on held-out made features")
+    logits = found.values[-1]
+    terminal.facts(
+        [
+            ("frames", f"{100 * found.frames:.2f} % have another best token than the float network's"),
+            ("KL", f"{found.divergence:.3g} nats a frame"),
+            ("logits", f"{logits.sqnr:.1f} dB over their quantization noise"),
+        ]
+    )
+    terminal.text()
+    values = sorted(found.values, key=lambda value: value.sqnr)[:worst]
+    terminal.text(f"The {len(values)} values with the most noise, that of all before them included:")
+    terminal.table(
+        ["value", "SQNR dB", "from", "to", "reached", "clipped %"],
+        [
+            [
+                value.name,
+                f"{value.sqnr:.1f}",
+                f"{value.low:.3g}",
+                f"{value.high:.3g}",
+                f"{100 * value.reach:.0f} %",
+                f"{100 * value.clipped:.2g}",
+            ]
+            for value in values
+        ],
+    )
+    terminal.text()
+    show_statistics(terminal, found.statistics, worst=worst)
+    terminal.text()
+    terminal.text("Made features are not speech: these figures rank files, they are no error rates.", "dim")
