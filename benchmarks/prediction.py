@@ -3,8 +3,8 @@
     python benchmarks/prediction.py --checkpoint quartznet15x5.nemo --manifest train-clean-100/manifest.jsonl
 
 Each row is a file made without data in another way.  Left, what ``zeroq-asr report`` says of it on held-out
-made features; right, what the recordings show: words and frames (%) that differ from the float network's and
-the KL of the frames' distributions.  Last, Spearman's rank correlations of the left columns with the right.
+made features; right, what the recordings under babble show: words and frames (%) that differ from the float
+network's and the KL of the frames' distributions.  Last, Spearman's rank correlations between the two.
 """
 
 from __future__ import annotations
@@ -14,11 +14,15 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+from ranges import Frames, divergence, run, with_babble
 
 import zeroq_asr as zq
 from zeroq_asr.audio import load_audio
+from zeroq_asr.capture import capture
 from zeroq_asr.decode import greedy_ctc
 from zeroq_asr.evaluate import count_errors
+from zeroq_asr.export import Deployment
+from zeroq_asr.float_onnx import export_float
 
 SETTINGS: dict[str, tuple[str, str]] = {
     # name: (bits, calibration: "made", "noise" or a margin of made features)
@@ -56,8 +60,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         features.save(folder / "made.npz")
-        heard = [frontend.batch([load_audio(u.audio_path, model.frontend.sample_rate)]) for u in utterances]
-        truth = [zq.TorchRecognizer(model).log_probs(*pair) for pair in heard]
+        waveforms = [load_audio(u.audio_path, model.frontend.sample_rate) for u in utterances]
+        heard = [frontend.batch([w]) for w in with_babble(waveforms)]
+        graph = capture(model.network, model.example_input(), model.name)
+        around = Deployment(model.name, model.frontend, model.tokenizer, 60.0, model.subsampling_factor)
+        truth = run(export_float(graph, around).SerializeToString(), heard)
         print(
             f"{'':20} {'SQNR':>7} {'frames':>7} {'KL':>8}   {'words':>7} {'frames':>7} {'KL':>8}", flush=True
         )
@@ -66,13 +73,12 @@ def main() -> None:
             where = "noise" if source == "noise" else str(folder / "made.npz")
             path = folder / "x.onnx"
             calibration = zq.CalibrationSpec(where, margin=margin)
-            zq.quantize(
+            made = zq.quantize(
                 model, path, spec=zq.QuantSpec.parse_bits(bits), synthesis=spec, calibration=calibration
             )
             told = zq.report(model, path, held_out=held_out)
-            recognizer = zq.OnnxRecognizer(path)
-            found = [recognizer.log_probs(*pair) for pair in heard]
-            row = [told.values[-1].sqnr, 100 * told.frames, told.divergence, *shown(model, truth, found)]
+            found = shown(model, truth, run(made.exported.to_bytes(), heard))
+            row = [told.values[-1].sqnr, 100 * told.frames, told.divergence, *found]
             rows.append(row)
             print(
                 f"{label:20} {row[0]:7.2f} {row[1]:7.2f} {row[2]:8.4f}  "
@@ -88,27 +94,17 @@ def main() -> None:
         )
 
 
-def shown(
-    model: zq.AsrModel,
-    truth: list[tuple[np.ndarray, np.ndarray]],
-    found: list[tuple[np.ndarray, np.ndarray]],
-) -> list[float]:
+def shown(model: zq.AsrModel, truth: Frames, found: Frames) -> list[float]:
     """Words and frames that differ (%), and the KL."""
     tokenizer = model.tokenizer
-    texts: list[list[str]] = [[], []]
-    differ, divergence = [], []
-    for pair in zip(truth, found, strict=True):
-        a, b = (scores[0, : lengths[0]].astype(float) for scores, lengths in pair)
-        for k, frames in enumerate((a, b)):
-            texts[k].append(tokenizer.decode(greedy_ctc(frames, len(frames), tokenizer.blank_id)))
-        differ.append(a.argmax(-1) != b.argmax(-1))
-        divergence.append((np.exp(a) * (a - b)).sum(-1))
-    words, _ = count_errors(*texts)
-    return [
-        100 * (words.rate or 0),
-        100 * float(np.concatenate(differ).mean()),
-        float(np.concatenate(divergence).mean()),
-    ]
+
+    def text(frames: np.ndarray) -> str:
+        return tokenizer.decode(greedy_ctc(frames, len(frames), tokenizer.blank_id))
+
+    words, _ = count_errors([text(f) for f in truth], [text(f) for f in found])
+    pairs = list(zip(truth, found, strict=True))
+    differ = np.concatenate([a.argmax(-1) != b.argmax(-1) for a, b in pairs])
+    return [100 * (words.rate or 0), 100 * float(differ.mean()), divergence(pairs)]
 
 
 if __name__ == "__main__":
