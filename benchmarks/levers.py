@@ -49,6 +49,7 @@ LEVERS: dict[str, dict[str, Any]] = {
     "least squared error": {"method": "mse", "margin": 1.0},
     "equalization 0.25": {"equalization": 0.25},
     "rounding by feedback": {"rounding": "feedback"},
+    "rounding to nearest": {"rounding": "nearest"},
     "no bias correction": {"bias_correction": False},
 }
 #: log-probabilities below this say nothing

@@ -7,8 +7,8 @@ float network unsure and so the measure sharp.  Columns: words and characters th
 transcript, frames whose best token differs (all in %), and the mean KL divergence of the frames'
 distributions (nats).
 
-``--sensitivity`` instead quantizes one kind of value at a time in the float graph and prints the KL on
-the clean recordings.
+``--activations`` instead compares the rules at fewer bits of the activations.  ``--sensitivity`` instead
+quantizes one kind of value at a time in the float graph and prints the KL on the clean recordings.
 """
 
 from __future__ import annotations
@@ -58,7 +58,13 @@ class Bench:
         self, label: str, stream: Sequence[torch.Tensor], spec: zq.CalibrationSpec, **fields: Any
     ) -> None:
         quantization = zq.QuantSpec(**fields)
-        observed = calibrate(self.graph, stream, spec)
+        observed = calibrate(
+            self.graph,
+            stream,
+            spec,
+            levels=2**quantization.activation_bits - 1,
+            covariances=quantization.feedback,
+        )
         program = lower(
             self.graph,
             observed.ranges,
@@ -66,6 +72,7 @@ class Bench:
             channels=self.model.frontend.features,
             max_frames=6001,
             means=observed.means if quantization.bias_correction else None,
+            covariances=observed.covariances,
         )
         found = run(export(program, self.deployment, "fused").to_bytes(), self.features)
         words, characters = count_errors(
@@ -125,6 +132,19 @@ def ranges(bench: Bench, clean: Features, seeds: Sequence[int]) -> None:
             bench.row(label, stream, default, weight_bits=4, bias_correction=corrected)
 
 
+def activations(bench: Bench, seeds: Sequence[int]) -> None:
+    print(f"{'activations':36} {'words':>7} {'chars':>7} {'frames':>7} {'KL':>8}")
+    for seed in seeds:
+        made = zq.synthesize(bench.model, zq.SynthesisSpec.preset("default", seed=seed))
+        stream = [torch.from_numpy(x) for x in made.features]
+        for bits in (7, 6, 5):
+            extremes = zq.CalibrationSpec(method="minmax")
+            bench.row(f"{bits} bits, seed {seed} x 1.1", stream, extremes, activation_bits=bits)
+            for kept in (99.999, 99.99):
+                spec = zq.CalibrationSpec(method="percentile", percentile=kept, margin=1.0)
+                bench.row(f"{bits} bits, seed {seed}, {kept} %", stream, spec, activation_bits=bits)
+
+
 def sensitivity(bench: Bench) -> None:
     made = zq.synthesize(bench.model)
     stream = [torch.from_numpy(x) for x in made.features]
@@ -174,6 +194,7 @@ def main() -> None:
     parser.add_argument("--checkpoint", required=True)
     parser.add_argument("--manifest", required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--activations", action="store_true")
     parser.add_argument("--sensitivity", action="store_true")
     arguments = parser.parse_args()
 
@@ -189,6 +210,8 @@ def main() -> None:
     bench = Bench(model, graph, deployment, used, reference)
     if arguments.sensitivity:
         sensitivity(bench)
+    elif arguments.activations:
+        activations(bench, arguments.seeds)
     else:
         ranges(bench, clean, arguments.seeds)
 

@@ -439,3 +439,16 @@ def test_no_covariance_where_there_is_no_window_or_too_many_inputs() -> None:
         (graph(1, groups=4), torch.randn(4, 20)),
     ):
         assert calibrate(network, [features], SPEC, covariances=True).covariances == {}
+
+
+def test_auto_goes_by_the_bits() -> None:
+    for bits, method, kept, margin in (
+        (8, "minmax", 99.99, MADE_MARGIN),
+        (7, "percentile", 99.999, 1.0),
+        (6, "percentile", 99.99, 1.0),
+    ):
+        found = CalibrationSpec().resolved(2**bits - 1)
+        assert (found.method, found.percentile, found.widening) == (method, kept, margin)
+    assert CalibrationSpec(margin=1.3).resolved(63).widening == 1.3
+    chosen = CalibrationSpec(method="mse")
+    assert chosen.resolved(63) == chosen

@@ -265,14 +265,16 @@ def test_compare(work: Path, tmp_path: Path) -> None:
         assert f"| {label} |" in table.read_text()
     assert "95 % interval" in result.stdout
     assert "2 s of recordings with text" in result.stdout
+    twice = _run(*heard, "--manifest", work / "manifest.jsonl", "--json").stdout
+    assert json.loads(twice)["utterances"] == 2 * json.loads(_run(*heard, "--json").stdout)["utterances"]
     report = json.loads(_run(*heard, "--json").stdout)
     assert [row["label"] for row in report["rows"]] == ["float", "data-free", "noise"]
     assert report["gaps"][0]["low"] <= report["gaps"][0]["value"] <= report["gaps"][0]["high"]
     bare = _run(*args, "--quiet").stdout.splitlines()
     assert [line.split("\t")[0] for line in bare] == ["float", "data-free", "noise"]
-    several = _run(*args, "--bits", "8,w4a8", "--set", "rounding=feedback", "--quiet").stdout.splitlines()
+    several = _run(*args, "--bits", "8,w4a8", "--set", "rounding=nearest", "--quiet").stdout.splitlines()
     labels = [line.split("\t")[0] for line in several]
-    assert labels == ["float", "data-free", "data-free W4A8 by feedback", "noise"]
+    assert labels == ["float", "data-free", "data-free W4A8 to nearest", "noise"]
     spoken = _run(*args).stdout
     assert "held-out synthetic features" in spoken
     assert "not an error rate" in spoken

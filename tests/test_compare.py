@@ -155,17 +155,17 @@ def test_ort_static_needs_features(small_model: Any) -> None:
 
 
 def test_other_formats_have_rows_of_their_own(small_model: Any, recordings: list[Utterance]) -> None:
-    also = (zq.QuantSpec(weight_bits=4), zq.QuantSpec(weight_bits=4, rounding="feedback"))
+    also = (zq.QuantSpec(weight_bits=4), zq.QuantSpec(weight_bits=4, rounding="nearest"))
     found = compare(small_model, recordings, also=also, synthesis=FAST, seeds=2)
     assert [row.label for row in found.rows[3:7]] == [
         f"{DATA_FREE} W4A8, seed 0",
         f"{DATA_FREE} W4A8, seed 1",
-        f"{DATA_FREE} W4A8 by feedback, seed 0",
-        f"{DATA_FREE} W4A8 by feedback, seed 1",
+        f"{DATA_FREE} W4A8 to nearest, seed 0",
+        f"{DATA_FREE} W4A8 to nearest, seed 1",
     ]
-    low, mended, *_ = (row.divergence for row in found.rows[3:7:2])
+    low, plain, *_ = (row.divergence for row in found.rows[3:7:2])
     assert low > found.rows[1].divergence
-    assert mended != low
+    assert plain != low
     gaps = [(gap.label, gap.other) for gap in found.gaps]
     assert (f"{DATA_FREE} W4A8", FLOAT) in gaps
     # the same features serve every format

@@ -48,6 +48,13 @@ def test_bad_bits_are_refused(text: str) -> None:
         QuantSpec.parse_bits(text)
 
 
+def test_fewer_bits_are_rounded_by_feedback() -> None:
+    assert not QuantSpec().feedback
+    assert QuantSpec(weight_bits=7).feedback
+    assert QuantSpec(rounding="feedback").feedback
+    assert not QuantSpec(weight_bits=4, rounding="nearest").feedback
+
+
 def test_fast_target_needs_seven_bits() -> None:
     with pytest.raises(ConfigError, match=r"saturate at int16.*w7a8.*x86-any"):
         QuantSpec(target="x86-fast")
@@ -63,6 +70,7 @@ def test_fast_target_needs_seven_bits() -> None:
         (QuantSpec, "logit_bits", 7),
         (QuantSpec, "target", "gpu"),
         (QuantSpec, "target", None),
+        (QuantSpec, "rounding", "up"),
         (QuantSpec, "max_seconds", 0),
         (QuantSpec, "max_seconds", math.nan),
         (QuantSpec, "max_seconds", math.inf),

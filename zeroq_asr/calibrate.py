@@ -126,7 +126,7 @@ def mse_range(h: Histogram, spec: CalibrationSpec, levels: int) -> Range:
     return best
 
 
-#: range rules by the name that CalibrationSpec.method takes
+#: range rules by the name that CalibrationSpec.method takes; "auto" stands for one of them
 METHODS = {"minmax": minmax_range, "percentile": percentile_range, "mse": mse_range}
 
 
@@ -213,6 +213,7 @@ def calibrate(
     deviation that the features have, for ``spec.shortfall``.  ``covariances``: keep them, for rounding by
     feedback.  Raises CalibrationError when there is no feature or one is not finite.
     """
+    spec = spec.resolved(levels)
     histograms: dict[str, Histogram] = {}
     means = {node.ins[0]: ChannelMean() for node in graph.nodes if node.op == "conv1d"}
     watched: dict[str, list[tuple[str, Covariance]]] = {}

@@ -166,8 +166,8 @@ def compare(
 
 
 def bits_of(spec: QuantSpec) -> str:
-    """Return the format as people write it: W4A8, and how weights are rounded where it is not to nearest."""
-    rounding = "" if spec.rounding == "nearest" else f" by {spec.rounding}"
+    """Return the format as people write it, W4A8, and how its weights are rounded where that was chosen."""
+    rounding = {"auto": "", "nearest": " to nearest", "feedback": " by feedback"}[spec.rounding]
     return f"W{spec.weight_bits}A{spec.activation_bits}{rounding}"
 
 

@@ -27,8 +27,8 @@ TARGETS = {
 #: speech's.  Chosen by agreement with float on train-clean-100 speech under babble noise
 #: (benchmarks/ranges.py, docs/design.md).
 MADE_MARGIN = 1.1
-ROUNDINGS = ("nearest", "feedback")
-METHODS = ("minmax", "percentile", "mse")
+ROUNDINGS = ("auto", "nearest", "feedback")
+METHODS = ("auto", "minmax", "percentile", "mse")
 SCHEDULES = ("constant", "cosine", "plateau")
 INITS = ("normal", "uniform", "smooth", "student", "speech")
 
@@ -51,8 +51,9 @@ class QuantSpec:
     max_seconds: float = 60.0
     #: give back through the biases what rounding the weights takes from the means of a layer
     bias_correction: bool = True
-    #: of weights: "nearest", or "feedback" (GPTQ: errors are made up for by the weights still to come)
-    rounding: str = "nearest"
+    #: of weights: "nearest", "feedback" (GPTQ: errors are made up for by the weights still to come), or
+    #: "auto": nearest at 8 bits, where feedback gains nothing, feedback below
+    rounding: str = "auto"
     #: exponent of cross-layer equalization through depthwise → pointwise pairs, 0 (off) to 1 (whole)
     equalization: float = 0.0
 
@@ -73,6 +74,11 @@ class QuantSpec:
                 "u8×s8 kernels saturate at int16 on x86 without VNNI unless |w| ≤ 64",
                 "use --bits w7a8 or --target x86-any",
             )
+
+    @property
+    def feedback(self) -> bool:
+        """Whether weights are rounded by feedback."""
+        return self.rounding == "feedback" or (self.rounding == "auto" and self.weight_bits < 8)
 
     @classmethod
     def parse_bits(cls, text: str, **fields: Any) -> QuantSpec:
@@ -191,8 +197,9 @@ class CalibrationSpec:
 
     #: "synthetic", "noise", or the path of saved features (.npz), a manifest or a folder of audio
     source: str = "synthetic"
-    #: "minmax", "percentile" or "mse" (the range of least squared rounding and clipping error)
-    method: str = "minmax"
+    #: "minmax", "percentile", "mse" (the range of least squared rounding and clipping error), or "auto":
+    #: by the bits of the activations (``resolved``)
+    method: str = "auto"
     #: for ``percentile``: the share of values kept inside the range, in percent
     percentile: float = 99.99
     #: for ``percentile`` and ``mse``: histogram bins kept for a tensor, whatever the data's size
@@ -221,6 +228,20 @@ class CalibrationSpec:
             _real(where, "margin", self.margin, at_least=0.1, at_most=100.0)
         _real(where, "floor", self.floor, at_least=0.0, at_most=100.0)
         _flag(where, "shortfall", self.shortfall)
+
+    def resolved(self, levels: int) -> CalibrationSpec:
+        """Return the specification with the method that "auto" stands for at ``levels`` = 2^bits − 1 steps.
+
+        With 8 bits the extremes; the coarser the step, the more it pays to clip for its sake: with 7 bits
+        the percentile 99.999, with fewer 99.99 (benchmarks/ranges.py --activations, docs/design.md).
+        """
+        if self.method != "auto":
+            return self
+        if levels >= 255:
+            return dataclasses.replace(self, method="minmax")
+        kept = 99.999 if levels >= 127 else 99.99
+        margin = 1.0 if self.margin is None else self.margin
+        return dataclasses.replace(self, method="percentile", percentile=kept, margin=margin)
 
     @property
     def widening(self) -> float:

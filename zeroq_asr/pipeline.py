@@ -108,7 +108,7 @@ def quantize(
             calibration,
             levels=levels,
             reached=reached,
-            covariances=spec.rounding == "feedback",
+            covariances=spec.feedback,
             total=total,
             progress=progress,
         )

@@ -22,12 +22,13 @@ def compare(
     ctx: typer.Context,
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="A checkpoint: .nemo, .pt, .ckpt or .pt2.")],
     manifest: Annotated[
-        Path | None,
+        list[Path] | None,
         typer.Option(
             "--manifest",
             "-m",
             metavar="PATH",
-            help="Recordings to judge by, best with text: JSON lines, a folder, or a LibriSpeech tree.",
+            help="Recordings to judge by, best with text: JSON lines, a folder, or a LibriSpeech tree. "
+            "May be repeated.",
         ),
     ] = None,
     calibration_manifest: Annotated[
@@ -84,8 +85,8 @@ def compare(
         specs = [with_settings(fields, spec, synthesis)[0] for spec in specs]
         (_, synthesis) = with_settings(fields, specs[0], synthesis)
         if markdown is not None:
-            check_output(markdown, model, manifest, calibration_manifest, config)
-        utterances = None if manifest is None else zq.read_manifest(manifest)[:limit]
+            check_output(markdown, model, *(manifest or ()), calibration_manifest, config)
+        utterances = [u for path in manifest for u in zq.read_manifest(path)][:limit] if manifest else None
         if calibration_manifest is not None:
             zq.read_manifest(calibration_manifest)  # a mistake there shows before the long work begins
         with terminal.progress() as progress:

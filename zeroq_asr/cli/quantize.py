@@ -76,9 +76,11 @@ def quantize(
     method: Annotated[
         str,
         typer.Option(
-            metavar=alternatives(METHODS), callback=one_of(METHODS), help="How ranges are chosen from them."
+            metavar=alternatives(METHODS),
+            callback=one_of(METHODS),
+            help="How ranges are chosen from them; auto: by the bits of the activations.",
         ),
-    ] = "minmax",
+    ] = "auto",
     percentile: Annotated[
         float, typer.Option(help="For --method percentile: percent of the values kept.")
     ] = 99.99,

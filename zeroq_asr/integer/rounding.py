@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import numpy as np
 
-DAMPING = 0.1
+DAMPING = 0.3
 #: columns whose updates to the rest are made at once
 _BLOCK = 64
 
