@@ -127,9 +127,11 @@ def ranges(bench: Bench, clean: Features, seeds: Sequence[int]) -> None:
         bench.row(f"synthetic, seed {seed}, mse", stream, zq.CalibrationSpec(method="mse", margin=1.0))
         default = zq.CalibrationSpec()
         bench.row(f"W8A8 uncorrected, seed {seed}", stream, default, bias_correction=False)
+        bench.row(f"W4A8, seed {seed}", stream, default, weight_bits=4)
         for corrected in (True, False):
-            label = f"W4A8{'' if corrected else ' uncorrected'}, seed {seed}"
-            bench.row(label, stream, default, weight_bits=4, bias_correction=corrected)
+            label = f"W4A8 to nearest{'' if corrected else ' uncorrected'}, seed {seed}"
+            fields = {"rounding": "nearest", "bias_correction": corrected}
+            bench.row(label, stream, default, weight_bits=4, **fields)
 
 
 def activations(bench: Bench, seeds: Sequence[int]) -> None:

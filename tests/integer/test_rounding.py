@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zeroq_asr.integer.rounding import DAMPING, round_by_feedback
+from zeroq_asr.integer.rounding import DAMPING, gain, round_by_feedback
 
 
 def correlated(generator: np.random.Generator, inputs: int, rank: int) -> np.ndarray:
@@ -60,10 +60,10 @@ def test_correlation_is_made_use_of(limit: int) -> None:
 def test_two_weights_by_hand() -> None:
     """The second weight makes up for the first, as far as the damped correlation says."""
     covariance = np.array([[2.0, 1.9], [1.9, 2.0]])
-    weight, scale = np.array([[0.4, 0.3]]), np.ones(1)
+    weight, scale = np.array([[0.45, 0.3]]), np.ones(1)
     damped = covariance + DAMPING * 2.0 * np.eye(2)
-    # the first falls to 0; the best second weight given that is 0.3 + 0.4 · Σ01 / Σ11
-    best = 0.3 + 0.4 * damped[0, 1] / damped[1, 1]
+    # the first falls to 0; the best second weight given that is 0.3 + 0.45 · Σ01 / Σ11
+    best = 0.3 + 0.45 * damped[0, 1] / damped[1, 1]
     assert best > 0.5
     np.testing.assert_array_equal(round_by_feedback(weight, scale, covariance, 7), [[0.0, 1.0]])
 
@@ -71,3 +71,24 @@ def test_two_weights_by_hand() -> None:
 def test_inputs_that_never_vary() -> None:
     weight, scale = np.array([[0.4, 0.6, -2.4]]), np.ones(1)
     np.testing.assert_array_equal(round_by_feedback(weight, scale, np.zeros((3, 3)), 2), [[0.0, 1.0, -2.0]])
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_gain_is_of_the_damped_signal(seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    weight, mixing = generator.standard_normal((3, 5)), generator.standard_normal((5, 5))
+    covariance = mixing @ mixing.T
+    np.testing.assert_allclose(gain(weight, 0.8 * weight, covariance), 0.8)
+    # what is added across the signal is no gain
+    damped = covariance + DAMPING * np.diag(covariance).mean() * np.eye(5)
+    across = generator.standard_normal((3, 5))
+    signal = weight @ damped
+    across -= ((across * signal).sum(1) / (signal**2).sum(1))[:, None] * signal
+    np.testing.assert_allclose(gain(weight, weight + across, covariance), 1.0)
+
+
+def test_no_signal_has_no_gain() -> None:
+    weight = np.array([[1.0, -1.0], [0.0, 0.0]])
+    assert gain(weight, np.zeros((2, 2)), np.eye(2)).tolist() == [1.0, 1.0]
+    assert gain(weight, -weight, np.eye(2)).tolist() == [1.0, 1.0]
+    assert gain(weight, 2 * weight, np.zeros((2, 2))).tolist() == [2.0, 1.0]
