@@ -12,17 +12,14 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from ranges import Features, Frames, divergence, run, with_babble
+from ranges import Features, Frames, differences, run, with_babble
 
 import zeroq_asr as zq
 from zeroq_asr.audio import load_audio
 from zeroq_asr.capture import capture
-from zeroq_asr.decode import greedy_ctc
-from zeroq_asr.evaluate import count_errors
 from zeroq_asr.export import Deployment
 from zeroq_asr.float_onnx import export_float
 from zeroq_asr.frontend import Frontend
@@ -73,7 +70,6 @@ def row(
     seed: int,
     inputs: tuple[Features, Features],
     references: tuple[Frames, Frames],
-    text: Callable[[np.ndarray], str],
 ) -> list[float]:
     """Words and frames that differ (%), KL under babble, SQNR on the clean recordings."""
     made = zq.quantize(
@@ -83,10 +79,8 @@ def row(
         calibration=changed(zq.CalibrationSpec(), fields),
     )
     clean, noisy = (run(made.exported.to_bytes(), features) for features in inputs)
-    words, _ = count_errors([text(f) for f in references[1]], [text(f) for f in noisy])
-    pairs = list(zip(references[1], noisy, strict=True))
-    frames = np.concatenate([a.argmax(-1) != b.argmax(-1) for a, b in pairs]).mean()
-    return [100 * (words.rate or 0), 100 * float(frames), divergence(pairs), sqnr(references[0], clean)]
+    words, _, frames, kl = differences(model, references[1], noisy)
+    return [words, frames, kl, sqnr(references[0], clean)]
 
 
 def main() -> None:
@@ -114,15 +108,10 @@ def main() -> None:
     noisy = [frontend.batch([w]) for w in with_babble(waveforms)]
     exact = export_float(graph, deployment).SerializeToString()
     references = (run(exact, clean), run(exact, noisy))
-    tokenizer = model.tokenizer
-
-    def text(frames: np.ndarray) -> str:
-        return tokenizer.decode(greedy_ctc(frames, len(frames), tokenizer.blank_id))
-
     print(f"{'':36} {'words':>7} {'frames':>7} {'KL':>8} {'SQNR':>7}", flush=True)
     for name in arguments.only:
         fields = {**everywhere, **LEVERS[name]}
-        found = [row(model, fields, seed, (clean, noisy), references, text) for seed in arguments.seeds]
+        found = [row(model, fields, seed, (clean, noisy), references) for seed in arguments.seeds]
         words, frames, kl, ratio = np.mean(found, axis=0)
         print(f"{name:36} {words:7.2f} {frames:7.2f} {kl:8.4f} {ratio:7.2f}", flush=True)
 

@@ -14,13 +14,11 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from ranges import Frames, divergence, run, with_babble
+from ranges import differences, run, with_babble
 
 import zeroq_asr as zq
 from zeroq_asr.audio import load_audio
 from zeroq_asr.capture import capture
-from zeroq_asr.decode import greedy_ctc
-from zeroq_asr.evaluate import count_errors
 from zeroq_asr.export import Deployment
 from zeroq_asr.float_onnx import export_float
 
@@ -77,8 +75,8 @@ def main() -> None:
                 model, path, spec=zq.QuantSpec.parse_bits(bits), synthesis=spec, calibration=calibration
             )
             told = zq.report(model, path, held_out=held_out)
-            found = shown(model, truth, run(made.exported.to_bytes(), heard))
-            row = [told.values[-1].sqnr, 100 * told.frames, told.divergence, *found]
+            words, _, frames, kl = differences(model, truth, run(made.exported.to_bytes(), heard))
+            row = [told.values[-1].sqnr, 100 * told.frames, told.divergence, words, frames, kl]
             rows.append(row)
             print(
                 f"{label:20} {row[0]:7.2f} {row[1]:7.2f} {row[2]:8.4f}  "
@@ -92,19 +90,6 @@ def main() -> None:
             f"rank correlation of {name}: ",
             ", ".join(f"{s} {r:+.2f}" for s, r in zip(SHOWN, found_ranks, strict=True)),
         )
-
-
-def shown(model: zq.AsrModel, truth: Frames, found: Frames) -> list[float]:
-    """Words and frames that differ (%), and the KL."""
-    tokenizer = model.tokenizer
-
-    def text(frames: np.ndarray) -> str:
-        return tokenizer.decode(greedy_ctc(frames, len(frames), tokenizer.blank_id))
-
-    words, _ = count_errors([text(f) for f in truth], [text(f) for f in found])
-    pairs = list(zip(truth, found, strict=True))
-    differ = np.concatenate([a.argmax(-1) != b.argmax(-1) for a, b in pairs])
-    return [100 * (words.rate or 0), 100 * float(differ.mean()), divergence(pairs)]
 
 
 if __name__ == "__main__":

@@ -50,10 +50,6 @@ class Bench:
     features: Features
     reference: Frames
 
-    def text(self, frames: np.ndarray) -> str:
-        tokenizer = self.model.tokenizer
-        return tokenizer.decode(greedy_ctc(frames, len(frames), tokenizer.blank_id))
-
     def row(
         self, label: str, stream: Sequence[torch.Tensor], spec: zq.CalibrationSpec, **fields: Any
     ) -> None:
@@ -75,16 +71,21 @@ class Bench:
             covariances=observed.covariances,
         )
         found = run(export(program, self.deployment, "fused").to_bytes(), self.features)
-        words, characters = count_errors(
-            [self.text(f) for f in self.reference], [self.text(f) for f in found]
-        )
-        pairs = list(zip(self.reference, found, strict=True))
-        frames = np.concatenate([a.argmax(-1) != b.argmax(-1) for a, b in pairs]).mean()
-        print(
-            f"{label:36} {100 * (words.rate or 0):7.2f} {100 * (characters.rate or 0):7.2f}"
-            f" {100 * frames:7.2f} {divergence(pairs):8.4f}",
-            flush=True,
-        )
+        words, characters, frames, kl = differences(self.model, self.reference, found)
+        print(f"{label:36} {words:7.2f} {characters:7.2f} {frames:7.2f} {kl:8.4f}", flush=True)
+
+
+def differences(model: zq.AsrModel, truth: Frames, found: Frames) -> tuple[float, float, float, float]:
+    """Words, characters and frames that differ (%), and the KL of the frames' distributions (nats)."""
+    tokenizer = model.tokenizer
+
+    def text(frames: np.ndarray) -> str:
+        return tokenizer.decode(greedy_ctc(frames, len(frames), tokenizer.blank_id))
+
+    words, characters = count_errors([text(f) for f in truth], [text(f) for f in found])
+    pairs = list(zip(truth, found, strict=True))
+    frames = np.concatenate([a.argmax(-1) != b.argmax(-1) for a, b in pairs]).mean()
+    return 100 * (words.rate or 0), 100 * (characters.rate or 0), 100 * float(frames), divergence(pairs)
 
 
 def divergence(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> float:

@@ -25,6 +25,7 @@ from zeroq_asr.integer.backends.torch import TorchBackend
 from zeroq_asr.integer.ops.conv_requant import corrected_bias, quantize_weight
 from zeroq_asr.integer.program import Program
 from zeroq_asr.integer.proof import prove
+from zeroq_asr.integer.rounding import weighted_gain
 from zeroq_asr.integer.types import weight_limit
 from zeroq_asr.lower import lower
 
@@ -368,6 +369,14 @@ def test_rounding_by_feedback_changes_constants_alone_and_helps() -> None:
         return float(np.square(logits * program.values[program.outputs[0]].scale - wanted.numpy()).mean())
 
     assert off(mended) < 0.7 * off(plain)
+    (conv,) = (i for i in mended.code if i.op == "conv_requant")
+    q, m = (mended.constants[name] for name in (conv.ins[1], conv.ins[3]))
+    scale = m / 2.0 ** conv.attrs["c"] * mended.values[conv.out].scale / mended.values[conv.ins[0]].scale
+    (node,) = (n for n in graph.nodes if n.op == "conv1d")
+    rows = node.attrs["weight"].double().numpy()[:, :, 0]
+    grown = weighted_gain(rows, q[:, :, 0] * scale[:, None], found.covariances[node.out])
+    # to the nearest multiplier
+    assert (np.abs(grown - 1) <= 0.51 / m + 1e-6).all()
     prove(mended)
 
 

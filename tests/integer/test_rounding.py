@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zeroq_asr.integer.rounding import DAMPING, gain, round_by_feedback
+from zeroq_asr.integer.rounding import DAMPING, round_by_feedback, weighted_gain
 
 
 def correlated(generator: np.random.Generator, inputs: int, rank: int) -> np.ndarray:
@@ -78,17 +78,17 @@ def test_gain_is_of_the_damped_signal(seed: int) -> None:
     generator = np.random.default_rng(seed)
     weight, mixing = generator.standard_normal((3, 5)), generator.standard_normal((5, 5))
     covariance = mixing @ mixing.T
-    np.testing.assert_allclose(gain(weight, 0.8 * weight, covariance), 0.8)
+    np.testing.assert_allclose(weighted_gain(weight, 0.8 * weight, covariance), 0.8)
     # what is added across the signal is no gain
     damped = covariance + DAMPING * np.diag(covariance).mean() * np.eye(5)
     across = generator.standard_normal((3, 5))
     signal = weight @ damped
     across -= ((across * signal).sum(1) / (signal**2).sum(1))[:, None] * signal
-    np.testing.assert_allclose(gain(weight, weight + across, covariance), 1.0)
+    np.testing.assert_allclose(weighted_gain(weight, weight + across, covariance), 1.0)
 
 
 def test_no_signal_has_no_gain() -> None:
     weight = np.array([[1.0, -1.0], [0.0, 0.0]])
-    assert gain(weight, np.zeros((2, 2)), np.eye(2)).tolist() == [1.0, 1.0]
-    assert gain(weight, -weight, np.eye(2)).tolist() == [1.0, 1.0]
-    assert gain(weight, 2 * weight, np.zeros((2, 2))).tolist() == [2.0, 1.0]
+    assert weighted_gain(weight, np.zeros((2, 2)), np.eye(2)).tolist() == [1.0, 1.0]
+    assert weighted_gain(weight, -weight, np.eye(2)).tolist() == [1.0, 1.0]
+    assert weighted_gain(weight, 2 * weight, np.zeros((2, 2))).tolist() == [2.0, 1.0]

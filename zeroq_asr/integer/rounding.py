@@ -8,8 +8,8 @@ for it: with Uᵀ U = (Σ + λI)⁻¹, U upper triangular, after weight j is rou
     w_k ← w_k − U_jk · (w_j − ŵ_j) / U_jj      for k > j.
 
 λ is ``DAMPING`` times the mean variance: made features are few and not speech, so what they correlate by
-accident must not be trusted.  What is least in square has shrunk: with the ``gain`` of each row given back
-a deep network loses much less (docs/design.md).
+accident must not be trusted.  What is least in square has shrunk: with the ``weighted_gain`` of each row
+given back a deep network loses much less (docs/design.md).
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def round_by_feedback(
     return found
 
 
-def gain(weight: np.ndarray, rounded: np.ndarray, covariance: np.ndarray) -> np.ndarray:
+def weighted_gain(weight: np.ndarray, rounded: np.ndarray, covariance: np.ndarray) -> np.ndarray:
     """Return ŵᵀ(Σ + λI)w / wᵀ(Σ + λI)w of every row [O]: how much the signal of w [O, N] grows in ŵ.
 
     1 where there is no signal, or where it would turn around.

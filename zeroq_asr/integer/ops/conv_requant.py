@@ -17,7 +17,7 @@ import numpy as np
 from zeroq_asr.errors import CalibrationError
 from zeroq_asr.integer.dyadic import MAX_SHIFT, accumulator_bounds, largest_shift, shift_half_even
 from zeroq_asr.integer.ops import Condition, fused, integer_op, lowers, qdq
-from zeroq_asr.integer.rounding import gain, round_by_feedback
+from zeroq_asr.integer.rounding import round_by_feedback, weighted_gain
 from zeroq_asr.integer.types import I32, TYPES, U8, weight_limit
 
 #: Fractions of the no-clipping multiplier that are tried for rounding the weights.
@@ -207,7 +207,7 @@ def _lower(ctx: Any, node: Any) -> None:
         limit = weight_limit(ctx.spec.weight_bits)
         chosen = round_by_feedback(rows, m * ratio, covariance, limit)
         # c has room for the largest multiplier there was
-        restored = np.rint(m / gain(rows, chosen * (m * ratio)[:, None], covariance))
+        restored = np.rint(m / weighted_gain(rows, chosen * (m * ratio)[:, None], covariance))
         m = np.clip(restored, 1, m.max()).astype(np.int64)
         q = chosen.reshape(weight.shape).astype(np.int8)
     real_bias = corrected_bias(
