@@ -16,6 +16,7 @@ from zeroq_asr.integer.dyadic import (
     accumulator_bounds,
     half_even,
     largest_shift,
+    requantize,
     shift_half_even,
 )
 from zeroq_asr.integer.ops.conv_requant import conv_requant
@@ -74,6 +75,34 @@ def test_rounding_is_what_float32_kernels_do(numerator: int, shift: int) -> None
 
 def requantized(acc: int, m: int, c: int, zy: int, lo: int, hi: int) -> int:
     return min(max(exact(acc * m, c) + zy, lo), hi)
+
+
+@settings(max_examples=400)
+@given(st.lists(st.integers(-(2**26), 2**26), min_size=1), st.integers(0, 17), FORMATS)
+def test_requantize_is_the_rule(values: list[int], c: int, form: tuple[int, int, int]) -> None:
+    lo, hi, zy = form
+    kind = "uint8" if lo >= 0 and hi <= 255 else "int32"
+    # the values themselves, and each moved to the tie and to the multiple of 2^c nearest to it
+    near = [(v >> c << c) + part for v in values for part in (0, (1 << c) >> 1)]
+    v = np.array([*values, *near], dtype=np.int32)
+    found = requantize(NUMPY, v, c=c, zero_point=zy, lo=lo, hi=hi, type=kind)
+    assert found.dtype == kind
+    assert found.tolist() == [requantized(int(n), 1, c, zy, lo, hi) for n in v]
+    bounds = requantize(
+        IntervalBackend(), Interval.of(-(2**26), 2**26, I32), c=c, zero_point=zy, lo=lo, hi=hi, type=kind
+    )
+    # a bound moves by one at most, towards the parity that the zero point asks for
+    assert lo - 1 <= bounds.min <= found.min()
+    assert found.max() <= bounds.max <= hi + 1
+
+
+@pytest.mark.parametrize("c", [1, 7, 16])
+@pytest.mark.parametrize("zero_point", [0, 1, 127, 128, 255])
+def test_requantize_on_every_tie(c: int, zero_point: int) -> None:
+    quotients = np.arange(-300, 301)
+    v = np.concatenate([(quotients << c) + (1 << (c - 1)) + d for d in (-1, 0, 1)]).astype(np.int32)
+    found = requantize(NUMPY, v, c=c, zero_point=zero_point, lo=0, hi=255, type="uint8")
+    assert found.tolist() == [requantized(int(n), 1, c, zero_point, 0, 255) for n in v]
 
 
 @settings(max_examples=400)

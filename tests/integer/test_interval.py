@@ -15,7 +15,7 @@ from zeroq_asr.integer.backends.numpy import NumpyBackend
 from zeroq_asr.integer.ops.conv_requant import conv_requant
 from zeroq_asr.integer.program import Instruction, Program
 from zeroq_asr.integer.proof import prove
-from zeroq_asr.integer.types import I8, I32, I64, U8
+from zeroq_asr.integer.types import I8, I32, I64, U8, IntType
 
 from .programs import MAX_FRAMES, random_features, random_program
 
@@ -59,7 +59,14 @@ PRIMITIVES: dict[str, Any] = {
     "clamp vectors": lambda f, a, b: f.clamp(a, np.array([-5, 3]), np.array([3, 900])),
     "shift": lambda f, a, b: f.shift_right(a, 3),
     "and": lambda f, a, b: f.bit_and(a, 5),
+    "parity": lambda f, a, b: f.set_parity(_byte(f, a), f.low_bits_equal(_byte(f, b, I32), 8, 0), 0),
+    "odd parity": lambda f, a, b: f.set_parity(_byte(f, a), f.low_bits_equal(_byte(f, b, I32), 3, 1), 1),
 }
+
+
+def _byte(f: Any, v: Any, kind: IntType = U8) -> Any:
+    return f.cast(f.clamp(v, 0, 255), kind)
+
 
 
 @pytest.mark.parametrize("name", PRIMITIVES)
@@ -209,7 +216,9 @@ REFUSED: dict[str, tuple[Program, str]] = {
         r"y \(conv_requant\): mul may reach",
     ),
     "shift without headroom": (
-        program_of(conv_of(zx=128), **conv_constants(127, 64, m=1500)),
+        program_of(
+            conv_of(zx=128, type="int32", lo=-(2**15), hi=2**15 - 1), **conv_constants(127, 64, m=1500)
+        ),
         r"y \(conv_requant\): shift may reach",
     ),
     "result does not fit its type": (

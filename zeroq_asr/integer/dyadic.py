@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from zeroq_asr.integer.types import I32
+from zeroq_asr.integer.types import I32, TYPES, U8
 
 #: Largest shift of an 8-bit output.  A product below 2^8 in steps of 2^-16 has 24 significant
 #: bits, all of which a float32 holds: this is the condition under which QLinearConv is exact.
@@ -37,6 +37,26 @@ def shift_half_even(f: Any, x: Any, c: int) -> Any:
         return x
     parity = f.bit_and(f.shift_right(x, c), 1)
     return f.shift_right(f.add(f.add(x, (1 << (c - 1)) - 1), parity), c)
+
+
+def requantize(f: Any, v: Any, *, c: int, zero_point: int, lo: int, hi: int, type: str) -> Any:
+    """clamp(half_even(v / 2^c) + zero_point, lo, hi), v int32, spelled in a backend's primitives.
+
+    Bytes take a form that needs one division.  Clamping v first to what the result can be makes
+    w = v + zero_point·2^c + 2^(c−1) ≥ 0, and w >> c rounds ties up: where one was met, which is where the
+    low c bits of w are all 0, clearing the lowest bit of an even-offset result goes back to the even
+    neighbour.  With an odd zero point it is the odd one, so ties are rounded down (2^(c−1) − 1, the low
+    bits all 1) and the lowest bit is set.  No other bit can change.
+    """
+    kind = TYPES[type]
+    if kind is not U8 or not 0 < c <= MAX_SHIFT:
+        y = f.add(shift_half_even(f, v, c), zero_point)
+        return f.cast(f.clamp(y, lo, hi), kind)
+    odd = zero_point & 1
+    v = f.clamp(v, (lo - zero_point) << c, (hi - zero_point) << c)
+    w = f.add(v, (zero_point << c) + (1 << (c - 1)) - odd)
+    y = f.cast(f.shift_right(w, c), U8)
+    return f.set_parity(y, f.low_bits_equal(w, c, odd), odd)
 
 
 def accumulator_bounds(m: np.ndarray, c: int, zy: int, lo: int, hi: int) -> tuple[np.ndarray, np.ndarray]:

@@ -21,6 +21,7 @@ class IntType:
 BOOL = IntType("bool", 0, 1)
 U8 = IntType("uint8", 0, 255)
 I8 = IntType("int8", -128, 127)
+I16 = IntType("int16", -(2**15), 2**15 - 1)
 I32 = IntType("int32", -(2**31), 2**31 - 1)
 I64 = IntType("int64", -(2**63), 2**63 - 1)
 

@@ -117,6 +117,20 @@ class IntervalBackend:
         """Bitwise and with a non-negative mask."""
         return self._checked(_exact(0), _exact(mask), v.type, "bit_and")
 
+    def low_bits_equal(self, v: Interval, c: int, bit: int) -> Interval:
+        """Either truth value, where v is within what the spellings can take."""
+        if not 0 < c <= 16 or v.min < 0 or v.max >= 257 << c:
+            raise ProofError(
+                self.where, f"low_bits_equal needs 0 ≤ v < 257·2^c and 0 < c ≤ 16, found {v.min}, {v.max}"
+            )
+        return Interval.of(0, 1, BOOL)
+
+    def set_parity(self, y: Interval, where: Interval, bit: int) -> Interval:
+        """The bound that has the wrong parity moves by one."""
+        if bit:
+            return self._checked(y.lo, y.hi + 1 - y.hi % 2, U8, "set_parity")
+        return self._checked(y.lo - y.lo % 2, y.hi, U8, "set_parity")
+
     def divide(self, a: Interval, b: Interval | int) -> Interval:
         """Floor division; requires a ≥ 0 and b ≥ 1."""
         lo, hi = _bounds(b)

@@ -68,6 +68,15 @@ class NumpyBackend:
         """Bitwise and."""
         return np.bitwise_and(v, mask).astype(v.dtype)
 
+    def low_bits_equal(self, v: Array, c: int, bit: int) -> Array:
+        """Compare with c zeros or ones."""
+        mask = (1 << c) - 1
+        return np.bitwise_and(v, mask) == bit * mask
+
+    def set_parity(self, y: Array, where: Array, bit: int) -> Array:
+        """Set or clear the lowest bit."""
+        return y | where if bit else y & ~where.astype(np.uint8)
+
     def divide(self, a: Array, b: Array | int) -> Array:
         """Floor division of non-negative integers."""
         if a.size and (a.min() < 0 or np.min(b) < 1):

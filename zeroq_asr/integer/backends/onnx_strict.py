@@ -19,7 +19,7 @@ from zeroq_asr.errors import ExportError
 from zeroq_asr.integer.backends.interval import Interval, IntervalBackend, length_interval, shift_offset
 from zeroq_asr.integer.ops import OPS
 from zeroq_asr.integer.program import Instruction, Program
-from zeroq_asr.integer.types import BOOL, I32, I64, U8, IntType
+from zeroq_asr.integer.types import BOOL, I16, I32, I64, U8, IntType
 from zeroq_asr.integer.wellformed import check
 
 #: in the names of the nodes that refuse an input
@@ -194,6 +194,9 @@ class OnnxStrictBackend:
             return Sym(name, interval)
         kind = v.interval.type
         low, high = max(lo, kind.lo), min(hi, kind.hi)
+        if kind is I32:  # faster than Clip
+            above = self.add_node("Max", [v, self.scalar(low, kind)])
+            return Sym(self.add_node("Min", [above, self.scalar(high, kind)]), interval)
         return Sym(self.add_node("Clip", [v, self.scalar(low, kind), self.scalar(high, kind)]), interval)
 
     def shift_right(self, v: Sym, c: int) -> Sym:
@@ -213,6 +216,30 @@ class OnnxStrictBackend:
         """BitwiseAnd."""
         interval = self.proof.bit_and(v.interval, mask)
         return Sym(self.add_node("BitwiseAnd", [v, self.scalar(mask, I32)]), interval)
+
+    def low_bits_equal(self, v: Sym, c: int, bit: int) -> Sym:
+        """Equal on int16: Cast keeps the 16 lowest bits, to which the c bits are moved up first.
+
+        BitwiseAnd, which would say it in one node, is several times slower in ONNX Runtime.
+        """
+        interval = self.proof.low_bits_equal(v.interval, c, bit)
+        raised = v.name if c == 16 else self.add_node("Mul", [v, self.scalar(1 << (16 - c), I32)])
+        low = self.add_node("Cast", [raised], to=TensorProto.INT16)
+        return Sym(self.add_node("Equal", [low, self.scalar(-bit << (16 - c), I16)]), interval)
+
+    def set_parity(self, y: Sym, where: Sym, bit: int) -> Sym:
+        """Add or subtract 1 where the mask is true and the parity is wrong.
+
+        The parity is bit 7 of y·128 cut to a byte, for the same reason.
+        """
+        interval = self.proof.set_parity(y.interval, where.interval, bit)
+        wide = self.add_node("Mul", [self.add_node("Cast", [y], to=TensorProto.INT16), self.scalar(128, I16)])
+        odd = self.add_node(
+            "Cast", [self.add_node("Cast", [wide], to=TensorProto.UINT8)], to=TensorProto.BOOL
+        )
+        wrong = self.add_node("And", [where, self.add_node("Not", [odd]) if bit else odd])
+        step = self.add_node("Cast", [wrong], to=TensorProto.UINT8)
+        return Sym(self.add_node("Add" if bit else "Sub", [y, step]), interval)
 
     def divide(self, a: Sym, b: Sym | int) -> Sym:
         """Div: truncation is the floor for a ≥ 0."""

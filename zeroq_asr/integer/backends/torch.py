@@ -75,6 +75,16 @@ class TorchBackend:
         """Bitwise and."""
         return torch.bitwise_and(v, mask)
 
+    def low_bits_equal(self, v: Tensor, c: int, bit: int) -> Tensor:
+        """Compare with c zeros or ones."""
+        mask = (1 << c) - 1
+        return torch.bitwise_and(v, mask) == bit * mask
+
+    def set_parity(self, y: Tensor, where: Tensor, bit: int) -> Tensor:
+        """Set or clear the lowest bit."""
+        chosen = where.to(torch.uint8)
+        return y | chosen if bit else y & ~chosen
+
     def divide(self, a: Tensor, b: Tensor | int) -> Tensor:
         """Floor division."""
         return torch.div(a, b, rounding_mode="floor")

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from zeroq_asr.integer.dyadic import MAX_SHIFT, shift_half_even
+from zeroq_asr.integer.dyadic import MAX_SHIFT, requantize
 from zeroq_asr.integer.ops import Condition, fused, integer_op, lowers, qdq
-from zeroq_asr.integer.types import I32, TYPES, U8
+from zeroq_asr.integer.types import I32, U8
 
 
 @integer_op
@@ -26,8 +26,7 @@ def add_requant(
     for x, z, factor in zip(xs, zx, m, strict=True):
         term = f.mul(f.sub(f.cast(x, I32), z), factor)
         total = term if total is None else f.add(total, term)
-    y = shift_half_even(f, f.add(total, zy << c), c)
-    return f.cast(f.clamp(y, lo, hi), TYPES[type])
+    return requantize(f, f.add(total, zy << c), c=c, zero_point=0, lo=lo, hi=hi, type=type)
 
 
 def significant(m: tuple[int, ...], c: int) -> int:

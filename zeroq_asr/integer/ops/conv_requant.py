@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 
 from zeroq_asr.errors import CalibrationError
-from zeroq_asr.integer.dyadic import MAX_SHIFT, accumulator_bounds, largest_shift, shift_half_even
+from zeroq_asr.integer.dyadic import MAX_SHIFT, accumulator_bounds, largest_shift, requantize
 from zeroq_asr.integer.ops import Condition, fused, integer_op, lowers, qdq
 from zeroq_asr.integer.rounding import round_by_feedback, weighted_gain
-from zeroq_asr.integer.types import I32, TYPES, U8, weight_limit
+from zeroq_asr.integer.types import I32, U8, weight_limit
 
 #: Fractions of the no-clipping multiplier that are tried for rounding the weights.
 SHRINK = np.linspace(0.3, 1.0, 29)
@@ -53,8 +53,7 @@ def conv_requant(
     acc = f.add(acc, f.per_channel(bias))
     if saturate:
         acc = f.clamp(acc, *accumulator_bounds(f.array(m), c, zy, lo, hi))
-    y = f.add(shift_half_even(f, f.mul(acc, f.per_channel(m)), c), zy)
-    return f.cast(f.clamp(y, lo, hi), TYPES[type])
+    return requantize(f, f.mul(acc, f.per_channel(m)), c=c, zero_point=zy, lo=lo, hi=hi, type=type)
 
 
 def _exact_if(i: Any, x: Any, w: Any, bias: Any, m: Any) -> list[Condition]:

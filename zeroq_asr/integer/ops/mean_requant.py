@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from zeroq_asr.integer.dyadic import shift_half_even
+from zeroq_asr.integer.dyadic import requantize
 from zeroq_asr.integer.ops import integer_op, lowers, qdq
-from zeroq_asr.integer.types import I32, TYPES
+from zeroq_asr.integer.types import I32
 
 
 @integer_op
@@ -38,8 +38,8 @@ def mean_requant(
     u = f.divide(f.add(f.mul(total, 1 << fraction), f.divide(n, 2)), n)
     # a mean of bytes is a byte: bounds cannot know that n divides its own sum, so say it
     u = f.clamp(u, 0, 255 << fraction)
-    y = shift_half_even(f, f.add(f.mul(f.sub(u, zx << fraction), m), zy << c), c)
-    return f.cast(f.clamp(y, lo, hi), TYPES[type])
+    v = f.add(f.mul(f.sub(u, zx << fraction), m), zy << c)
+    return requantize(f, v, c=c, zero_point=0, lo=lo, hi=hi, type=type)
 
 
 @qdq(mean_requant)

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from zeroq_asr.integer.dyadic import shift_half_even
+from zeroq_asr.integer.dyadic import requantize
 from zeroq_asr.integer.ops import Condition, fused, integer_op, lowers, qdq
-from zeroq_asr.integer.types import I32, TYPES, U8
+from zeroq_asr.integer.types import I32, U8
 
 #: A product of two centred bytes has 16 bits, the multiplier gets 13: their product fits int32.
 _LARGEST_MULTIPLIER = 1 << 13
@@ -24,8 +24,7 @@ def mul_requant(
     a uint8 [B, C, T], b uint8 of a shape that broadcasts.  The zero point is inside the rounding.
     """
     product = f.mul(f.sub(f.cast(a, I32), za), f.sub(f.cast(b, I32), zb))
-    y = shift_half_even(f, f.add(f.mul(product, m), zy << c), c)
-    return f.cast(f.clamp(y, lo, hi), TYPES[type])
+    return requantize(f, f.add(f.mul(product, m), zy << c), c=c, zero_point=0, lo=lo, hi=hi, type=type)
 
 
 def _exact_if(i: Any, a: Any, b: Any) -> list[Condition]:
