@@ -287,8 +287,14 @@ class OnnxStrictBackend:
         return Sym(mask, self.proof.time_mask(x.interval, lengths.interval))
 
     def select(self, mask: Sym, v: Sym, otherwise: int) -> Sym:
-        """Where."""
+        """Where; where bytes are to become 0, a product with the mask, which is several times faster."""
         interval = self.proof.select(mask.interval, v.interval, otherwise)
+        if otherwise == 0 and v.interval.type is U8:
+            key = ("byte", mask.name)
+            if key not in self._shared:
+                name = self.add_node("Cast", [mask], to=TensorProto.UINT8)
+                self._shared[key] = Sym(name, self.proof.cast(mask.interval, U8))
+            return Sym(self.add_node("Mul", [v, self._shared[key]]), interval)
         name = self.add_node("Where", [mask, v, self.scalar(otherwise, v.interval.type)])
         return Sym(name, interval)
 
