@@ -11,9 +11,12 @@ Names here are the public API; the command line calls nothing else.
 from __future__ import annotations
 
 from zeroq_asr._version import __version__
+from zeroq_asr.bench import Benchmark, Timing, bench
 from zeroq_asr.checkpoints import load_checkpoint, save_checkpoint
 from zeroq_asr.compare import Comparison, compare
 from zeroq_asr.config import CalibrationSpec, QuantSpec, SynthesisSpec
+from zeroq_asr.doctor import Diagnosis, diagnose
+from zeroq_asr.embedded import DemoFiles, copy_embedded, embedded_files, embedded_model
 from zeroq_asr.errors import (
     AudioError,
     CalibrationError,
@@ -44,6 +47,7 @@ from zeroq_asr.verify import Certificate, verify
 __all__ = [
     "AsrModel",
     "AudioError",
+    "Benchmark",
     "CalibrationError",
     "CalibrationSpec",
     "CaptureError",
@@ -51,6 +55,8 @@ __all__ = [
     "CheckpointError",
     "Comparison",
     "ConfigError",
+    "DemoFiles",
+    "Diagnosis",
     "Evaluation",
     "ExportError",
     "Frontend",
@@ -66,6 +72,7 @@ __all__ = [
     "SynthesisError",
     "SynthesisSpec",
     "SyntheticFeatures",
+    "Timing",
     "Tokenizer",
     "TorchRecognizer",
     "UnsupportedModelError",
@@ -75,7 +82,12 @@ __all__ = [
     "VerificationError",
     "ZeroqError",
     "__version__",
+    "bench",
     "compare",
+    "copy_embedded",
+    "diagnose",
+    "embedded_files",
+    "embedded_model",
     "evaluate",
     "gaussian_noise",
     "inspect_file",

@@ -18,6 +18,7 @@ from zeroq_asr.errors import ConfigError
 
 #: targets by name: what each promises about the kernels that will run the file
 TARGETS = {
+    "auto": "whichever of these is exact and fastest on the machine that quantizes",
     "x86-any": "u8 x u8 products, weights stored with zero point 128: exact on every x86",
     "x86-fast": "u8 x s8 products with |w| <= 64: exact and fastest on every x86",
     "x86-vnni": "u8 x s8 products at full range: exact only where the CPU has VNNI",

@@ -20,9 +20,12 @@ from zeroq_asr.float_graph import FloatGraph, FloatNode
 from zeroq_asr.integer.program import canonical_json
 
 
-def export_float(graph: FloatGraph, deployment: Deployment) -> onnx.ModelProto:
-    """Spell ``graph`` in float32 ONNX operators.  UnsupportedOperatorError for one without a spelling."""
-    writer = _Writer()
+def export_float(graph: FloatGraph, deployment: Deployment, *, flat: bool = False) -> onnx.ModelProto:
+    """Spell ``graph`` in float32 ONNX operators; ``flat`` leaves depthwise convolutions 1-D, as others do.
+
+    Raises UnsupportedOperatorError for an operator without a spelling.
+    """
+    writer = _Writer(flat)
     for node in graph.nodes:
         if node.op not in SPELLINGS:
             raise UnsupportedOperatorError(
@@ -59,7 +62,9 @@ def export_float(graph: FloatGraph, deployment: Deployment) -> onnx.ModelProto:
 
 
 class _Writer:
-    def __init__(self) -> None:
+    def __init__(self, flat: bool) -> None:
+        #: leave depthwise convolutions 1-D
+        self.flat = flat
         self.nodes: list[NodeProto] = []
         self.initializers: dict[str, TensorProto] = {}
         self._count = 0
@@ -99,7 +104,7 @@ def _conv1d(w: _Writer, node: FloatNode) -> None:
     weight, bias = a["weight"].numpy(), w.store(a["bias"].numpy())
     left, right = a["padding"]
     depthwise = weight.shape[1] == 1 and a["groups"] > 1
-    if not depthwise:
+    if w.flat or not depthwise:
         y = w.add(
             "Conv",
             [node.ins[0], w.store(weight), bias],

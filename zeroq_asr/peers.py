@@ -68,6 +68,20 @@ def ort_static(
         return target.read_bytes()
 
 
+def ort_dynamic(float_model: onnx.ModelProto) -> bytes:
+    """Return ``onnxruntime.quantization.quantize_dynamic`` of a float export.
+
+    Weights are u8; ranges of activations are found as it runs, and requantized in float.
+    """
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    with tempfile.TemporaryDirectory() as name, _no_warnings():
+        source, target = Path(name) / "float.onnx", Path(name) / "dynamic.onnx"
+        source.write_bytes(float_model.SerializeToString())
+        quantize_dynamic(source, target, weight_type=QuantType.QUInt8)
+        return target.read_bytes()
+
+
 @contextlib.contextmanager
 def _no_warnings() -> Iterator[None]:
     """Quiet the root logger, where it warns of every shape tensor that it leaves alone."""

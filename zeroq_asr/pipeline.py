@@ -25,6 +25,7 @@ from zeroq_asr.frontend import Frontend
 from zeroq_asr.integer.program import Program
 from zeroq_asr.integer.proof import Proof, prove
 from zeroq_asr.lower import lower
+from zeroq_asr.machine import settled
 from zeroq_asr.manifest import Utterance, read_manifest
 from zeroq_asr.model import AsrModel
 from zeroq_asr.progress import Progress, silent
@@ -82,7 +83,7 @@ def quantize(
     ``config`` and ``loader`` are as in ``load_checkpoint``.  Raises a ZeroqError for anything that
     is wrong with the input; the output file is whole or not there at all.
     """
-    spec, calibration = spec or QuantSpec(), calibration or CalibrationSpec()
+    spec, calibration = settled(spec or QuantSpec()), calibration or CalibrationSpec()
     synthesis = synthesis or SynthesisSpec.preset("default")
     seconds: dict[str, float] = {}
     clock = _Clock(seconds, progress)

@@ -68,7 +68,6 @@ def _byte(f: Any, v: Any, kind: IntType = U8) -> Any:
     return f.cast(f.clamp(v, 0, 255), kind)
 
 
-
 @pytest.mark.parametrize("name", PRIMITIVES)
 @given(st.lists(st.integers(-3000, 3000), min_size=8, max_size=8), st.integers(0, 255))
 def test_primitives_are_bounded(name: str, ends: list[int], seed: int) -> None:

@@ -9,7 +9,10 @@ import typer
 
 from zeroq_asr._version import __version__
 from zeroq_asr.cli import exits
+from zeroq_asr.cli.bench import bench
 from zeroq_asr.cli.compare import compare
+from zeroq_asr.cli.demo import demo
+from zeroq_asr.cli.doctor import doctor
 from zeroq_asr.cli.inspect import inspect
 from zeroq_asr.cli.options import AsJson, Developer, Quiet
 from zeroq_asr.cli.quantize import quantize
@@ -24,10 +27,13 @@ COMMANDS: tuple[Callable[..., Any], ...] = (
     verify,
     transcribe,
     evaluate,
+    bench,
     compare,
     report,
     inspect,
     synthesize,
+    doctor,
+    demo,
 )
 
 # the \b keeps its line breaks

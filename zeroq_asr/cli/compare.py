@@ -108,10 +108,13 @@ def compare(
             atomic_write_bytes(markdown, _markdown(result).encode())
         terminal.result(result.to_dict(), _bare(result))
         if terminal.talks:
-            _report(terminal, result, markdown)
+            show(terminal, result)
+            if markdown is not None:
+                terminal.facts([("tables", str(markdown))])
 
 
-def _report(terminal: Terminal, result: zq.Comparison, markdown: Path | None) -> None:
+def show(terminal: Terminal, result: zq.Comparison) -> None:
+    """Print a comparison's tables."""
     terminal.title(f"{result.name} {result.bits}", _heard(result))
     terminal.table(COLUMNS, [_cells(row) for row in result.rows])
     if result.gaps:
@@ -119,8 +122,6 @@ def _report(terminal: Terminal, result: zq.Comparison, markdown: Path | None) ->
         terminal.table(GAP_COLUMNS, [_gap(gap) for gap in result.gaps])
     terminal.text()
     terminal.text(_legend(result), "dim")
-    if markdown is not None:
-        terminal.facts([("tables", str(markdown))])
 
 
 GAP_COLUMNS: tuple[str, ...] = ("difference of WER, points", "", "95 % interval")

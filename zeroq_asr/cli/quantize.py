@@ -37,6 +37,7 @@ from zeroq_asr.cli.terminal import Terminal, session, size
 from zeroq_asr.config import MADE_MARGIN, METHODS, TARGETS
 from zeroq_asr.errors import ConfigError
 from zeroq_asr.export import DIALECTS
+from zeroq_asr.machine import best_target, this_machine
 
 
 def quantize(
@@ -60,7 +61,7 @@ def quantize(
         typer.Option(
             metavar=alternatives(TARGETS),
             callback=one_of(TARGETS),
-            help="The processors on which the fused kernels are exact.",
+            help="The processors on which the fused kernels are exact; auto: the fastest for this one.",
         ),
     ] = "x86-any",
     max_seconds: Annotated[float, typer.Option(help="Longest recording that the proof covers.")] = 60.0,
@@ -165,7 +166,7 @@ def quantize(
         made = {"tokens": None if tokens is None else str(tokens), "synthesis": account(result.features)}
         terminal.result({**result.to_dict(), **made}, str(path))
         if terminal.talks:
-            _report(terminal, result, path, tokens)
+            _report(terminal, result, path, tokens, chosen_target=spec.target == "auto")
 
 
 def default_name(model: Path, spec: zq.QuantSpec, dialect: str) -> str:
@@ -175,12 +176,14 @@ def default_name(model: Path, spec: zq.QuantSpec, dialect: str) -> str:
     return ".".join([model.stem, bits, *([] if dialect == "fused" else [dialect]), "onnx"])
 
 
-def _report(terminal: Terminal, result: zq.Quantized, path: Path, tokens: Path | None) -> None:
+def _report(
+    terminal: Terminal, result: zq.Quantized, path: Path, tokens: Path | None, *, chosen_target: bool
+) -> None:
     proof, backend = result.proof, result.exported.backend
     times = f", {result.float_bytes / result.size:.1f} times smaller than float" if result.float_bytes else ""
     rows = [
         ("size", f"{size(result.size)}{times} ({size(result.float_bytes)})"),
-        ("dialect", _dialect(backend.dialect, result.deployment.recipe)),
+        ("dialect", _dialect(backend.dialect, result.deployment.recipe, chosen_target)),
         ("program", result.program.digest()),
         (
             "proof",
@@ -200,9 +203,11 @@ def _report(terminal: Terminal, result: zq.Quantized, path: Path, tokens: Path |
     terminal.next(f"{after} {shlex.quote(str(path))}")
 
 
-def _dialect(dialect: str, recipe: dict[str, Any]) -> str:
+def _dialect(dialect: str, recipe: dict[str, Any], chosen_target: bool) -> str:
     if dialect == "fused":
-        return f"fused, for {recipe['quantization']['target']}"
+        spec = recipe["quantization"]
+        reason = best_target(this_machine(), spec["weight_bits"])[1] if chosen_target else ""
+        return f"fused, for {spec['target']}" + (f": {reason}" if reason else "")
     return "qdq: float between integers, not exact" if dialect == "qdq" else dialect
 
 

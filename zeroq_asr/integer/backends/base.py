@@ -54,7 +54,7 @@ class Backend(Protocol):
         """Bitwise and of an int32 with a non-negative mask."""
 
     def low_bits_equal(self, v: V, c: int, bit: int) -> V:
-        """Bool: the c lowest bits of an int32 v, 0 ≤ v < 2^(c+8) + 2^c, are all ``bit`` (0 or 1); 0 < c ≤ 16."""
+        """Bool: the c lowest bits of an int32 are all ``bit`` (0 or 1); 0 ≤ v < 257·2^c and 0 < c ≤ 16."""
 
     def set_parity(self, y: V, where: V, bit: int) -> V:
         """A uint8 y with its lowest bit made ``bit`` (0 or 1) where the mask is true."""

@@ -1,0 +1,244 @@
+"""What is measured: (engine, dialect, device) triples, each ready to run on features [1, M, T].
+
+Ranges do not change the time, so what is built here from a checkpoint is calibrated on noise: these files are
+for the clock alone.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import torch
+
+from zeroq_asr.capture import capture
+from zeroq_asr.config import CalibrationSpec, QuantSpec, SynthesisSpec
+from zeroq_asr.errors import CheckpointError
+from zeroq_asr.export import METADATA_KEY, Deployment, export
+from zeroq_asr.float_onnx import export_float
+from zeroq_asr.integer.backends.torch import TorchBackend
+from zeroq_asr.integer.program import Program
+from zeroq_asr.machine import Machine
+from zeroq_asr.model import AsrModel
+from zeroq_asr.peers import ort_dynamic, ort_static
+from zeroq_asr.pipeline import quantize
+from zeroq_asr.progress import Progress, silent
+
+Features = npt.NDArray[np.float32]
+#: run once and wait for the end
+Run = Callable[[], None]
+
+#: the contender that the others are compared with
+BASELINE = "float, depthwise as 2-D"
+DEVICES = ("cpu", "cuda")
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One way to run a network."""
+
+    label: str
+    #: "onnxruntime" or "torch"
+    engine: str
+    #: float, fused, strict, qdq, …
+    dialect: str
+    #: one of `DEVICES`
+    device: str
+    #: (threads, features [1, M, T]) → what is timed
+    open: Callable[[int, Features], Run]
+    #: bytes of the file, or of the parameters
+    size: int
+    #: the ONNX model, for engines that load one
+    data: bytes = b""
+    #: why it cannot run here; "" if it can
+    absent: str = ""
+
+
+def of_onnx(label: str, dialect: str, data: bytes) -> Contender:
+    """Return ONNX Runtime on the CPU with a model."""
+
+    def start(threads: int, features: Features) -> Run:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.log_severity_level = 4
+        try:
+            session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime's exceptions share no base of their own
+            reason = str(error).strip().splitlines()[0][:200]
+            raise CheckpointError(label, f"is not an ONNX file that can be run ({reason})") from None
+        feed = {"audio_signal": features, "length": np.array([features.shape[2]], dtype=np.int64)}
+        given = {value.name: feed[value.name] for value in session.get_inputs()}
+        return lambda: session.run(None, given)
+
+    return Contender(label, "onnxruntime", dialect, "cpu", start, len(data), data)
+
+
+def of_file(path: str | os.PathLike[str]) -> tuple[Contender, int, float]:
+    """Return the contender of an ONNX file, its mels, and its frames a second.
+
+    Raises CheckpointError when it is no recogniser of features.
+    """
+    try:
+        data = Path(path).read_bytes()
+        model = onnx.load_model_from_string(data)
+    except OSError as error:
+        raise CheckpointError(path, f"cannot be read ({error.strerror})", "check the path") from None
+    except Exception:  # protobuf's own, which onnx does not wrap
+        raise CheckpointError(path, "is no ONNX file") from None
+    inputs = {value.name: value for value in model.graph.input}
+    shape = inputs["audio_signal"].type.tensor_type.shape.dim if "audio_signal" in inputs else []
+    if not set(inputs) <= {"audio_signal", "length"} or len(shape) != 3 or shape[1].dim_value < 1:
+        raise CheckpointError(
+            path, f"takes {sorted(inputs)}, a recogniser takes audio_signal [batch, mels, frames] and length"
+        )
+    dialect, rate = "onnx", 100.0
+    own = next((p.value for p in model.metadata_props if p.key == METADATA_KEY), None)
+    if own is not None:
+        import json
+
+        try:
+            fields = json.loads(own)
+            dialect = str(fields["dialect"])
+            rate = Deployment.from_dict(fields).frontend.frames_per_second
+        except (ValueError, KeyError, TypeError):
+            raise CheckpointError(path, "its metadata is damaged", "export it again") from None
+    return of_onnx(Path(path).name, dialect, data), shape[1].dim_value, rate
+
+
+def of_model(
+    model: AsrModel,
+    machine: Machine,
+    devices: Sequence[str] = ("cpu",),
+    *,
+    peers_only: bool = False,
+    max_seconds: float = 60.0,
+    progress: Progress = silent,
+) -> list[Contender]:
+    """Return every contender of a checkpoint; with ``peers_only`` those that are not this package's."""
+    found: list[Contender] = []
+    graph = capture(model.network, model.example_input(), model.name)
+    deployment = Deployment(
+        model.name, model.frontend, model.tokenizer, max_seconds, model.subsampling_factor
+    )
+    if "cpu" in devices:
+        progress("build", 0, 2)
+        fast = export_float(graph, deployment)
+        plain = export_float(graph, deployment, flat=True)
+        found += [
+            of_onnx("float, as exported (1-D)", "float", plain.SerializeToString()),
+            of_onnx(BASELINE, "float", fast.SerializeToString()),
+        ]
+        found += [] if peers_only else _integers(model, machine, max_seconds)
+        found += _peers(fast, model)
+        progress("build", 1, 2)
+    if "cuda" in devices:
+        found += _cuda(model, max_seconds, peers_only=peers_only)
+    progress("build", 2, 2)
+    return found
+
+
+def _integers(model: AsrModel, machine: Machine, max_seconds: float) -> list[Contender]:
+    wide, deployment = _quantized(model, QuantSpec(max_seconds=max_seconds))
+    narrow, _ = _quantized(model, QuantSpec(weight_bits=7, max_seconds=max_seconds))
+
+    def spelled(label: str, program: Program, dialect: str, target: str) -> Contender:
+        return of_onnx(label, dialect, export(program, deployment, dialect, target).to_bytes())
+
+    found = [
+        spelled("fused W8, u8 × u8", wide, "fused", "x86-any"),
+        spelled("fused W7, u8 × s8", narrow, "fused", "x86-fast"),
+    ]
+    if machine.exact_at_full_range:
+        target = "arm" if machine.architecture == "arm" else "x86-vnni"
+        found.append(spelled("fused W8, u8 × s8", wide, "fused", target))
+    return [
+        *found,
+        spelled("strict W8", wide, "strict", "x86-any"),
+        spelled("qdq W8", wide, "qdq", "x86-any"),
+    ]
+
+
+def _quantized(model: AsrModel, spec: QuantSpec) -> tuple[Program, Deployment]:
+    made = quantize(
+        model,
+        spec=spec,
+        calibration=CalibrationSpec(source="noise"),
+        synthesis=SynthesisSpec(batch=1, frames=256),
+    )
+    return made.program, made.deployment
+
+
+def _peers(float_model: onnx.ModelProto, model: AsrModel) -> list[Contender]:
+    """ONNX Runtime's own quantizers of the fast float form."""
+    noise = np.random.default_rng(0).standard_normal((1, model.frontend.features, 256)).astype(np.float32)
+    data = [(noise, np.array([256], dtype=np.int64))]
+    signed = {"signed_weights": True, "per_channel": True}
+    return [
+        of_onnx("ORT static, u8 × u8", "ort static", ort_static(float_model, data, qdq=False)),
+        of_onnx("ORT static, u8 × s8", "ort static", ort_static(float_model, data, qdq=False, **signed)),
+        of_onnx("ORT dynamic", "ort dynamic", ort_dynamic(float_model)),
+    ]
+
+
+def _cuda(model: AsrModel, max_seconds: float, *, peers_only: bool) -> list[Contender]:
+    """PyTorch on a GPU: the network in float, and the integer program."""
+    present = torch.cuda.is_available()
+    parameters = list(model.network.state_dict().values())
+    size = sum(t.numel() * t.element_size() for t in parameters)
+
+    def network(dtype: torch.dtype) -> Callable[[int, Features], Run]:
+        def start(threads: int, features: Features) -> Run:
+            import copy
+
+            moved = copy.deepcopy(model.network).to("cuda", dtype)
+            x = torch.from_numpy(features).to("cuda", dtype)
+            lengths = torch.tensor([features.shape[2]], device="cuda")
+            return _waiting(lambda: moved(x, lengths))
+
+        return start
+
+    found = [
+        ("float32", "float", network(torch.float32), size),
+        ("float16", "float", network(torch.float16), size // 2),
+    ]
+    if not peers_only:
+        if present:
+            program, _ = _quantized(model, QuantSpec(max_seconds=max_seconds))
+            start, stored = _program(program), sum(a.nbytes for a in program.constants.values())
+        else:
+            start, stored = network(torch.float32), 0
+        found.append(("integer program W8", "program", start, stored))
+    reason = "" if present else "no CUDA device here"
+    return [
+        Contender(f"torch, {label}", "torch", dialect, "cuda", start, size if present else 0, absent=reason)
+        for label, dialect, start, size in found
+    ]
+
+
+def _program(program: Program) -> Callable[[int, Features], Run]:
+    def start(threads: int, features: Features) -> Run:
+        backend = TorchBackend("cuda")
+        x = torch.from_numpy(features).to("cuda")
+        lengths = torch.tensor([features.shape[2]], device="cuda")
+        return _waiting(lambda: program.run(backend, x, lengths))
+
+    return start
+
+
+def _waiting(run: Callable[[], Any]) -> Run:
+    """Return ``run`` under inference mode, waiting for the GPU."""
+
+    def once() -> None:
+        with torch.inference_mode():
+            run()
+        torch.cuda.synchronize()
+
+    return once

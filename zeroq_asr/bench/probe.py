@@ -1,0 +1,55 @@
+"""A program of its own: load an ONNX file in a fresh process, run it, print seconds and bytes as JSON.
+
+    python probe.py FILE THREADS MELS FRAMES
+
+In a fresh process, because neither the time of a first load nor a high-water mark of memory can be had
+twice in one.  It imports no more than it measures.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+
+import numpy as np
+import onnxruntime
+
+
+def peak_bytes() -> int | None:
+    """Return the most memory that this process ever held; None where the system does not tell."""
+    try:
+        # unlike getrusage's figure, Linux's own does not begin with what the parent process held
+        with open("/proc/self/status") as stream:
+            peak = next(line for line in stream if line.startswith("VmHWM:"))
+        return 1024 * int(peak.split()[1])
+    except (OSError, StopIteration):
+        pass
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def main() -> None:
+    """Measure, and print one line of JSON."""
+    file, threads, mels, frames = sys.argv[1], *map(int, sys.argv[2:])
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 4
+    features = np.random.default_rng(0).standard_normal((1, mels, frames)).astype(np.float32)
+    feed = {"audio_signal": features, "length": np.array([frames])}
+    before = peak_bytes()
+    start = time.perf_counter()
+    session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+    load = time.perf_counter() - start
+    session.run(None, {value.name: feed[value.name] for value in session.get_inputs()})
+    after = peak_bytes()
+    added = None if before is None or after is None else after - before
+    print(json.dumps({"load_seconds": load, "peak_bytes": added}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,145 @@
+"""``zeroq-asr bench``: time, memory and size of every way to run a recogniser."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import zeroq_asr as zq
+from zeroq_asr.bench import plot as plots
+from zeroq_asr.bench.contenders import DEVICES
+from zeroq_asr.cli.options import AsJson, Config, Developer, Loader, Quiet, alternatives, check_output
+from zeroq_asr.cli.terminal import Terminal, session, size
+from zeroq_asr.errors import ConfigError
+from zeroq_asr.recognizer import is_onnx
+
+COLUMNS: tuple[str, ...] = ("", "device", "ms", "× float", "spread", "RTF", "size", "load ms", "memory")
+
+
+def bench(
+    ctx: typer.Context,
+    files: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="[FILE…]",
+            help="ONNX files, or one checkpoint, of which every form is measured. By default the model that "
+            "comes with the package.",
+        ),
+    ] = None,
+    against: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="MODEL", help="Also measure the float and other tools' forms of this checkpoint."
+        ),
+    ] = None,
+    device: Annotated[
+        str, typer.Option(metavar=alternatives(DEVICES), help="Where; both with a comma between.")
+    ] = "cpu",
+    threads: Annotated[str, typer.Option(metavar="N[,N…]", help="Threads of the network.")] = "1",
+    seconds: Annotated[str, typer.Option(metavar="S[,S…]", help="Lengths of the audio.")] = "10",
+    rounds: Annotated[int, typer.Option(min=1, help="Timed runs of each; the median counts.")] = 15,
+    plot: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Also draw the times: .png, .svg or .pdf.")
+    ] = None,
+    config: Config = None,
+    loader: Loader = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+    developer: Developer = False,
+) -> None:
+    """Measure time, memory and size, all contenders interleaved in one run.
+
+    Example: zeroq-asr bench quartznet.int8.onnx --against quartznet.nemo --threads 1,2
+    """
+    with session(ctx, as_json=as_json, quiet=quiet, developer=developer) as terminal:
+        counts = [int(value) for value in _numbers("--threads", threads)]
+        lengths = _numbers("--seconds", seconds)
+        onnx_files, checkpoint = _sort(files or [])
+        if plot is not None:
+            plots.check(plot)
+            check_output(plot, *(files or ()), against, config)
+        with terminal.progress() as progress:
+            model = None
+            if not files and against is None:
+                model = zq.embedded_model()
+            elif checkpoint is not None:
+                model = zq.load_checkpoint(checkpoint, config=config, loader=loader)
+            other = None
+            if against is not None:
+                other = zq.load_checkpoint(against, config=config, loader=loader)
+            result = zq.bench(
+                onnx_files,
+                model=model,
+                against=other,
+                seconds=lengths,
+                threads=counts,
+                devices=[part.strip() for part in device.split(",")],
+                rounds=rounds,
+                progress=progress,
+            )
+        if plot is not None:
+            plots.plot(result, plot)
+        terminal.result(result.to_dict(), "\n".join("\t".join(_cells(row)) for row in result.rows))
+        if terminal.talks:
+            show(terminal, result)
+            if plot is not None:
+                terminal.text()
+                terminal.facts([("plot", str(plot))])
+
+
+def _sort(files: list[Path]) -> tuple[list[Path], Path | None]:
+    """Return the ONNX files among ``files``, and the checkpoint, of which there may be one."""
+    onnx_files = [path for path in files if is_onnx(path)]
+    checkpoints = [path for path in files if not is_onnx(path)]
+    if len(checkpoints) > 1:
+        raise ConfigError(
+            "bench", f"{checkpoints[0]} and {checkpoints[1]} are both checkpoints", "measure one at a time"
+        )
+    return onnx_files, checkpoints[0] if checkpoints else None
+
+
+def _numbers(option: str, text: str) -> list[float]:
+    try:
+        values = [float(part) for part in text.split(",")]
+    except ValueError:
+        raise ConfigError(option, f"cannot read {text!r}", "write numbers with commas between") from None
+    if option == "--threads" and not all(value.is_integer() for value in values):
+        raise ConfigError(option, f"must be whole numbers, got {text!r}")
+    return values
+
+
+def show(terminal: Terminal, result: zq.Benchmark) -> None:
+    """Print a benchmark's tables."""
+    machine = result.machine
+    sets = ", ".join(machine.instruction_sets())
+    terminal.title(machine.processor, f"{sets}; ONNX Runtime {result.versions['onnxruntime']}")
+    for seconds, threads in dict.fromkeys((row.seconds, row.threads) for row in result.rows):
+        rows = [row for row in result.rows if (row.seconds, row.threads) == (seconds, threads)]
+        terminal.text()
+        plural = "s" if threads > 1 else ""
+        terminal.text(f"{seconds:g} s of audio, {threads} thread{plural}, median of {result.rounds}:")
+        terminal.table(COLUMNS, [_cells(row) for row in rows])
+    terminal.text()
+    terminal.text(
+        f"× float: the time of “{result.baseline}” over this one's; spread: between quartiles; "
+        "RTF: seconds of work a second of audio; load and memory: in a fresh process.",
+        "dim",
+    )
+
+
+def _cells(row: zq.Timing) -> list[str]:
+    if row.absent or row.median is None:
+        return [row.label, row.device, row.absent, *[""] * (len(COLUMNS) - 3)]
+    return [
+        row.label,
+        row.device,
+        f"{1e3 * row.median:.1f}",
+        "–" if row.speedup is None else f"{row.speedup:.2f}",
+        "–" if row.spread is None else f"{100 * row.spread:.0f} %",
+        f"{row.real_time_factor:.4f}",
+        "–" if row.size is None else size(row.size),
+        "–" if row.load_seconds is None else f"{1e3 * row.load_seconds:.0f}",
+        "–" if row.peak_bytes is None else size(row.peak_bytes),
+    ]

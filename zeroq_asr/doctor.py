@@ -1,0 +1,198 @@
+"""What this machine is good for: which integer kernels are exact and fast on it, by trying them.
+
+Exactness is tried on operands that are made to saturate: inputs and weights at the ends of their ranges.
+"""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnxruntime
+import torch
+from onnx import TensorProto, helper, numpy_helper
+
+from zeroq_asr._version import __version__
+from zeroq_asr.export import IR_VERSION, OPSET
+from zeroq_asr.machine import Machine, best_target, this_machine
+
+Array = npt.NDArray[Any]
+
+#: channels, frames, and taps of a depthwise convolution: a layer of QuartzNet15x5 on 10 s
+_CHANNELS, _FRAMES, _TAPS = 512, 500, 51
+_ROUNDS = 9
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One kernel of ONNX Runtime, tried on one thread."""
+
+    #: "pointwise" or "depthwise"
+    shape: str
+    #: "float32", "u8 × s8, |w| ≤ 64", …
+    name: str
+    #: the result equals the integer rule, on operands that saturate what can; None for float
+    exact: bool | None
+    #: multiplications and additions a second
+    rate: float
+    #: rate over that of float32
+    speedup: float
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What ``diagnose`` found."""
+
+    machine: Machine
+    system: str
+    versions: dict[str, str]
+    #: name of the CUDA device; "" without
+    cuda: str
+    kernels: list[Kernel]
+    #: bits of the weights → (target, why) that `--target auto` takes
+    targets: dict[int, tuple[str, str]]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON values."""
+        return {
+            "machine": self.machine.to_dict(),
+            "system": self.system,
+            "versions": self.versions,
+            "cuda": self.cuda,
+            "kernels": [asdict(kernel) for kernel in self.kernels],
+            "targets": {str(bits): list(choice) for bits, choice in self.targets.items()},
+        }
+
+
+def diagnose() -> Diagnosis:
+    """Look at the machine and try its kernels; a few seconds."""
+    machine = this_machine()
+    return Diagnosis(
+        machine=machine,
+        system=f"{platform.system()} {platform.release()}, Python {platform.python_version()}",
+        versions={
+            "zeroq-asr": __version__,
+            "onnxruntime": onnxruntime.__version__,
+            "onnx": onnx.__version__,
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+        },
+        cuda=torch.cuda.get_device_name() if torch.cuda.is_available() else "",
+        kernels=[*_try(depthwise=False), *_try(depthwise=True)],
+        targets={bits: best_target(machine, bits) for bits in (8, 7)},
+    )
+
+
+def _try(*, depthwise: bool) -> list[Kernel]:
+    shape = (_CHANNELS, 1, _TAPS) if depthwise else (_CHANNELS, _CHANNELS, 1)
+    generator = np.random.default_rng(0)
+    # the ends of the range three times in four: pairs of products then reach what saturates
+    ends = generator.random((1, _CHANNELS, _FRAMES)) < 0.75
+    x = np.where(ends, 255, generator.integers(0, 256, ends.shape)).astype(np.uint8)
+    signs = np.where(generator.random((_CHANNELS, 1, 1)) < 0.5, -1, 1)
+    magnitude = np.where(generator.random(shape) < 0.75, 127, generator.integers(0, 128, shape))
+    weight = (signs * magnitude).astype(np.int64)
+    narrow = np.sign(weight) * np.minimum(np.abs(weight), 64)
+    work = weight.size * _FRAMES
+    plain = _session("Conv", weight.astype(np.float32), depthwise)
+    kinds = [
+        ("u8 × u8", "QLinearConv", weight, np.uint8),
+        ("u8 × s8, |w| ≤ 64", "QLinearConv", narrow, np.int8),
+        ("u8 × s8", "QLinearConv", weight, np.int8),
+        ("u8 × u8 to int32", "ConvInteger", weight, np.uint8),
+    ]
+    sessions = {"float32": plain}
+    exact: dict[str, bool | None] = {"float32": None}
+    for name, op, values, kind in kinds:
+        sessions[name] = run = _session(op, values, depthwise, kind)
+        exact[name] = bool(np.array_equal(run(x), _expected(op, x, values, depthwise)))
+    feeds = {name: x.astype(np.float32) if name == "float32" else x for name in sessions}
+    times: dict[str, list[float]] = {name: [] for name in sessions}
+    for _ in range(_ROUNDS):
+        for name, run in sessions.items():
+            start = time.perf_counter()
+            run(feeds[name])
+            times[name].append(time.perf_counter() - start)
+    # the least time: what else the machine does can only add to it
+    rates = {name: work / min(values) for name, values in times.items()}
+    label = "depthwise" if depthwise else "pointwise"
+    return [
+        Kernel(label, name, exact[name], rates[name], rates[name] / rates["float32"]) for name in sessions
+    ]
+
+
+#: multiplier of the tried requantization: small enough that no output is at its end
+_SHIFT = 16
+
+
+def _multiplier(weight: Array) -> int:
+    """Return m of m / 2^16 such that the largest sum becomes some 100."""
+    reach = 255 * int(np.abs(weight).sum(axis=(1, 2)).max())
+    return max(1, (100 << _SHIFT) // reach)
+
+
+def _session(op: str, weight: Array, depthwise: bool, kind: type = np.float32) -> Callable[[Array], Array]:
+    """Return a function that runs one convolution, its frames padded to keep their number, on one thread."""
+    half = weight.shape[2] // 2
+    attributes: dict[str, Any] = {"group": _CHANNELS if depthwise else 1, "pads": [half, half]}
+    zero: Array = np.array(128 if kind is np.uint8 else 0, dtype=kind)
+    stored: Array = (weight + int(zero)).astype(kind)
+    one, x_zero, y_zero = np.float32(1), np.uint8(0), np.uint8(128)
+    if op == "Conv":
+        # depthwise as 2-D, which is its fast form
+        stored, attributes["pads"] = stored[:, :, None], [0, half, 0, half]
+        inputs: list[tuple[str, Any]] = [("w", stored)]
+    elif op == "ConvInteger":
+        inputs = [("w", stored), ("x_zero", x_zero), ("w_zero", zero)]
+    else:
+        scale = np.float32(_multiplier(weight) / 2.0**_SHIFT)
+        constants = [("one", one), ("x_zero", x_zero), ("w", stored), ("scale", scale), ("w_zero", zero)]
+        inputs = [*constants, ("one_y", one), ("y_zero", y_zero)]
+    types = {
+        "Conv": (TensorProto.FLOAT, TensorProto.FLOAT),
+        "ConvInteger": (TensorProto.UINT8, TensorProto.INT32),
+        "QLinearConv": (TensorProto.UINT8, TensorProto.UINT8),
+    }[op]
+    shape = [1, _CHANNELS, 1, _FRAMES] if op == "Conv" else [1, _CHANNELS, _FRAMES]
+    graph = helper.make_graph(
+        [helper.make_node(op, ["x", *(name for name, _ in inputs)], ["y"], **attributes)],
+        "kernel",
+        [helper.make_tensor_value_info("x", types[0], shape)],
+        [helper.make_tensor_value_info("y", types[1], None)],
+        [numpy_helper.from_array(np.asarray(array), name) for name, array in inputs],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+
+    def run(x: Array) -> Array:
+        given = x.reshape(shape)
+        found: Array = session.run(None, {"x": given})[0]
+        return found
+
+    run(np.zeros(shape, dtype=np.float32 if op == "Conv" else np.uint8))
+    return run
+
+
+def _expected(op: str, x: Array, weight: Array, depthwise: bool) -> Array:
+    """Return the integers by the rule, in float64, which holds them."""
+    half = weight.shape[2] // 2
+    padded = np.pad(x.astype(np.float64), ((0, 0), (0, 0), (half, half)))
+    if depthwise:
+        windows = np.lib.stride_tricks.sliding_window_view(padded, weight.shape[2], axis=2)
+        acc = np.einsum("bctk,ck->bct", windows, weight[:, 0].astype(np.float64))
+    else:
+        acc = weight[None, :, :, 0].astype(np.float64) @ padded
+    if op == "ConvInteger":
+        return acc.astype(np.int32)
+    requantized = np.rint(acc * _multiplier(weight) / 2.0**_SHIFT) + 128
+    return np.clip(requantized, 0, 255).astype(np.uint8)

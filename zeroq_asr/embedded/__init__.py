@@ -1,0 +1,71 @@
+"""The recogniser and the clips that come with the package.
+
+A QuartzNet of 1.5 million parameters that spells English, trained by ``examples/train_demo`` on speech that
+espeak-ng made from public-domain books, and clips of sentences and voices that it never heard: enough to try
+everything, no recogniser for real use.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from zeroq_asr.checkpoints import load_checkpoint
+from zeroq_asr.errors import ConfigError
+from zeroq_asr.model import AsrModel
+
+_HERE = Path(__file__).parent
+#: the checkpoint, held-out clips with their text, and other clips to calibrate on
+MODEL, TEST, CALIBRATION, CLIPS = "model.pt", "test.jsonl", "calibration.jsonl", "clips"
+
+
+@dataclass(frozen=True)
+class DemoFiles:
+    """Where the files of the demonstration lie."""
+
+    folder: Path
+
+    @property
+    def model(self) -> Path:
+        """The checkpoint."""
+        return self.folder / MODEL
+
+    @property
+    def test(self) -> Path:
+        """The manifest of the clips with text."""
+        return self.folder / TEST
+
+    @property
+    def calibration(self) -> Path:
+        """The manifest of the clips to calibrate on."""
+        return self.folder / CALIBRATION
+
+
+def embedded_files() -> DemoFiles:
+    """Return the files as they lie in the package."""
+    return DemoFiles(_HERE)
+
+
+def embedded_model() -> AsrModel:
+    """Load the recogniser that comes with the package."""
+    return load_checkpoint(embedded_files().model)
+
+
+def copy_embedded(folder: str | os.PathLike[str]) -> DemoFiles:
+    """Copy checkpoint, clips and manifests to ``folder``, which is made if need be.
+
+    Raises ConfigError when it cannot be written.
+    """
+    target = Path(folder)
+    try:
+        (target / CLIPS).mkdir(parents=True, exist_ok=True)
+        for name in (MODEL, TEST, CALIBRATION):
+            shutil.copyfile(_HERE / name, target / name)
+        for clip in sorted((_HERE / CLIPS).iterdir()):
+            shutil.copyfile(clip, target / CLIPS / clip.name)
+    except OSError as error:
+        problem = f"cannot be written ({error.strerror or error})"
+        raise ConfigError(target, problem, "choose another folder") from None
+    return DemoFiles(target)
