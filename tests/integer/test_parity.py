@@ -113,11 +113,12 @@ def test_case_names_are_unique() -> None:
     assert len(names) == len(set(names))
 
 
+@pytest.mark.parametrize("int8", [False, True], ids=["float carriers", "int8 products"])
 @pytest.mark.parametrize("case", ALL, ids=lambda case: case.id)
-def test_torch_equals_numpy(case: Case) -> None:
+def test_torch_equals_numpy(case: Case, int8: bool) -> None:
     for inputs, wanted in zip(case.inputs, reference(case), strict=True):
         with torch.inference_mode():
-            found = run_arrays(case, TorchBackend(), inputs)
+            found = run_arrays(case, TorchBackend(int8=int8), inputs)
         assert found.dtype == wanted.dtype
         np.testing.assert_array_equal(found, wanted)
 

@@ -37,7 +37,9 @@ def test_every_interpreter_agrees(seed: int) -> None:
             np.testing.assert_array_equal(found[0], logits, err_msg=name)
             np.testing.assert_array_equal(found[1], encoded, err_msg=name)
         with torch.inference_mode():
-            tensors = program.run(TorchBackend(), torch.from_numpy(features), torch.from_numpy(lengths))
+            tensors = program.run(
+                TorchBackend(int8=True), torch.from_numpy(features), torch.from_numpy(lengths)
+            )
         np.testing.assert_array_equal(tensors[0].numpy(), logits)
         np.testing.assert_array_equal(tensors[1].numpy(), encoded)
 

@@ -6,6 +6,8 @@ for the clock alone.
 
 from __future__ import annotations
 
+import copy
+import json
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -102,8 +104,6 @@ def of_file(path: str | os.PathLike[str]) -> tuple[Contender, int, float]:
     dialect, rate = "onnx", 100.0
     own = next((p.value for p in model.metadata_props if p.key == METADATA_KEY), None)
     if own is not None:
-        import json
-
         try:
             fields = json.loads(own)
             dialect = str(fields["dialect"])
@@ -140,7 +140,7 @@ def of_model(
         found += _peers(fast, model)
         progress("build", 1, 2)
     if "cuda" in devices:
-        found += _cuda(model, max_seconds, peers_only=peers_only)
+        found += _on_gpu(model, max_seconds, peers_only=peers_only)
     progress("build", 2, 2)
     return found
 
@@ -188,57 +188,70 @@ def _peers(float_model: onnx.ModelProto, model: AsrModel) -> list[Contender]:
     ]
 
 
-def _cuda(model: AsrModel, max_seconds: float, *, peers_only: bool) -> list[Contender]:
-    """PyTorch on a GPU: the network in float, and the integer program."""
-    present = torch.cuda.is_available()
-    parameters = list(model.network.state_dict().values())
-    size = sum(t.numel() * t.element_size() for t in parameters)
+def _on_gpu(model: AsrModel, max_seconds: float, *, peers_only: bool) -> list[Contender]:
+    """PyTorch on a GPU; rows that say so where there is none."""
+    if torch.cuda.is_available():
+        return of_torch(model, "cuda", max_seconds, peers_only=peers_only)
 
-    def network(dtype: torch.dtype) -> Callable[[int, Features], Run]:
-        def start(threads: int, features: Features) -> Run:
-            import copy
+    def never(threads: int, features: Features) -> Run:
+        raise AssertionError("an absent contender is not run")
 
-            moved = copy.deepcopy(model.network).to("cuda", dtype)
-            x = torch.from_numpy(features).to("cuda", dtype)
-            lengths = torch.tensor([features.shape[2]], device="cuda")
-            return _waiting(lambda: moved(x, lengths))
+    labels = list(_TORCH)[: 2 if peers_only else 3]
+    return [
+        Contender(label, "torch", _TORCH[label], "cuda", never, 0, absent="no CUDA device here")
+        for label in labels
+    ]
 
-        return start
 
-    found = [
-        ("float32", "float", network(torch.float32), size),
-        ("float16", "float", network(torch.float16), size // 2),
+#: label → dialect
+_TORCH = {"torch, float32": "float", "torch, float16": "float", "torch, integer program W8": "program"}
+
+
+def of_torch(
+    model: AsrModel, device: str, max_seconds: float = 60.0, *, peers_only: bool = False
+) -> list[Contender]:
+    """Return PyTorch on ``device``: the network in two float types, and the integer program."""
+    size = sum(t.numel() * t.element_size() for t in model.network.state_dict().values())
+    starts = [
+        (_float_network(model, device, torch.float32), size),
+        (_float_network(model, device, torch.float16), size // 2),
     ]
     if not peers_only:
-        if present:
-            program, _ = _quantized(model, QuantSpec(max_seconds=max_seconds))
-            start, stored = _program(program), sum(a.nbytes for a in program.constants.values())
-        else:
-            start, stored = network(torch.float32), 0
-        found.append(("integer program W8", "program", start, stored))
-    reason = "" if present else "no CUDA device here"
+        program, _ = _quantized(model, QuantSpec(max_seconds=max_seconds))
+        starts.append((_program(program, device), sum(a.nbytes for a in program.constants.values())))
     return [
-        Contender(f"torch, {label}", "torch", dialect, "cuda", start, size if present else 0, absent=reason)
-        for label, dialect, start, size in found
+        Contender(label, "torch", dialect, device, start, stored)
+        for (label, dialect), (start, stored) in zip(_TORCH.items(), starts, strict=False)
     ]
 
 
-def _program(program: Program) -> Callable[[int, Features], Run]:
+def _float_network(model: AsrModel, device: str, dtype: torch.dtype) -> Callable[[int, Features], Run]:
     def start(threads: int, features: Features) -> Run:
-        backend = TorchBackend("cuda")
-        x = torch.from_numpy(features).to("cuda")
-        lengths = torch.tensor([features.shape[2]], device="cuda")
-        return _waiting(lambda: program.run(backend, x, lengths))
+        network = copy.deepcopy(model.network).to(device, dtype)
+        x = torch.from_numpy(features).to(device, dtype)
+        lengths = torch.tensor([features.shape[2]], device=device)
+        return _waiting(lambda: network(x, lengths), device)
 
     return start
 
 
-def _waiting(run: Callable[[], Any]) -> Run:
-    """Return ``run`` under inference mode, waiting for the GPU."""
+def _program(program: Program, device: str) -> Callable[[int, Features], Run]:
+    def start(threads: int, features: Features) -> Run:
+        backend = TorchBackend(device)
+        x = torch.from_numpy(features).to(device)
+        lengths = torch.tensor([features.shape[2]], device=device)
+        return _waiting(lambda: program.run(backend, x, lengths), device)
+
+    return start
+
+
+def _waiting(run: Callable[[], Any], device: str) -> Run:
+    """Return ``run`` under inference mode, waiting for the device."""
 
     def once() -> None:
         with torch.inference_mode():
             run()
-        torch.cuda.synchronize()
+        if device == "cuda":
+            torch.cuda.synchronize()
 
     return once

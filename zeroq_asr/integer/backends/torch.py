@@ -1,7 +1,8 @@
 """The simulation: the same integers on torch tensors, on any device.
 
-Convolutions run in a float type that carries their integers exactly: float32 on the CPU where every
-partial sum stays below 2^24, float64 (below 2^53) elsewhere.
+Pointwise convolutions are int8 matrix products where the device has fast ones.  The others run in a float
+type that carries their integers exactly: float32 on the CPU where every partial sum stays below 2^24,
+float64 (below 2^53) elsewhere.
 """
 
 from __future__ import annotations
@@ -25,8 +26,10 @@ _DTYPES = {
 class TorchBackend:
     """Interprets the primitives on torch tensors; run it under ``torch.inference_mode()``."""
 
-    def __init__(self, device: str | torch.device = "cpu") -> None:
+    def __init__(self, device: str | torch.device = "cpu", *, int8: bool | None = None) -> None:
+        """``int8``: use int8 matrix products; by default on CUDA, whose tensor cores have them."""
         self.device = torch.device(device)
+        self.int8 = self.device.type == "cuda" if int8 is None else int8
 
     def constant(self, name: str, array: np.ndarray) -> Tensor:
         """Copy a constant to the device."""
@@ -101,10 +104,13 @@ class TorchBackend:
         groups: int,
     ) -> Tensor:
         """Exact convolution in a float carrier; as 2-D of height 1, which torch runs faster."""
+        pointwise = w.shape[2] == 1 and stride == 1 and groups == 1
+        if pointwise and self.int8 and padding == (0, 0) and _fits_int8(x, w):
+            return _int8_product(x, w[:, :, 0], zero_point)
         carrier = self._carrier(w)
         centred = F.pad(x.to(carrier) - zero_point, padding)
         weight = w.to(carrier)
-        if w.shape[2] == 1 and stride == 1 and groups == 1:
+        if pointwise:
             return torch.matmul(weight[:, :, 0], centred).round().to(torch.int32)
         acc = F.conv2d(
             centred.unsqueeze(2),
@@ -151,3 +157,19 @@ class TorchBackend:
         divisor = torch.tensor(scale, dtype=torch.float32, device=v.device)
         quotient = torch.round(v.to(torch.float32) / divisor)
         return (quotient + zero_point).clamp(lo, hi).to(torch.uint8)
+
+
+def _fits_int8(x: Tensor, w: Tensor) -> bool:
+    """Whether CUDA's int8 product takes the shapes: more than 16 rows, the other sides multiples of 8."""
+    return x.shape[0] * x.shape[2] > 16 and w.shape[0] % 8 == 0 and w.shape[1] % 8 == 0
+
+
+def _int8_product(x: Tensor, w: Tensor, zero_point: int) -> Tensor:
+    """Σ (x − zero_point)·w, x uint8 [B, C, T], w int8 [O, C], as (x − 128)·w + (128 − zero_point)·Σ w."""
+    batch, channels, frames = x.shape
+    # flipping the highest bit of a byte subtracts 128 in two's complement
+    signed = torch.bitwise_xor(x, 128).view(torch.int8)
+    rows = signed.transpose(1, 2).reshape(batch * frames, channels)
+    product = torch._int_mm(rows, w.t())
+    product = product + (128 - zero_point) * w.sum(dim=1, dtype=torch.int32)
+    return product.view(batch, frames, -1).transpose(1, 2)

@@ -1,0 +1,44 @@
+"""Choose the clips that ship with the package: the first of the held-out ones, as they come.
+
+    python clips.py --work /tmp/demo --output ../../zeroq_asr/embedded
+
+writes the checkpoint, 60 clips to judge by (`test.jsonl`) and 12 others to calibrate on
+(`calibration.jsonl`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+from pathlib import Path
+
+from zeroq_asr.embedded import CALIBRATION, CLIPS, MODEL, TEST
+
+TESTED, CALIBRATED = 60, 12
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--output", type=Path, required=True)
+    options = parser.parse_args()
+    source = options.work / "held-out"
+    rows = [json.loads(line) for line in (source / "utterances.jsonl").read_text().splitlines()]
+    shutil.rmtree(options.output / CLIPS, ignore_errors=True)
+    (options.output / CLIPS).mkdir(parents=True)
+    shutil.copyfile(options.work / MODEL, options.output / MODEL)
+    for name, chosen in ((TEST, rows[:TESTED]), (CALIBRATION, rows[TESTED : TESTED + CALIBRATED])):
+        lines = []
+        for row in chosen:
+            clip = row["audio_filepath"]
+            shutil.copyfile(source / clip, options.output / CLIPS / clip)
+            entry = {"audio_filepath": f"{CLIPS}/{clip}", "duration": row["duration"], "text": row["text"]}
+            lines.append(json.dumps(entry) + "\n")
+        (options.output / name).write_text("".join(lines))
+
+
+if __name__ == "__main__":
+    main()

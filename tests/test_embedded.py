@@ -1,0 +1,50 @@
+"""The model and the clips that come with the package."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import zeroq_asr as zq
+
+
+def test_what_ships_is_small_enough() -> None:
+    files = zq.embedded_files()
+    assert files.model.stat().st_size <= 4_000_000
+    clips = list((files.folder / "clips").iterdir())
+    assert sum(clip.stat().st_size for clip in clips) <= 3_000_000
+    model = zq.embedded_model()
+    assert sum(p.numel() for p in model.network.parameters()) <= 2_000_000
+
+
+def test_clips_are_all_there_and_none_is_in_both_manifests() -> None:
+    files = zq.embedded_files()
+    test, calibration = zq.read_manifest(files.test), zq.read_manifest(files.calibration)
+    assert len(test) == 60
+    assert len(calibration) == 12
+    names = [Path(u.audio_path).name for u in (*test, *calibration)]
+    assert sorted(names) == sorted(clip.name for clip in (files.folder / "clips").iterdir())
+    assert not {u.text for u in test} & {u.text for u in calibration}
+
+
+def test_it_reads_what_it_never_heard() -> None:
+    recognizer = zq.TorchRecognizer(zq.embedded_model())
+    result = zq.evaluate(recognizer, zq.read_manifest(zq.embedded_files().test))
+    assert result.words.rate is not None
+    assert result.words.rate <= 0.25
+
+
+def test_a_copy_has_all_files(tmp_path: Path) -> None:
+    files = zq.copy_embedded(tmp_path / "a" / "demo")
+    assert zq.load_checkpoint(files.model).name == "demo"
+    assert len(zq.read_manifest(files.test)) == 60
+    assert all(Path(u.audio_path).is_file() for u in zq.read_manifest(files.calibration))
+    # once more over the old one
+    zq.copy_embedded(tmp_path / "a" / "demo")
+
+
+def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(zq.ConfigError, match="choose another folder"):
+        zq.copy_embedded(tmp_path / "file" / "demo")
