@@ -1,9 +1,9 @@
-# Everything a fresh machine with Python >= 3.11 needs: `make test`.
+# Everything a fresh machine with Python >= 3.11 needs: `make demo`, `make test`.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup test lint types real clean
+.PHONY: setup demo test lint types docs real clean
 
 setup: $(VENV)/.ready
 
@@ -13,6 +13,10 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
+
+# the whole job on the model and clips that come with the package
+demo: setup
+	$(BIN)/zeroq-asr demo build/demo
 
 # the whole suite; tests on real models run where ZEROQ_TEST_DATA names their folder, else skip
 test: setup
@@ -28,6 +32,9 @@ lint: setup
 
 types: setup
 	$(BIN)/mypy
+
+docs: setup
+	$(BIN)/mkdocs build --strict --quiet --site-dir build/docs
 
 clean:
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

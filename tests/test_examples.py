@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import shutil
 import subprocess
 import sys
@@ -18,3 +19,31 @@ def test_own_network(tmp_path: Path) -> None:
     verify = [sys.executable, "-m", "zeroq_asr", "verify", "own.int8.onnx", "--quiet"]
     done = subprocess.run(verify, cwd=tmp_path, check=True, capture_output=True, text=True)
     assert len(done.stdout.strip()) == 64  # the program's hash
+
+
+def test_from_python_and_then_without_this_package(tmp_path: Path) -> None:
+    done = _python(tmp_path, "quantize_from_python.py")
+    lines = done.splitlines()
+    read = [line.removeprefix("read: ") for line in lines if line.startswith("read: ")]
+    assert len(read) == 3
+    assert lines[-1].startswith("WER on these: ")
+    clips = sorted((tmp_path / "zeroq-demo" / "clips").iterdir())[:3]
+    # the file stands alone: the same text from ONNX Runtime and NumPy
+    alone = _python(tmp_path, "transcribe_onnxruntime.py", "recogniser.int8.onnx", *clips)
+    assert alone.splitlines() == read
+
+
+def test_the_bare_transcriber_imports_nothing_of_ours() -> None:
+    source = (EXAMPLES / "transcribe_onnxruntime.py").read_text()
+    imported = {
+        name.name if isinstance(node, ast.Import) else str(node.module)
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for name in node.names
+    }
+    assert imported <= {"__future__", "json", "sys", "numpy", "onnxruntime", "soundfile"}
+
+
+def _python(folder: Path, script: str, *arguments: object) -> str:
+    command = [sys.executable, str(EXAMPLES / script), *map(str, arguments)]
+    return subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True).stdout
