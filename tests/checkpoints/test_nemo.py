@@ -134,9 +134,13 @@ def _bomb() -> list[Any]:
 CHANGES: dict[str, tuple[Callable[[Config], object], str]] = {
     "no encoder": (lambda c: c.pop("encoder"), "no encoder section"),
     "no preprocessor": (lambda c: c.pop("preprocessor"), "no preprocessor section"),
+    "squeezeformer": (
+        lambda c: c["encoder"].update(_target_="nemo.collections.asr.modules.SqueezeformerEncoder"),
+        "SqueezeformerEncoder with ConvASRDecoder is not supported; supported: ConvASREncoder",
+    ),
     "conformer": (
         lambda c: c["encoder"].update(_target_="nemo.collections.asr.modules.ConformerEncoder"),
-        "ConformerEncoder with ConvASRDecoder is not supported; supported: ConvASREncoder",
+        "'n_layers' is missing",
     ),
     "parallel": (
         lambda c: c["encoder"].update(_target_="nemo.collections.asr.modules.ParallelConvASREncoder"),
@@ -280,3 +284,43 @@ def serialized_pieces(pieces: list[str]) -> bytes:
     for number, piece in enumerate(pieces):
         model.pieces.add(piece=piece, score=-number, type=2 if number == 0 else 1)
     return model.SerializeToString()
+
+
+def hybrid(config: Config, state: State) -> tuple[Config, State]:
+    """Return a transducer that has the CTC recogniser beside it."""
+    head = {**config["decoder"], "feat_in": None}
+    both = {
+        **config,
+        "decoder": {"_target_": "nemo.collections.asr.modules.RNNTDecoder", "prednet": {"pred_hidden": 8}},
+        "joint": {"_target_": "nemo.collections.asr.modules.RNNTJoint"},
+        "aux_ctc": {"ctc_loss_weight": 0.3, "decoder": head},
+        "labels": config["decoder"]["vocabulary"],
+    }
+    weights = {name.replace("decoder.dec", "ctc_decoder.dec"): value for name, value in state.items()}
+    weights["decoder.prediction.embed.weight"] = torch.zeros(29, 8)
+    weights["joint.enc.weight"] = torch.zeros(8, 12)
+    return both, weights
+
+
+def test_the_ctc_head_of_a_hybrid(write_nemo: Write, conv_config: Config, conv_state: State) -> None:
+    config, state = hybrid(conv_config, conv_state)
+    config["aux_ctc"]["decoder"]["feat_in"] = 12
+    found = load_checkpoint(write_nemo(config, state)).network.state_dict()
+    assert found.keys() == conv_state.keys()
+    for name, value in conv_state.items():
+        torch.testing.assert_close(found[name], value, atol=0, rtol=0)
+
+
+def test_the_width_of_a_hybrid_head_is_the_encoders(conv_config: Config, conv_state: State) -> None:
+    config, _ = hybrid(conv_config, conv_state)
+    config["encoder"]["d_model"] = 12
+    parsed = parse_config("hybrid.yaml", yaml.safe_dump(config).encode(), lambda name: None)
+    assert parsed.hybrid
+    assert parsed.config["decoder"]["feat_in"] == 12
+
+
+def test_a_hybrid_without_a_head(write_nemo: Write, conv_config: Config, conv_state: State) -> None:
+    config, state = hybrid(conv_config, conv_state)
+    del config["aux_ctc"]["decoder"]
+    with pytest.raises(CheckpointError, match=r"no aux_ctc\.decoder section"):
+        load_checkpoint(write_nemo(config, state))

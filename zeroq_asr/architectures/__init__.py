@@ -11,9 +11,15 @@ from typing import Any
 
 from torch import nn
 
-from zeroq_asr.architectures import quartznet
+from zeroq_asr.architectures import conformer, quartznet
 
-ARCHITECTURES: dict[str, Callable[[dict[str, Any]], nn.Module]] = {"conv_ctc": quartznet.ConvCtc}
+ARCHITECTURES: dict[str, Callable[[dict[str, Any]], nn.Module]] = {
+    "conv_ctc": quartznet.ConvCtc,
+    "conformer_ctc": conformer.ConformerCtc,
+}
 
 #: input frames per encoded frame, from the configuration of the same architecture
-SUBSAMPLING: dict[str, Callable[[dict[str, Any]], int]] = {"conv_ctc": quartznet.subsampling_factor}
+SUBSAMPLING: dict[str, Callable[[dict[str, Any]], int]] = {
+    "conv_ctc": quartznet.subsampling_factor,
+    "conformer_ctc": conformer.subsampling_factor,
+}

@@ -26,7 +26,13 @@ CONFIG_NAME = "model_config.yaml"
 WEIGHTS_NAME = "model_weights.ckpt"
 
 #: (encoder class, decoder class) → the name in ARCHITECTURES
-FAMILIES = {("ConvASREncoder", "ConvASRDecoder"): "conv_ctc"}
+FAMILIES = {
+    ("ConvASREncoder", "ConvASRDecoder"): "conv_ctc",
+    ("ConformerEncoder", "ConvASRDecoder"): "conformer_ctc",
+}
+
+#: the section of a transducer's configuration that describes its CTC head
+_HYBRID = "aux_ctc"
 
 #: our mel filters may differ by this much from those the model was trained with
 FILTERBANK_TOLERANCE = 1e-4
@@ -35,6 +41,8 @@ _MAX_YAML_BYTES = 16 * 2**20
 _MAX_YAML_VALUES = 200_000
 #: parts of a training state that are no weights of the network
 _NOT_NETWORK = ("preprocessor.", "spec_augmentation.", "loss.", "wer.", "_wer.", "decoding.")
+#: parts of a hybrid that its CTC head does without
+_TRANSDUCER = ("decoder.", "joint.", "ctc_loss.", "ctc_wer.")
 _PREPROCESSORS = ("AudioToMelSpectrogramPreprocessor",)
 #: preprocessor options that change nothing at inference
 _IGNORED_OPTIONS = frozenset(
@@ -66,11 +74,19 @@ class NemoConfig:
     config: dict[str, Any]
     frontend: FrontendConfig
     tokenizer: Tokenizer
+    #: a transducer with a CTC head beside it, whose weights are called ctc_decoder; the head alone is read
+    hybrid: bool = False
 
     def model(self, path: str | os.PathLike[str], state: Mapping[str, Any]) -> AsrModel:
         """Return the recogniser with NeMo's weights ``state``, or raise CheckpointError."""
         check_filterbank(path, self.frontend, state)
         weights = {name: value for name, value in state.items() if not name.startswith(_NOT_NETWORK)}
+        if self.hybrid:
+            weights = {
+                name.removeprefix("ctc_"): value
+                for name, value in weights.items()
+                if not name.startswith(_TRANSDUCER)
+            }
         return self.wrap(path, build_network(path, self.architecture, self.config, weights))
 
     def wrap(self, path: str | os.PathLike[str], network: torch.nn.Module) -> AsrModel:
@@ -115,7 +131,7 @@ def parse_config(path: str | os.PathLike[str], text: bytes, find: Finder) -> Nem
     supported.
     """
     root = _parse_yaml(path, text)
-    encoder, decoder = _section(path, root, "encoder"), _section(path, root, "decoder")
+    encoder, decoder = _section(path, root, "encoder"), _ctc_decoder(path, root)
     family = _class_name(encoder), _class_name(decoder)
     if family not in FAMILIES:
         supported = ", ".join(f"{e} with {d}" for e, d in FAMILIES)
@@ -130,7 +146,11 @@ def parse_config(path: str | os.PathLike[str], text: bytes, find: Finder) -> Nem
         )
     # the classes of a BPE model may be left to its tokenizer
     decoder = {**decoder, "num_classes": len(tokenizer.tokens)}
-    return NemoConfig(FAMILIES[family], {"encoder": encoder, "decoder": decoder}, frontend, tokenizer)
+    hybrid = _HYBRID in root
+    if hybrid and not decoder.get("feat_in"):
+        decoder["feat_in"] = encoder.get("d_model")
+    sections = {"encoder": encoder, "decoder": decoder}
+    return NemoConfig(FAMILIES[family], sections, frontend, tokenizer, hybrid)
 
 
 def check_filterbank(
@@ -177,7 +197,7 @@ def _beside(path: str | os.PathLike[str]) -> Finder:
 def _surroundings(
     path: str | os.PathLike[str], root: dict[str, Any], find: Finder
 ) -> tuple[FrontendConfig, Tokenizer]:
-    decoder = _section(path, root, "decoder")
+    decoder = _ctc_decoder(path, root)
     try:
         frontend = _frontend(path, _section(path, root, "preprocessor"))
         return frontend, _tokenizer(path, root, decoder, find)
@@ -231,7 +251,7 @@ def _resolve(path: str | os.PathLike[str], root: Any) -> dict[str, Any]:
         return value
 
     # Only what is read below: elsewhere, references may lead to training data that is not there.
-    sections = ("encoder", "decoder", "preprocessor", "labels", "tokenizer")
+    sections = ("encoder", "decoder", "preprocessor", "labels", "tokenizer", _HYBRID)
     return {key: walk(root[key], 0) for key in sections if key in root}
 
 
@@ -242,6 +262,16 @@ def _section(path: str | os.PathLike[str], root: dict[str, Any], name: str) -> d
         raise CheckpointError(path, f"the model configuration has no {name} section")
     nested = section.get("params")
     return {**section, **nested} if isinstance(nested, dict) else section
+
+
+def _ctc_decoder(path: str | os.PathLike[str], root: dict[str, Any]) -> dict[str, Any]:
+    """Return the decoder's section; of a hybrid that of its CTC head."""
+    if _HYBRID not in root:
+        return _section(path, root, "decoder")
+    head = _section(path, root, _HYBRID)
+    if not isinstance(head.get("decoder"), dict):
+        raise CheckpointError(path, f"the model configuration has no {_HYBRID}.decoder section")
+    return _section(path, head, "decoder")
 
 
 def _class_name(section: dict[str, Any]) -> str:
