@@ -168,3 +168,36 @@ def small_model() -> Any:
         config=config,
         subsampling_factor=2,
     )
+
+
+@pytest.fixture
+def conformer_of() -> Callable[..., Any]:
+    """Make a small Conformer of 16 mels and 5 classes with random weights and statistics."""
+    from zeroq_asr.architectures.conformer import ConformerCtc
+
+    encoder: dict[str, Any] = {
+        "feat_in": 16,
+        "n_layers": 2,
+        "d_model": 24,
+        "n_heads": 4,
+        "conv_kernel_size": 7,
+        "subsampling": "striding",
+        "subsampling_factor": 4,
+        "subsampling_conv_channels": 6,
+    }
+
+    def make(**changes: Any) -> ConformerCtc:
+        torch.manual_seed(0)
+        config = {
+            "encoder": {**encoder, **changes},
+            "decoder": {"feat_in": changes.get("d_model", 24), "num_classes": 4},
+        }
+        network = ConformerCtc(config).eval().requires_grad_(False)
+        for name, tensor in network.state_dict().items():
+            if name.endswith("running_var"):
+                tensor.uniform_(0.5, 2)
+            elif name.endswith(("running_mean", "pos_bias_u", "pos_bias_v")):
+                tensor.normal_()
+        return network
+
+    return make

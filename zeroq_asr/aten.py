@@ -33,6 +33,25 @@ def handles(*names: str) -> Callable[[Handler], Handler]:
     return register
 
 
+def also_handles(*names: str) -> Callable[[Handler], Handler]:
+    """Register a handler that is asked first; where it returns NotImplemented, the others are."""
+
+    def register(handler: Handler) -> Handler:
+        for name in names:
+            HANDLERS[name] = _chain(handler, HANDLERS.get(name))
+        return handler
+
+    return register
+
+
+def _chain(first: Handler, then: Handler | None) -> Handler:
+    def handler(t: Tracer, *arguments: Any) -> Any:
+        result = first(t, *arguments)
+        return then(t, *arguments) if result is NotImplemented and then is not None else result
+
+    return handler
+
+
 # -- convolutions and norms ----------------------------------------------------------------------
 
 

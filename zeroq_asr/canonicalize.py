@@ -14,12 +14,24 @@ from zeroq_asr.errors import UnsupportedOperatorError
 from zeroq_asr.float_graph import ELEMENTWISE, FloatGraph, FloatNode
 
 #: operators that treat every frame by itself, so a frame nobody reads stays unread behind them
-FRAMEWISE = ("affine", "add", "clamp", "mul", "take_channels", "transpose", *ELEMENTWISE)
+FRAMEWISE = (
+    "affine",
+    "add",
+    "clamp",
+    "mul",
+    "take_channels",
+    "transpose",
+    "image",
+    "flatten",
+    "layer_norm",
+    *ELEMENTWISE,
+)
 
 
 def canonicalize(graph: FloatGraph) -> FloatGraph:
     """Apply every rewrite in order."""
     for rewrite in (
+        split_shared_convs,
         fold_affine,
         affine_to_conv,
         merge_additions,
@@ -46,6 +58,30 @@ def _rename(graph: FloatGraph, renames: dict[str, str]) -> FloatGraph:
 
 def _sole_consumer(graph: FloatGraph, name: str, consumers: dict[str, list[FloatNode]]) -> bool:
     return len(consumers.get(name, [])) == 1 and name not in graph.outputs
+
+
+def split_shared_convs(graph: FloatGraph) -> FloatGraph:
+    """A convolution that several scales and shifts read, and nothing else, is made once for each.
+
+    Each then folds in: attention adds two vectors to one query.
+    """
+    consumers = graph.consumers()
+    nodes: list[FloatNode] = []
+    for node in graph.nodes:
+        readers = consumers.get(node.out, [])
+        nodes.append(node)
+        if (
+            node.op != "conv1d"
+            or len(readers) < 2
+            or node.out in graph.outputs
+            or any(reader.op != "affine" for reader in readers)
+        ):
+            continue
+        for count, reader in enumerate(readers[1:], start=2):
+            twin = FloatNode(node.op, f"{node.out}:{count}:twin", node.ins, dict(node.attrs), node.where)
+            reader.ins = tuple(twin.out if name == node.out else name for name in reader.ins)
+            nodes.append(twin)
+    return FloatGraph(graph.inputs, graph.outputs, nodes)
 
 
 def fold_affine(graph: FloatGraph) -> FloatGraph:
@@ -150,6 +186,8 @@ def drop_dead_masks(graph: FloatGraph) -> FloatGraph:
             elif reader.op == "mean_time":
                 # a mean spreads over all frames, so its own unseen frames hide nothing
                 by_reader = {reader.ins[1]}
+            elif reader.op == "attention":
+                by_reader = _hidden_by_attention(reader, node.out, unseen.get(reader.out, set()))
             elif reader.op in FRAMEWISE or _is_pointwise(reader):
                 by_reader = unseen.get(reader.out, set())
             else:
@@ -161,6 +199,15 @@ def drop_dead_masks(graph: FloatGraph) -> FloatGraph:
     }
     kept = [n for n in graph.nodes if n.out not in renames]
     return _rename(FloatGraph(graph.inputs, graph.outputs, kept), renames)
+
+
+def _hidden_by_attention(reader: FloatNode, name: str, unseen: set[str]) -> set[str]:
+    """Keys and values are masked by the lengths; a query's frame is seen where its result's is."""
+    query, key, value, lengths, *positions = reader.ins
+    as_query = unseen if name in (query, *positions) else None
+    as_key = {lengths} | unseen if name in (key, value) else None
+    both = [hidden for hidden in (as_query, as_key) if hidden is not None]
+    return set.intersection(*both) if both else set()
 
 
 def _is_pointwise(node: FloatNode) -> bool:
@@ -180,7 +227,7 @@ def share_masks(graph: FloatGraph) -> FloatGraph:
 
 
 #: operators that can clamp their own result
-CLAMPING = ("conv1d", "add", "mul", "mean_time", *ELEMENTWISE)
+CLAMPING = ("conv1d", "conv2d", "add", "mul", "mean_time", *ELEMENTWISE)
 
 
 def fuse_clamps(graph: FloatGraph) -> FloatGraph:

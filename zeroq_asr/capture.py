@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from zeroq_asr import aten_attention  # noqa: F401  registers its handlers
 from zeroq_asr.aten import HANDLERS
 from zeroq_asr.canonicalize import canonicalize
 from zeroq_asr.errors import CaptureError, UnsupportedOperatorError
@@ -101,6 +102,8 @@ def _interpret(exported: Any, name: str) -> FloatGraph:
             handler = HANDLERS.get(key)
             if tracer.is_constant(node):
                 result = tracer.evaluate(node)
+            elif tracer.is_of_frames(node):
+                result = tracer.of_frames(node)
             else:
                 result = NotImplemented if handler is None else handler(tracer, *tracer.arguments(node))
             if result is NotImplemented:

@@ -1,7 +1,7 @@
 """The tidy float graph: a network as a list of canonical operators, before any integer is chosen.
 
-Shapes: activations [B, C, T], lengths int64 [B].  A node's ``clamp`` attribute, if present, is a
-fused ReLU or Hardtanh (lowest, highest real value; either may be None).
+Shapes: activations [B, C, T], those of 2-D convolutions [B, C, T, F]; lengths int64 [B].  A node's ``clamp``
+attribute, if present, is a fused ReLU or Hardtanh (lowest, highest real value; either may be None).
 """
 
 from __future__ import annotations
@@ -122,7 +122,8 @@ def _mul(a: Tensor, b: Tensor, *, clamp: Clamp = None) -> Tensor:
 
 
 def _mask(x: Tensor, lengths: Tensor) -> Tensor:
-    return (torch.arange(x.shape[2], device=x.device)[None, :] < lengths[:, None])[:, None, :]
+    mask = (torch.arange(x.shape[2], device=x.device)[None, :] < lengths[:, None])[:, None, :]
+    return mask if x.dim() == 3 else mask[..., None]
 
 
 def _mask_time(x: Tensor, lengths: Tensor) -> Tensor:
@@ -139,6 +140,54 @@ def _length_step(lengths: Tensor, *, before: int, divisor: int, after: int) -> T
     return torch.div(raised, divisor, rounding_mode="floor") + after
 
 
+def _conv2d(
+    x: Tensor,
+    *,
+    weight: Tensor,
+    bias: Tensor,
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+    dilation: tuple[int, int],
+    groups: int,
+    clamp: Clamp = None,
+) -> Tensor:
+    return _clamped(F.conv2d(x, weight, bias, stride, padding, dilation, groups), clamp)
+
+
+def _layer_norm(x: Tensor, *, weight: Tensor, bias: Tensor, epsilon: float) -> Tensor:
+    return F.layer_norm(x.transpose(1, 2), weight.shape, weight, bias, epsilon).transpose(1, 2)
+
+
+def _attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    lengths: Tensor,
+    *position_query: Tensor,
+    heads: int,
+    scale: float,
+    positions: Callable[[int], Tensor] | None = None,
+) -> Tensor:
+    """Softmax over the valid frames of scale · (content + position), times the values; all [B, H·E, T].
+
+    ``positions(T)`` [H, E, 2T − 1]: what the distances T − 1 down to 1 − T are to ``position_query``.
+    """
+    batch, channels, frames = query.shape
+
+    def split(x: Tensor) -> Tensor:
+        return x.reshape(batch, heads, channels // heads, frames)
+
+    scores = torch.einsum("bhet,bhes->bhts", split(query), split(key))
+    if positions is not None:
+        by_distance = torch.einsum("bhet,her->bhtr", split(position_query[0]), positions(frames))
+        index = torch.arange(frames, device=query.device)
+        scores = scores + by_distance[:, :, index[:, None], frames - 1 - index[:, None] + index[None, :]]
+    valid = torch.arange(frames, device=query.device)[None, :] < lengths[:, None]
+    scores = (scores * scale).masked_fill(~valid[:, None, None, :], -torch.inf)
+    out = torch.einsum("bhts,bhes->bhet", torch.softmax(scores, dim=-1), split(value))
+    return out.reshape(batch, channels, frames)
+
+
 def _elementwise(function: Callable[[Tensor], Tensor]) -> Callable[..., Tensor]:
     return lambda x, *, clamp=None: _clamped(function(x), clamp)
 
@@ -153,6 +202,11 @@ FLOAT_OPS: dict[str, Callable[..., Tensor]] = {
     "mask_time": _mask_time,
     "mean_time": _mean_time,
     "length_step": _length_step,
+    "image": lambda x: x.transpose(1, 2).unsqueeze(1),
+    "conv2d": _conv2d,
+    "flatten": lambda x: x.permute(0, 1, 3, 2).flatten(1, 2),
+    "layer_norm": _layer_norm,
+    "attention": _attention,
     "take_channels": lambda x, *, index: x[:, list(index)],
     "transpose": lambda x, *, perm: x.permute(perm),
     "sigmoid": _elementwise(torch.sigmoid),

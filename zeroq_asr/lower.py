@@ -43,15 +43,10 @@ def lower(
     Raises CalibrationError for a value without a range, UnsupportedOperatorError for an operator
     without a lowering.
     """
+    check_operators(graph)
     context = Lowering(graph, ranges, spec, max_frames, means or {}, covariances or {})
     context.quantize_input()
     for node in graph.nodes:
-        if node.op not in LOWERINGS:
-            raise UnsupportedOperatorError(
-                node.where or node.out,
-                f"operator {node.op} has no integer lowering",
-                f"supported: {', '.join(sorted(LOWERINGS))}",
-            )
         LOWERINGS[node.op](context, node)
     return Program(
         inputs=graph.inputs,
@@ -62,6 +57,17 @@ def lower(
         channels=channels,
         max_frames=max_frames,
     )
+
+
+def check_operators(graph: FloatGraph) -> None:
+    """Raise UnsupportedOperatorError for the first node that has no lowering."""
+    for node in graph.nodes:
+        if node.op not in LOWERINGS:
+            raise UnsupportedOperatorError(
+                node.where or node.out,
+                f"operator {node.op} has no integer lowering",
+                f"supported: {', '.join(sorted(LOWERINGS))}",
+            )
 
 
 class Lowering:

@@ -24,7 +24,7 @@ from zeroq_asr.files import atomic_write_bytes
 from zeroq_asr.frontend import Frontend
 from zeroq_asr.integer.program import Program
 from zeroq_asr.integer.proof import Proof, prove
-from zeroq_asr.lower import lower
+from zeroq_asr.lower import check_operators, lower
 from zeroq_asr.machine import settled
 from zeroq_asr.manifest import Utterance, read_manifest
 from zeroq_asr.model import AsrModel
@@ -96,6 +96,7 @@ def quantize(
         source_of_ranges = _open_source(model, calibration)
     with clock("capture"):
         graph = capture(model.network, model.example_input(), model.name)
+        check_operators(graph)  # before the long work begins
     with clock("features"):
         features, stream, total = _features(model, source_of_ranges, synthesis, calibration, progress)
         if spec.equalization:

@@ -2,12 +2,14 @@
 
 Kinds: ``Real`` (an activation of the float graph), ``Lengths`` (an affine function of the sequence
 lengths), ``TimeIndex`` (0, 1, 2 … over frames), ``Mask`` (frame < length), ``TimeSum`` (a masked sum
-over frames), a torch tensor (a constant), ``Size`` (a symbolic extent), or a plain Python value.
+over frames), a torch tensor (a constant), ``Size`` (a symbolic extent), or a plain Python value; for
+attention and 2-D convolutions ``Image``, ``Heads``, ``OfFrames``, ``Scores`` and ``Weights``.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,6 +61,67 @@ class TimeSum:
 @dataclass(frozen=True)
 class Size:
     """A symbolic extent."""
+
+
+@dataclass(frozen=True)
+class Image:
+    """An activation [B, C, T, F] of the graph.  ``frames_first``: the traced tensor is [B, T, C, F]."""
+
+    name: str
+    frames_first: bool = False
+
+
+@dataclass(frozen=True)
+class Heads:
+    """An activation [B, H·E, T] of the graph, traced with its channels split into heads.
+
+    ``layout``: the traced axes, of "b", "t", "h" and "e".
+    """
+
+    name: str
+    heads: int
+    layout: str = "bthe"
+
+
+@dataclass(frozen=True)
+class OfFrames:
+    """A tensor that depends on nothing but the number of frames."""
+
+    compute: Callable[[int], Tensor]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Scores of attention [B, H, T, T] on their way to a softmax.
+
+    ``query`` and ``key`` [B, H·E, T] give the score of contents, ``position_query`` and ``positions`` that of
+    distances, which is [B, H, T, 2T − 1] until all ``SHIFT_STEPS`` of the relative shift are done.
+    """
+
+    heads: int
+    query: str = ""
+    key: str = ""
+    position_query: str = ""
+    positions: OfFrames | None = None
+    steps: int = 0
+    scale: float = 1.0
+    lengths: Lengths | None = None
+
+    @property
+    def whole(self) -> bool:
+        """Whether these are scores of pairs of frames."""
+        return self.positions is None or self.steps == SHIFT_STEPS
+
+
+#: pad, view, slice, view, slice: what lines up scores of distances with pairs of frames
+SHIFT_STEPS = 5
+
+
+@dataclass(frozen=True)
+class Weights:
+    """The softmax of scores."""
+
+    scores: Scores
 
 
 @dataclass(frozen=True)
@@ -120,6 +183,27 @@ class Tracer:
         return isinstance(node.target, torch._ops.OpOverload) and all(
             isinstance(value, (Tensor, int, float)) for value in operands
         )
+
+    def is_of_frames(self, node: Any) -> bool:
+        """Whether a node computes from constants and what depends on the number of frames alone."""
+        operands = [self.env.get(n, NotImplemented) for n in node.all_input_nodes]
+        return (
+            isinstance(node.target, torch._ops.OpOverload)
+            and any(isinstance(value, OfFrames) for value in operands)
+            and all(isinstance(value, (OfFrames, Tensor, int, float)) for value in operands)
+        )
+
+    def of_frames(self, node: Any) -> OfFrames:
+        """What such a node computes, for any number of frames."""
+        operands = {n: self.env[n] for n in node.all_input_nodes}
+
+        def compute(frames: int) -> Tensor:
+            known = {n: v.compute(frames) if isinstance(v, OfFrames) else v for n, v in operands.items()}
+            args, kwargs = torch.fx.node.map_arg((node.args, node.kwargs), known.__getitem__)
+            result: Tensor = node.target(*args, **kwargs)
+            return result
+
+        return OfFrames(compute)
 
     def evaluate(self, node: Any) -> Any:
         """The value of a constant node."""
