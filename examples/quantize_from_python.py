@@ -1,8 +1,7 @@
-"""Quantize, verify, compare and use a recogniser from Python.
+"""Quantize, verify, use and judge a recogniser from Python.
 
-python quantize_from_python.py                      # the model and clips that come with the package
+python quantize_from_python.py                 # the model and clips that come with the package
 python quantize_from_python.py quartznet.nemo
-
 """
 
 from __future__ import annotations
@@ -30,9 +29,9 @@ def main(checkpoint: str | None) -> None:
     for clip, text in zip(clips, zq.transcribe(recognizer, [c.audio_path for c in clips]), strict=True):
         print(f"said: {clip.text}\nread: {text}")
 
-    # 4. compare with the float network, clip by clip
-    evaluation = zq.evaluate(recognizer, clips)
-    print(f"WER on these: {100 * evaluation.words.rate:.0f} %")
+    # 4. judge: against the text, the float network beside it
+    for name, judged in (("float", zq.TorchRecognizer(model)), ("integer", recognizer)):
+        print(f"{name} WER on these: {100 * zq.evaluate(judged, clips).words.rate:.0f} %")
 
 
 if __name__ == "__main__":

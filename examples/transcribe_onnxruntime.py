@@ -41,13 +41,14 @@ def features(samples: np.ndarray, options: dict) -> np.ndarray:
     usual = {
         "window": "hann",
         "log": True,
+        "log_zero_guard_type": "add",
         "normalize": "per_feature",
         "mel_norm": "slaney",
         "exact_pad": False,
     }
     odd = {key: options[key] for key, value in usual.items() if options[key] != value}
-    if odd or options["log_zero_guard_type"] != "add":
-        sys.exit(f"this example does not know such a frontend: {odd}")
+    if odd or isinstance(options["log_zero_guard_value"], str):
+        sys.exit(f"this example does not know such a frontend: {odd or 'a log guard by name'}")
     window = int(options["window_size"] * options["sample_rate"])
     hop = int(options["window_stride"] * options["sample_rate"])
     fft = options["n_fft"] or 1 << (window - 1).bit_length()

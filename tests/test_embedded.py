@@ -44,6 +44,14 @@ def test_a_copy_has_all_files(tmp_path: Path) -> None:
     zq.copy_embedded(tmp_path / "a" / "demo")
 
 
+def test_a_file_of_the_users_is_never_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "model.pt").write_bytes(b"months of training")
+    with pytest.raises(zq.ConfigError, match=r"model\.pt: is there already, and another file"):
+        zq.copy_embedded(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["model.pt"]
+    assert (tmp_path / "model.pt").read_bytes() == b"months of training"
+
+
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(zq.ConfigError, match="choose another folder"):

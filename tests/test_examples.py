@@ -26,7 +26,8 @@ def test_from_python_and_then_without_this_package(tmp_path: Path) -> None:
     lines = done.splitlines()
     read = [line.removeprefix("read: ") for line in lines if line.startswith("read: ")]
     assert len(read) == 3
-    assert lines[-1].startswith("WER on these: ")
+    assert lines[-2].startswith("float WER on these: ")
+    assert lines[-1].startswith("integer WER on these: ")
     clips = sorted((tmp_path / "zeroq-demo" / "clips").iterdir())[:3]
     # the file stands alone: the same text from ONNX Runtime and NumPy
     alone = _python(tmp_path, "transcribe_onnxruntime.py", "recogniser.int8.onnx", *clips)

@@ -129,3 +129,9 @@ def test_integers_need_neither_torch_nor_onnx(path: Path) -> None:
     if path.parent.name == "backends":
         allowed = {name for name in ("torch", "onnx", "onnxruntime") if path.stem.startswith(name)}
     assert _imports(path) & {"torch", "onnx", "onnxruntime"} <= allowed
+
+
+def test_importing_leaves_onnxruntime_for_those_who_need_it() -> None:
+    # a tenth of a second of every command
+    code = "import sys, zeroq_asr; sys.exit('onnxruntime' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -195,7 +195,7 @@ def _build(
     progress: Progress,
 ) -> list[_Listener]:
     """Quantize in every way; the recognisers, float first."""
-    size = sum(t.numel() * t.element_size() for t in model.network.state_dict().values())
+    size = model.float_bytes
     listeners = [_Listener(FLOAT, FLOAT, TorchRecognizer(model), size)]
 
     def ours(

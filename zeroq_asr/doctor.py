@@ -5,6 +5,7 @@ Exactness is tried on operands that are made to saturate: inputs and weights at 
 
 from __future__ import annotations
 
+import math
 import platform
 import time
 from collections.abc import Callable
@@ -14,7 +15,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx
-import onnxruntime
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
@@ -39,7 +39,7 @@ class Kernel:
     name: str
     #: the result equals the integer rule, on operands that saturate what can; None for float
     exact: bool | None
-    #: multiplications and additions a second
+    #: products, each with its addition, a second
     rate: float
     #: rate over that of float32
     speedup: float
@@ -72,6 +72,8 @@ class Diagnosis:
 
 def diagnose() -> Diagnosis:
     """Look at the machine and try its kernels; a few seconds."""
+    import onnxruntime  # here, since a tenth of a second matters to commands that do not need it
+
     machine = this_machine()
     return Diagnosis(
         machine=machine,
@@ -90,14 +92,7 @@ def diagnose() -> Diagnosis:
 
 
 def _try(*, depthwise: bool) -> list[Kernel]:
-    shape = (_CHANNELS, 1, _TAPS) if depthwise else (_CHANNELS, _CHANNELS, 1)
-    generator = np.random.default_rng(0)
-    # the ends of the range three times in four: pairs of products then reach what saturates
-    ends = generator.random((1, _CHANNELS, _FRAMES)) < 0.75
-    x = np.where(ends, 255, generator.integers(0, 256, ends.shape)).astype(np.uint8)
-    signs = np.where(generator.random((_CHANNELS, 1, 1)) < 0.5, -1, 1)
-    magnitude = np.where(generator.random(shape) < 0.75, 127, generator.integers(0, 128, shape))
-    weight = (signs * magnitude).astype(np.int64)
+    x, weight = _operands(depthwise=depthwise)
     narrow = np.sign(weight) * np.minimum(np.abs(weight), 64)
     work = weight.size * _FRAMES
     plain = _session("Conv", weight.astype(np.float32), depthwise)
@@ -110,8 +105,10 @@ def _try(*, depthwise: bool) -> list[Kernel]:
     sessions = {"float32": plain}
     exact: dict[str, bool | None] = {"float32": None}
     for name, op, values, kind in kinds:
-        sessions[name] = run = _session(op, values, depthwise, kind)
-        exact[name] = bool(np.array_equal(run(x), _expected(op, x, values, depthwise)))
+        acc = _accumulator(x, values, depthwise=depthwise)
+        sessions[name] = run = _session(op, values, depthwise, kind, _scale(acc))
+        wanted = acc.astype(np.int32) if op == "ConvInteger" else _requantized(acc)
+        exact[name] = bool(np.array_equal(run(x), wanted))
     feeds = {name: x.astype(np.float32) if name == "float32" else x for name in sessions}
     times: dict[str, list[float]] = {name: [] for name in sessions}
     for _ in range(_ROUNDS):
@@ -127,17 +124,45 @@ def _try(*, depthwise: bool) -> list[Kernel]:
     ]
 
 
-#: multiplier of the tried requantization: small enough that no output is at its end
-_SHIFT = 16
+def _operands(*, depthwise: bool) -> tuple[Array, Array]:
+    """Return bytes [1, C, T] and weights [C, C or 1, K] up to 127 whose products saturate what can.
+
+    Both are at the ends of their ranges three times in four, and the signs of a channel's weights agree in
+    pairs, which is what int16 sums of two products run over by.
+    """
+    shape = (_CHANNELS, 1, _TAPS) if depthwise else (_CHANNELS, _CHANNELS, 1)
+    generator = np.random.default_rng(0)
+    ends = generator.random((1, _CHANNELS, _FRAMES)) < 0.75
+    x = np.where(ends, 255, generator.integers(0, 256, ends.shape)).astype(np.uint8)
+    outputs, inputs, taps = shape
+    pairs = generator.random((outputs, -(-inputs * taps // 4))) < 0.5
+    signs = np.where(pairs, -1, 1).repeat(4, axis=1)[:, : inputs * taps].reshape(shape)
+    magnitude = np.where(generator.random(shape) < 0.75, 127, generator.integers(0, 128, shape))
+    return x, (signs * magnitude).astype(np.int64)
 
 
-def _multiplier(weight: Array) -> int:
-    """Return m of m / 2^16 such that the largest sum becomes some 100."""
-    reach = 255 * int(np.abs(weight).sum(axis=(1, 2)).max())
-    return max(1, (100 << _SHIFT) // reach)
+def _accumulator(x: Array, weight: Array, *, depthwise: bool) -> Array:
+    """Return the sums of products [1, C, T] in float64, which holds them."""
+    half = weight.shape[2] // 2
+    padded = np.pad(x.astype(np.float64), ((0, 0), (0, 0), (half, half)))
+    if not depthwise:
+        return weight[None, :, :, 0].astype(np.float64) @ padded
+    windows = np.lib.stride_tricks.sliding_window_view(padded, weight.shape[2], axis=2)
+    return np.einsum("bctk,ck->bct", windows, weight[:, 0].astype(np.float64))
 
 
-def _session(op: str, weight: Array, depthwise: bool, kind: type = np.float32) -> Callable[[Array], Array]:
+def _scale(acc: Array) -> float:
+    """Return a power of two that brings the largest sum to 120 or less, so that no output is clipped."""
+    return 2.0 ** -max(0, math.ceil(math.log2(max(float(np.abs(acc).max()), 1.0) / 120)))
+
+
+def _requantized(acc: Array) -> Array:
+    return np.clip(np.rint(acc * _scale(acc)) + 128, 0, 255).astype(np.uint8)
+
+
+def _session(
+    op: str, weight: Array, depthwise: bool, kind: type = np.float32, scale: float = 1.0
+) -> Callable[[Array], Array]:
     """Return a function that runs one convolution, its frames padded to keep their number, on one thread."""
     half = weight.shape[2] // 2
     attributes: dict[str, Any] = {"group": _CHANNELS if depthwise else 1, "pads": [half, half]}
@@ -151,8 +176,13 @@ def _session(op: str, weight: Array, depthwise: bool, kind: type = np.float32) -
     elif op == "ConvInteger":
         inputs = [("w", stored), ("x_zero", x_zero), ("w_zero", zero)]
     else:
-        scale = np.float32(_multiplier(weight) / 2.0**_SHIFT)
-        constants = [("one", one), ("x_zero", x_zero), ("w", stored), ("scale", scale), ("w_zero", zero)]
+        constants = [
+            ("one", one),
+            ("x_zero", x_zero),
+            ("w", stored),
+            ("scale", np.float32(scale)),
+            ("w_zero", zero),
+        ]
         inputs = [*constants, ("one_y", one), ("y_zero", y_zero)]
     types = {
         "Conv": (TensorProto.FLOAT, TensorProto.FLOAT),
@@ -168,6 +198,8 @@ def _session(op: str, weight: Array, depthwise: bool, kind: type = np.float32) -
         [numpy_helper.from_array(np.asarray(array), name) for name, array in inputs],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
+    import onnxruntime
+
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     session = onnxruntime.InferenceSession(
@@ -181,18 +213,3 @@ def _session(op: str, weight: Array, depthwise: bool, kind: type = np.float32) -
 
     run(np.zeros(shape, dtype=np.float32 if op == "Conv" else np.uint8))
     return run
-
-
-def _expected(op: str, x: Array, weight: Array, depthwise: bool) -> Array:
-    """Return the integers by the rule, in float64, which holds them."""
-    half = weight.shape[2] // 2
-    padded = np.pad(x.astype(np.float64), ((0, 0), (0, 0), (half, half)))
-    if depthwise:
-        windows = np.lib.stride_tricks.sliding_window_view(padded, weight.shape[2], axis=2)
-        acc = np.einsum("bctk,ck->bct", windows, weight[:, 0].astype(np.float64))
-    else:
-        acc = weight[None, :, :, 0].astype(np.float64) @ padded
-    if op == "ConvInteger":
-        return acc.astype(np.int32)
-    requantized = np.rint(acc * _multiplier(weight) / 2.0**_SHIFT) + 128
-    return np.clip(requantized, 0, 255).astype(np.uint8)

@@ -113,10 +113,14 @@ def best_target(machine: Machine, weight_bits: int) -> tuple[str, str]:
     """Return the target whose fused kernels are exact and fastest on ``machine``, and why."""
     if machine.architecture == "arm":
         return "arm", "u8 × s8 products are exact on ARM"
+    if machine.architecture != "x86":
+        return "x86-any", "u8 × u8 is exact everywhere, and what else is on this processor nobody knows"
     if weight_bits <= 7:
         return "x86-fast", "weights of 7 bits or fewer make u8 × s8 exact on every x86"
     if machine.exact_at_full_range:
         return "x86-vnni", "this processor has VNNI"
+    if not machine.features:
+        return "x86-any", "the system does not say whether this processor has VNNI"
     return "x86-any", "this processor has no VNNI, and 8-bit weights are exact as u8 × u8"
 
 

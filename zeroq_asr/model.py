@@ -36,6 +36,11 @@ class AsrModel:
     #: input frames per encoded frame
     subsampling_factor: int = 1
 
+    @property
+    def float_bytes(self) -> int:
+        """Bytes of the network's parameters and buffers."""
+        return sum(t.numel() * t.element_size() for t in self.network.state_dict().values())
+
     def example_input(self, frames: int = 64) -> tuple[torch.Tensor, torch.Tensor]:
         """Return features [2, M, frames] and lengths [2] that the network accepts."""
         generator = torch.Generator().manual_seed(0)

@@ -140,8 +140,8 @@ def quantize(
         if output is not None:
             atomic_write_bytes(output, data)
     path = None if output is None else Path(output)
-    float_bytes = sum(t.numel() * t.element_size() for t in model.network.state_dict().values())
-    return Quantized(program, deployment, proof, exported, features, path, len(data), float_bytes, seconds)
+    size = len(data)
+    return Quantized(program, deployment, proof, exported, features, path, size, model.float_bytes, seconds)
 
 
 class _Clock:

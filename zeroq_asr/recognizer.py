@@ -80,7 +80,9 @@ class OnnxRecognizer:
         tokenizer: Tokenizer | None = None,
     ) -> None:
         self.path = Path(path)
-        self._session = _session(self.path, threads)
+        if not self.path.is_file():
+            raise CheckpointError(path, "no such file", "check the path")
+        self._session = open_session(self.path, str(self.path), threads)
         self._inputs = {value.name for value in self._session.get_inputs()}
         self._outputs = [value.name for value in self._session.get_outputs()]
         if "audio_signal" not in self._inputs or not self._inputs <= {"audio_signal", "length"}:
@@ -90,8 +92,8 @@ class OnnxRecognizer:
         if "logprobs" not in self._outputs:
             raise CheckpointError(path, f"gives {self._outputs}, a recogniser gives logprobs")
         metadata = dict(self._session.get_modelmeta().custom_metadata_map)
-        own = _own_metadata(self.path, metadata)
-        self.frontend, self.tokenizer = _surroundings(self.path, own, frontend, tokenizer)
+        own = own_metadata(self.path, metadata)
+        self.frontend, self.tokenizer = read_surroundings(self.path, own, frontend, tokenizer)
         self.name = str(own.get("name", self.path.stem))
         self.max_seconds: float | None = _limit(self.path, own)
         self._subsampling = _factor(metadata)
@@ -149,21 +151,28 @@ def is_onnx(path: str | os.PathLike[str]) -> bool:
     return len(head) == 2 and head[0] == 0x08 and 0 < head[1] < 0x80
 
 
-def _session(path: Path, threads: int | None) -> Any:
+def open_session(
+    where: str | os.PathLike[str], model: str | bytes, threads: int | None, *, spin: bool = True
+) -> Any:
+    """Return ONNX Runtime's session on the CPU of a file, by its name or its bytes.
+
+    ``spin=False``: its threads sleep as soon as a run is over, so as not to take the cores of another.
+    Raises CheckpointError when it cannot be run.
+    """
     import onnxruntime  # here, since a tenth of a second matters to commands that do not need it
 
-    if not path.is_file():
-        raise CheckpointError(path, "no such file", "check the path")
     if threads is not None and threads < 1:
         raise ConfigError("threads", f"must be 1 or more, got {threads}")
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # its own log lines; what it raises says the same
+    if not spin:
+        options.add_session_config_entry("session.force_spinning_stop", "1")
     if threads is not None:
         options.intra_op_num_threads = threads
     try:
-        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's exceptions share no base of their own
-        raise CheckpointError(path, f"is not an ONNX file that can be run ({_reason(error)})") from None
+        raise CheckpointError(where, f"is not an ONNX file that can be run ({_reason(error)})") from None
 
 
 def _reason(error: Exception) -> str:
@@ -172,7 +181,8 @@ def _reason(error: Exception) -> str:
     return lines[0] if len(lines[0]) <= 200 else f"{lines[0][:200]}…"
 
 
-def _own_metadata(path: Path, metadata: dict[str, str]) -> dict[str, Any]:
+def own_metadata(path: str | os.PathLike[str], metadata: dict[str, str]) -> dict[str, Any]:
+    """Return this package's part of a file's metadata, {} without; CheckpointError if it is damaged."""
     if METADATA_KEY not in metadata:
         return {}
     try:
@@ -184,9 +194,13 @@ def _own_metadata(path: Path, metadata: dict[str, str]) -> dict[str, Any]:
     return own
 
 
-def _surroundings(
-    path: Path, own: dict[str, Any], frontend: FrontendConfig | None, tokenizer: Tokenizer | None
+def read_surroundings(
+    path: str | os.PathLike[str],
+    own: dict[str, Any],
+    frontend: FrontendConfig | None = None,
+    tokenizer: Tokenizer | None = None,
 ) -> tuple[FrontendConfig, Tokenizer]:
+    """Return frontend and tokenizer, those given or else the metadata's, or raise CheckpointError."""
     try:
         if frontend is None and "frontend" in own:
             frontend = FrontendConfig.from_dict(own["frontend"])

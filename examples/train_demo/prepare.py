@@ -1,6 +1,6 @@
 """Make the speech: text of books, random voices, rooms and noise, as features on the disk.
 
-    python prepare.py --books /tmp/austen --work /tmp/demo --hours 30
+    python prepare.py --books /tmp/austen --work /tmp/demo --hours 50
 
 writes, for training and for what is held out, ``features.npy`` (float16 [frames, MELS], one
 utterance after another) and ``utterances.jsonl`` (text, voice, frames); and the held-out
@@ -93,7 +93,7 @@ def main() -> None:
     parser.add_argument("--books", type=Path, default=Path("/"), help="where r-cran-janeaustenr was unpacked")
     parser.add_argument("--espeak-data", type=Path, default=Path("/usr/lib/x86_64-linux-gnu/espeak-ng-data"))
     parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--hours", type=float, default=30)
+    parser.add_argument("--hours", type=float, default=50)
     parser.add_argument("--voices", type=int, default=800)
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)

@@ -1,6 +1,6 @@
 """Train the recogniser on what `prepare.py` made, and write `model.pt`.
 
-    python train.py --work /tmp/demo --minutes 100
+    python train.py --work /tmp/demo --minutes 95
 
 The learning rate follows the share of the time that has passed, so training ends on time on any
 machine.  Every evaluation is on held-out sentences in held-out voices.
@@ -128,7 +128,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--minutes", type=float, default=170)
+    parser.add_argument("--minutes", type=float, default=95)
     parser.add_argument("--batch-seconds", type=float, default=90)
     parser.add_argument("--peak", type=float, default=4e-3, help="the highest learning rate")
     parser.add_argument("--evaluate-every", type=float, default=8, help="minutes")

@@ -22,8 +22,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from zeroq_asr.architectures.quartznet import ConvDecoder
-from zeroq_asr.architectures.subsampling import ConvSubsampling, mask_rows
+from zeroq_asr.architectures.quartznet import ConvDecoder, mask_frames
+from zeroq_asr.architectures.subsampling import ConvSubsampling, valid_frames
 from zeroq_asr.errors import ConfigError
 
 #: what a score is where a frame lies past the length: far below every other
@@ -63,8 +63,7 @@ class Convolution(nn.Module):
     def forward(self, x: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
         """Map [B, S, D] with lengths [B] to [B, S, D]."""
         x = F.glu(self.pointwise_conv1(x.transpose(1, 2)), dim=1)
-        x = mask_rows(x.transpose(1, 2), lengths).transpose(1, 2)
-        x = self.depthwise_conv(x)
+        x = self.depthwise_conv(mask_frames(x, lengths))
         if isinstance(self.batch_norm, nn.LayerNorm):
             x = self.batch_norm(x.transpose(1, 2)).transpose(1, 2)
         else:
@@ -182,7 +181,7 @@ class ConformerEncoder(nn.Module):
             x = x * self.scale
         frames = x.shape[1]
         positions = relative_positions(frames, self.width, x.device).to(x.dtype)
-        valid = torch.arange(frames, device=lengths.device)[None, :] < lengths[:, None]
+        valid = valid_frames(frames, lengths)
         for layer in self.layers:
             x = layer(x, positions, valid, lengths)
         return x, lengths

@@ -59,7 +59,7 @@ class ConvSubsampling(nn.Module):
                 lengths = strided_length(lengths)  # type: ignore[assignment]
             if isinstance(layer, nn.Conv2d):
                 # what the bias puts into padded frames must not reach valid ones
-                x = x * _valid(x.shape[2], lengths)[:, None, :, None]
+                x = x * valid_frames(x.shape[2], lengths)[:, None, :, None]
         batch, channels, frames, left = x.shape
         x = x.transpose(1, 2).reshape(batch, frames, channels * left)
         return self.out(x), lengths
@@ -67,9 +67,9 @@ class ConvSubsampling(nn.Module):
 
 def mask_rows(x: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
     """Zero the frames of ``x`` [B, T, D] at or after ``lengths`` [B]."""
-    return x * _valid(x.shape[1], lengths)[:, :, None]
+    return x * valid_frames(x.shape[1], lengths)[:, :, None]
 
 
-def _valid(frames: int, lengths: torch.Tensor) -> torch.Tensor:
-    """Return bool [B, T], true before each length."""
+def valid_frames(frames: int, lengths: torch.Tensor) -> torch.Tensor:
+    """Return bool [B, T], true before each of ``lengths`` [B]."""
     return torch.arange(frames, device=lengths.device)[None, :] < lengths[:, None]

@@ -7,7 +7,6 @@ for the clock alone.
 from __future__ import annotations
 
 import copy
-import json
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ import torch
 from zeroq_asr.capture import capture
 from zeroq_asr.config import CalibrationSpec, QuantSpec, SynthesisSpec
 from zeroq_asr.errors import CheckpointError
-from zeroq_asr.export import METADATA_KEY, Deployment, export
+from zeroq_asr.export import Deployment, export
 from zeroq_asr.float_onnx import export_float
 from zeroq_asr.integer.backends.torch import TorchBackend
 from zeroq_asr.integer.program import Program
@@ -31,6 +30,7 @@ from zeroq_asr.model import AsrModel
 from zeroq_asr.peers import ort_dynamic, ort_static
 from zeroq_asr.pipeline import quantize
 from zeroq_asr.progress import Progress, silent
+from zeroq_asr.recognizer import open_session, own_metadata, read_surroundings
 
 Features = npt.NDArray[np.float32]
 #: run once and wait for the end
@@ -66,16 +66,7 @@ def of_onnx(label: str, dialect: str, data: bytes) -> Contender:
     """Return ONNX Runtime on the CPU with a model."""
 
     def start(threads: int, features: Features) -> Run:
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.log_severity_level = 4
-        try:
-            session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # onnxruntime's exceptions share no base of their own
-            reason = str(error).strip().splitlines()[0][:200]
-            raise CheckpointError(label, f"is not an ONNX file that can be run ({reason})") from None
+        session = open_session(label, data, threads, spin=False)
         feed = {"audio_signal": features, "length": np.array([features.shape[2]], dtype=np.int64)}
         given = {value.name: feed[value.name] for value in session.get_inputs()}
         return lambda: session.run(None, given)
@@ -83,34 +74,28 @@ def of_onnx(label: str, dialect: str, data: bytes) -> Contender:
     return Contender(label, "onnxruntime", dialect, "cpu", start, len(data), data)
 
 
-def of_file(path: str | os.PathLike[str]) -> tuple[Contender, int, float]:
-    """Return the contender of an ONNX file, its mels, and its frames a second.
+def of_file(path: str | os.PathLike[str]) -> tuple[Contender, int, float | None]:
+    """Return the contender of an ONNX file, its mels, and its frames a second where the file says so.
 
     Raises CheckpointError when it is no recogniser of features.
     """
     try:
         data = Path(path).read_bytes()
-        model = onnx.load_model_from_string(data)
     except OSError as error:
         raise CheckpointError(path, f"cannot be read ({error.strerror})", "check the path") from None
-    except Exception:  # protobuf's own, which onnx does not wrap
-        raise CheckpointError(path, "is no ONNX file") from None
-    inputs = {value.name: value for value in model.graph.input}
-    shape = inputs["audio_signal"].type.tensor_type.shape.dim if "audio_signal" in inputs else []
-    if not set(inputs) <= {"audio_signal", "length"} or len(shape) != 3 or shape[1].dim_value < 1:
+    session = open_session(path, data, 1)
+    inputs = {value.name: value.shape for value in session.get_inputs()}
+    shape = inputs.get("audio_signal", [])
+    if not set(inputs) <= {"audio_signal", "length"} or len(shape) != 3 or not isinstance(shape[1], int):
         raise CheckpointError(
             path, f"takes {sorted(inputs)}, a recogniser takes audio_signal [batch, mels, frames] and length"
         )
-    dialect, rate = "onnx", 100.0
-    own = next((p.value for p in model.metadata_props if p.key == METADATA_KEY), None)
-    if own is not None:
-        try:
-            fields = json.loads(own)
-            dialect = str(fields["dialect"])
-            rate = Deployment.from_dict(fields).frontend.frames_per_second
-        except (ValueError, KeyError, TypeError):
-            raise CheckpointError(path, "its metadata is damaged", "export it again") from None
-    return of_onnx(Path(path).name, dialect, data), shape[1].dim_value, rate
+    own = own_metadata(path, dict(session.get_modelmeta().custom_metadata_map))
+    rate = None
+    if own:
+        frontend, _ = read_surroundings(path, own)
+        rate = frontend.frames_per_second
+    return of_onnx(Path(path).name, str(own.get("dialect", "onnx")), data), shape[1], rate
 
 
 def of_model(
@@ -124,12 +109,12 @@ def of_model(
 ) -> list[Contender]:
     """Return every contender of a checkpoint; with ``peers_only`` those that are not this package's."""
     found: list[Contender] = []
-    graph = capture(model.network, model.example_input(), model.name)
-    deployment = Deployment(
-        model.name, model.frontend, model.tokenizer, max_seconds, model.subsampling_factor
-    )
     if "cpu" in devices:
         progress("build", 0, 2)
+        graph = capture(model.network, model.example_input(), model.name)
+        deployment = Deployment(
+            model.name, model.frontend, model.tokenizer, max_seconds, model.subsampling_factor
+        )
         fast = export_float(graph, deployment)
         plain = export_float(graph, deployment, flat=True)
         found += [
@@ -211,10 +196,9 @@ def of_torch(
     model: AsrModel, device: str, max_seconds: float = 60.0, *, peers_only: bool = False
 ) -> list[Contender]:
     """Return PyTorch on ``device``: the network in two float types, and the integer program."""
-    size = sum(t.numel() * t.element_size() for t in model.network.state_dict().values())
     starts = [
-        (_float_network(model, device, torch.float32), size),
-        (_float_network(model, device, torch.float16), size // 2),
+        (_float_network(model, device, torch.float32), model.float_bytes),
+        (_float_network(model, device, torch.float16), model.float_bytes // 2),
     ]
     if not peers_only:
         program, _ = _quantized(model, QuantSpec(max_seconds=max_seconds))

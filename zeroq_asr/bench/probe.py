@@ -16,13 +16,15 @@ import numpy as np
 import onnxruntime
 
 
-def peak_bytes() -> int | None:
-    """Return the most memory that this process ever held; None where the system does not tell."""
+def memory(field: str) -> int | None:
+    """Return bytes that this process holds ("VmRSS") or ever held ("VmHWM"); None where nobody tells.
+
+    Where Linux's own figures are missing, both are the high-water mark that getrusage gives.
+    """
     try:
-        # unlike getrusage's figure, Linux's own does not begin with what the parent process held
         with open("/proc/self/status") as stream:
-            peak = next(line for line in stream if line.startswith("VmHWM:"))
-        return 1024 * int(peak.split()[1])
+            line = next(line for line in stream if line.startswith(f"{field}:"))
+        return 1024 * int(line.split()[1])
     except (OSError, StopIteration):
         pass
     try:
@@ -41,12 +43,12 @@ def main() -> None:
     options.log_severity_level = 4
     features = np.random.default_rng(0).standard_normal((1, mels, frames)).astype(np.float32)
     feed = {"audio_signal": features, "length": np.array([frames])}
-    before = peak_bytes()
+    before = memory("VmRSS")
     start = time.perf_counter()
     session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
     load = time.perf_counter() - start
     session.run(None, {value.name: feed[value.name] for value in session.get_inputs()})
-    after = peak_bytes()
+    after = memory("VmHWM")
     added = None if before is None or after is None else after - before
     print(json.dumps({"load_seconds": load, "peak_bytes": added}))
 

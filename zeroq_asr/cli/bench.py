@@ -15,7 +15,7 @@ from zeroq_asr.cli.terminal import Terminal, session, size
 from zeroq_asr.errors import ConfigError
 from zeroq_asr.recognizer import is_onnx
 
-COLUMNS: tuple[str, ...] = ("", "device", "ms", "× float", "spread", "RTF", "size", "load ms", "memory")
+COLUMNS: tuple[str, ...] = ("", "device", "ms", "speed-up", "spread", "RTF", "size", "load ms", "memory")
 
 
 def bench(
@@ -79,12 +79,12 @@ def bench(
                 rounds=rounds,
                 progress=progress,
             )
-        if plot is not None:
-            plots.plot(result, plot)
         terminal.result(result.to_dict(), "\n".join("\t".join(_cells(row)) for row in result.rows))
         if terminal.talks:
             show(terminal, result)
-            if plot is not None:
+        if plot is not None:
+            plots.plot(result, plot)
+            if terminal.talks:
                 terminal.text()
                 terminal.facts([("plot", str(plot))])
 
@@ -122,9 +122,10 @@ def show(terminal: Terminal, result: zq.Benchmark) -> None:
         terminal.text(f"{seconds:g} s of audio, {threads} thread{plural}, median of {result.rounds}:")
         terminal.table(COLUMNS, [_cells(row) for row in rows])
     terminal.text()
+    over = f"speed-up: the time of “{result.baseline}” over this one's; " if result.baseline else ""
     terminal.text(
-        f"× float: the time of “{result.baseline}” over this one's; spread: between quartiles; "
-        "RTF: seconds of work a second of audio; load and memory: in a fresh process.",
+        f"{over}spread: between quartiles; RTF: seconds of work a second of audio; load and memory: in a "
+        "fresh process.",
         "dim",
     )
 

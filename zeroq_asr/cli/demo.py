@@ -11,7 +11,7 @@ import typer
 import zeroq_asr as zq
 from zeroq_asr.cli import bench as benching
 from zeroq_asr.cli import compare as comparing
-from zeroq_asr.cli.options import AsJson, Developer, Quiet
+from zeroq_asr.cli.options import AsJson, Developer, Quiet, check_output
 from zeroq_asr.cli.terminal import Terminal, session, size
 
 
@@ -31,6 +31,7 @@ def demo(
     with session(ctx, as_json=as_json, quiet=quiet, developer=developer) as terminal:
         files = zq.copy_embedded(folder)
         output = folder / "model.int8.onnx"
+        check_output(output, files.model)
         if terminal.talks:
             terminal.title(str(folder), "a recogniser of 1.5 million parameters, and clips it never heard")
         with terminal.progress() as progress:

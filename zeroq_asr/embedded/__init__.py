@@ -7,13 +7,14 @@ everything, no recogniser for real use.
 
 from __future__ import annotations
 
+import filecmp
 import os
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 from zeroq_asr.checkpoints import load_checkpoint
 from zeroq_asr.errors import ConfigError
+from zeroq_asr.files import atomic_write_bytes
 from zeroq_asr.model import AsrModel
 
 _HERE = Path(__file__).parent
@@ -56,16 +57,28 @@ def embedded_model() -> AsrModel:
 def copy_embedded(folder: str | os.PathLike[str]) -> DemoFiles:
     """Copy checkpoint, clips and manifests to ``folder``, which is made if need be.
 
-    Raises ConfigError when it cannot be written.
+    Raises ConfigError, before anything is written, where another file would be lost, and when the folder
+    cannot be written.
     """
     target = Path(folder)
+    names = [
+        MODEL,
+        TEST,
+        CALIBRATION,
+        *(f"{CLIPS}/{clip.name}" for clip in sorted((_HERE / CLIPS).iterdir())),
+    ]
+    for name in names:
+        if (target / name).exists() and not _equal(_HERE / name, target / name):
+            raise ConfigError(target / name, "is there already, and another file", "choose another folder")
     try:
         (target / CLIPS).mkdir(parents=True, exist_ok=True)
-        for name in (MODEL, TEST, CALIBRATION):
-            shutil.copyfile(_HERE / name, target / name)
-        for clip in sorted((_HERE / CLIPS).iterdir()):
-            shutil.copyfile(clip, target / CLIPS / clip.name)
     except OSError as error:
-        problem = f"cannot be written ({error.strerror or error})"
+        problem = f"cannot be made ({error.strerror or error})"
         raise ConfigError(target, problem, "choose another folder") from None
+    for name in names:
+        atomic_write_bytes(target / name, (_HERE / name).read_bytes())
     return DemoFiles(target)
+
+
+def _equal(ours: Path, theirs: Path) -> bool:
+    return theirs.is_file() and filecmp.cmp(ours, theirs, shallow=False)

@@ -51,6 +51,8 @@ class OnnxStrictBackend:
     """Builds nodes; ``run`` a Program over it, then read ``nodes``, ``initializers``, ``encodings``."""
 
     dialect = "strict"
+    #: whether to spell masks in uint8 Mul, for which ONNX Runtime has a kernel since 1.21 only
+    byte_arithmetic = True
 
     def __init__(self, target: str = "x86-any") -> None:
         self.target = target
@@ -234,10 +236,9 @@ class OnnxStrictBackend:
         """
         interval = self.proof.set_parity(y.interval, where.interval, bit)
         wide = self.add_node("Mul", [self.add_node("Cast", [y], to=TensorProto.INT16), self.scalar(128, I16)])
-        odd = self.add_node(
-            "Cast", [self.add_node("Cast", [wide], to=TensorProto.UINT8)], to=TensorProto.BOOL
-        )
-        wrong = self.add_node("And", [where, self.add_node("Not", [odd]) if bit else odd])
+        low = self.add_node("Cast", [wide], to=TensorProto.UINT8)
+        other = self.add_node("Equal", [low, self.scalar(0 if bit else 128, U8)])
+        wrong = self.add_node("And", [where, other])
         step = self.add_node("Cast", [wrong], to=TensorProto.UINT8)
         return Sym(self.add_node("Add" if bit else "Sub", [y, step]), interval)
 
@@ -289,7 +290,7 @@ class OnnxStrictBackend:
     def select(self, mask: Sym, v: Sym, otherwise: int) -> Sym:
         """Where; where bytes are to become 0, a product with the mask, which is several times faster."""
         interval = self.proof.select(mask.interval, v.interval, otherwise)
-        if otherwise == 0 and v.interval.type is U8:
+        if self.byte_arithmetic and otherwise == 0 and v.interval.type is U8:
             key = ("byte", mask.name)
             if key not in self._shared:
                 name = self.add_node("Cast", [mask], to=TensorProto.UINT8)

@@ -30,14 +30,24 @@ class TorchBackend:
         """``int8``: use int8 matrix products; by default on CUDA, whose tensor cores have them."""
         self.device = torch.device(device)
         self.int8 = self.device.type == "cuda" if int8 is None else int8
+        #: constant → its array and what of it is on the device: a program run again copies nothing
+        self._constants: dict[str, tuple[np.ndarray, Tensor]] = {}
+        #: by the identity of the tensor, which the dictionary above keeps alive
+        self._host: dict[int, np.ndarray] = {}
 
     def constant(self, name: str, array: np.ndarray) -> Tensor:
-        """Copy a constant to the device."""
-        return torch.from_numpy(np.array(array, order="C")).to(self.device)
+        """Copy a constant to the device, once."""
+        known = self._constants.get(name)
+        if known is None or known[0] is not array:
+            moved = torch.from_numpy(np.array(array, order="C")).to(self.device)
+            known = self._constants[name] = array, moved
+            self._host[id(moved)] = array
+        return known[1]
 
     def array(self, v: Tensor) -> np.ndarray:
         """The constant, on the host."""
-        return v.cpu().numpy()
+        known = self._host.get(id(v))
+        return v.cpu().numpy() if known is None else known
 
     def per_channel(self, v: Tensor) -> Tensor:
         """[C] → [C, 1] int32."""
@@ -125,7 +135,7 @@ class TorchBackend:
     def _carrier(self, w: Tensor) -> torch.dtype:
         """float32 where no partial sum can reach 2^24 and products are full float32, else float64."""
         plain = self.device.type == "cpu" and torch.get_float32_matmul_precision() == "highest"
-        reach = 255 * int(w.to(torch.int64).abs().sum(dim=(1, 2)).max())
+        reach = 255 * int(np.abs(self.array(w).astype(np.int64)).sum(axis=(1, 2)).max())
         return torch.float32 if plain and reach < 1 << 24 else torch.float64
 
     def time_mask(self, x: Tensor, lengths: Tensor) -> Tensor:
