@@ -35,7 +35,8 @@ METADATA_KEY = "zeroq_asr"
 #: version of that object's layout
 FORMAT = 1
 DIALECTS = ("fused", "strict", "qdq")
-#: Gather on bytes, BitwiseAnd and Shape slices need opset 18; every ONNX Runtime since 1.14 has it
+#: BitwiseAnd and Shape slices need opset 18.  ONNX Runtime runs fused and qdq files since 1.19 at the latest,
+#: strict ones since 1.21, which got the arithmetic of small integers
 OPSET, IR_VERSION = 18, 8
 
 #: what a target promises about the products that the fused kernels form
