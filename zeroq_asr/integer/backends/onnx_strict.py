@@ -51,8 +51,6 @@ class OnnxStrictBackend:
     """Builds nodes; ``run`` a Program over it, then read ``nodes``, ``initializers``, ``encodings``."""
 
     dialect = "strict"
-    #: whether to spell masks in uint8 Mul, for which ONNX Runtime has a kernel since 1.21 only
-    byte_arithmetic = True
 
     def __init__(self, target: str = "x86-any") -> None:
         self.target = target
@@ -288,14 +286,14 @@ class OnnxStrictBackend:
         return Sym(mask, self.proof.time_mask(x.interval, lengths.interval))
 
     def select(self, mask: Sym, v: Sym, otherwise: int) -> Sym:
-        """Where; where bytes are to become 0, a product with the mask, which is several times faster."""
+        """Where; bytes that are to become 0 by Min with 255 or 0, which is several times faster."""
         interval = self.proof.select(mask.interval, v.interval, otherwise)
-        if self.byte_arithmetic and otherwise == 0 and v.interval.type is U8:
+        if otherwise == 0 and v.interval.type is U8:
             key = ("byte", mask.name)
             if key not in self._shared:
-                name = self.add_node("Cast", [mask], to=TensorProto.UINT8)
-                self._shared[key] = Sym(name, self.proof.cast(mask.interval, U8))
-            return Sym(self.add_node("Mul", [v, self._shared[key]]), interval)
+                name = self.add_node("Where", [mask, self.scalar(255, U8), self.scalar(0, U8)])
+                self._shared[key] = Sym(name, Interval.of(0, 255, U8))
+            return Sym(self.add_node("Min", [v, self._shared[key]]), interval)
         name = self.add_node("Where", [mask, v, self.scalar(otherwise, v.interval.type)])
         return Sym(name, interval)
 
