@@ -135,7 +135,7 @@ def test_ort_static_is_close_to_float(small_model: Any, signed: bool, qdq: bool)
         (generator.standard_normal((1, mels, n)).astype(np.float32), np.array([n], dtype=np.int64))
         for n in (40, 64)
     ]
-    plain = export_float(graph, deployment)
+    plain = export_float(graph, deployment, shared_masks=False)
     data = ort_static(plain, iter(pairs), signed_weights=signed, per_channel=signed, qdq=qdq)
     kinds = {node.op_type for node in onnx.load_from_string(data).graph.node}
     assert ("QLinearConv" in kinds) is not qdq
@@ -151,7 +151,7 @@ def test_ort_static_needs_features(small_model: Any) -> None:
     graph = capture(small_model.network, small_model.example_input(), small_model.name)
     made = zq.quantize(small_model, synthesis=FAST, calibration=zq.CalibrationSpec("noise"))
     with pytest.raises(CalibrationError, match="no features"):
-        ort_static(export_float(graph, made.deployment), iter(()))
+        ort_static(export_float(graph, made.deployment, shared_masks=False), iter(()))
 
 
 def test_other_formats_have_rows_of_their_own(small_model: Any, recordings: list[Utterance]) -> None:

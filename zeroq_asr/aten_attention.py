@@ -111,8 +111,8 @@ def _view(t: Tracer, x: Any, shape: Any = (), *_: Any) -> Any:
         return Heads(x.name, heads) if isinstance(heads, int) and isinstance(size, int) else NotImplemented
     if isinstance(x, Heads) and x.layout == "bthe" and len(shape) == 3:
         return Real(x.name, True)
-    if isinstance(x, Image) and x.frames_first and len(shape) == 3:
-        return Real(t.emit("flatten", (x.name,)).name, True)
+    if isinstance(x, Image) and x.frames_first and len(shape) == 3 and isinstance(shape[2], int):
+        return Real(t.emit("flatten", (x.name,), channels=shape[2]).name, True)
     return _shifted(x, (1, 3)) if len(shape) == 4 else NotImplemented
 
 

@@ -231,7 +231,8 @@ def _build(
         graph = capture(model.network, model.example_input(), model.name)
         source = _Recordings(model, read_manifest(real)[:limit])
         path = folder / "ort.onnx"
-        path.write_bytes(ort_static(export_float(graph, made.deployment), source))
+        plain = export_float(graph, made.deployment, shared_masks=False)
+        path.write_bytes(ort_static(plain, source))
         recognizer = OnnxRecognizer(path, frontend=model.frontend, tokenizer=model.tokenizer)
         listeners.append(_Listener(ORT, ORT, recognizer, path.stat().st_size))
         progress(ORT, 1, 1)

@@ -81,6 +81,25 @@ class FloatGraph:
         return env[self.outputs[0]], env[self.outputs[1]]
 
 
+def frame_counts(graph: FloatGraph) -> dict[str, Any]:
+    """What happened to the frames on the way to each value: equal histories, equal counts.
+
+    None stands for the single frame of a mean, which broadcasts, and for lengths.
+    """
+    counts: dict[str, Any] = {graph.inputs[0]: ()}
+    for node in graph.nodes:
+        known = [counts[name] for name in node.ins if counts.get(name) is not None]
+        history = known[0] if known and node.op != "mean_time" else None
+        if node.op in ("conv1d", "conv2d") and history is not None:
+            a = node.attrs
+            stride, dilation = (v if isinstance(v, int) else v[0] for v in (a["stride"], a["dilation"]))
+            padded = sum(a["padding"]) if node.op == "conv1d" else 2 * a["padding"][0]
+            step = (stride, padded - dilation * (a["weight"].shape[2] - 1))
+            history = history if step == (1, 0) else (*history, step)
+        counts[node.out] = history
+    return counts
+
+
 Clamp = tuple[float | None, float | None] | None
 
 
@@ -204,7 +223,7 @@ FLOAT_OPS: dict[str, Callable[..., Tensor]] = {
     "length_step": _length_step,
     "image": lambda x: x.transpose(1, 2).unsqueeze(1),
     "conv2d": _conv2d,
-    "flatten": lambda x: x.permute(0, 1, 3, 2).flatten(1, 2),
+    "flatten": lambda x, *, channels: x.permute(0, 1, 3, 2).reshape(x.shape[0], channels, x.shape[2]),
     "layer_norm": _layer_norm,
     "attention": _attention,
     "take_channels": lambda x, *, index: x[:, list(index)],

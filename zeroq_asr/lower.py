@@ -13,7 +13,7 @@ import numpy as np
 
 from zeroq_asr.config import QuantSpec
 from zeroq_asr.errors import CalibrationError, UnsupportedOperatorError
-from zeroq_asr.float_graph import FloatGraph, FloatNode
+from zeroq_asr.float_graph import FloatGraph, FloatNode, frame_counts
 from zeroq_asr.integer.ops import LOWERINGS
 from zeroq_asr.integer.program import Instruction, Program, ValueInfo
 from zeroq_asr.integer.types import activation_range, signed_range
@@ -94,7 +94,7 @@ class Lowering:
         #: float value → integer value of another name
         self._quantized: dict[str, str] = {}
         self._masks: dict[tuple[str, Any], str] = {}
-        self._frames = self._frame_counts()
+        self._frames = frame_counts(graph)
         self._wide = self._logit_values()
 
     def _logit_values(self) -> set[str]:
@@ -106,22 +106,6 @@ class Lowering:
             names.add(node.ins[0])
             node = producer.get(node.ins[0])
         return names
-
-    def _frame_counts(self) -> dict[str, Any]:
-        """What happened to the frames on the way to each value: equal histories, equal counts.
-
-        None stands for the single frame of a mean, which broadcasts.
-        """
-        counts: dict[str, Any] = {self.graph.inputs[0]: ()}
-        for node in self.graph.nodes:
-            known = [counts[name] for name in node.ins if counts.get(name) is not None]
-            history = known[0] if known and node.op != "mean_time" else None
-            if node.op == "conv1d" and history is not None:
-                a = node.attrs
-                step = (a["stride"], sum(a["padding"]) - a["dilation"] * (a["weight"].shape[2] - 1))
-                history = history if step == (1, 0) else (*history, step)
-            counts[node.out] = history
-        return counts
 
     def quantize_input(self) -> None:
         """Emit the way in."""

@@ -122,7 +122,7 @@ def of_model(
             of_onnx(BASELINE, "float", fast.SerializeToString()),
         ]
         found += [] if peers_only else _integers(model, machine, max_seconds)
-        found += _peers(fast, model)
+        found += _peers(export_float(graph, deployment, shared_masks=False), model)
         progress("build", 1, 2)
     if "cuda" in devices:
         found += _on_gpu(model, max_seconds, peers_only=peers_only)

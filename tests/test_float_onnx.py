@@ -1,0 +1,77 @@
+"""The float baseline computes what the network does, and nothing twice."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+import torch
+from torch import nn
+
+import zeroq_asr as zq
+from zeroq_asr.architectures.conformer import ConformerCtc
+from zeroq_asr.capture import capture
+from zeroq_asr.export import Deployment
+from zeroq_asr.float_onnx import export_float
+
+MELS = 16
+VARIANTS: dict[str, dict[str, Any]] = {
+    "striding": {},
+    "dw_striding": {"subsampling": "dw_striding", "subsampling_factor": 8, "xscaling": False},
+}
+
+
+def exported(network: nn.Module, mels: int, tokens: int, factor: int, flat: bool = False) -> Any:
+    example = torch.randn(2, mels, 64), torch.tensor([64, 50])
+    graph = capture(network, example)
+    tokenizer = zq.Tokenizer(tuple("abcdefghijklmnopqrstuvwxyz'"[:tokens]))
+    deployment = Deployment("float", zq.FrontendConfig(features=mels), tokenizer, 5.0, factor)
+    return export_float(graph, deployment, flat=flat)
+
+
+def same(network: nn.Module, model: Any, mels: int) -> None:
+    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    for frames in (64, 201):
+        x = np.random.default_rng(frames).standard_normal((3, mels, frames)).astype(np.float32)
+        lengths = np.array([frames, 41, 17])
+        found, counts = session.run(["logprobs", "encoded_lengths"], {"audio_signal": x, "length": lengths})
+        with torch.inference_mode():
+            logits, encoded = network(torch.from_numpy(x), torch.from_numpy(lengths))
+        expected = torch.log_softmax(logits, -1).numpy()
+        np.testing.assert_array_equal(counts, encoded.numpy())
+        for row, count in enumerate(counts):
+            np.testing.assert_allclose(found[row, :count], expected[row, :count], atol=1e-4)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_conformers(conformer_of: Callable[..., ConformerCtc], name: str) -> None:
+    network = conformer_of(**VARIANTS[name])
+    model = exported(network, MELS, 4, VARIANTS[name].get("subsampling_factor", 4))
+    same(network, model, MELS)
+    count = Counter(node.op_type for node in model.graph.node)
+    # one mask a number of frames, whoever reads it
+    assert count["Less"] == (3 if name == "striding" else 4)
+    assert count["LayerNormalization"] == 10
+    assert count["Softmax"] == 2
+
+
+@pytest.mark.parametrize("flat", [False, True])
+def test_convolutions(small_model: zq.AsrModel, flat: bool) -> None:
+    mels, tokens = small_model.frontend.features, len(small_model.tokenizer.tokens)
+    factor = small_model.subsampling_factor
+    model = exported(small_model.network, mels, min(tokens, 27), factor, flat)
+    same(small_model.network, model, mels)
+    shapes = {tensor.name: tensor.dims for tensor in model.graph.initializer}
+    ranks = {len(shapes[node.input[1]]) for node in model.graph.node if node.op_type == "Conv"}
+    assert ranks == ({3} if flat else {3, 4})
+
+
+def test_a_real_conformer(test_data: Path) -> None:
+    model = zq.load_checkpoint(test_data / "models" / "conformer_ctc_tiny.nemo")
+    assert isinstance(model.network, ConformerCtc)
+    same(model.network, exported(model.network, 80, 27, 4), 80)
