@@ -35,8 +35,7 @@ METADATA_KEY = "zeroq_asr"
 #: version of that object's layout
 FORMAT = 1
 DIALECTS = ("fused", "strict", "qdq")
-#: BitwiseAnd and Shape slices need opset 18.  ONNX Runtime runs fused and qdq files since 1.19 at the latest,
-#: strict ones since 1.21, which got the arithmetic of small integers
+#: BitwiseAnd and Shape slices need opset 18; ONNX Runtime has kernels for arithmetic on bytes since 1.21
 OPSET, IR_VERSION = 18, 8
 
 #: what a target promises about the products that the fused kernels form

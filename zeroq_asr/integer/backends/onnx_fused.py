@@ -23,8 +23,6 @@ class OnnxFusedBackend(OnnxStrictBackend):
     """Adds the vocabulary that exact kernels need to the strict one."""
 
     dialect = "fused"
-    # the default dialect is to run wherever it can
-    byte_arithmetic = False
 
     def __init__(self, target: str = "x86-any") -> None:
         super().__init__(target)

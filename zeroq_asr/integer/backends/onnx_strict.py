@@ -51,8 +51,6 @@ class OnnxStrictBackend:
     """Builds nodes; ``run`` a Program over it, then read ``nodes``, ``initializers``, ``encodings``."""
 
     dialect = "strict"
-    #: whether to use arithmetic on bytes, for which ONNX Runtime has kernels since 1.21 only
-    byte_arithmetic = True
 
     def __init__(self, target: str = "x86-any") -> None:
         self.target = target
@@ -290,7 +288,7 @@ class OnnxStrictBackend:
     def select(self, mask: Sym, v: Sym, otherwise: int) -> Sym:
         """Where; bytes that are to become 0 by Min with 255 or 0, which is several times faster."""
         interval = self.proof.select(mask.interval, v.interval, otherwise)
-        if self.byte_arithmetic and otherwise == 0 and v.interval.type is U8:
+        if otherwise == 0 and v.interval.type is U8:
             key = ("byte", mask.name)
             if key not in self._shared:
                 name = self.add_node("Where", [mask, self.scalar(255, U8), self.scalar(0, U8)])
