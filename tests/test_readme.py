@@ -24,7 +24,9 @@ PLACEHOLDERS = {"MODEL": CHECKPOINT, "FILE": "stt_en_quartznet15x5.int8.onnx"}
 
 
 def _blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", README.read_text(encoding="utf-8"), re.M | re.S)
+    # every block, so that no closing fence is taken for an opening one
+    fences = re.findall(r"^```(\w*)\n(.*?)^```$", README.read_text(encoding="utf-8"), re.M | re.S)
+    return [text for name, text in fences if name == language]
 
 
 def _commands() -> list[str]:
