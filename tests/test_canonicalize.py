@@ -182,9 +182,27 @@ def test_mask_before_a_longer_mean_stays() -> None:
 def test_mask_before_an_unknown_operator_stays() -> None:
     b = Build()
     masked = b.mask("x")
-    b.nodes.append(FloatNode("attention", "mystery", (masked,)))
+    b.nodes.append(FloatNode("unheard of", "mystery", (masked,)))
     after = drop_dead_masks(b.graph("mystery"))
     assert "mask_time" in ops(after)
+
+
+def attention(out: str, *ins: str) -> FloatNode:
+    return FloatNode("attention", out, ins, {"heads": 1, "scale": 1.0, "positions": None})
+
+
+def test_attention_hides_the_frames_of_keys_but_not_of_queries() -> None:
+    # what becomes the logits is seen by nobody beyond their length, a query's frame neither
+    b = Build()
+    masked = b.mask("x")
+    b.nodes.append(attention("a", masked, masked, masked, "n"))
+    assert "mask_time" not in ops(drop_dead_masks(b.graph("a")))
+    # by other lengths than its own it hides nothing
+    b = Build()
+    masked = b.mask("x")
+    b.nodes.append(attention("a", masked, masked, masked, b.step()))
+    b.nodes.append(FloatNode("unheard of", "mystery", ("a",)))
+    assert ops(drop_dead_masks(b.graph("mystery"))).count("mask_time") == 1
 
 
 @pytest.mark.parametrize("seed", range(30))
