@@ -40,7 +40,8 @@ OPSET, IR_VERSION = 18, 8
 
 #: what a target promises about the products that the fused kernels form
 TARGET_BOUNDS = {
-    "x86-any": "weights are unsigned bytes: u8 x u8 products accumulate in int32 on every CPU",
+    "x86-any": "weights are unsigned bytes: u8 x u8 products accumulate in int32 on every CPU; those of "
+    "depthwise convolutions are signed: their kernels widen both factors before they multiply",
     "x86-fast": "signed weights with |w| <= 64: 255*64*2 < 2^15, so no int16 pair saturates on any x86",
     "x86-vnni": "signed weights at full range: exact only where the CPU multiplies u8 x s8 into int32 (VNNI)",
     "arm": "signed weights at full range: exact where the CPU multiplies u8 x s8 into int32 (ARM)",

@@ -164,6 +164,19 @@ def _conv_requant() -> Iterator[Case]:
     yield conv_case("depthwise-k33-strided", kernel=33, padding=(16, 16), stride=2, groups=8, seed=6)
     yield conv_case("depthwise-dilated", kernel=7, padding=(6, 6), dilation=2, groups=8, seed=7)
     yield conv_case("depthwise-multiplier", channels=8, out=24, kernel=3, padding=(1, 1), groups=8, seed=8)
+    # signed at full range, of which each kernel must keep every bit
+    for count, taps in ((2, 3), (8, 1), (16, 5), (33, 25), (40, 75), (64, 9)):
+        yield conv_case(
+            f"depthwise-8-bit-{count}-{taps}",
+            channels=count,
+            out=count,
+            kernel=taps,
+            padding=(taps // 2, taps // 2),
+            groups=count,
+            bits=8,
+            zx=255 if count % 3 else 0,
+            seed=count,
+        )
     yield conv_case("grouped", channels=12, out=18, kernel=3, padding=(1, 1), groups=3, seed=9)
     yield conv_case("grouped-strided-dilated", channels=12, out=6, kernel=3, stride=3, dilation=4, groups=2)
     yield conv_case("strided", kernel=5, stride=2, padding=(2, 2), seed=10)

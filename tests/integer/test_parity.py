@@ -176,7 +176,9 @@ def test_fused_equals_numpy(case: Case, target: str) -> None:
     assert spelled == {case.kernel: 1}
     if "w" in case.constants:
         stored = next(t for t in model.graph.initializer if t.name == "w")
-        signed = target != "x86-any" and case.kernel == "QLinearConv"
+        weight, groups = case.constants["w"], case.attrs["groups"]
+        depthwise = weight.shape[1] == 1 and len(weight) == groups > 1
+        signed = (target != "x86-any" or depthwise) and case.kernel == "QLinearConv"
         assert stored.data_type == (TensorProto.INT8 if signed else TensorProto.UINT8)
     assert_model_agrees(case, model, reference(case))
 

@@ -47,9 +47,14 @@ class OnnxFusedBackend(OnnxStrictBackend):
             known[condition.statement] = condition
         return self.finish(i, Sym(result.name, interval), kernel)
 
-    def kernel_weight(self, w: Sym) -> tuple[str, str]:
-        """A kernel's weights and their zero point: signed where the target multiplies u8 by s8 exactly."""
-        if self.target == "x86-any":
+    def kernel_weight(self, w: Sym, groups: int) -> tuple[str, str]:
+        """A kernel's weights and their zero point: signed where u8 times s8 is exact.
+
+        That is up to the target, but for depthwise convolutions: their kernels, which are no matrix products,
+        widen both factors to 16 bits on every x86 and are several times faster with signed weights.
+        """
+        depthwise = w.exact.shape[1] == 1 and len(w.exact) == groups > 1
+        if self.target == "x86-any" and not depthwise:
             return self.weight(w), self.scalar(WEIGHT_ZERO_POINT, U8)
         return self.encode(w, "i8", w.exact.astype(np.int8)), self.scalar(0, I8)
 

@@ -79,7 +79,7 @@ def _exact_if(i: Any, x: Any, w: Any, bias: Any, m: Any) -> list[Condition]:
 def _qlinear_conv(b: Any, i: Any, ins: list[Any]) -> Any:
     x, w, bias, m = ins
     a = i.attrs
-    weight, weight_zero_point = b.kernel_weight(w)
+    weight, weight_zero_point = b.kernel_weight(w, a["groups"])
     y = b.node(
         "QLinearConv",
         [
