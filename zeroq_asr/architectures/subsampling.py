@@ -6,6 +6,8 @@ names are those of NeMo's checkpoints.
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import torch
 from torch import nn
 
@@ -15,8 +17,10 @@ from zeroq_asr.errors import ConfigError
 KERNEL, STRIDE, PADDING = 3, 2, 1
 KINDS = ("striding", "dw_striding")
 
+Count = TypeVar("Count", int, torch.Tensor)
 
-def strided_length(length: torch.Tensor | int) -> torch.Tensor | int:
+
+def strided_length(length: Count) -> Count:
     """Return how many frames, or mels, one strided convolution leaves of ``length``."""
     return (length + 2 * PADDING - KERNEL) // STRIDE + 1
 
@@ -44,7 +48,7 @@ class ConvSubsampling(nn.Module):
             if separable:
                 layers.append(nn.Conv2d(channels, channels, 1))
             layers.append(nn.ReLU())
-            inputs, left = channels, int(strided_length(left))
+            inputs, left = channels, strided_length(left)
         if left < 1:
             raise ConfigError("encoder", f"{mels} mels are too few for a subsampling of {factor}")
         self.conv = nn.Sequential(*layers)
@@ -56,7 +60,7 @@ class ConvSubsampling(nn.Module):
         for layer in self.conv:
             x = layer(x)
             if isinstance(layer, nn.Conv2d) and layer.stride == (STRIDE, STRIDE):
-                lengths = strided_length(lengths)  # type: ignore[assignment]
+                lengths = strided_length(lengths)
             if isinstance(layer, nn.Conv2d):
                 # what the bias puts into padded frames must not reach valid ones
                 x = x * valid_frames(x.shape[2], lengths)[:, None, :, None]
