@@ -193,11 +193,10 @@ class OnnxStrictBackend:
             name = self.add_node("Min", [self.add_node("Max", [v, bounds[0]]), bounds[1]])
             return Sym(name, interval)
         kind = v.interval.type
-        low, high = max(lo, kind.lo), min(hi, kind.hi)
+        low, high = self.scalar(max(lo, kind.lo), kind), self.scalar(min(hi, kind.hi), kind)
         if kind is I32:  # faster than Clip
-            above = self.add_node("Max", [v, self.scalar(low, kind)])
-            return Sym(self.add_node("Min", [above, self.scalar(high, kind)]), interval)
-        return Sym(self.add_node("Clip", [v, self.scalar(low, kind), self.scalar(high, kind)]), interval)
+            return Sym(self.add_node("Min", [self.add_node("Max", [v, low]), high]), interval)
+        return Sym(self.add_node("Clip", [v, low, high]), interval)
 
     def shift_right(self, v: Sym, c: int) -> Sym:
         """Div by 2^c, which truncates: so an offset makes the dividend non-negative first."""
