@@ -210,9 +210,8 @@ def _attend(t: Tracer, scores: Scores, value: Heads) -> Any:
     ins = [scores.query, scores.key, value.name, t.length_name(scores.lengths)]
     if scores.position_query:
         ins.append(scores.position_query)
-    positions = None if scores.positions is None else scores.positions.compute
     made = t.emit(
-        "attention", tuple(ins), True, heads=scores.heads, scale=float(scores.scale), positions=positions
+        "attention", tuple(ins), True, heads=scores.heads, scale=float(scores.scale), positions=scores.positions
     )
     return Heads(made.name, value.heads, "bhte")
 

@@ -29,8 +29,12 @@ class Histogram:
     cells merge in pairs, so counts stay exact at the coarser width.  Exact extremes are kept too.
     """
 
-    def __init__(self, bins: int = 2048, name: str = "histogram") -> None:
+    def __init__(
+        self, bins: int = 2048, name: str = "histogram", *, extremes_alone: bool = False
+    ) -> None:
         self.name = name
+        #: count nothing: counting takes longer than the network itself
+        self.extremes_alone = extremes_alone
         if bins < 4 or bins % 4:
             raise CalibrationError(name, f"bins must be a multiple of 4, received {bins}")
         self.counts = np.zeros(bins, dtype=np.int64)
@@ -56,6 +60,8 @@ class Histogram:
         if not (np.isfinite(lo) and np.isfinite(hi)):
             raise CalibrationError(self.name, "a value is NaN or infinite")
         self.min, self.max = min(self.min, lo), max(self.max, hi)
+        if self.extremes_alone:
+            return
         peak = max(-lo, hi)
         if self.limit == 0.0:
             # a power of two, so that doubling stays exact
@@ -73,6 +79,10 @@ class Histogram:
         self.counts = np.zeros(bins, dtype=np.int64)
         self.counts[bins // 4 : bins // 4 + bins // 2] = pairs
         self.limit *= 2.0
+
+
+def _histogram(spec: CalibrationSpec, name: str) -> Histogram:
+    return Histogram(spec.bins, name, extremes_alone=spec.method == "minmax")
 
 
 def minmax_range(h: Histogram, spec: CalibrationSpec, levels: int) -> Range:
@@ -136,7 +146,7 @@ class Calibration:
 
     #: value → its smallest and largest real value, as the method chose them
     ranges: dict[str, Range]
-    #: input of a convolution [B, C, T] → its mean a channel, float64 [C]
+    #: input of a convolution [B, C, T] or [B, C, T, F] → its mean a channel, float64 [C]
     means: dict[str, np.ndarray]
     #: ungrouped convolution → covariance of what a row of its weights [I, K] is multiplied with, float64
     #: [I·K, I·K]; where asked for
@@ -151,9 +161,10 @@ class ChannelMean:
         self._frames = 0
 
     def add(self, values: Tensor) -> None:
-        """Take in a float tensor [B, C, T]."""
-        self._sum = self._sum + values.double().sum(dim=(0, 2)).numpy()
-        self._frames += values.shape[0] * values.shape[2]
+        """Take in a float tensor [B, C, T] or [B, C, T, F]."""
+        flat = values.flatten(2)
+        self._sum = self._sum + flat.double().sum(dim=(0, 2)).numpy()
+        self._frames += flat.shape[0] * flat.shape[2]
 
     @property
     def mean(self) -> np.ndarray:
@@ -215,7 +226,7 @@ def calibrate(
     """
     spec = spec.resolved(levels)
     histograms: dict[str, Histogram] = {}
-    means = {node.ins[0]: ChannelMean() for node in graph.nodes if node.op == "conv1d"}
+    means = {n.ins[0]: ChannelMean() for n in graph.nodes if n.op in ("conv1d", "conv2d")}
     watched: dict[str, list[tuple[str, Covariance]]] = {}
     for node in graph.nodes if covariances else ():
         if (
@@ -228,7 +239,7 @@ def calibrate(
 
     def observe(name: str, value: Tensor) -> None:
         if value.is_floating_point():
-            histograms.setdefault(name, Histogram(spec.bins, name)).add(value)
+            histograms.setdefault(name, _histogram(spec, name)).add(value)
             if name in means:
                 means[name].add(value)
             for _, covariance in watched.get(name, ()):

@@ -135,6 +135,7 @@ def export(program: Program, deployment: Deployment, dialect: str, target: str =
             _tensor("encoded_lengths", TensorProto.INT64, ["batch"]),
         ],
         list(backend.initializers.values()),
+        value_info=backend.value_infos(),
     )
     model = helper.make_model(
         graph,

@@ -90,6 +90,8 @@ def frame_counts(graph: FloatGraph) -> dict[str, Any]:
     for node in graph.nodes:
         known = [counts[name] for name in node.ins if counts.get(name) is not None]
         history = known[0] if known and node.op != "mean_time" else None
+        if node.op == "positions":
+            history = ("distances", history)
         if node.op in ("conv1d", "conv2d") and history is not None:
             a = node.attrs
             stride, dilation = (v if isinstance(v, int) else v[0] for v in (a["stride"], a["dilation"]))
@@ -98,6 +100,36 @@ def frame_counts(graph: FloatGraph) -> dict[str, Any]:
             history = history if step == (1, 0) else (*history, step)
         counts[node.out] = history
     return counts
+
+
+def channel_counts(graph: FloatGraph, channels: int) -> dict[str, int]:
+    """Channels of every activation; the input has ``channels``."""
+    counts = {graph.inputs[0]: channels}
+    for node in graph.nodes:
+        a = node.attrs
+        if node.op in ("conv1d", "conv2d"):
+            counts[node.out] = a["weight"].shape[0]
+        elif node.op == "image":
+            counts[node.out] = 1
+        elif node.op == "flatten":
+            counts[node.out] = a["channels"]
+        elif node.op == "positions":
+            counts[node.out] = a["compute"](1).shape[0]
+        elif node.op == "take_channels":
+            counts[node.out] = len(a["index"])
+        elif known := [counts[name] for name in node.ins if name in counts]:
+            # a gate of one channel broadcasts
+            counts[node.out] = max(known)
+    return counts
+
+
+def images(graph: FloatGraph) -> set[str]:
+    """Values [B, C, T, F]: what is made of an image, until it is flattened."""
+    found: set[str] = set()
+    for node in graph.nodes:
+        if node.op == "image" or (node.op not in ("flatten", "length_step") and node.ins[0] in found):
+            found.add(node.out)
+    return found
 
 
 Clamp = tuple[float | None, float | None] | None
@@ -182,14 +214,15 @@ def _attention(
     key: Tensor,
     value: Tensor,
     lengths: Tensor,
-    *position_query: Tensor,
+    *position: Tensor,
     heads: int,
     scale: float,
     positions: Callable[[int], Tensor] | None = None,
 ) -> Tensor:
     """Softmax over the valid frames of scale · (content + position), times the values; all [B, H·E, T].
 
-    ``positions(T)`` [H, E, 2T − 1]: what the distances T − 1 down to 1 − T are to ``position_query``.
+    ``position``: nothing, or queries [B, H·E, T] and what the distances T − 1 down to 1 − T are to them,
+    [1, H·E, 2T − 1] or as ``positions(T)`` [H, E, 2T − 1].
     """
     batch, channels, frames = query.shape
 
@@ -197,8 +230,10 @@ def _attention(
         return x.reshape(batch, heads, channels // heads, frames)
 
     scores = torch.einsum("bhet,bhes->bhts", split(query), split(key))
-    if positions is not None:
-        by_distance = torch.einsum("bhet,her->bhtr", split(position_query[0]), positions(frames))
+    if position:
+        distances = position[1] if positions is None else positions(frames)
+        distances = distances.reshape(heads, channels // heads, -1)
+        by_distance = torch.einsum("bhet,her->bhtr", split(position[0]), distances)
         index = torch.arange(frames, device=query.device)
         scores = scores + by_distance[:, :, index[:, None], frames - 1 - index[:, None] + index[None, :]]
     valid = torch.arange(frames, device=query.device)[None, :] < lengths[:, None]
@@ -221,6 +256,7 @@ FLOAT_OPS: dict[str, Callable[..., Tensor]] = {
     "mask_time": _mask_time,
     "mean_time": _mean_time,
     "length_step": _length_step,
+    "positions": lambda like, *, compute: compute(like.shape[2])[None],
     "image": lambda x: x.transpose(1, 2).unsqueeze(1),
     "conv2d": _conv2d,
     "flatten": lambda x, *, channels: x.permute(0, 1, 3, 2).reshape(x.shape[0], channels, x.shape[2]),

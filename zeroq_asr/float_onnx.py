@@ -16,7 +16,7 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 from zeroq_asr._version import __version__
 from zeroq_asr.errors import UnsupportedOperatorError
 from zeroq_asr.export import IR_VERSION, METADATA_KEY, OPSET, Deployment
-from zeroq_asr.float_graph import FloatGraph, FloatNode, frame_counts
+from zeroq_asr.float_graph import FloatGraph, FloatNode, frame_counts, images
 from zeroq_asr.integer.program import canonical_json
 
 
@@ -67,15 +67,6 @@ def export_float(
     return model
 
 
-def _images(graph: FloatGraph) -> set[str]:
-    """Values [B, C, T, F]: what is made of an image, until it is flattened."""
-    images: set[str] = set()
-    for node in graph.nodes:
-        if node.op == "image" or (node.op != "flatten" and node.ins[0] in images):
-            images.add(node.out)
-    return images
-
-
 class _Writer:
     """Collects nodes; a value [B, C, T] may exist frames first too, whatever its readers like best."""
 
@@ -91,7 +82,7 @@ class _Writer:
         self.frames_first: dict[str, str] = {}
         self._channels_first: dict[str, str] = {}
         #: values [B, C, T, F]
-        self.images = _images(graph)
+        self.images = images(graph)
         self._frame_counts = frame_counts(graph)
         self._masks: dict[tuple[str, Any, tuple[int, ...]], str] = {}
         self._count = 0

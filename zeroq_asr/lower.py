@@ -6,6 +6,7 @@ what they share: the integer format of every value, the constants, and one time 
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,7 +14,9 @@ import numpy as np
 
 from zeroq_asr.config import QuantSpec
 from zeroq_asr.errors import CalibrationError, UnsupportedOperatorError
-from zeroq_asr.float_graph import FloatGraph, FloatNode, frame_counts
+from zeroq_asr.float_graph import FloatGraph, FloatNode, channel_counts, frame_counts, images
+from zeroq_asr.formats import aligned_scales, wide_formats
+from zeroq_asr.integer.dyadic import MAX_SHIFT
 from zeroq_asr.integer.ops import LOWERINGS
 from zeroq_asr.integer.program import Instruction, Program, ValueInfo
 from zeroq_asr.integer.types import activation_range, signed_range
@@ -21,6 +24,9 @@ from zeroq_asr.integer.types import activation_range, signed_range
 #: Logits are 16 bits wide, so they can afford a range twice the one that was seen: clipping the best
 #: token costs words, a coarser step of 2^-15 of the range costs nothing.
 LOGIT_MARGIN = 2.0
+
+#: operators of the float graph that read values of 16 bits; all others read bytes
+TAKES_WIDE = ("add", "layer_norm", "mask_time", "take_channels", "transpose", "length_step")
 
 Range = tuple[float, float]
 
@@ -44,10 +50,10 @@ def lower(
     without a lowering.
     """
     check_operators(graph)
-    context = Lowering(graph, ranges, spec, max_frames, means or {}, covariances or {})
+    context = Lowering(graph, ranges, spec, channels, max_frames, means or {}, covariances or {})
     context.quantize_input()
     for node in graph.nodes:
-        LOWERINGS[node.op](context, node)
+        LOWERINGS[node.op](context, context.with_bytes(node))
     return Program(
         inputs=graph.inputs,
         outputs=graph.outputs,
@@ -78,6 +84,7 @@ class Lowering:
         graph: FloatGraph,
         ranges: Mapping[str, Range],
         spec: QuantSpec,
+        channels: int,
         max_frames: int,
         means: Mapping[str, np.ndarray],
         covariances: Mapping[str, np.ndarray],
@@ -95,7 +102,10 @@ class Lowering:
         self._quantized: dict[str, str] = {}
         self._masks: dict[tuple[str, Any], str] = {}
         self._frames = frame_counts(graph)
-        self._wide = self._logit_values()
+        self._logits = self._logit_values()
+        self._channels = channel_counts(graph, channels)
+        self._images = images(graph)
+        self._formats = self._planned_formats()
 
     def _logit_values(self) -> set[str]:
         """The logits and what is merely moved to become them."""
@@ -110,7 +120,7 @@ class Lowering:
     def quantize_input(self) -> None:
         """Emit the way in."""
         name = self.graph.inputs[0]
-        if name in self._wide:
+        if name in self._logits:
             raise UnsupportedOperatorError(
                 self.graph.outputs[0],
                 "the logits are the features themselves, merely moved",
@@ -131,9 +141,66 @@ class Lowering:
 
     def activation(self, node: FloatNode, known: Range | None = None) -> ValueInfo:
         """Choose the integer format of a node's result, from its range or the ``known`` one."""
-        info = self._format(node.out, known or self._range(node.out))
+        info = self._formats.get(node.out) or self._format(node.out, known or self._range(node.out))
         self.values[node.out] = info
         return info
+
+    def largest_shift(self, name: str, info: ValueInfo) -> int:
+        """Largest c of a requantization to ``info``: that at which a float32 carries its products.
+
+        The logits, which no float kernel makes, have their bits for finer weights.
+        """
+        if name in self._logits:
+            return MAX_SHIFT
+        reach = max(abs(info.lo - info.zero_point), info.hi - info.zero_point)
+        return min(MAX_SHIFT, 24 - reach.bit_length())
+
+    def channels(self, name: str) -> int:
+        """Channels of a value of the float graph."""
+        return self._channels[name]
+
+    def is_image(self, name: str) -> bool:
+        """Whether a value of the float graph is [B, C, T, F]."""
+        return name in self._images
+
+    def longest(self, name: str) -> int:
+        """Frames of a value for the longest input."""
+        frames = self.max_frames
+        for stride, growth in self._frames[name]:
+            frames = max((frames + growth - 1) // stride + 1, 1)
+        return frames
+
+    def with_bytes(self, node: FloatNode) -> FloatNode:
+        """``node`` with narrow copies of the wide values that it reads and cannot take."""
+        if node.op in TAKES_WIDE:
+            return node
+        ins = tuple(self._narrow(name) if self._reads_wide(name) else name for name in node.ins)
+        return dataclasses.replace(node, ins=ins)
+
+    def _reads_wide(self, name: str) -> bool:
+        return name in self._formats and name in self.values and self.values[name].type != "uint8"
+
+    def _narrow(self, name: str) -> str:
+        """Emit, once, the bytes of a wide value; returns their name."""
+        out = f"{name}:bytes"
+        if out not in self.values:
+            self._channels[out], self._frames[out] = self._channels[name], self._frames[name]
+            self._formats[out] = self._format(name, self._range(name))
+            where = next(n.where for n in self.graph.nodes if n.out == name)
+            LOWERINGS["add"](self, FloatNode("add", out, (name,), {}, where))
+        return out
+
+    def _planned_formats(self) -> dict[str, ValueInfo]:
+        """Formats that one value cannot choose by itself."""
+        formats = wide_formats(self.graph, self.ranges)
+        formats = {name: info for name, info in formats.items() if name not in self._logits}
+        names = {name for n in self.graph.nodes if n.op == "attention" for name in n.ins if name in self.ranges}
+        bytes_ = {name: self._format(name, self._range(name)) for name in sorted(names)}
+        scales = {name: info.scale for name, info in bytes_.items()}
+        for name, scale in aligned_scales(self.graph, scales, self._channels).items():
+            info = bytes_[name]
+            formats[name] = dataclasses.replace(info, scale=scale)
+        return formats
 
     def alias(self, node: FloatNode, info: ValueInfo) -> None:
         """Give a node's result the format of its operand."""
@@ -182,7 +249,7 @@ class Lowering:
     def _format(self, name: str, real: Range) -> ValueInfo:
         # zero must be representable exactly: padding and masks insert it
         lo, hi = min(real[0], 0.0), max(real[1], 0.0)
-        if name in self._wide:
+        if name in self._logits:
             low, high = signed_range(self.spec.logit_bits)
             peak = max(-lo, hi) * LOGIT_MARGIN
             return ValueInfo("int32", peak / high if peak > 0 else 1.0, 0, low, high)

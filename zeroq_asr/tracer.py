@@ -88,6 +88,12 @@ class OfFrames:
     """A tensor that depends on nothing but the number of frames."""
 
     compute: Callable[[int], Tensor]
+    #: where it is rows of another times a matrix, merely moved since: those rows [R, D] and the matrix [C, D]
+    factors: tuple[OfFrames, Tensor] | None = None
+
+    def __call__(self, frames: int) -> Tensor:
+        """Compute it for ``frames`` frames."""
+        return self.compute(frames)
 
 
 @dataclass(frozen=True)
@@ -127,6 +133,19 @@ class Weights:
 @dataclass(frozen=True)
 class LogProbs(Real):
     """Logits whose log-softmax was taken; good for nothing but to leave the network."""
+
+
+_ATEN = torch.ops.aten
+_LINEAR = _ATEN.linear.default
+_PRODUCTS = (_LINEAR, _ATEN.matmul.default, _ATEN.mm.default)
+_MOVES = (
+    _ATEN.view.default,
+    _ATEN.reshape.default,
+    _ATEN.transpose.int,
+    _ATEN.permute.default,
+    _ATEN.unsqueeze.default,
+    _ATEN.expand.default,
+)
 
 
 class Tracer:
@@ -203,7 +222,13 @@ class Tracer:
             result: Tensor = node.target(*args, **kwargs)
             return result
 
-        return OfFrames(compute)
+        values = [operands.get(a) if isinstance(a, torch.fx.Node) else a for a in node.args]
+        inner = [v for v in operands.values() if isinstance(v, OfFrames)]
+        if node.target in _PRODUCTS and len(values) == 2 and isinstance(values[1], Tensor):
+            rows, weight = values
+            return OfFrames(compute, (rows, weight if node.target is _LINEAR else weight.t()))
+        moved = node.target in _MOVES and len(inner) == 1
+        return OfFrames(compute, inner[0].factors if moved else None)
 
     def evaluate(self, node: Any) -> Any:
         """The value of a constant node."""

@@ -36,7 +36,7 @@ from zeroq_asr.export import (
     metadata_digest,
 )
 from zeroq_asr.integer.backends.onnx_fused import OnnxFusedBackend
-from zeroq_asr.integer.backends.onnx_strict import decode
+from zeroq_asr.integer.backends.onnx_graph import decode
 from zeroq_asr.integer.program import Program, canonical_json
 from zeroq_asr.integer.proof import Proof, prove
 

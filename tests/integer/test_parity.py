@@ -14,7 +14,8 @@ from onnx import TensorProto, helper
 from zeroq_asr.integer.backends.interval import Interval, IntervalBackend
 from zeroq_asr.integer.backends.numpy import NumpyBackend
 from zeroq_asr.integer.backends.onnx_fused import OnnxFusedBackend
-from zeroq_asr.integer.backends.onnx_strict import OnnxStrictBackend, Sym
+from zeroq_asr.integer.backends.onnx_graph import Sym
+from zeroq_asr.integer.backends.onnx_strict import OnnxStrictBackend
 from zeroq_asr.integer.backends.torch import TorchBackend
 from zeroq_asr.integer.ops import OPS
 from zeroq_asr.integer.program import Instruction

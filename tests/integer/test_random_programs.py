@@ -9,7 +9,8 @@ from onnx import numpy_helper
 
 from zeroq_asr.integer.backends.numpy import NumpyBackend
 from zeroq_asr.integer.backends.onnx_fused import OnnxFusedBackend
-from zeroq_asr.integer.backends.onnx_strict import OnnxStrictBackend, build, decode
+from zeroq_asr.integer.backends.onnx_graph import decode
+from zeroq_asr.integer.backends.onnx_strict import OnnxStrictBackend, build
 from zeroq_asr.integer.backends.torch import TorchBackend
 
 from .programs import random_features, random_program

@@ -16,6 +16,7 @@ import numpy as np
 
 from zeroq_asr.errors import ProofError
 from zeroq_asr.integer.ops import OPS
+from zeroq_asr.integer.ops.attention import hides
 from zeroq_asr.integer.ops.table import FUNCTIONS
 from zeroq_asr.integer.program import Instruction, Program
 from zeroq_asr.integer.types import I32, TYPES, U8
@@ -33,10 +34,15 @@ def _each(value: Any, low: int, high: int) -> bool:
     return bool(values) and all(_whole(v, low, high) for v in values)
 
 
+def _pair(value: Any, low: int) -> bool:
+    return isinstance(value, tuple) and len(value) == 2 and _each(value, low, _FAR)
+
+
+_BYTES = ("zx", "za", "zb", "zy", "zero_point", "zq", "zk", "zv", "zp", "zr")
 #: attribute → (its invariant, the test)
 ATTRIBUTES: dict[str, tuple[str, Callable[[Any], bool]]] = {
-    **{name: ("a byte", lambda v: _each(v, U8.lo, U8.hi)) for name in ("zx", "za", "zb", "zy", "zero_point")},
-    "m": ("1 ≤ m < 2^31", lambda v: _each(v, 1, I32.hi)),
+    **{name: ("a byte", lambda v: _each(v, U8.lo, U8.hi)) for name in _BYTES},
+    **{name: ("1 ≤ m < 2^31", lambda v: _each(v, 1, I32.hi)) for name in ("m", "up", "mp")},
     "c": ("0 ≤ c ≤ 30", lambda v: _whole(v, 0, 30)),
     "fraction": ("0 ≤ fraction ≤ 16", lambda v: _whole(v, 0, 16)),
     "lo": ("an int32", lambda v: _whole(v, I32.lo, I32.hi)),
@@ -46,8 +52,16 @@ ATTRIBUTES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "stride": ("1 or more", lambda v: _whole(v, 1, _FAR)),
     "dilation": ("1 or more", lambda v: _whole(v, 1, _FAR)),
     "groups": ("1 or more", lambda v: _whole(v, 1, _FAR)),
+    "heads": ("1 or more", lambda v: _whole(v, 1, _FAR)),
+    "size": ("1 or more", lambda v: _whole(v, 1, _FAR)),
+    "channels": ("1 or more", lambda v: _whole(v, 1, _FAR)),
+    "halvings": ("0 ≤ t ≤ 12", lambda v: _whole(v, 0, 12)),
+    "epsilon": ("0 ≤ ε < 2^31", lambda v: _whole(v, 0, I32.hi)),
+    "cap": ("0 ≤ cap < 2^30", lambda v: _whole(v, 0, (1 << 30) - 1)),
+    "shift": ("0 ≤ shift ≤ 30", lambda v: _whole(v, 0, 30)),
     "divisor": ("1 or more", lambda v: _whole(v, 1, _FAR)),
-    "padding": ("two counts", lambda v: isinstance(v, tuple) and len(v) == 2 and _each(v, 0, _FAR)),
+    **{name: ("two counts", lambda v: _pair(v, 0)) for name in ("padding", "pads")},
+    **{name: ("two numbers of 1 or more", lambda v: _pair(v, 1)) for name in ("strides", "dilations")},
     "before": ("a whole number", lambda v: _whole(v, -_FAR, _FAR)),
     "after": ("a whole number", lambda v: _whole(v, -_FAR, _FAR)),
     "scale": ("positive and finite", lambda v: isinstance(v, float) and math.isfinite(v) and v > 0),
@@ -55,6 +69,10 @@ ATTRIBUTES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "perm": ("a permutation of the axes", lambda v: isinstance(v, tuple) and sorted(v) == [0, 1, 2]),
     "function": (f"one of {', '.join(FUNCTIONS)}", lambda v: isinstance(v, str) and v in FUNCTIONS),
 }
+
+
+#: operators that take a mean over frames → the places of their mask and of its lengths
+_MASKED = {"mean_requant": (1, 2), "attention": (3, 4)}
 
 
 def check(program: Program) -> dict[str, int]:
@@ -78,9 +96,10 @@ def check(program: Program) -> dict[str, int]:
         _check_attributes(i, where)
         _check_constants(i, program, where)
         _check_meaning(i, program, where)
-        if i.op == "mean_requant":
-            mask = next((j for j in program.code if j.out == i.ins[1]), None)
-            same = mask is not None and mask.op == "time_mask" and mask.ins[1] == i.ins[2]
+        if i.op in _MASKED:
+            masked, length = (i.ins[place] for place in _MASKED[i.op])
+            mask = next((j for j in program.code if j.out == masked), None)
+            same = mask is not None and mask.op == "time_mask" and mask.ins[1] == length
             _require(same, where, "a mean must run over the frames that its mask keeps")
         made[i.out] = _channels(i, program, [made[name] for name in i.ins if name in made], where)
     for name in program.outputs:
@@ -102,45 +121,83 @@ def _check_attributes(i: Instruction, where: str) -> None:
         kind = TYPES[i.attrs.get("type", U8.name)]
         _require(lo <= hi and kind.holds(lo, hi), where, f"[{lo}, {hi}] is no range of {kind.name}")
     operands = [p for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD][1:]
-    if any(p.kind is p.VAR_POSITIONAL for p in parameters):
+    if i.op == "add_requant":
         same = len(i.ins) == len(i.attrs["zx"]) == len(i.attrs["m"])
         _require(same, where, "has as many zero points and multipliers as operands")
+    elif any(p.kind is p.VAR_POSITIONAL for p in parameters):
+        _require(len(i.ins) >= len(operands), where, f"has {len(i.ins)} operands, not {len(operands)}")
     else:
         _require(len(i.ins) == len(operands), where, f"has {len(i.ins)} operands, not {len(operands)}")
 
 
+#: operator → its constants by place: name, type and number of axes
+_CONSTANTS: dict[str, dict[int, tuple[str, type[np.generic], int]]] = {
+    "conv_requant": {1: ("w", np.int8, 3), 2: ("bias", np.int32, 1), 3: ("m", np.int32, 1)},
+    "conv2d_requant": {1: ("w", np.int8, 4), 2: ("bias", np.int32, 1), 3: ("m", np.int32, 1)},
+    "layer_norm": {1: ("m", np.int32, 1), 2: ("bias", np.int32, 1)},
+    "table": {1: ("entries", np.uint8, 1)},
+    "attention": {5: ("exponential", np.int32, 1)},
+    "positions": {1: ("table", np.uint8, 2)},
+}
+
+
 def _check_constants(i: Instruction, program: Program, where: str) -> None:
-    arrays = [program.constants.get(name) for name in i.ins]
-    if i.op == "conv_requant":
-        _, w, bias, m = arrays
-        _require(
-            w is not None and w.dtype == np.int8 and w.ndim == 3 and w.size > 0, where, "w is int8 [O, I, K]"
-        )
-        rows = len(w) if w is not None else 0
-        _require(w is not None and int(w.min()) >= -127, where, "weights are symmetric: |w| ≤ 127")
+    wanted = _CONSTANTS.get(i.op, {})
+    found: dict[str, np.ndarray] = {}
+    for place, name in enumerate(i.ins):
+        array = program.constants.get(name)
+        if place not in wanted:
+            _require(array is None, where, f"operand {place} is no constant")
+            continue
+        label, kind, rank = wanted[place]
+        if array is None or array.dtype != kind or array.ndim != rank or array.size == 0:
+            raise ProofError(where, f"{label} is {np.dtype(kind)} of {rank} axes")
+        found[label] = array
+    if "w" in found:
+        rows = len(found["w"])
+        _require(int(found["w"].min()) >= -127, where, "weights are symmetric: |w| ≤ 127")
         _require(rows % i.attrs["groups"] == 0, where, "its groups divide its channels")
-        for name, array in (("bias", bias), ("m", m)):
-            right = array is not None and array.dtype == np.int32 and array.shape == (rows,)
-            _require(right, where, f"{name} is int32 [{rows}]")
-        _require(m is not None and int(m.min(initial=1)) >= 1, where, "every multiplier must be 1 or more")
-    elif i.op == "table":
-        entries = arrays[1]
-        right = entries is not None and entries.dtype == np.uint8 and entries.shape == (256,)
-        _require(right, where, "a table is uint8 [256]")
+        _require(int(found["m"].min(initial=1)) >= 1, where, "every multiplier must be 1 or more")
     else:
-        _require(all(a is None for a in arrays), where, "takes no constant")
+        rows = i.attrs.get("channels", 0)
+    for label in found.keys() & {"bias", "m"}:
+        _require(found[label].shape == (rows,), where, f"{label} has {rows} entries")
+    if i.op == "table":
+        _require(found["entries"].shape == (256,), where, "a table has 256 entries")
+    if i.op == "attention":
+        entries = found["exponential"]
+        steps = (i.attrs["cap"] >> i.attrs["shift"]) + 1
+        _require(entries.shape == (steps,), where, f"its table has {steps} entries")
+        problem = "numerators fall from 1 or more to 0, which is where masked scores lie"
+        _require(hides(entries, i.attrs), where, problem)
+    if i.op == "positions":
+        _require(found["table"].shape[1] % 2 == 1, where, "a table of distances has an odd number of columns")
 
 
 def _channels(i: Instruction, program: Program, operands: list[int], where: str) -> int:
     """Channels of the result of ``i``, whose operands have ``operands`` channels and must fit."""
-    if i.op == "conv_requant":
+    if i.op in ("conv_requant", "conv2d_requant"):
         weight = program.constants[i.ins[1]]
         takes = weight.shape[1] * i.attrs["groups"]
         _require(operands == [takes], where, f"takes {takes} channels, its operand has {operands}")
         return len(weight)
+    if i.op == "layer_norm":
+        takes = i.attrs["channels"]
+        _require(operands == [takes], where, f"takes {takes} channels, its operand has {operands}")
     if i.op == "take_channels":
         _require(max(i.attrs["index"]) < operands[0], where, f"takes from {operands[0]} channels")
         return len(i.attrs["index"])
+    if i.op == "image":
+        return 1
+    if i.op == "flatten":
+        return int(i.attrs["channels"])
+    if i.op == "positions":
+        return len(program.constants[i.ins[1]])
+    if i.op == "attention":
+        query, key, value, _, _, *position = operands
+        takes = i.attrs["heads"] * i.attrs["size"]
+        right = {query, key, value, *position} == {takes} and len(position) in (0, 2)
+        _require(right, where, f"takes {takes} channels, its operands have {operands}")
     if i.op in ("add_requant", "mul_requant"):
         widest = max(operands)
         _require({*operands} <= {1, widest}, where, f"joins values of {operands} channels")

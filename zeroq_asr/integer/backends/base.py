@@ -26,8 +26,8 @@ class Backend(Protocol):
     def array(self, v: V) -> np.ndarray:
         """Return the array of a constant, for bounds that a definition derives from it."""
 
-    def per_channel(self, v: V) -> V:
-        """Shape a constant vector [C] so that it broadcasts against [B, C, T]."""
+    def per_channel(self, v: V, axes: int = 1) -> V:
+        """Shape a constant vector [C] so that it broadcasts against [B, C, T]; ``axes`` = 2: [B, C, T, F]."""
 
     def per_batch(self, lengths: V) -> V:
         """Shape lengths [B] int64 as [B, 1, 1] int32 so that they broadcast against [B, C, T]."""
@@ -43,6 +43,9 @@ class Backend(Protocol):
 
     def mul(self, a: V, b: V) -> V:
         """a · b in the type of ``a``; ``b`` may be a Python int."""
+
+    def square(self, v: V) -> V:
+        """v · v, which is never negative."""
 
     def clamp(self, v: V, lo: int | np.ndarray, hi: int | np.ndarray) -> V:
         """min(max(v, lo), hi); bounds are ints or per-channel vectors [C]."""
@@ -78,6 +81,73 @@ class Backend(Protocol):
         Frames beyond the ends count as zero after the subtraction.
         """
 
+    def conv2d(
+        self,
+        x: V,
+        w: V,
+        *,
+        zero_point: int,
+        stride: tuple[int, int],
+        padding: tuple[int, int],
+        dilation: tuple[int, int],
+        groups: int,
+    ) -> V:
+        """Convolve (x − zero_point), x [B, C, T, F] uint8, with w [O, C/groups, K, L] into int32.
+
+        ``padding`` is of either side of time and of frequency.
+        """
+
+    def matmul(self, a: V, b: V, *, za: int, zb: int, terms: V) -> V:
+        """(a − za) @ (b − zb) over the last two axes, uint8 each, into int32.
+
+        ``terms``: how many products a sum has at most, a Python int or lengths.
+        """
+
+    def heads(self, v: V, heads: int, size: int) -> V:
+        """[B, H·E, T] → [B, H, E, T]."""
+
+    def merge(self, v: V, channels: int) -> V:
+        """[B, H, E, T] → [B, H·E, T]."""
+
+    def image(self, v: V) -> V:
+        """[B, M, T] → [B, 1, T, M]."""
+
+    def middle(self, table: V, like: V) -> V:
+        """The middle columns of a constant [C, 2L − 1] as [1, C, 2T − 1]; ``like`` [B, C', T] gives T ≤ L."""
+
+    def relative_shift(self, v: V) -> V:
+        """[B, H, T, 2T − 1] by falling distance → [B, H, T, T] with entry (i, j) = v[i, T − 1 − i + j]."""
+
+    def of_keys(self, mask: V) -> V:
+        """[B, 1, T] → [B, 1, 1, T]."""
+
+    def of_image(self, mask: V) -> V:
+        """[B, 1, T] → [B, 1, T, 1]."""
+
+    def below_peak(self, v: V) -> V:
+        """max over the last axis minus v, ≥ 0."""
+
+    def sum_last(self, v: V, lengths: V) -> V:
+        """Sum over the last axis, which is kept; entries at or beyond the length are zero already."""
+
+    def sum_channels(self, v: V, channels: int) -> V:
+        """Sum [B, C, T] over C into [B, 1, T]."""
+
+    def peak_channels(self, v: V) -> V:
+        """max over C of |v|, [B, C, T] into [B, 1, T]."""
+
+    def quotient(self, a: V, b: V) -> V:
+        """a / b cut toward zero, b ≥ 1; ``b`` may be a Python int."""
+
+    def reciprocal(self, n: int, v: V) -> V:
+        """floor(n / v) for n ≥ 0 and v ≥ 1, in the type of v."""
+
+    def isqrt(self, v: V) -> V:
+        """floor(√v) of an int64, 1 ≤ v < 2^52."""
+
+    def low_byte(self, v: V) -> V:
+        """v mod 256 as uint8, v ≥ 0."""
+
     def time_mask(self, x: V, lengths: V) -> V:
         """Bool [B, 1, T], true where the frame index of x [B, C, T] is below its utterance's length."""
 
@@ -88,7 +158,7 @@ class Backend(Protocol):
         """Sum [B, C, T] over T into [B, C, 1]; frames at or beyond the length are zero already."""
 
     def lookup(self, v: V, table: V) -> V:
-        """table[v] elementwise, v uint8, table [256]."""
+        """table[v] elementwise, in the table's type; v uint8 or int32, 0 ≤ v < length of the table."""
 
     def take_channels(self, v: V, index: tuple[int, ...]) -> V:
         """v[:, index, :]."""

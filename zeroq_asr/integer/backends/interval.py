@@ -8,6 +8,7 @@ for any input of the stated length.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -68,9 +69,10 @@ class IntervalBackend:
             raise ProofError(self.where, "expected a constant operand")
         return v.exact
 
-    def per_channel(self, v: Interval) -> Interval:
-        """[C] → [C, 1]."""
-        return self._checked(v.lo[:, None], v.hi[:, None], I32, "constant")
+    def per_channel(self, v: Interval, axes: int = 1) -> Interval:
+        """[C] → [C, 1] or [C, 1, 1]."""
+        shape = (-1, *(1,) * axes)
+        return self._checked(v.lo.reshape(shape), v.hi.reshape(shape), I32, "constant")
 
     def per_batch(self, lengths: Interval) -> Interval:
         """Lengths as int32."""
@@ -95,6 +97,12 @@ class IntervalBackend:
         lo, hi = self._operand(b, a.type)
         corners = np.broadcast_arrays(a.lo * lo, a.lo * hi, a.hi * lo, a.hi * hi)
         return self._checked(np.minimum.reduce(corners), np.maximum.reduce(corners), a.type, "mul")
+
+    def square(self, v: Interval) -> Interval:
+        """The larger end squared; the smaller where zero lies outside."""
+        ends = np.minimum.reduce([abs(v.lo), abs(v.hi)]), np.maximum.reduce([abs(v.lo), abs(v.hi)])
+        around = np.logical_and(v.lo <= 0, v.hi >= 0)
+        return self._checked(np.where(around, 0, ends[0] * ends[0]), ends[1] * ends[1], v.type, "square")
 
     def clamp(self, v: Interval, lo: int | np.ndarray, hi: int | np.ndarray) -> Interval:
         """Clamp to ints or to per-channel vectors [C]."""
@@ -171,6 +179,111 @@ class IntervalBackend:
         self._checked(_exact(0), _exact(raw), I32, "raw accumulator")
         return self._checked(_exact(lower[:, None]), _exact(upper[:, None]), I32, "accumulator")
 
+    def conv2d(
+        self,
+        x: Interval,
+        w: Interval,
+        *,
+        zero_point: int,
+        stride: tuple[int, int],
+        padding: tuple[int, int],
+        dilation: tuple[int, int],
+        groups: int,
+    ) -> Interval:
+        """As ``conv``, over taps in time and frequency."""
+        taps = self.array(w)
+        flat = Interval(w.lo, w.hi, w.type, exact=taps.reshape(*taps.shape[:2], -1))
+        whole = Interval.of(x.min, x.max, x.type)
+        layout = {"stride": 1, "padding": (0, 0), "dilation": 1, "groups": groups}
+        acc = self.conv(whole, flat, zero_point=zero_point, **layout)  # type: ignore[arg-type]
+        return Interval(acc.lo[..., None], acc.hi[..., None], I32)
+
+    def matmul(self, a: Interval, b: Interval, *, za: int, zb: int, terms: Interval | int) -> Interval:
+        """The worst product as often as there are terms."""
+        count = terms if isinstance(terms, int) else terms.max
+        corners = [(p - za) * (q - zb) for p in (a.min, a.max) for q in (b.min, b.max)]
+        # kernels accumulate the raw bytes before they subtract zero points
+        self._checked(_exact(0), _exact(255 * 255 * count), I32, "raw accumulator")
+        low, high = min(0, *corners) * count, max(0, *corners) * count
+        return self._checked(_exact(low), _exact(high), I32, "accumulator")
+
+    def heads(self, v: Interval, heads: int, size: int) -> Interval:
+        """Bounds of the whole."""
+        return Interval.of(v.min, v.max, v.type)
+
+    def merge(self, v: Interval, channels: int) -> Interval:
+        """Bounds of the whole."""
+        return Interval.of(v.min, v.max, v.type)
+
+    def image(self, v: Interval) -> Interval:
+        """Bounds of the whole."""
+        return Interval.of(v.min, v.max, v.type)
+
+    def middle(self, table: Interval, like: Interval) -> Interval:
+        """Bounds of the whole."""
+        return Interval.of(table.min, table.max, table.type)
+
+    def relative_shift(self, v: Interval) -> Interval:
+        """Nothing but a move."""
+        return v
+
+    def of_keys(self, mask: Interval) -> Interval:
+        """Nothing but a move."""
+        return mask
+
+    def of_image(self, mask: Interval) -> Interval:
+        """Nothing but a move."""
+        return mask
+
+    def below_peak(self, v: Interval) -> Interval:
+        """From nothing to the whole spread."""
+        return self._checked(_exact(0), _exact(v.max - v.min), v.type, "below_peak")
+
+    def sum_last(self, v: Interval, lengths: Interval) -> Interval:
+        """At most ``lengths`` entries differ from zero (``wellformed`` sees to the mask)."""
+        low, high = min(v.min, 0) * lengths.max, max(v.max, 0) * lengths.max
+        return self._checked(_exact(low), _exact(high), v.type, f"sum over {lengths.max} entries")
+
+    def sum_channels(self, v: Interval, channels: int) -> Interval:
+        """As many channels of the widest bounds, or their own."""
+        lo, hi = (b.sum() if b.size == channels else b.reshape(-1)[0] * channels for b in (v.lo, v.hi))
+        low = min(0, int(np.minimum(v.lo, 0).sum()) * (channels if v.lo.size == 1 else 1))
+        high = max(0, int(np.maximum(v.hi, 0).sum()) * (channels if v.hi.size == 1 else 1))
+        self._checked(_exact(low), _exact(high), v.type, f"partial sum over {channels} channels")
+        return self._checked(_exact(int(lo)), _exact(int(hi)), v.type, f"sum over {channels} channels")
+
+    def peak_channels(self, v: Interval) -> Interval:
+        """The larger end; the smaller where zero lies outside."""
+        low = max(0, v.min, -v.max)
+        return self._checked(_exact(low), _exact(max(-v.min, v.max)), v.type, "peak")
+
+    def quotient(self, a: Interval, b: Interval | int) -> Interval:
+        """Extremes at the ends of the divisor; requires b ≥ 1."""
+        lo, hi = _bounds(b)
+        if int(np.min(lo)) < 1:
+            raise ProofError(self.where, f"quotient needs b ≥ 1, found b ≥ {int(np.min(lo))}")
+        corners = np.broadcast_arrays(*(_cut(p, q) for p in (a.lo, a.hi) for q in (lo, hi)))
+        return self._checked(np.minimum.reduce(corners), np.maximum.reduce(corners), a.type, "quotient")
+
+    def reciprocal(self, n: int, v: Interval) -> Interval:
+        """Quotients of the ends; requires v ≥ 1."""
+        if v.min < 1:
+            raise ProofError(self.where, f"reciprocal needs v ≥ 1, found v ≥ {v.min}")
+        self._checked(_exact(0), _exact(n), v.type, "dividend")
+        return self._checked(_exact(n // v.max), _exact(n // v.min), v.type, "reciprocal")
+
+    def isqrt(self, v: Interval) -> Interval:
+        """Roots of the ends."""
+        if v.min < 1 or v.max >= 1 << 52:
+            raise ProofError(self.where, f"isqrt needs 1 ≤ v < 2^52, found {v.min}, {v.max}")
+        return self._checked(_exact(math.isqrt(v.min)), _exact(math.isqrt(v.max)), v.type, "isqrt")
+
+    def low_byte(self, v: Interval) -> Interval:
+        """A byte."""
+        if v.min < 0:
+            raise ProofError(self.where, f"low_byte needs v ≥ 0, found {v.min}")
+        return Interval.of(0, min(255, v.max), U8)
+
     def time_mask(self, x: Interval, lengths: Interval) -> Interval:
         """Either truth value."""
         return Interval.of(0, 1, BOOL)
@@ -188,8 +301,13 @@ class IntervalBackend:
 
     def lookup(self, v: Interval, table: Interval) -> Interval:
         """Extremes of the table entries that can be reached."""
-        reachable = self.array(table)[v.min : v.max + 1]
-        return self._checked(_exact(int(reachable.min())), _exact(int(reachable.max())), U8, "lookup")
+        entries = self.array(table)
+        if v.min < 0 or v.max >= len(entries):
+            raise ProofError(
+                self.where, f"lookup in {len(entries)} entries may reach [{v.min}, {v.max}]"
+            )
+        reachable = entries[v.min : v.max + 1]
+        return self._checked(_exact(int(reachable.min())), _exact(int(reachable.max())), table.type, "lookup")
 
     def take_channels(self, v: Interval, index: tuple[int, ...]) -> Interval:
         """Reorder the channels' bounds."""
@@ -229,6 +347,11 @@ def shift_offset(v: Interval, c: int) -> int:
     """Smallest multiple of 2^(c+1) that makes v non-negative (an even quotient keeps its parity)."""
     step = 1 << (c + 1)
     return -(v.min // step) * step if v.min < 0 else 0
+
+
+def _cut(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """a / b cut toward zero."""
+    return np.where(a < 0, -(-a // b), a // b)
 
 
 def _bounds(b: Interval | int) -> tuple[np.ndarray, np.ndarray]:

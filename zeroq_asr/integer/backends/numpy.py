@@ -28,9 +28,9 @@ class NumpyBackend:
         """The constant itself."""
         return v
 
-    def per_channel(self, v: Array) -> Array:
-        """[C] → [C, 1] int32."""
-        return v.astype(np.int32)[:, None]
+    def per_channel(self, v: Array, axes: int = 1) -> Array:
+        """[C] → [C, 1] or [C, 1, 1] int32."""
+        return v.astype(np.int32).reshape(-1, *(1,) * axes)
 
     def per_batch(self, lengths: Array) -> Array:
         """[B] → [B, 1, 1] int32."""
@@ -53,6 +53,10 @@ class NumpyBackend:
     def mul(self, a: Array, b: Array | int) -> Array:
         """a · b, checked."""
         return _checked(np.multiply(a, b, dtype=np.int64), a)
+
+    def square(self, v: Array) -> Array:
+        """v · v, checked."""
+        return self.mul(v, v)
 
     def clamp(self, v: Array, lo: int | Array, hi: int | Array) -> Array:
         """Clamp to ints or to per-channel vectors [C]."""
@@ -113,6 +117,108 @@ class NumpyBackend:
         _require(acc, I32)
         return acc.astype(np.int32)
 
+    def conv2d(
+        self,
+        x: Array,
+        w: Array,
+        *,
+        zero_point: int,
+        stride: tuple[int, int],
+        padding: tuple[int, int],
+        dilation: tuple[int, int],
+        groups: int,
+    ) -> Array:
+        """Exact convolution in a float carrier."""
+        carrier = _carrier(w)
+        edges = [(0, 0), (0, 0), *((p, p) for p in padding)]
+        centred = np.pad(x.astype(carrier) - carrier(zero_point), edges)
+        spans = tuple(d * (k - 1) + 1 for d, k in zip(dilation, w.shape[2:], strict=True))
+        windows = sliding_window_view(centred, spans, axis=(2, 3))
+        windows = windows[:, :, :: stride[0], :: stride[1], :: dilation[0], :: dilation[1]]
+        rows = len(w) // groups
+        blocks = [
+            np.einsum("bitfkl,oikl->botf", block, w[g * rows : (g + 1) * rows].astype(carrier), optimize=True)
+            for g, block in enumerate(np.split(windows, groups, axis=1))
+        ]
+        acc = np.concatenate(blocks, axis=1)
+        _require(acc, I32)
+        return acc.astype(np.int32)
+
+    def matmul(self, a: Array, b: Array, *, za: int, zb: int, terms: Any) -> Array:
+        """Exact product in float64."""
+        acc = np.matmul(a.astype(np.float64) - za, b.astype(np.float64) - zb)
+        _require(acc, I32)
+        return acc.astype(np.int32)
+
+    def heads(self, v: Array, heads: int, size: int) -> Array:
+        """Split the channels."""
+        return v.reshape(v.shape[0], heads, size, v.shape[2])
+
+    def merge(self, v: Array, channels: int) -> Array:
+        """Join the channels."""
+        return v.reshape(v.shape[0], channels, v.shape[3])
+
+    def image(self, v: Array) -> Array:
+        """One channel, mels last."""
+        return v.swapaxes(1, 2)[:, None]
+
+    def middle(self, table: Array, like: Array) -> Array:
+        """Middle columns."""
+        frames, longest = like.shape[2], (table.shape[1] + 1) // 2
+        return table[None, :, longest - frames : longest + frames - 1]
+
+    def relative_shift(self, v: Array) -> Array:
+        """Line up distances with pairs."""
+        index = np.arange(v.shape[2])
+        return v[:, :, index[:, None], v.shape[2] - 1 - index[:, None] + index[None, :]]
+
+    def of_keys(self, mask: Array) -> Array:
+        """[B, 1, 1, T]."""
+        return mask[:, :, None]
+
+    def of_image(self, mask: Array) -> Array:
+        """[B, 1, T, 1]."""
+        return mask[..., None]
+
+    def below_peak(self, v: Array) -> Array:
+        """Distance to the largest."""
+        return _checked(np.subtract(v.max(axis=-1, keepdims=True), v, dtype=np.int64), v)
+
+    def sum_last(self, v: Array, lengths: Array) -> Array:
+        """Sum."""
+        return _checked(v.sum(axis=-1, keepdims=True, dtype=np.int64), v)
+
+    def sum_channels(self, v: Array, channels: int) -> Array:
+        """Sum."""
+        return _checked(v.sum(axis=1, keepdims=True, dtype=np.int64), v)
+
+    def peak_channels(self, v: Array) -> Array:
+        """Largest magnitude."""
+        return np.abs(v).max(axis=1, keepdims=True)
+
+    def quotient(self, a: Array, b: Array | int) -> Array:
+        """Truncated division."""
+        if a.size and np.min(b) < 1:
+            raise ProofError("quotient", "needs b ≥ 1")
+        return np.where(a < 0, -(-a // b), a // b).astype(a.dtype)
+
+    def reciprocal(self, n: int, v: Array) -> Array:
+        """Floor of n / v."""
+        if v.size and v.min() < 1:
+            raise ProofError("reciprocal", "needs v ≥ 1")
+        return np.floor_divide(n, v)
+
+    def isqrt(self, v: Array) -> Array:
+        """Integer square root."""
+        if v.size and (v.min() < 1 or v.max() >= 1 << 52):
+            raise ProofError("isqrt", "needs 1 ≤ v < 2^52")
+        # a correctly rounded root below 2^26 has no way to cross an integer
+        return np.sqrt(v.astype(np.float64)).astype(np.int64)
+
+    def low_byte(self, v: Array) -> Array:
+        """Lowest byte."""
+        return (v & 255).astype(np.uint8)
+
     def time_mask(self, x: Array, lengths: Array) -> Array:
         """Bool [B, 1, T]."""
         return (np.arange(x.shape[2])[None, :] < lengths[:, None])[:, None, :]
@@ -127,7 +233,7 @@ class NumpyBackend:
 
     def lookup(self, v: Array, table: Array) -> Array:
         """Table entries."""
-        return table.astype(np.uint8)[v]
+        return table[v]
 
     def take_channels(self, v: Array, index: tuple[int, ...]) -> Array:
         """Reorder channels."""
@@ -146,7 +252,7 @@ class NumpyBackend:
 
 def _carrier(w: Array) -> type[np.floating]:
     """float32 where no partial sum of bytes times these weights can reach 2^24, else float64."""
-    reach = 255 * int(np.abs(w.astype(np.int64)).sum(axis=(1, 2)).max(initial=0))
+    reach = 255 * int(np.abs(w.astype(np.int64)).reshape(len(w), -1).sum(axis=1).max(initial=0))
     return np.float32 if reach < 1 << 24 else np.float64
 
 

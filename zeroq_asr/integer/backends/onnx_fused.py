@@ -13,7 +13,8 @@ from onnx import TensorProto
 
 from zeroq_asr.errors import ExportError
 from zeroq_asr.integer.backends.interval import Interval
-from zeroq_asr.integer.backends.onnx_strict import WEIGHT_ZERO_POINT, OnnxStrictBackend, Sym
+from zeroq_asr.integer.backends.onnx_graph import WEIGHT_ZERO_POINT, Sym
+from zeroq_asr.integer.backends.onnx_strict import OnnxStrictBackend
 from zeroq_asr.integer.ops import OPS, Condition
 from zeroq_asr.integer.program import Instruction
 from zeroq_asr.integer.types import I8, U8, IntType

@@ -13,7 +13,8 @@ from onnx import TensorProto
 
 from zeroq_asr.errors import ExportError
 from zeroq_asr.integer.backends.interval import Interval
-from zeroq_asr.integer.backends.onnx_strict import OnnxStrictBackend, Sym
+from zeroq_asr.integer.backends.onnx_graph import Sym
+from zeroq_asr.integer.backends.onnx_strict import OnnxStrictBackend
 from zeroq_asr.integer.ops import OPS
 from zeroq_asr.integer.program import Instruction, Program, ValueInfo
 from zeroq_asr.integer.types import TYPES, U8

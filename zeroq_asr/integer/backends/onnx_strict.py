@@ -1,140 +1,27 @@
-"""The ``strict`` dialect: every primitive as integer ONNX nodes, no float tensor past the quantizer.
-
-Each node's value carries its interval, computed by the proof's own backend, so that the spelling
-can use what is known (a value that cannot be negative needs no offset before a division).
-Constants of the program become initializers, each once; ``encodings`` records how, so that the
-program can be read back from the file.
-"""
+"""The ``strict`` dialect: every primitive as integer ONNX nodes, no float tensor past the quantizer."""
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass, replace
+import math
 from typing import Any
 
 import numpy as np
-from onnx import NodeProto, TensorProto, helper, numpy_helper
+from onnx import TensorProto
 
-from zeroq_asr.errors import ExportError
-from zeroq_asr.integer.backends.interval import Interval, IntervalBackend, length_interval, shift_offset
-from zeroq_asr.integer.ops import OPS
-from zeroq_asr.integer.program import Instruction, Program
-from zeroq_asr.integer.types import BOOL, I16, I32, I64, U8, IntType
+from zeroq_asr.integer.backends.interval import Interval, length_interval, shift_offset
+from zeroq_asr.integer.backends.onnx_graph import WEIGHT_ZERO_POINT, GraphBuilder, Sym, onnx_type
+from zeroq_asr.integer.program import Program
+from zeroq_asr.integer.types import I16, I32, I64, U8, IntType
 from zeroq_asr.integer.wellformed import check
 
 #: in the names of the nodes that refuse an input
 REFUSAL = "length is from 1 to frames and to what is proven"
-#: weights are stored as unsigned bytes around this zero point
-WEIGHT_ZERO_POINT = 128
 
 
-@dataclass(frozen=True)
-class Sym:
-    """A tensor of the graph: its name and the bounds of its integers.
-
-    A program constant has no name until a primitive stores it in the encoding that it needs.
-    """
-
-    name: str
-    interval: Interval
-    constant: str = ""
-
-    @property
-    def exact(self) -> np.ndarray:
-        """The array of a constant."""
-        if self.interval.exact is None:
-            raise ExportError(self.name, "expected a constant operand")
-        return self.interval.exact
-
-
-class OnnxStrictBackend:
+class OnnxStrictBackend(GraphBuilder):
     """Builds nodes; ``run`` a Program over it, then read ``nodes``, ``initializers``, ``encodings``."""
 
     dialect = "strict"
-
-    def __init__(self, target: str = "x86-any") -> None:
-        self.target = target
-        self.nodes: list[NodeProto] = []
-        self.initializers: dict[str, TensorProto] = {}
-        #: constant → (initializer, encoding)
-        self.encodings: dict[str, tuple[str, str]] = {}
-        self.proof = IntervalBackend()
-        #: how often each instruction was spelled how: "QLinearConv" or "primitives"
-        self.spellings: dict[str, dict[str, int]] = {}
-        self._scope = ""
-        self._count = 0
-        #: the file's own outputs: a layer that happens to be called so keeps its generated name
-        self._names: set[str] = {"logits", "logprobs", "encoded_lengths"}
-        self._shared: dict[tuple[Any, ...], Sym] = {}
-
-    # -- the program -------------------------------------------------------------------------
-
-    def instruction(self, i: Instruction, operands: list[Any]) -> Sym:
-        """Spell one instruction in primitives."""
-        self.enter(i)
-        return self.finish(i, OPS[i.op].define(self, *operands, **i.attrs), "primitives")
-
-    def enter(self, i: Instruction) -> None:
-        """Name the nodes that follow after instruction ``i``."""
-        self.scope(i.out)
-        self.proof.where = f"{i.out} ({i.op})"
-
-    def scope(self, name: str) -> None:
-        """Name the nodes that follow after ``name``."""
-        self._scope, self._count = name, 0
-
-    def finish(self, i: Instruction, result: Sym, spelling: str) -> Sym:
-        """Count the spelling and give the last node's output the instruction's own name."""
-        counts = self.spellings.setdefault(i.op, {})
-        counts[spelling] = counts.get(spelling, 0) + 1
-        if self.nodes and self.nodes[-1].output[0] == result.name and i.out not in self._names:
-            self.nodes[-1].output[0] = i.out
-            self._names.add(i.out)
-            return replace(result, name=i.out)
-        return result
-
-    def input(self, name: str, interval: Interval) -> Sym:
-        """Declare a graph input."""
-        self._names.add(name)
-        return Sym(name, interval)
-
-    # -- nodes and initializers --------------------------------------------------------------
-
-    def add_node(self, op: str, inputs: list[Sym | str], domain: str = "", **attrs: Any) -> str:
-        """Append a node and return its output's name."""
-        self._count += 1
-        output = f"{self._scope}/{op}_{self._count}"
-        self._names.add(output)
-        names = [i if isinstance(i, str) else i.name for i in inputs]
-        self.nodes.append(helper.make_node(op, names, [output], name=output, domain=domain, **attrs))
-        return output
-
-    def store(self, name: str, array: np.ndarray) -> str:
-        """Add an initializer; equal requests under one name are one."""
-        if name not in self.initializers:
-            self.initializers[name] = numpy_helper.from_array(np.asarray(array, order="C"), name)
-        return name
-
-    def scalar(self, value: int, kind: IntType) -> str:
-        """A shared integer scalar."""
-        return self.store(f"const/{kind.name}/{value}", np.array(value, dtype=kind.name))
-
-    def axes(self, *values: int) -> str:
-        """A shared int64 vector (axes, starts, ...)."""
-        return self.store(f"const/axes/{','.join(map(str, values))}", np.array(values, dtype=np.int64))
-
-    def encode(self, v: Sym, encoding: str, array: np.ndarray) -> str:
-        """Store a program constant as ``array`` and remember how it was encoded."""
-        known = self.encodings.setdefault(v.constant, (v.constant, encoding))
-        if known[1] != encoding:
-            raise ExportError(v.constant, f"needed as {encoding} and as {known[1]}")
-        return self.store(v.constant, array)
-
-    def weight(self, w: Sym) -> str:
-        """Weights as unsigned bytes around 128: ConvInteger is several times slower with signed ones."""
-        return self.encode(w, "u8+128", (w.exact.astype(np.int16) + WEIGHT_ZERO_POINT).astype(np.uint8))
-
-    # -- primitives --------------------------------------------------------------------------
 
     def constant(self, name: str, array: np.ndarray) -> Sym:
         """Known exactly; stored when a primitive first uses it."""
@@ -144,10 +31,11 @@ class OnnxStrictBackend:
         """The array of a constant."""
         return v.exact
 
-    def per_channel(self, v: Sym) -> Sym:
-        """[C] → initializer int32 [C, 1]."""
-        name = self.encode(v, "i32[C,1]", v.exact.astype(np.int32)[:, None])
-        return Sym(name, self.proof.per_channel(v.interval))
+    def per_channel(self, v: Sym, axes: int = 1) -> Sym:
+        """[C] → initializer int32 [C, 1] or [C, 1, 1]."""
+        shaped = v.exact.astype(np.int32).reshape(-1, *(1,) * axes)
+        name = self.encode(v, "i32[C" + ",1" * axes + "]", shaped)
+        return Sym(name, self.proof.per_channel(v.interval, axes))
 
     def per_batch(self, lengths: Sym) -> Sym:
         """[B] int64 → [B, 1, 1] int32."""
@@ -163,7 +51,7 @@ class OnnxStrictBackend:
         interval = self.proof.cast(v.interval, to)
         if v.interval.type is to:
             return v
-        return Sym(self.add_node("Cast", [v], to=_onnx_type(to)), interval)
+        return Sym(self.add_node("Cast", [v], to=onnx_type(to)), interval)
 
     def add(self, a: Sym, b: Sym | int) -> Sym:
         """Add; adding the int 0 is left out."""
@@ -179,6 +67,10 @@ class OnnxStrictBackend:
         """Mul; multiplying by the int 1 is left out."""
         interval = self.proof.mul(a.interval, _interval(b))
         return a if b == 1 else Sym(self.add_node("Mul", [a, self._operand(b, a)]), interval)
+
+    def square(self, v: Sym) -> Sym:
+        """Mul."""
+        return Sym(self.add_node("Mul", [v, v]), self.proof.square(v.interval))
 
     def clamp(self, v: Sym, lo: int | np.ndarray, hi: int | np.ndarray) -> Sym:
         """Clip by ints, Max and Min by vectors; left out where the bounds already hold."""
@@ -276,6 +168,151 @@ class OnnxStrictBackend:
         )
         return Sym(name, interval)
 
+    def conv2d(
+        self,
+        x: Sym,
+        w: Sym,
+        *,
+        zero_point: int,
+        stride: tuple[int, int],
+        padding: tuple[int, int],
+        dilation: tuple[int, int],
+        groups: int,
+    ) -> Sym:
+        """ConvInteger."""
+        layout = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
+        interval = self.proof.conv2d(x.interval, w.interval, zero_point=zero_point, **layout)  # type: ignore[arg-type]
+        name = self.add_node(
+            "ConvInteger",
+            [x, self.weight(w), self.scalar(zero_point, U8), self.scalar(WEIGHT_ZERO_POINT, U8)],
+            strides=list(stride),
+            pads=[*padding, *padding],
+            dilations=list(dilation),
+            group=groups,
+            kernel_shape=list(w.exact.shape[2:]),
+        )
+        return Sym(name, interval)
+
+    def matmul(self, a: Sym, b: Sym, *, za: int, zb: int, terms: Sym | int) -> Sym:
+        """MatMulInteger."""
+        interval = self.proof.matmul(a.interval, b.interval, za=za, zb=zb, terms=_interval(terms))
+        return Sym(self.add_node("MatMulInteger", [a, b, self.scalar(za, U8), self.scalar(zb, U8)]), interval)
+
+    def heads(self, v: Sym, heads: int, size: int) -> Sym:
+        """Reshape."""
+        interval = self.proof.heads(v.interval, heads, size)
+        return Sym(self.add_node("Reshape", [v, self.axes(0, heads, size, -1)]), interval)
+
+    def merge(self, v: Sym, channels: int) -> Sym:
+        """Reshape."""
+        interval = self.proof.merge(v.interval, channels)
+        return Sym(self.add_node("Reshape", [v, self.axes(0, channels, -1)]), interval)
+
+    def image(self, v: Sym) -> Sym:
+        """Transpose and Unsqueeze."""
+        turned = self.add_node("Transpose", [v], perm=[0, 2, 1])
+        return Sym(self.add_node("Unsqueeze", [turned, self.axes(1)]), self.proof.image(v.interval))
+
+    def middle(self, table: Sym, like: Sym) -> Sym:
+        """Slice from L − T to L − 1 + T."""
+        interval = self.proof.middle(table.interval, like.interval)
+        longest = (table.exact.shape[1] + 1) // 2
+        stored = self.encode(table, "u8", table.exact.astype(np.uint8))
+        frames = self.add_node("Shape", [like], start=2, end=3)
+        begin = self.add_node("Sub", [self.axes(longest), frames])
+        end = self.add_node("Add", [self.axes(longest - 1), frames])
+        part = self.add_node("Slice", [stored, begin, end, self.axes(1)])
+        if like.name in self.dims:
+            self.dims[part] = (len(table.exact), f"2*{self.dims[like.name][2]}-1")
+        self._types[part] = U8
+        return Sym(self.add_node("Unsqueeze", [part, self.axes(0)]), interval)
+
+    def relative_shift(self, v: Sym) -> Sym:
+        """A column in front turns the diagonal shift into a change of shape (arXiv 1901.02860, appendix B)."""
+        frames = self.add_node("Shape", [v], start=2, end=3)
+        padded = self.add_node("Pad", [v, self.axes(0, 0, 0, 1, 0, 0, 0, 0)])
+        turned = self.add_node("Concat", [self.axes(0, 0, -1), frames], axis=0)
+        tall = self.add_node("Reshape", [padded, turned])
+        rest = self.add_node("Slice", [tall, self.axes(1), self.axes(1 << 62), self.axes(2)])
+        shape = self.add_node("Concat", [self.axes(0, 0), frames, self.axes(-1)], axis=0)
+        back = self.add_node("Reshape", [rest, shape])
+        name = self.add_node("Slice", [back, self.axes(0), frames, self.axes(3)])
+        if dims := self.dims.get(v.name):
+            batch, heads, count, wide = dims
+            self.dims[padded] = (batch, heads, count, f"1+{wide}")
+            self.dims[tall] = (batch, heads, f"1+{wide}", count)
+            self.dims[rest] = (batch, heads, wide, count)
+            self.dims[back] = dims
+            self.dims[name] = (batch, heads, count, count)
+        return Sym(name, self.proof.relative_shift(v.interval))
+
+    def of_keys(self, mask: Sym) -> Sym:
+        """Unsqueeze."""
+        return self._unsqueezed(mask, 2)
+
+    def of_image(self, mask: Sym) -> Sym:
+        """Unsqueeze."""
+        return self._unsqueezed(mask, 3)
+
+    def _unsqueezed(self, mask: Sym, axis: int) -> Sym:
+        key = ("unsqueezed", mask.name, axis)
+        if key not in self._shared:
+            name = self.add_node("Unsqueeze", [mask, self.axes(axis)])
+            self._shared[key] = Sym(name, mask.interval)
+        return self._shared[key]
+
+    def below_peak(self, v: Sym) -> Sym:
+        """ReduceMax and Sub."""
+        peak = self.add_node("ReduceMax", [v, self.axes(-1)], keepdims=1)
+        return Sym(self.add_node("Sub", [peak, v]), self.proof.below_peak(v.interval))
+
+    def sum_last(self, v: Sym, lengths: Sym) -> Sym:
+        """ReduceSum."""
+        interval = self.proof.sum_last(v.interval, lengths.interval)
+        return Sym(self.add_node("ReduceSum", [v, self.axes(-1)], keepdims=1), interval)
+
+    def sum_channels(self, v: Sym, channels: int) -> Sym:
+        """ReduceSum."""
+        interval = self.proof.sum_channels(v.interval, channels)
+        return Sym(self.add_node("ReduceSum", [v, self.axes(1)], keepdims=1), interval)
+
+    def peak_channels(self, v: Sym) -> Sym:
+        """Abs and ReduceMax."""
+        interval = self.proof.peak_channels(v.interval)
+        return Sym(
+            self.add_node("ReduceMax", [self.add_node("Abs", [v]), self.axes(1)], keepdims=1), interval
+        )
+
+    def quotient(self, a: Sym, b: Sym | int) -> Sym:
+        """Div, which cuts toward zero."""
+        interval = self.proof.quotient(a.interval, _interval(b))
+        return a if b == 1 else Sym(self.add_node("Div", [a, self._operand(b, a)]), interval)
+
+    def reciprocal(self, n: int, v: Sym) -> Sym:
+        """Div."""
+        interval = self.proof.reciprocal(n, v.interval)
+        return Sym(self.add_node("Div", [self.scalar(n, v.interval.type), v]), interval)
+
+    def isqrt(self, v: Sym) -> Sym:
+        """Newton's iteration from at most 16 times the root, which never falls below it, and one correction."""
+        interval = self.proof.isqrt(v.interval)
+        kind = v.interval.type
+        low, high = (math.isqrt(end).bit_length() for end in (v.interval.min, v.interval.max))
+        x: str | Sym = self.scalar(1 << min(low + 4, high), kind)
+        # ONNX Runtime's Min and Max compare but the lower halves of int64 on some CPUs
+        for exponent in range(low + 4, high, 4):
+            larger = self.add_node("Less", [v, self.scalar(1 << 2 * exponent, kind)])
+            x = self.add_node("Where", [larger, x, self.scalar(1 << min(exponent + 4, high), kind)])
+        for _ in range(8):
+            total = self.add_node("Add", [x, self.add_node("Div", [v, x])])
+            x = self.add_node("Div", [total, self.scalar(2, kind)])
+        over = self.add_node("Greater", [self.add_node("Mul", [x, x]), v])
+        return Sym(self.add_node("Sub", [x, self.add_node("Cast", [over], to=onnx_type(kind))]), interval)
+
+    def low_byte(self, v: Sym) -> Sym:
+        """Cast keeps the lowest 8 bits."""
+        return Sym(self.add_node("Cast", [v], to=TensorProto.UINT8), self.proof.low_byte(v.interval))
+
     def time_mask(self, x: Sym, lengths: Sym) -> Sym:
         """Range(T) < lengths, unsqueezed to [B, 1, T]."""
         frames = self.add_node("Squeeze", [self.add_node("Shape", [x], start=2, end=3), self.axes(0)])
@@ -304,10 +341,13 @@ class OnnxStrictBackend:
     def lookup(self, v: Sym, table: Sym) -> Sym:
         """GatherElements on a flattened axis, which ONNX Runtime runs several times faster than Gather."""
         interval = self.proof.lookup(v.interval, table.interval)
-        entries = self.encode(table, "u8", table.exact.astype(np.uint8))
-        index = self.add_node("Reshape", [self.add_node("Cast", [v], to=TensorProto.INT32), self.axes(-1)])
+        short = table.interval.type is U8
+        entries = self.encode(table, "u8" if short else "i32", table.exact.astype("u1" if short else "i4"))
+        wide = v if v.interval.type is I32 else self.add_node("Cast", [v], to=TensorProto.INT32)
+        index = self.add_node("Reshape", [wide, self.axes(-1)])
         flat = self.add_node("GatherElements", [entries, index], axis=0)
-        return Sym(self.add_node("Reshape", [flat, self.add_node("Shape", [v])]), interval)
+        back = self.tell(self.add_node("Reshape", [flat, self.add_node("Shape", [v])]), v.name)
+        return Sym(back, interval)
 
     def take_channels(self, v: Sym, index: tuple[int, ...]) -> Sym:
         """Gather on the channel axis."""
@@ -338,41 +378,17 @@ class OnnxStrictBackend:
         return self.scalar(b, like.interval.type) if isinstance(b, int) else b
 
 
-def decode(array: np.ndarray, encoding: str) -> np.ndarray:
-    """Read a program constant back from its initializer; ExportError for an unknown encoding."""
-    if encoding == "u8+128":
-        return (array.astype(np.int16) - WEIGHT_ZERO_POINT).astype(np.int8)
-    if encoding == "i32[C,1]":
-        return array[:, 0].astype(np.int32)
-    if encoding in ("i8", "u8", "i32"):
-        return array
-    if match := re.fullmatch(r"f32/2\^(\d+)", encoding):
-        scaled = array.astype(np.float64) * 2.0 ** int(match[1])
-        if np.all(scaled == np.rint(scaled)) and np.all(np.abs(scaled) < 2**31):
-            return scaled.astype(np.int32)
-        raise ExportError(encoding, "a stored multiplier is no multiple of its dyadic unit")
-    raise ExportError(encoding, "unknown encoding of a constant", "use the version that wrote the file")
-
-
 def _interval(b: Sym | int) -> Interval | int:
     return b.interval if isinstance(b, Sym) else b
-
-
-def _onnx_type(kind: IntType) -> int:
-    return {
-        BOOL: TensorProto.BOOL,
-        U8: TensorProto.UINT8,
-        I32: TensorProto.INT32,
-        I64: TensorProto.INT64,
-    }[kind]
 
 
 def build(backend: Any, program: Program) -> tuple[Sym, Sym]:
     """Run ``program`` over an ONNX backend; returns the logits' and the lengths' tensors."""
     check(program)
     backend.proof.max_frames = program.max_frames
-    features = backend.input(program.inputs[0], Interval.of(0, 0, I32))
-    lengths = backend.input(program.inputs[1], length_interval(program.max_frames))
+    shape = ("batch", program.channels, "frames")
+    features = backend.input(program.inputs[0], Interval.of(0, 0, I32), shape)
+    lengths = backend.input(program.inputs[1], length_interval(program.max_frames), ("batch",))
     logits, encoded = program.run(backend, features, _guarded(backend, features, lengths, program.max_frames))
     return logits, encoded
 

@@ -49,9 +49,9 @@ class TorchBackend:
         known = self._host.get(id(v))
         return v.cpu().numpy() if known is None else known
 
-    def per_channel(self, v: Tensor) -> Tensor:
-        """[C] → [C, 1] int32."""
-        return v.to(torch.int32)[:, None]
+    def per_channel(self, v: Tensor, axes: int = 1) -> Tensor:
+        """[C] → [C, 1] or [C, 1, 1] int32."""
+        return v.to(torch.int32).reshape(-1, *(1,) * axes)
 
     def per_batch(self, lengths: Tensor) -> Tensor:
         """[B] → [B, 1, 1] int32."""
@@ -72,6 +72,10 @@ class TorchBackend:
     def mul(self, a: Tensor, b: Tensor | int) -> Tensor:
         """a · b."""
         return a * b
+
+    def square(self, v: Tensor) -> Tensor:
+        """v · v."""
+        return v * v
 
     def clamp(self, v: Tensor, lo: int | np.ndarray, hi: int | np.ndarray) -> Tensor:
         """Clamp to ints or to per-channel vectors [C]."""
@@ -132,11 +136,101 @@ class TorchBackend:
         # an exact carrier needs no rounding; a device that convolves by Fourier transforms does
         return acc.squeeze(2).round().to(torch.int32)
 
+    def conv2d(
+        self,
+        x: Tensor,
+        w: Tensor,
+        *,
+        zero_point: int,
+        stride: tuple[int, int],
+        padding: tuple[int, int],
+        dilation: tuple[int, int],
+        groups: int,
+    ) -> Tensor:
+        """Exact convolution in a float carrier."""
+        carrier = self._carrier(w)
+        centred = x.to(carrier) - zero_point
+        acc = F.conv2d(centred, w.to(carrier), None, stride, padding, dilation, groups)
+        return acc.round().to(torch.int32)
+
+    def matmul(self, a: Tensor, b: Tensor, *, za: int, zb: int, terms: Tensor | int) -> Tensor:
+        """Exact product in a float carrier."""
+        largest = 255 * 255 * a.shape[-1]
+        carrier = torch.float32 if self._plain() and largest < 1 << 24 else torch.float64
+        return torch.matmul(a.to(carrier) - za, b.to(carrier) - zb).round().to(torch.int32)
+
+    def heads(self, v: Tensor, heads: int, size: int) -> Tensor:
+        """Split the channels."""
+        return v.reshape(v.shape[0], heads, size, v.shape[2])
+
+    def merge(self, v: Tensor, channels: int) -> Tensor:
+        """Join the channels."""
+        return v.reshape(v.shape[0], channels, v.shape[3])
+
+    def image(self, v: Tensor) -> Tensor:
+        """One channel, mels last."""
+        return v.transpose(1, 2).unsqueeze(1)
+
+    def middle(self, table: Tensor, like: Tensor) -> Tensor:
+        """Middle columns."""
+        frames, longest = like.shape[2], (table.shape[1] + 1) // 2
+        return table[None, :, longest - frames : longest + frames - 1]
+
+    def relative_shift(self, v: Tensor) -> Tensor:
+        """Line up distances with pairs."""
+        frames = v.shape[2]
+        index = torch.arange(frames, device=v.device)
+        wanted = frames - 1 - index[:, None] + index[None, :]
+        return v.gather(3, wanted.expand(*v.shape[:2], frames, frames))
+
+    def of_keys(self, mask: Tensor) -> Tensor:
+        """[B, 1, 1, T]."""
+        return mask.unsqueeze(2)
+
+    def of_image(self, mask: Tensor) -> Tensor:
+        """[B, 1, T, 1]."""
+        return mask.unsqueeze(3)
+
+    def below_peak(self, v: Tensor) -> Tensor:
+        """Distance to the largest."""
+        return v.amax(dim=-1, keepdim=True) - v
+
+    def sum_last(self, v: Tensor, lengths: Tensor) -> Tensor:
+        """Sum."""
+        return v.sum(dim=-1, keepdim=True, dtype=v.dtype)
+
+    def sum_channels(self, v: Tensor, channels: int) -> Tensor:
+        """Sum."""
+        return v.sum(dim=1, keepdim=True, dtype=v.dtype)
+
+    def peak_channels(self, v: Tensor) -> Tensor:
+        """Largest magnitude."""
+        return v.abs().amax(dim=1, keepdim=True)
+
+    def quotient(self, a: Tensor, b: Tensor | int) -> Tensor:
+        """Truncated division."""
+        return torch.div(a, b, rounding_mode="trunc")
+
+    def reciprocal(self, n: int, v: Tensor) -> Tensor:
+        """Floor of n / v."""
+        return torch.div(torch.tensor(n, dtype=v.dtype, device=v.device), v, rounding_mode="floor")
+
+    def isqrt(self, v: Tensor) -> Tensor:
+        """Integer square root: a correctly rounded root below 2^26 has no way to cross an integer."""
+        return v.to(torch.float64).sqrt().to(torch.int64)
+
+    def low_byte(self, v: Tensor) -> Tensor:
+        """Lowest byte."""
+        return torch.bitwise_and(v, 255).to(torch.uint8)
+
     def _carrier(self, w: Tensor) -> torch.dtype:
         """float32 where no partial sum can reach 2^24 and products are full float32, else float64."""
-        plain = self.device.type == "cpu" and torch.get_float32_matmul_precision() == "highest"
-        reach = 255 * int(np.abs(self.array(w).astype(np.int64)).sum(axis=(1, 2)).max())
-        return torch.float32 if plain and reach < 1 << 24 else torch.float64
+        weight = np.abs(self.array(w).astype(np.int64))
+        reach = 255 * int(weight.reshape(len(weight), -1).sum(axis=1).max())
+        return torch.float32 if self._plain() and reach < 1 << 24 else torch.float64
+
+    def _plain(self) -> bool:
+        return self.device.type == "cpu" and torch.get_float32_matmul_precision() == "highest"
 
     def time_mask(self, x: Tensor, lengths: Tensor) -> Tensor:
         """Bool [B, 1, T]."""
@@ -152,7 +246,7 @@ class TorchBackend:
 
     def lookup(self, v: Tensor, table: Tensor) -> Tensor:
         """Table entries."""
-        return table.to(torch.uint8)[v.to(torch.int64)]
+        return table[v.to(torch.int64)]
 
     def take_channels(self, v: Tensor, index: tuple[int, ...]) -> Tensor:
         """Reorder channels."""

@@ -18,7 +18,7 @@ from zeroq_asr.integer.types import I32, U8
 def add_requant(
     f: Any, *xs: Any, zx: tuple[int, ...], m: tuple[int, ...], c: int, zy: int, lo: int, hi: int, type: str
 ) -> Any:
-    """y = clamp(half_even((Σ (x_i − zx_i)·m_i + zy·2^c) / 2^c), lo, hi); x_i uint8 [B, C, T].
+    """y = clamp(half_even((Σ (x_i − zx_i)·m_i + zy·2^c) / 2^c), lo, hi); x_i uint8 [B, C, T], or int32 of 16 bits.
 
     The zero point is inside the rounding, as in ONNX Runtime's QLinearAdd.
     """
@@ -80,11 +80,17 @@ def _qdq(b: Any, i: Any, ins: list[Any]) -> Any:
 def _lower(ctx: Any, node: Any) -> None:
     sources, target = [ctx.info(name) for name in node.ins], ctx.activation(node)
     lo, hi = ctx.clamp(target, node.attrs.get("clamp"))
-    room = 1 << 24 if U8.holds(lo, hi) else I32.hi // 4
+    ratios = [s.scale / target.scale for s in sources]
+    narrow = U8.holds(lo, hi) and all(s.type == U8.name for s in sources)
+    reaches = [max(s.hi - s.zero_point, s.zero_point - s.lo) for s in sources]
     for c in range(MAX_SHIFT, -1, -1):
-        m = tuple(max(1, round(s.scale / target.scale * 2**c)) for s in sources)
-        if significant(m, c) <= room and (max(abs(lo), hi) << c) <= I32.hi // 4:
+        m = tuple(max(1, round(ratio * 2**c)) for ratio in ratios)
+        most = sum(factor * reach for factor, reach in zip(m, reaches, strict=True))
+        fits = significant(m, c) <= 1 << 24 if narrow else most <= I32.hi // 4
+        if fits and (max(abs(lo), hi) << c) <= I32.hi // 4:
             break
+    if all(ratio == 1.0 for ratio in ratios):
+        m, c = (1,) * len(m), 0
     ctx.emit(
         "add_requant",
         node,

@@ -10,6 +10,7 @@ approximated after the fact, and ONNX Runtime's float32 requantization is then e
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -56,7 +57,8 @@ def conv_requant(
     return requantize(f, f.mul(acc, f.per_channel(m)), c=c, zero_point=zy, lo=lo, hi=hi, type=type)
 
 
-def _exact_if(i: Any, x: Any, w: Any, bias: Any, m: Any) -> list[Condition]:
+def exact_if(i: Any, x: Any, w: Any, bias: Any, m: Any) -> list[Condition]:
+    """When QLinearConv equals the definition."""
     a = i.attrs
     smallest, largest = int(m.exact.min()), int(m.exact.max())
     return [
@@ -75,8 +77,8 @@ def _exact_if(i: Any, x: Any, w: Any, bias: Any, m: Any) -> list[Condition]:
     ]
 
 
-@fused(conv_requant, exact_if=_exact_if)
-def _qlinear_conv(b: Any, i: Any, ins: list[Any]) -> Any:
+def emit_kernel(b: Any, i: Any, ins: list[Any], **layout: Any) -> Any:
+    """QLinearConv of instruction ``i``; ``layout``: strides, pads and dilations."""
     x, w, bias, m = ins
     a = i.attrs
     weight, weight_zero_point = b.kernel_weight(w, a["groups"])
@@ -94,36 +96,41 @@ def _qlinear_conv(b: Any, i: Any, ins: list[Any]) -> Any:
             b.vector(bias),
         ],
         U8,
-        strides=[a["stride"]],
-        pads=list(a["padding"]),
-        dilations=[a["dilation"]],
+        **layout,
         group=a["groups"],
-        kernel_shape=[w.exact.shape[2]],
+        kernel_shape=list(w.exact.shape[2:]),
     )
     return b.clip_u8(y, a["lo"], a["hi"])
 
 
-@qdq(conv_requant)
-def _qdq(b: Any, i: Any, ins: list[Any]) -> Any:
+@fused(conv_requant, exact_if=exact_if)
+def _qlinear_conv(b: Any, i: Any, ins: list[Any]) -> Any:
+    a = i.attrs
+    layout = {"strides": [a["stride"]], "pads": list(a["padding"]), "dilations": [a["dilation"]]}
+    return emit_kernel(b, i, ins, **layout)
+
+
+def emit_qdq(b: Any, i: Any, ins: list[Any], **layout: Any) -> Any:
+    """Conv between dequantized operands; ``layout``: strides, pads and dilations."""
     x, w, bias, m = ins
     a = i.attrs
     source, target = b.info(i.ins[0]), b.info(i.out)
     weight_scale = m.exact / 2.0 ** a["c"] * target.scale / source.scale
-    y = b.node(
-        "Conv",
-        [
-            b.dequantize(x, i.ins[0]),
-            b.dequantized_weight(w, weight_scale),
-            b.dequantized_bias(bias, weight_scale * source.scale),
-        ],
-        None,
-        strides=[a["stride"]],
-        pads=list(a["padding"]),
-        dilations=[a["dilation"]],
-        group=a["groups"],
-        kernel_shape=[w.exact.shape[2]],
-    )
-    return b.quantize_to(y, i.out, i.attrs["lo"], i.attrs["hi"])
+    operands = [
+        b.dequantize(x, i.ins[0]),
+        b.dequantized_weight(w, weight_scale),
+        b.dequantized_bias(bias, weight_scale * source.scale),
+    ]
+    kernel = list(w.exact.shape[2:])
+    y = b.node("Conv", operands, None, **layout, group=a["groups"], kernel_shape=kernel)
+    return b.quantize_to(y, i.out, a["lo"], a["hi"])
+
+
+@qdq(conv_requant)
+def _qdq(b: Any, i: Any, ins: list[Any]) -> Any:
+    a = i.attrs
+    layout = {"strides": [a["stride"]], "pads": list(a["padding"]), "dilations": [a["dilation"]]}
+    return emit_qdq(b, i, ins, **layout)
 
 
 def quantize_weight(w: np.ndarray, ratio: float, bits: int) -> tuple[np.ndarray, np.ndarray]:
@@ -179,13 +186,27 @@ def corrected_bias(
     return bias + ((w - rounded).sum(axis=2) * of_group).sum(axis=1)
 
 
-@lowers("conv1d")
-def _lower(ctx: Any, node: Any) -> None:
+@dataclass(frozen=True)
+class Quantized:
+    """A convolution's constants and the attributes that its requantization takes."""
+
+    #: int8, of the weight's own shape
+    weight: np.ndarray
+    #: int32 [O] each
+    bias: np.ndarray
+    multiplier: np.ndarray
+    attrs: dict[str, Any]
+
+
+def quantize_convolution(ctx: Any, node: Any) -> Quantized:
+    """Choose integer weights, biases and multipliers of a convolution, between the formats of its ends."""
     a = node.attrs
     source, target = ctx.info(node.ins[0]), ctx.activation(node)
     lo, hi = ctx.clamp(target, a.get("clamp"))
-    weight = np.asarray(a["weight"], dtype=np.float64)
-    steepest = np.abs(weight).max() * source.scale / (weight_limit(ctx.spec.weight_bits) * target.scale)
+    shape = tuple(a["weight"].shape)
+    weight = np.asarray(a["weight"], dtype=np.float64).reshape(*shape[:2], -1)
+    bits = ctx.spec.weight_bits
+    steepest = np.abs(weight).max() * source.scale / (weight_limit(bits) * target.scale)
     if steepest > I32.hi // 8:
         raise CalibrationError(
             node.where or node.out,
@@ -193,17 +214,17 @@ def _lower(ctx: Any, node: Any) -> None:
             "calibrate on features that excite it",
         )
     # the largest shift that leaves room for the largest multiplier it entails
-    c = MAX_SHIFT
+    c = ctx.largest_shift(node.out, target)
     while True:
         ratio = target.scale / 2.0**c / source.scale
-        q, m = quantize_weight(weight, ratio, ctx.spec.weight_bits)
+        q, m = quantize_weight(weight, ratio, bits)
         room = largest_shift(lo, hi, target.zero_point, int(m.max()))
         if room >= c:
             break
         c -= 1
     if (covariance := ctx.covariances.get(node.out)) is not None:
         rows = weight.reshape(len(weight), -1)
-        limit = weight_limit(ctx.spec.weight_bits)
+        limit = weight_limit(bits)
         chosen = round_by_feedback(rows, m * ratio, covariance, limit)
         # c has room for the largest multiplier there was
         restored = np.rint(m / weighted_gain(rows, chosen * (m * ratio)[:, None], covariance))
@@ -222,24 +243,28 @@ def _lower(ctx: Any, node: Any) -> None:
         source.hi - source.zero_point, source.zero_point
     )
     saturate = bool(((reach + np.abs(bias.astype(np.int64))) * m).max() > I32.hi // 2)
-    ctx.emit(
-        "conv_requant",
-        node,
-        (
-            node.ins[0],
-            ctx.constant(f"{node.out}:weight", q),
-            ctx.constant(f"{node.out}:bias", bias),
-            ctx.constant(f"{node.out}:multiplier", m.astype(np.int32)),
-        ),
-        zx=source.zero_point,
-        c=c,
-        zy=target.zero_point,
-        lo=lo,
-        hi=hi,
-        type=target.type,
-        saturate=saturate,
-        stride=a["stride"],
-        padding=tuple(a["padding"]),
-        dilation=a["dilation"],
-        groups=a["groups"],
-    )
+    attrs = {
+        "zx": source.zero_point,
+        "c": c,
+        "zy": target.zero_point,
+        "lo": lo,
+        "hi": hi,
+        "type": target.type,
+        "saturate": saturate,
+    }
+    return Quantized(q.reshape(shape), bias, m.astype(np.int32), attrs)
+
+
+def emit_convolution(ctx: Any, op: str, node: Any, **layout: Any) -> None:
+    """Quantize and emit a convolution."""
+    made = quantize_convolution(ctx, node)
+    constants = (("weight", made.weight), ("bias", made.bias), ("multiplier", made.multiplier))
+    names = (ctx.constant(f"{node.out}:{name}", array) for name, array in constants)
+    ctx.emit(op, node, (node.ins[0], *names), **made.attrs, **layout)
+
+
+@lowers("conv1d")
+def _lower(ctx: Any, node: Any) -> None:
+    a = node.attrs
+    layout = {name: a[name] for name in ("stride", "dilation", "groups")}
+    emit_convolution(ctx, "conv_requant", node, padding=tuple(a["padding"]), **layout)

@@ -19,6 +19,13 @@ def mask_time(f: Any, x: Any, mask: Any, *, zx: int) -> Any:
     return f.select(mask, x, zx)
 
 
+@integer_op
+def mask_image(f: Any, x: Any, mask: Any, *, zx: int) -> Any:
+    """y = x where the mask is true, else zx; x uint8 [B, C, T, F], mask bool [B, 1, T]."""
+    return f.select(f.of_image(mask), x, zx)
+
+
+@qdq(mask_image)
 @qdq(time_mask)
 def _qdq_time_mask(b: Any, i: Any, ins: list[Any]) -> Any:
     return b.define(i, ins)
@@ -34,4 +41,5 @@ def _qdq_mask_time(b: Any, i: Any, ins: list[Any]) -> Any:
 def _lower(ctx: Any, node: Any) -> None:
     source = ctx.info(node.ins[0])
     ctx.alias(node, source)
-    ctx.emit("mask_time", node, (node.ins[0], ctx.mask(node.ins[0], node.ins[1])), zx=source.zero_point)
+    op = "mask_image" if ctx.is_image(node.ins[0]) else "mask_time"
+    ctx.emit(op, node, (node.ins[0], ctx.mask(node.ins[0], node.ins[1])), zx=source.zero_point)

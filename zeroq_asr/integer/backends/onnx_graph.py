@@ -1,0 +1,200 @@
+"""An ONNX graph as it grows, whatever the dialect: nodes, initializers, and how constants are encoded.
+
+Each node's value carries its interval, computed by the proof's own backend, so that a spelling can use what
+is known (a value that cannot be negative needs no offset before a division).  Constants of the program become
+initializers, each once; ``encodings`` records how, so that the program can be read back from the file.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from onnx import NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
+
+from zeroq_asr.errors import ExportError
+from zeroq_asr.integer.backends.interval import Interval, IntervalBackend
+from zeroq_asr.integer.backends.onnx_shapes import OPAQUE, Dims, infer
+from zeroq_asr.integer.ops import OPS
+from zeroq_asr.integer.program import Instruction
+from zeroq_asr.integer.types import BOOL, I32, I64, U8, IntType
+
+#: weights are stored as unsigned bytes around this zero point
+WEIGHT_ZERO_POINT = 128
+
+
+@dataclass(frozen=True)
+class Sym:
+    """A tensor of the graph: its name and the bounds of its integers.
+
+    A program constant has no name until a primitive stores it in the encoding that it needs.
+    """
+
+    name: str
+    interval: Interval
+    constant: str = ""
+
+    @property
+    def exact(self) -> np.ndarray:
+        """The array of a constant."""
+        if self.interval.exact is None:
+            raise ExportError(self.name, "expected a constant operand")
+        return self.interval.exact
+
+
+class GraphBuilder:
+    """Collects nodes and initializers; a dialect adds the primitives."""
+
+    def __init__(self, target: str = "x86-any") -> None:
+        self.target = target
+        self.nodes: list[NodeProto] = []
+        self.initializers: dict[str, TensorProto] = {}
+        #: constant → (initializer, encoding)
+        self.encodings: dict[str, tuple[str, str]] = {}
+        self.proof = IntervalBackend()
+        #: how often each instruction was spelled how: "QLinearConv" or "primitives"
+        self.spellings: dict[str, dict[str, int]] = {}
+        self._scope = ""
+        self._count = 0
+        #: the file's own outputs: a layer that happens to be called so keeps its generated name
+        self._names: set[str] = {"logits", "logprobs", "encoded_lengths"}
+        self._shared: dict[tuple[Any, ...], Sym] = {}
+        #: tensor → its shape, where it is known, and its type
+        self.dims: dict[str, Dims] = {}
+        self._types: dict[str, IntType] = {}
+        #: initializer → its entries, of axes and shapes
+        self._vectors: dict[str, tuple[int, ...]] = {}
+        #: tensors whose shape ONNX must be told
+        self._told: list[str] = []
+
+    # -- the program -------------------------------------------------------------------------
+
+    def instruction(self, i: Instruction, operands: list[Any]) -> Sym:
+        """Spell one instruction in primitives."""
+        self.enter(i)
+        return self.finish(i, OPS[i.op].define(self, *operands, **i.attrs), "primitives")
+
+    def enter(self, i: Instruction) -> None:
+        """Name the nodes that follow after instruction ``i``."""
+        self.scope(i.out)
+        self.proof.where = f"{i.out} ({i.op})"
+
+    def scope(self, name: str) -> None:
+        """Name the nodes that follow after ``name``."""
+        self._scope, self._count = name, 0
+
+    def finish(self, i: Instruction, result: Sym, spelling: str) -> Sym:
+        """Count the spelling and give the last node's output the instruction's own name."""
+        counts = self.spellings.setdefault(i.op, {})
+        counts[spelling] = counts.get(spelling, 0) + 1
+        if self.nodes and self.nodes[-1].output[0] == result.name and i.out not in self._names:
+            self.nodes[-1].output[0] = i.out
+            self._names.add(i.out)
+            self._rename(result.name, i.out)
+            result = replace(result, name=i.out)
+        self._types[result.name] = result.interval.type
+        return result
+
+    def input(self, name: str, interval: Interval, dims: Dims) -> Sym:
+        """Declare a graph input."""
+        self._names.add(name)
+        self.dims[name] = dims
+        return Sym(name, interval)
+
+    def tell(self, name: str, like: str) -> str:
+        """Say that ``name`` has the shape of ``like``; returns ``name``."""
+        if like in self.dims:
+            self.dims[name] = self.dims[like]
+        return name
+
+    def value_infos(self) -> list[ValueInfoProto]:
+        """The shapes that ONNX does not find by itself."""
+        return [
+            helper.make_tensor_value_info(name, onnx_type(self._types[name]), list(self.dims[name]))
+            for name in self._told
+            if name in self.dims and name in self._types
+        ]
+
+    def _rename(self, old: str, new: str) -> None:
+        if old in self.dims:
+            self.dims[new] = self.dims.pop(old)
+        if old in self._told:
+            self._told[self._told.index(old)] = new
+
+    # -- nodes and initializers --------------------------------------------------------------
+
+    def add_node(self, op: str, inputs: list[Sym | str], domain: str = "", **attrs: Any) -> str:
+        """Append a node and return its output's name."""
+        self._count += 1
+        output = f"{self._scope}/{op}_{self._count}"
+        self._names.add(output)
+        names = [i if isinstance(i, str) else i.name for i in inputs]
+        self._types.update((i.name, i.interval.type) for i in inputs if isinstance(i, Sym))
+        self._infer(op, names, output, attrs)
+        self.nodes.append(helper.make_node(op, names, [output], name=output, domain=domain, **attrs))
+        return output
+
+    def _infer(self, op: str, names: list[str], output: str, attrs: dict[str, Any]) -> None:
+        constants = [self._vectors.get(name) for name in names]
+        dims = infer(op, [self.dims.get(name) for name in names], constants, attrs)
+        if dims is not None:
+            self.dims[output] = dims
+        if op in OPAQUE:
+            self._told.append(output)
+            if op not in ("Conv", "ConvInteger", "QLinearConv") and names[0] in self._types:
+                self._types[output] = self._types[names[0]]
+
+    def store(self, name: str, array: np.ndarray) -> str:
+        """Add an initializer; equal requests under one name are one."""
+        if name not in self.initializers:
+            self.dims[name] = array.shape
+            if array.dtype == np.int64 and array.ndim == 1 and array.size <= 8:
+                self._vectors[name] = tuple(int(v) for v in array)
+            self.initializers[name] = numpy_helper.from_array(np.asarray(array, order="C"), name)
+        return name
+
+    def scalar(self, value: int, kind: IntType) -> str:
+        """A shared integer scalar."""
+        return self.store(f"const/{kind.name}/{value}", np.array(value, dtype=kind.name))
+
+    def axes(self, *values: int) -> str:
+        """A shared int64 vector (axes, starts, ...)."""
+        return self.store(f"const/axes/{','.join(map(str, values))}", np.array(values, dtype=np.int64))
+
+    def encode(self, v: Sym, encoding: str, array: np.ndarray) -> str:
+        """Store a program constant as ``array`` and remember how it was encoded."""
+        known = self.encodings.setdefault(v.constant, (v.constant, encoding))
+        if known[1] != encoding:
+            raise ExportError(v.constant, f"needed as {encoding} and as {known[1]}")
+        return self.store(v.constant, array)
+
+    def weight(self, w: Sym) -> str:
+        """Weights as unsigned bytes around 128: ConvInteger is several times slower with signed ones."""
+        return self.encode(w, "u8+128", (w.exact.astype(np.int16) + WEIGHT_ZERO_POINT).astype(np.uint8))
+
+
+def decode(array: np.ndarray, encoding: str) -> np.ndarray:
+    """Read a program constant back from its initializer; ExportError for an unknown encoding."""
+    if encoding == "u8+128":
+        return (array.astype(np.int16) - WEIGHT_ZERO_POINT).astype(np.int8)
+    if encoding in ("i32[C,1]", "i32[C,1,1]"):
+        return array.reshape(len(array)).astype(np.int32)
+    if encoding in ("i8", "u8", "i32"):
+        return array
+    if match := re.fullmatch(r"f32/2\^(\d+)", encoding):
+        scaled = array.astype(np.float64) * 2.0 ** int(match[1])
+        if np.all(scaled == np.rint(scaled)) and np.all(np.abs(scaled) < 2**31):
+            return scaled.astype(np.int32)
+        raise ExportError(encoding, "a stored multiplier is no multiple of its dyadic unit")
+    raise ExportError(encoding, "unknown encoding of a constant", "use the version that wrote the file")
+
+
+def onnx_type(kind: IntType) -> int:
+    return {
+        BOOL: TensorProto.BOOL,
+        U8: TensorProto.UINT8,
+        I32: TensorProto.INT32,
+        I64: TensorProto.INT64,
+    }[kind]
