@@ -319,6 +319,9 @@ class OnnxStrictBackend(GraphBuilder):
         index = self.add_node("Range", [self.scalar(0, I64), frames, self.scalar(1, I64)])
         column = self.add_node("Unsqueeze", [lengths, self.axes(1)])
         mask = self.add_node("Unsqueeze", [self.add_node("Less", [index, column]), self.axes(1)])
+        if dims := self.dims.get(x.name):
+            self.dims[mask] = (dims[0], 1, dims[2])
+            self._told.append(mask)
         return Sym(mask, self.proof.time_mask(x.interval, lengths.interval))
 
     def select(self, mask: Sym, v: Sym, otherwise: int) -> Sym:
