@@ -20,6 +20,7 @@ from zeroq_asr.config import CalibrationSpec, QuantSpec, SynthesisSpec
 from zeroq_asr.equalize import equalize
 from zeroq_asr.errors import CalibrationError
 from zeroq_asr.export import Deployment, Export, export
+from zeroq_asr.expose import expose_positions
 from zeroq_asr.files import atomic_write_bytes
 from zeroq_asr.frontend import Frontend
 from zeroq_asr.integer.program import Program
@@ -95,7 +96,7 @@ def quantize(
     with clock("source"):
         source_of_ranges = _open_source(model, calibration)
     with clock("capture"):
-        graph = capture(model.network, model.example_input(), model.name)
+        graph = expose_positions(capture(model.network, model.example_input(), model.name))
         check_operators(graph)  # before the long work begins
     with clock("features"):
         features, stream, total = _features(model, source_of_ranges, synthesis, calibration, progress)

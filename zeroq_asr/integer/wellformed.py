@@ -136,7 +136,7 @@ _CONSTANTS: dict[str, dict[int, tuple[str, type[np.generic], int]]] = {
     "conv2d_requant": {1: ("w", np.int8, 4), 2: ("bias", np.int32, 1), 3: ("m", np.int32, 1)},
     "layer_norm": {1: ("m", np.int32, 1), 2: ("bias", np.int32, 1)},
     "table": {1: ("entries", np.uint8, 1)},
-    "attention": {5: ("exponential", np.int32, 1)},
+    "attention": {5: ("high", np.uint8, 1), 6: ("low", np.uint8, 1)},
     "positions": {1: ("table", np.uint8, 2)},
 }
 
@@ -165,13 +165,13 @@ def _check_constants(i: Instruction, program: Program, where: str) -> None:
     if i.op == "table":
         _require(found["entries"].shape == (256,), where, "a table has 256 entries")
     if i.op == "attention":
-        entries = found["exponential"]
         steps = (i.attrs["cap"] >> i.attrs["shift"]) + 1
-        _require(entries.shape == (steps,), where, f"its table has {steps} entries")
+        for entries in found.values():
+            _require(entries.shape == (steps,), where, f"its tables have {steps} entries")
         problem = "numerators fall from 1 or more to 0, which is where masked scores lie"
-        _require(hides(entries, i.attrs), where, problem)
+        _require(hides(found["high"], found["low"], i.attrs), where, problem)
     if i.op == "positions":
-        _require(found["table"].shape[1] % 2 == 1, where, "a table of distances has an odd number of columns")
+        _require(found["table"].shape[1] % 2 == 0, where, "a table of distances has an even number of columns")
 
 
 def _channels(i: Instruction, program: Program, operands: list[int], where: str) -> int:

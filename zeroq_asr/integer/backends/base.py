@@ -113,10 +113,10 @@ class Backend(Protocol):
         """[B, M, T] → [B, 1, T, M]."""
 
     def middle(self, table: V, like: V) -> V:
-        """The middle columns of a constant [C, 2L − 1] as [1, C, 2T − 1]; ``like`` [B, C', T] gives T ≤ L."""
+        """The middle columns of a constant [C, 2L] as [1, C, 2T]; ``like`` [B, C', T] gives T ≤ L."""
 
     def relative_shift(self, v: V) -> V:
-        """[B, H, T, 2T − 1] by falling distance → [B, H, T, T] with entry (i, j) = v[i, T − 1 − i + j]."""
+        """[B, H, T, 2T] by falling distance → [B, H, T, T] with entry (i, j) = v[i, T − i + j]."""
 
     def of_keys(self, mask: V) -> V:
         """[B, 1, T] → [B, 1, 1, T]."""
@@ -127,8 +127,11 @@ class Backend(Protocol):
     def below_peak(self, v: V) -> V:
         """max over the last axis minus v, ≥ 0."""
 
-    def sum_last(self, v: V, lengths: V) -> V:
-        """Sum over the last axis, which is kept; entries at or beyond the length are zero already."""
+    def with_ones(self, v: V) -> V:
+        """[B, H, T, E] → [B, H, T, E + 1], uint8: a column of ones at the end."""
+
+    def without_ones(self, v: V, size: int) -> tuple[V, V]:
+        """[B, H, T, E + 1] → its first E = ``size`` columns and its last."""
 
     def sum_channels(self, v: V, channels: int) -> V:
         """Sum [B, C, T] over C into [B, 1, T]."""

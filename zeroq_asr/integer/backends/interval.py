@@ -239,10 +239,13 @@ class IntervalBackend:
         """From nothing to the whole spread."""
         return self._checked(_exact(0), _exact(v.max - v.min), v.type, "below_peak")
 
-    def sum_last(self, v: Interval, lengths: Interval) -> Interval:
-        """At most ``lengths`` entries differ from zero (``wellformed`` sees to the mask)."""
-        low, high = min(v.min, 0) * lengths.max, max(v.max, 0) * lengths.max
-        return self._checked(_exact(low), _exact(high), v.type, f"sum over {lengths.max} entries")
+    def with_ones(self, v: Interval) -> Interval:
+        """As wide as to hold a one."""
+        return Interval.of(min(v.min, 1), max(v.max, 1), v.type)
+
+    def without_ones(self, v: Interval, size: int) -> tuple[Interval, Interval]:
+        """Both may be anything."""
+        return v, v
 
     def sum_channels(self, v: Interval, channels: int) -> Interval:
         """As many channels of the widest bounds, or their own."""

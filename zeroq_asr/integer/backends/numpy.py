@@ -164,13 +164,15 @@ class NumpyBackend:
 
     def middle(self, table: Array, like: Array) -> Array:
         """Middle columns."""
-        frames, longest = like.shape[2], (table.shape[1] + 1) // 2
-        return table[None, :, longest - frames : longest + frames - 1]
+        frames, longest = like.shape[2], table.shape[1] // 2
+        if frames > longest:
+            raise ProofError("middle", f"{frames} frames, the table has distances of {longest}")
+        return table[None, :, longest - frames : longest + frames]
 
     def relative_shift(self, v: Array) -> Array:
         """Line up distances with pairs."""
         index = np.arange(v.shape[2])
-        return v[:, :, index[:, None], v.shape[2] - 1 - index[:, None] + index[None, :]]
+        return v[:, :, index[:, None], v.shape[2] - index[:, None] + index[None, :]]
 
     def of_keys(self, mask: Array) -> Array:
         """[B, 1, 1, T]."""
@@ -184,9 +186,13 @@ class NumpyBackend:
         """Distance to the largest."""
         return _checked(np.subtract(v.max(axis=-1, keepdims=True), v, dtype=np.int64), v)
 
-    def sum_last(self, v: Array, lengths: Array) -> Array:
-        """Sum."""
-        return _checked(v.sum(axis=-1, keepdims=True, dtype=np.int64), v)
+    def with_ones(self, v: Array) -> Array:
+        """Pad by ones."""
+        return np.pad(v, ((0, 0), (0, 0), (0, 0), (0, 1)), constant_values=1)
+
+    def without_ones(self, v: Array, size: int) -> tuple[Array, Array]:
+        """Split."""
+        return v[..., :size], v[..., size:]
 
     def sum_channels(self, v: Array, channels: int) -> Array:
         """Sum."""

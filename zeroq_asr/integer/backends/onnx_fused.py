@@ -6,6 +6,7 @@ discharges them here, and where one does not hold the instruction is spelled in 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,11 +14,11 @@ from onnx import TensorProto
 
 from zeroq_asr.errors import ExportError
 from zeroq_asr.integer.backends.interval import Interval
-from zeroq_asr.integer.backends.onnx_graph import WEIGHT_ZERO_POINT, Sym
+from zeroq_asr.integer.backends.onnx_graph import WEIGHT_ZERO_POINT, Sym, onnx_type
 from zeroq_asr.integer.backends.onnx_strict import OnnxStrictBackend
 from zeroq_asr.integer.ops import OPS, Condition
 from zeroq_asr.integer.program import Instruction
-from zeroq_asr.integer.types import I8, U8, IntType
+from zeroq_asr.integer.types import I8, TYPES, U8, IntType
 
 
 class OnnxFusedBackend(OnnxStrictBackend):
@@ -34,19 +35,28 @@ class OnnxFusedBackend(OnnxStrictBackend):
         """Emit the exact kernel if its conditions hold, else the definition."""
         op = OPS[i.op]
         if op.fused is None or op.exact_if is None:
-            return super().instruction(i, operands)
+            return super().instruction(i, [self.plain(o) for o in operands])
         self.enter(i)
         # the definition bounds the result (and proves it) whatever kernel computes it
         interval = op.define(self.proof, *(o.interval for o in operands), **i.attrs)
         conditions = op.exact_if(i, *(o.interval for o in operands))
         if not all(c.holds for c in conditions):
-            return super().instruction(i, operands)
+            return super().instruction(i, [self.plain(o) for o in operands])
         result = op.fused(self, i, operands)
-        kernel = next(n.op_type for n in reversed(self.nodes) if n.op_type != "Clip")
+        kernel = op.kernel or next(n.op_type for n in reversed(self.nodes) if n.op_type != "Clip")
         known = self.conditions.setdefault(kernel, {})
         for condition in conditions:
             known[condition.statement] = condition
-        return self.finish(i, Sym(result.name, interval), kernel)
+        return self.finish(i, replace(result, interval=interval), kernel)
+
+    def plain(self, v: Sym) -> Sym:
+        """A tensor of the integers' own type: Cast, once, where float32 carries them."""
+        if not v.carried:
+            return v
+        key = ("plain", v.name)
+        if key not in self._shared:
+            self._shared[key] = Sym(self.add_node("Cast", [v], to=onnx_type(v.interval.type)), v.interval)
+        return self._shared[key]
 
     def kernel_weight(self, w: Sym, groups: int) -> tuple[str, str]:
         """A kernel's weights and their zero point: signed where u8 times s8 is exact.
@@ -78,8 +88,52 @@ class OnnxFusedBackend(OnnxStrictBackend):
         """An int32 vector [C]."""
         return self.encode(v, "i32", v.exact.astype(np.int32))
 
+    def scaled(self, v: Sym, c: int) -> str:
+        """v / 2^c as float32 [C, 1], exact."""
+        real = v.exact.astype(np.float64) / 2.0**c
+        return self.encode(v, f"f32/2^{c}[C,1]", real.astype(np.float32)[:, None])
+
+    def double_scalar(self, value: float) -> str:
+        """A shared float64 scalar."""
+        return self.store(f"const/double/{value!r}", np.array(value, dtype=np.float64))
+
     def carry(self, v: Sym) -> str:
         """An integer in float32, exact below 2^24."""
-        if max(abs(v.interval.min), v.interval.max) >= 1 << 24:
-            raise ExportError(self._scope, "a float32 carrier needs magnitudes below 2^24")
+        if max(abs(v.interval.min), v.interval.max) > 1 << 24:
+            raise ExportError(self._scope, "a float32 carrier needs magnitudes of at most 2^24")
+        if v.carried:
+            return v.name
+        key = ("carry", v.name)
+        if key not in self._shared:
+            self._shared[key] = Sym(self.to_float(v), v.interval, carried=True)
+        return self._shared[key].name
+
+    def to_float(self, v: Any) -> str:
+        """Cast to float32."""
         return self.add_node("Cast", [v], to=TensorProto.FLOAT)
+
+    def to_double(self, v: Any) -> str:
+        """Cast to float64."""
+        return self.add_node("Cast", [v], to=TensorProto.DOUBLE)
+
+    def to_int32(self, v: Any) -> str:
+        """Cast to int32, which cuts toward zero."""
+        return self.add_node("Cast", [v], to=TensorProto.INT32)
+
+    def quantized(self, v: str, i: Instruction) -> Sym:
+        """Round ``v`` half to even, add ``zy``, and clamp to ``lo`` and ``hi``: bytes, or carried integers."""
+        return self.rounded(v, i, i.attrs["zy"])
+
+    def rounded(self, v: str, i: Instruction, zero_point: int = 0) -> Sym:
+        """Round ``v`` half to even, add ``zero_point``, and clamp to ``lo`` and ``hi``."""
+        a = i.attrs
+        if a["type"] == U8.name:
+            y = self.node("QuantizeLinear", [v, self.float_scalar(1.0), self.scalar(zero_point, U8)], U8)
+            return self.clip_u8(y, a["lo"], a["hi"])
+        # a sum of integers is one
+        rounded = self.add_node("Round", [v]) if a["c"] else v
+        if zero_point:
+            rounded = self.add_node("Add", [rounded, self.float_scalar(zero_point)])
+        ends = self.float_scalar(a["lo"]), self.float_scalar(a["hi"])
+        name = self.add_node("Clip", [rounded, *ends])
+        return Sym(name, Interval.of(a["lo"], a["hi"], TYPES[a["type"]]), carried=True)

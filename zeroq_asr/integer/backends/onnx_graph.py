@@ -35,6 +35,8 @@ class Sym:
     name: str
     interval: Interval
     constant: str = ""
+    #: whether the tensor is float32, which holds the integers exactly
+    carried: bool = False
 
     @property
     def exact(self) -> np.ndarray:
@@ -123,6 +125,10 @@ class GraphBuilder:
         if old in self._told:
             self._told[self._told.index(old)] = new
 
+    def plain(self, v: Sym) -> Sym:
+        """A tensor of the integers' own type."""
+        return v
+
     # -- nodes and initializers --------------------------------------------------------------
 
     def add_node(self, op: str, inputs: list[Sym | str], domain: str = "", **attrs: Any) -> str:
@@ -183,8 +189,8 @@ def decode(array: np.ndarray, encoding: str) -> np.ndarray:
         return array.reshape(len(array)).astype(np.int32)
     if encoding in ("i8", "u8", "i32"):
         return array
-    if match := re.fullmatch(r"f32/2\^(\d+)", encoding):
-        scaled = array.astype(np.float64) * 2.0 ** int(match[1])
+    if match := re.fullmatch(r"f32/2\^(\d+)(\[C,1\])?", encoding):
+        scaled = array.astype(np.float64).reshape(-1) * 2.0 ** int(match[1])
         if np.all(scaled == np.rint(scaled)) and np.all(np.abs(scaled) < 2**31):
             return scaled.astype(np.int32)
         raise ExportError(encoding, "a stored multiplier is no multiple of its dyadic unit")

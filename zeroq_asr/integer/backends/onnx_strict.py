@@ -85,9 +85,16 @@ class OnnxStrictBackend(GraphBuilder):
             name = self.add_node("Min", [self.add_node("Max", [v, bounds[0]]), bounds[1]])
             return Sym(name, interval)
         kind = v.interval.type
+        name = v.name
+        # faster than Clip, and an end that cannot act is left out; of int64, ONNX Runtime's Min and Max
+        # compare but the lower halves on some CPUs
+        if kind is not I64:
+            if lo > v.interval.min:
+                name = self.add_node("Max", [name, self.scalar(lo, kind)])
+            if hi < v.interval.max:
+                name = self.add_node("Min", [name, self.scalar(hi, kind)])
+            return Sym(name, interval)
         low, high = self.scalar(max(lo, kind.lo), kind), self.scalar(min(hi, kind.hi), kind)
-        if kind is I32:  # faster than Clip
-            return Sym(self.add_node("Min", [self.add_node("Max", [v, low]), high]), interval)
         return Sym(self.add_node("Clip", [v, low, high]), interval)
 
     def shift_right(self, v: Sym, c: int) -> Sym:
@@ -214,36 +221,37 @@ class OnnxStrictBackend(GraphBuilder):
         return Sym(self.add_node("Unsqueeze", [turned, self.axes(1)]), self.proof.image(v.interval))
 
     def middle(self, table: Sym, like: Sym) -> Sym:
-        """Slice from L − T to L − 1 + T."""
+        """Slice from L − T to L + T."""
         interval = self.proof.middle(table.interval, like.interval)
-        longest = (table.exact.shape[1] + 1) // 2
+        longest = table.exact.shape[1] // 2
         stored = self.encode(table, "u8", table.exact.astype(np.uint8))
         frames = self.add_node("Shape", [like], start=2, end=3)
         begin = self.add_node("Sub", [self.axes(longest), frames])
-        end = self.add_node("Add", [self.axes(longest - 1), frames])
+        end = self.add_node("Add", [self.axes(longest), frames])
         part = self.add_node("Slice", [stored, begin, end, self.axes(1)])
         if like.name in self.dims:
-            self.dims[part] = (len(table.exact), f"2*{self.dims[like.name][2]}-1")
+            self.dims[part] = (len(table.exact), f"2*{self.dims[like.name][2]}")
         self._types[part] = U8
         return Sym(self.add_node("Unsqueeze", [part, self.axes(0)]), interval)
 
     def relative_shift(self, v: Sym) -> Sym:
-        """A column in front turns the diagonal shift into a change of shape (arXiv 1901.02860, appendix B)."""
+        """Reshape and Slice: the diagonals of [T, 2T] are the columns of [T, 2T − 1] (arXiv 1901.02860, appendix B).
+
+        Row after row, entry (i, T − i + j) is T + i·(2T − 1) + j.
+        """
         frames = self.add_node("Shape", [v], start=2, end=3)
-        padded = self.add_node("Pad", [v, self.axes(0, 0, 0, 1, 0, 0, 0, 0)])
-        turned = self.add_node("Concat", [self.axes(0, 0, -1), frames], axis=0)
-        tall = self.add_node("Reshape", [padded, turned])
-        rest = self.add_node("Slice", [tall, self.axes(1), self.axes(1 << 62), self.axes(2)])
+        flat = self.add_node("Reshape", [v, self.axes(0, 0, -1)])
+        rest = self.add_node("Slice", [flat, frames, self.axes(1 << 62), self.axes(2)])
         shape = self.add_node("Concat", [self.axes(0, 0), frames, self.axes(-1)], axis=0)
         back = self.add_node("Reshape", [rest, shape])
         name = self.add_node("Slice", [back, self.axes(0), frames, self.axes(3)])
         if dims := self.dims.get(v.name):
             batch, heads, count, wide = dims
-            self.dims[padded] = (batch, heads, count, f"1+{wide}")
-            self.dims[tall] = (batch, heads, f"1+{wide}", count)
-            self.dims[rest] = (batch, heads, wide, count)
-            self.dims[back] = dims
+            self.dims[flat] = (batch, heads, f"{count}*{wide}")
+            self.dims[rest] = (batch, heads, f"{count}*({wide}-1)")
+            self.dims[back] = (batch, heads, count, f"({wide}-1)")
             self.dims[name] = (batch, heads, count, count)
+            self._types.update(dict.fromkeys((rest, back, name), v.interval.type))
         return Sym(name, self.proof.relative_shift(v.interval))
 
     def of_keys(self, mask: Sym) -> Sym:
@@ -266,10 +274,22 @@ class OnnxStrictBackend(GraphBuilder):
         peak = self.add_node("ReduceMax", [v, self.axes(-1)], keepdims=1)
         return Sym(self.add_node("Sub", [peak, v]), self.proof.below_peak(v.interval))
 
-    def sum_last(self, v: Sym, lengths: Sym) -> Sym:
-        """ReduceSum."""
-        interval = self.proof.sum_last(v.interval, lengths.interval)
-        return Sym(self.add_node("ReduceSum", [v, self.axes(-1)], keepdims=1), interval)
+    def with_ones(self, v: Sym) -> Sym:
+        """Pad."""
+        interval = self.proof.with_ones(v.interval)
+        name = self.add_node("Pad", [v, self.axes(0, 0, 0, 0, 0, 0, 0, 1), self.scalar(1, U8)])
+        if dims := self.dims.get(v.name):
+            self.dims[name] = (*dims[:3], int(dims[3]) + 1)
+        return Sym(name, interval)
+
+    def without_ones(self, v: Sym, size: int) -> tuple[Sym, Sym]:
+        """Split."""
+        both = self.proof.without_ones(v.interval, size)
+        first = self.add_node("Slice", [v, self.axes(0), self.axes(size), self.axes(3)])
+        last = self.add_node("Slice", [v, self.axes(size), self.axes(size + 1), self.axes(3)])
+        if dims := self.dims.get(v.name):
+            self.dims[first], self.dims[last] = (*dims[:3], size), (*dims[:3], 1)
+        return Sym(first, both[0]), Sym(last, both[1])
 
     def sum_channels(self, v: Sym, channels: int) -> Sym:
         """ReduceSum."""
@@ -325,13 +345,20 @@ class OnnxStrictBackend(GraphBuilder):
         return Sym(mask, self.proof.time_mask(x.interval, lengths.interval))
 
     def select(self, mask: Sym, v: Sym, otherwise: int) -> Sym:
-        """Where; bytes that are to become 0 by Min with 255 or 0, which is several times faster."""
+        """Where; Min, which is several times faster, where what is chosen is the least there can be."""
         interval = self.proof.select(mask.interval, v.interval, otherwise)
         if otherwise == 0 and v.interval.type is U8:
             key = ("byte", mask.name)
             if key not in self._shared:
                 name = self.add_node("Where", [mask, self.scalar(255, U8), self.scalar(0, U8)])
                 self._shared[key] = Sym(name, Interval.of(0, 255, U8))
+            return Sym(self.add_node("Min", [v, self._shared[key]]), interval)
+        if otherwise <= v.interval.min and v.interval.type is I32:
+            key = (otherwise, mask.name)
+            if key not in self._shared:
+                ends = self.scalar(I32.hi, I32), self.scalar(otherwise, I32)
+                bound = self.add_node("Where", [mask, *ends])
+                self._shared[key] = Sym(bound, Interval.of(otherwise, I32.hi, I32))
             return Sym(self.add_node("Min", [v, self._shared[key]]), interval)
         name = self.add_node("Where", [mask, v, self.scalar(otherwise, v.interval.type)])
         return Sym(name, interval)
@@ -392,12 +419,16 @@ def build(backend: Any, program: Program) -> tuple[Sym, Sym]:
     shape = ("batch", program.channels, "frames")
     features = backend.input(program.inputs[0], Interval.of(0, 0, I32), shape)
     lengths = backend.input(program.inputs[1], length_interval(program.max_frames), ("batch",))
-    logits, encoded = program.run(backend, features, _guarded(backend, features, lengths, program.max_frames))
-    return logits, encoded
+    bounded = any(i.op == "positions" for i in program.code)
+    guarded = _guarded(backend, features, lengths, program.max_frames, bounded)
+    logits, encoded = program.run(backend, features, guarded)
+    return backend.plain(logits), encoded
 
 
-def _guarded(backend: Any, features: Sym, lengths: Sym, max_frames: int) -> Sym:
+def _guarded(backend: Any, features: Sym, lengths: Sym, max_frames: int, bounded: bool) -> Sym:
     """Lengths, behind nodes that make the run fail where the program is not defined.
+
+    ``bounded``: padded frames count, for there is a table of as many distances.
 
     ONNX has no assertion; an index out of the bounds of Gather's data is an error that names the node.
     """
@@ -408,8 +439,8 @@ def _guarded(backend: Any, features: Sym, lengths: Sym, max_frames: int) -> Sym:
     outside = [
         backend.add_node("Less", [lengths, backend.scalar(1, I64)]),
         backend.add_node("Greater", [lengths, frames]),
-        # padded frames are no matter: nothing but a mean looks along all of time, and it is masked
-        backend.add_node("Greater", [lengths, backend.scalar(max_frames, I64)]),
+        # padded frames are no matter where what looks along all of time is masked
+        backend.add_node("Greater", [frames if bounded else lengths, backend.scalar(max_frames, I64)]),
     ]
     either = backend.add_node("Or", [backend.add_node("Or", outside[:2]), outside[2]])
     wrong = backend.add_node(

@@ -173,14 +173,14 @@ class TorchBackend:
 
     def middle(self, table: Tensor, like: Tensor) -> Tensor:
         """Middle columns."""
-        frames, longest = like.shape[2], (table.shape[1] + 1) // 2
-        return table[None, :, longest - frames : longest + frames - 1]
+        frames, longest = like.shape[2], table.shape[1] // 2
+        return table[None, :, longest - frames : longest + frames]
 
     def relative_shift(self, v: Tensor) -> Tensor:
         """Line up distances with pairs."""
         frames = v.shape[2]
         index = torch.arange(frames, device=v.device)
-        wanted = frames - 1 - index[:, None] + index[None, :]
+        wanted = frames - index[:, None] + index[None, :]
         return v.gather(3, wanted.expand(*v.shape[:2], frames, frames))
 
     def of_keys(self, mask: Tensor) -> Tensor:
@@ -195,9 +195,13 @@ class TorchBackend:
         """Distance to the largest."""
         return v.amax(dim=-1, keepdim=True) - v
 
-    def sum_last(self, v: Tensor, lengths: Tensor) -> Tensor:
-        """Sum."""
-        return v.sum(dim=-1, keepdim=True, dtype=v.dtype)
+    def with_ones(self, v: Tensor) -> Tensor:
+        """Pad by ones."""
+        return F.pad(v, (0, 1), value=1)
+
+    def without_ones(self, v: Tensor, size: int) -> tuple[Tensor, Tensor]:
+        """Split."""
+        return v[..., :size], v[..., size:]
 
     def sum_channels(self, v: Tensor, channels: int) -> Tensor:
         """Sum."""

@@ -39,6 +39,8 @@ class Op:
     define: Callable[..., Any]
     fused: Callable[..., Any] | None = None
     exact_if: Callable[..., list[Condition]] | None = None
+    #: what the fused spelling is called; "": its kernel
+    kernel: str = ""
     qdq: Callable[..., Any] | None = None
 
 
@@ -53,16 +55,17 @@ def integer_op(define: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def fused(
-    op: Callable[..., Any], *, exact_if: Callable[..., list[Condition]]
+    op: Callable[..., Any], *, exact_if: Callable[..., list[Condition]], kernel: str = ""
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Register an exact ONNX kernel: ``emit(builder, instruction, operands)``.
 
-    ``exact_if(instruction, operands)`` returns the conditions; all must hold.
+    ``exact_if(instruction, operands)`` returns the conditions; all must hold.  ``kernel`` names several nodes.
     """
 
     def register(emit: Callable[..., Any]) -> Callable[..., Any]:
         OPS[op.__name__].fused = emit
         OPS[op.__name__].exact_if = exact_if
+        OPS[op.__name__].kernel = kernel
         return emit
 
     return register

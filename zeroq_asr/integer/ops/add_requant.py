@@ -36,36 +36,40 @@ def significant(m: tuple[int, ...], c: int) -> int:
 
 def _exact_if(i: Any, *xs: Any) -> list[Condition]:
     a = i.attrs
-    reach = significant(a["m"], a["c"])
-    return [
-        Condition("the inputs are unsigned bytes", all(x.type is U8 for x in xs)),
-        Condition(
-            "the output is unsigned and at most 8 bits",
-            a["type"] == U8.name and U8.holds(a["lo"], a["hi"]),
-            a["type"],
-        ),
-        Condition("255·(Σm + 2^c) ≤ 2^24", reach <= 1 << 24, f"{reach}"),
-    ]
+    if _bytes(i, xs):
+        reach = significant(a["m"], a["c"])
+        return [Condition("bytes: 255·(Σm + 2^c) ≤ 2^24", reach <= 1 << 24, f"{reach}")]
+    reach = sum(max(abs(x.min - z), abs(x.max - z)) * m for x, z, m in zip(xs, a["zx"], a["m"], strict=True))
+    reach += max(abs(a["zy"]), abs(a["lo"]), abs(a["hi"])) << a["c"]
+    return [Condition("Σ|x|·m + max|y|·2^c ≤ 2^24", reach <= 1 << 24, f"{reach}")]
+
+
+def _bytes(i: Any, xs: Any) -> bool:
+    return i.attrs["type"] == U8.name and all(x.type is U8 for x in xs)
 
 
 @fused(add_requant, exact_if=_exact_if)
 def _qlinear_add(b: Any, i: Any, ins: list[Any]) -> Any:
     a = i.attrs
-    if len(ins) == 2:
+    if len(ins) == 2 and _bytes(i, [x.interval for x in ins]):
         operands: list[Any] = []
         for x, z, factor in zip(ins, a["zx"], a["m"], strict=True):
             operands += [x, b.float_scalar(factor / 2.0 ** a["c"]), b.scalar(z, U8)]
         operands += [b.float_scalar(1.0), b.scalar(a["zy"], U8)]
         return b.clip_u8(b.node("QLinearAdd", operands, U8, domain="com.microsoft"), a["lo"], a["hi"])
-    # any other count: float32 carries the same exact dyadics, and QuantizeLinear rounds half to even
+    # any other: float32 carries the same exact dyadics, and what rounds it rounds half to even
     total = None
     for x, factor in zip(ins, a["m"], strict=True):
-        term = b.node("Mul", [b.carry(x), b.float_scalar(factor / 2.0 ** a["c"])], None)
+        term = b.carry(x)
+        if factor != 1 << a["c"]:
+            term = b.node("Mul", [term, b.float_scalar(factor / 2.0 ** a["c"])], None)
         total = term if total is None else b.node("Add", [total, term], None)
-    constant = a["zy"] - sum(z * factor for z, factor in zip(a["zx"], a["m"], strict=True)) / 2.0 ** a["c"]
-    total = b.node("Add", [total, b.float_scalar(constant)], None)
-    y = b.node("QuantizeLinear", [total, b.float_scalar(1.0), b.scalar(0, U8)], U8)
-    return b.clip_u8(y, a["lo"], a["hi"])
+    constant = -sum(z * factor for z, factor in zip(a["zx"], a["m"], strict=True)) / 2.0 ** a["c"]
+    # the zero point inside the rounding
+    constant += a["zy"]
+    if constant:
+        total = b.node("Add", [total, b.float_scalar(constant)], None)
+    return b.rounded(total, i)
 
 
 @qdq(add_requant)

@@ -6,7 +6,7 @@ Shapes: B batch, H heads, E channels a head, T frames.
 
 The scale of the distances r was chosen such that the second sum is in units of the first: nothing is rounded.
 Softmax does not change when a row's largest score is taken from all of them, so that d = max − score ≥ 0 needs
-no calibration: the numerator exp(−u·d) is looked up in steps of 2^shift units, 15 bits of it.  An 8-bit
+no calibration: the numerator exp(−u·d) is looked up in steps of 2^shift units, 15 bits of it in two bytes.  An 8-bit
 *probability* would lose a long row's mass; numerators are kept, their products with the values summed as two
 bytes, and each output is divided once:
 
@@ -22,7 +22,7 @@ import numpy as np
 
 from zeroq_asr.integer.dyadic import requantize
 from zeroq_asr.integer.ops import integer_op, lowers, qdq
-from zeroq_asr.integer.types import I32, I64, U8
+from zeroq_asr.integer.types import I32, I64
 
 #: numerators are at most 2^15 − 1
 _NUMERATOR = (1 << 15) - 1
@@ -40,7 +40,8 @@ def attention(
     value: Any,
     mask: Any,
     lengths: Any,
-    exponential: Any,
+    high: Any,
+    low: Any,
     *position: Any,
     heads: int,
     size: int,
@@ -62,9 +63,9 @@ def attention(
 ) -> Any:
     """y uint8 [B, H·E, T]; query, key, value uint8 [B, H·E, T], mask bool [B, 1, T], lengths int64 [B].
 
-    ``position``: nothing, or queries uint8 [B, H·E, T] and distances uint8 [1, H·E, 2T − 1].
-    ``exponential`` int32 [N]: entry i is the numerator at d = i·2^shift; d ≥ ``cap`` is the last one.  ``up``
-    and ``mp`` are 2^a and m_p.
+    ``position``: nothing, or queries uint8 [B, H·E, T] and distances uint8 [1, H·E, 2T].
+    ``high`` and ``low`` uint8 [N]: entry i is a byte of the numerator at d = i·2^shift; d ≥ ``cap`` is the last
+    one.  ``up`` and ``mp`` are 2^a and m_p.
     """
     rows = (0, 1, 3, 2)
     keys, values = f.heads(key, heads, size), f.heads(value, heads, size)
@@ -76,14 +77,14 @@ def attention(
         score = f.add(score, f.mul(f.relative_shift(distances), mp))
     score = f.select(f.of_keys(mask), score, -_SCORE)
     index = f.shift_right(f.clamp(f.below_peak(score), 0, cap), shift)
-    numerator = f.lookup(index, exponential)
-    total = f.sum_last(numerator, lengths)
-    high, low = f.cast(f.shift_right(numerator, 8), U8), f.low_byte(numerator)
-    values = f.transpose(values, rows)
-    sums = [f.cast(f.matmul(part, values, za=0, zb=0, terms=lengths), I64) for part in (high, low)]
-    weighted = f.add(f.mul(sums[0], 256), sums[1])
+    # a column of ones beside the values adds up the numerators
+    values = f.with_ones(f.transpose(values, rows))
+    sums = [
+        f.cast(f.matmul(f.lookup(index, part), values, za=0, zb=0, terms=lengths), I64) for part in (high, low)
+    ]
+    weighted, total = f.without_ones(f.add(f.mul(sums[0], 256), sums[1]), size)
     # bounds cannot know that each row has its own largest score, whose numerator is not 0
-    total = f.cast(f.clamp(total, 1, I32.hi), I64)
+    total = f.clamp(total, 1, 1 << 40)
     u = f.divide(f.add(f.mul(weighted, 1 << _FRACTION), f.divide(total, 2)), total)
     # a mean of bytes is a byte: bounds cannot know that the numerators add up to their own sum
     u = f.cast(f.clamp(u, 0, 255 << _FRACTION), I32)
@@ -98,11 +99,11 @@ def _qdq(b: Any, i: Any, ins: list[Any]) -> Any:
     return b.define(i, ins)
 
 
-def hides(exponential: np.ndarray, attrs: dict[str, Any]) -> bool:
+def hides(high: np.ndarray, low: np.ndarray, attrs: dict[str, Any]) -> bool:
     """Whether what lies behind a mask has no part in any sum, and every largest score has one."""
     largest = 255 * 255 * attrs["size"] * (attrs["up"] + attrs["mp"])
-    ends = int(exponential[0]) >= 1 and int(exponential[-1]) == 0
-    return ends and int(exponential.min()) >= 0 and largest + attrs["cap"] <= _SCORE
+    ends = int(high[0]) + int(low[0]) > 0 and int(high[-1]) + int(low[-1]) == 0
+    return ends and largest + attrs["cap"] <= _SCORE
 
 
 def aligned(ratio: float, size: int) -> tuple[int, int]:
@@ -149,7 +150,8 @@ def _lower(ctx: Any, node: Any) -> None:
             value,
             ctx.mask(query, lengths),
             lengths,
-            ctx.constant(f"{node.out}:exponential", exponential),
+            ctx.constant(f"{node.out}:high", (exponential >> 8).astype(np.uint8)),
+            ctx.constant(f"{node.out}:low", (exponential & 255).astype(np.uint8)),
             *position,
         ),
         heads=heads,

@@ -1,13 +1,17 @@
 """Normalization of every frame over its channels: y = γ·(x − μ) / √(σ² + ε) + β, without a float.
 
 With C channels of integers x, d = C·x − Σx = C·(x − μ) is exact.  A frame's d are cut to 12 bits and a sign,
-e = d / k with k = ⌊max|d| / 2^12⌋ + 1, so that loud and quiet frames are equally fine; then with g = e / 2^t
+e = d / k with k = ⌊max|d| / 2^12⌋ + 1, so that loud and quiet frames are equally fine; then with
+g = ⌊e / 2^t + ½⌋
 
-    V = Σ g² + C³·ε / (s_x²·k²·4^t) + 1            (+ 1: a frame of equal channels has a root, too)
+    V = Σ g² + ⌊C³·ε / (s_x²·k²·4^t)⌋ + 1           (+ 1: a frame of equal channels has a root, too)
     r = 2^(23 − t) / √V,   (x − μ)/σ = e·r·√C / 2^23
 
-t is the smallest for which Σ g² fits 31 bits.  The root is that of an integer, exact to the last bit.
-The widths are such that float32 holds every product: a kernel may carry them.
+t is the smallest for which Σ g² fits 24 bits.  The root is that of an integer, exact to the last bit.
+
+Every product has at most 24 bits and every quotient is that of integers a float holds, so that float32, and
+float64 for the root, may carry them all: IEEE 754 rounds quotients and roots correctly, and what is rounded
+correctly does not cross an integer here.
 """
 
 from __future__ import annotations
@@ -18,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from zeroq_asr.integer.dyadic import MAX_SHIFT, requantize
-from zeroq_asr.integer.ops import integer_op, lowers, qdq
+from zeroq_asr.integer.ops import Condition, fused, integer_op, lowers, qdq
 from zeroq_asr.integer.types import I32, I64
 
 #: bits of e, of r, of the fraction of √V, and what is shifted out of e·r
@@ -54,7 +58,7 @@ def layer_norm(
     k = f.add(f.shift_right(f.peak_channels(d), _BITS), 1)
     # bounds cannot know that k was made for this
     e = f.clamp(f.quotient(d, k), -(1 << _BITS), 1 << _BITS)
-    g = f.quotient(e, 1 << halvings)
+    g = f.shift_right(f.add(e, 1 << halvings >> 1), halvings)
     energy = f.cast(f.sum_channels(f.square(g), channels), I64)
     k = f.cast(k, I64)
     energy = f.add(f.add(energy, f.reciprocal(epsilon, f.mul(k, k))), 1)
@@ -63,6 +67,54 @@ def layer_norm(
     z = f.shift_right(f.mul(e, r), _CUT)
     v = f.add(f.mul(z, f.per_channel(m)), f.per_channel(bias))
     return requantize(f, v, c=c, zero_point=zy, lo=lo, hi=hi, type=type)
+
+
+def _exact_if(i: Any, x: Any, m: Any, bias: Any) -> list[Condition]:
+    a = i.attrs
+    spread = max(abs(x.min - a["zx"]), abs(x.max - a["zx"]))
+    reach = max(abs(a["lo"] - a["zy"]), abs(a["hi"] - a["zy"]))
+    largest = max(int(abs(v.exact.astype(np.int64)).max()) for v in (m, bias))
+    energy = a["channels"] * ((1 << _BITS >> a["halvings"]) + 1) ** 2
+    return [
+        Condition("2·C·max|x| ≤ 2^24", 2 * a["channels"] * spread <= 1 << 24, f"{2 * a['channels'] * spread}"),
+        Condition("Σ g² ≤ 2^24", energy <= 1 << 24, f"{energy}"),
+        Condition("|m| ≤ 2^9 and |bias| ≤ 2^24", abs(m.exact).max() <= _LARGEST and largest <= 1 << 24),
+        Condition("(y − z_y)·2^c ≤ 2^24", reach << a["c"] <= 1 << 24, f"{reach << a['c']}"),
+    ]
+
+
+@fused(layer_norm, exact_if=_exact_if, kernel="LayerNorm in exact floats")
+def _carried(b: Any, i: Any, ins: list[Any]) -> Any:
+    a = i.attrs
+    channels, halvings = a["channels"], a["halvings"]
+
+    def node(op: str, *operands: Any, **attrs: Any) -> str:
+        return str(b.node(op, list(operands), None, **attrs))
+
+    def single(value: float) -> str:
+        return str(b.float_scalar(value))
+
+    def double(value: float) -> str:
+        return str(b.double_scalar(value))
+
+    x = b.carry(ins[0])
+    if a["zx"]:
+        x = node("Sub", x, single(a["zx"]))
+    d = node("Sub", node("Mul", x, single(channels)), node("ReduceSum", x, b.axes(1), keepdims=1))
+    peak = node("ReduceMax", node("Abs", d), b.axes(1), keepdims=1)
+    k = node("Add", node("Floor", node("Mul", peak, single(2.0**-_BITS))), single(1))
+    e = b.to_float(b.to_int32(node("Div", d, k)))
+    g = node("Floor", node("Add", node("Mul", e, single(2.0**-halvings)), single(0.5 if halvings else 0.0)))
+    energy = b.to_double(node("ReduceSumSquare", g, b.axes(1), keepdims=1))
+    k = b.to_double(k)
+    bias = node("Floor", node("Div", double(a["epsilon"]), node("Mul", k, k)))
+    energy = node("Add", node("Add", energy, bias), double(1))
+    root = node("Floor", node("Sqrt", node("Mul", energy, double(1 << 2 * _ROOT))))
+    r = node("Floor", node("Div", double(1 << 23 - halvings + _ROOT), root))
+    r = b.to_float(node("Mul", node("Min", r, double(1 << _BITS)), double(2.0**-_CUT)))
+    z = node("Floor", node("Mul", e, r))
+    v = node("Mul", z, b.scaled(ins[1], a["c"]))
+    return b.quantized(node("Add", v, b.scaled(ins[2], a["c"])), i)
 
 
 @qdq(layer_norm)
@@ -90,7 +142,7 @@ def _lower(ctx: Any, node: Any) -> None:
     gamma, beta = (np.asarray(a[name], dtype=np.float64) for name in ("weight", "bias"))
     channels = len(gamma)
     halvings = 0
-    while channels * (((1 << _BITS) >> halvings) + 1) ** 2 >= 1 << 31:
+    while channels * ((1 << _BITS >> halvings) + 1) ** 2 > 1 << 24:
         halvings += 1
     epsilon = a["epsilon"] * channels**3 / (source.scale**2 * 4**halvings)
     # a unit of z is 2^9 / 2^23 of √C deviations

@@ -11,9 +11,9 @@ from zeroq_asr.integer.ops import integer_op, lowers, qdq
 
 @integer_op
 def positions(f: Any, like: Any, table: Any) -> Any:
-    """y uint8 [1, C, 2T − 1]: the distances T − 1 down to 1 − T.
+    """y uint8 [1, C, 2T]: the distances T down to 1 − T; the first lines up what is shifted, and is not read.
 
-    ``like`` [B, C', T] gives the frames; ``table`` uint8 [C, 2L − 1] holds the distances of L ≥ T frames.
+    ``like`` [B, C', T] gives the frames; ``table`` uint8 [C, 2L] holds the distances of L ≥ T frames.
     """
     return f.middle(table, like)
 
@@ -27,5 +27,7 @@ def _qdq(b: Any, i: Any, ins: list[Any]) -> Any:
 def _lower(ctx: Any, node: Any) -> None:
     target = ctx.activation(node)
     reals = node.attrs["compute"](ctx.longest(node.ins[0])).double().numpy()
+    # what no pair of frames is apart
+    reals = np.concatenate((np.zeros_like(reals[:, :1]), reals), axis=1)
     table = np.clip(np.rint(reals / target.scale) + target.zero_point, target.lo, target.hi)
     ctx.emit("positions", node, (node.ins[0], ctx.constant(f"{node.out}:table", table.astype(np.uint8))))
