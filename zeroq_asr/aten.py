@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from zeroq_asr.float_graph import ELEMENTWISE
-from zeroq_asr.tracer import Lengths, LogProbs, Mask, Real, Size, TimeIndex, TimeSum, Tracer
+from zeroq_asr.tracer import BatchIndex, Lengths, LogProbs, Mask, Real, Size, TimeIndex, TimeSum, Tracer
 
 Handler = Callable[..., Any]
 HANDLERS: dict[str, Handler] = {}
@@ -267,7 +267,7 @@ def _arange(t: Tracer, *arguments: Any) -> Any:
     if len(extents) > 2 and extents[2] != 1:
         return NotImplemented
     if extents and isinstance(extents[0], Size):
-        return TimeIndex()
+        return BatchIndex() if extents[0].batch else TimeIndex()
     if len(extents) >= 2 and extents[0] == 0 and isinstance(extents[1], Size):
         return TimeIndex()
     return NotImplemented
@@ -362,21 +362,35 @@ def _unsqueeze(t: Tracer, x: Any, dim: int) -> Any:
     """Masks, lengths and indices only ever broadcast: their rank carries no meaning."""
     if isinstance(x, Tensor):
         return x.unsqueeze(dim)
-    return x if isinstance(x, (Mask, Lengths, TimeIndex)) else NotImplemented
+    return x if isinstance(x, (Mask, Lengths, TimeIndex, BatchIndex)) else NotImplemented
 
 
-@handles("squeeze", "view", "reshape", "expand", "expand_as")
+@handles("squeeze", "view", "reshape", "expand", "expand_as", "repeat")
 def _reshape(t: Tracer, x: Any, *arguments: Any) -> Any:
     if isinstance(x, Tensor) and all(not isinstance(a, Size) for a in arguments):
         return NotImplemented
-    return x if isinstance(x, (Mask, Lengths, TimeIndex)) else NotImplemented
+    return x if isinstance(x, (Mask, Lengths, TimeIndex, BatchIndex)) else NotImplemented
 
 
 @handles("slice")
 def _slice(t: Tracer, x: Any, dim: int = 0, start: Any = None, end: Any = None, step: Any = 1) -> Any:
-    if start not in (None, 0) or step != 1 or not (end is None or end == 2**63 - 1):
+    if start not in (None, 0) or step != 1:
         return NotImplemented
-    return x
+    if end is None or end == 2**63 - 1:
+        return x
+    return _cut(t, x, dim, end) if isinstance(x, Real) and isinstance(end, int) else NotImplemented
+
+
+def _cut(t: Tracer, x: Real, dim: int, end: int) -> Any:
+    """Without its last frames a padded convolution is one with less padding behind."""
+    made = t.node(x)
+    along_time = dim % 3 == (1 if x.frames_first else 2)
+    if end >= 0 or not along_time or made is None or made.op != "conv1d" or made.attrs["stride"] != 1:
+        return NotImplemented
+    left, right = made.attrs["padding"]
+    if right + end < 0:
+        return NotImplemented
+    return t.emit("conv1d", made.ins, x.frames_first, **{**made.attrs, "padding": (left, right + end)})
 
 
 @handles("index_select")
@@ -425,8 +439,8 @@ def _log_softmax(t: Tracer, x: Any, *options: Any) -> Any:
 
 
 @handles("sym_size", "sym_numel")
-def _size(t: Tracer, *arguments: Any) -> Any:
-    return Size()
+def _size(t: Tracer, x: Any, *axis: Any) -> Any:
+    return Size(batch=isinstance(x, (Real, Lengths)) and axis == (0,))
 
 
 @handles("_assert_tensor_metadata", "_assert_scalar", "sym_constrain_range_for_size")
