@@ -365,7 +365,7 @@ def _unsqueeze(t: Tracer, x: Any, dim: int) -> Any:
     return x if isinstance(x, (Mask, Lengths, TimeIndex, BatchIndex)) else NotImplemented
 
 
-@handles("squeeze", "view", "reshape", "expand", "expand_as", "repeat")
+@handles("squeeze", "view", "reshape", "expand", "expand_as")
 def _reshape(t: Tracer, x: Any, *arguments: Any) -> Any:
     if isinstance(x, Tensor) and all(not isinstance(a, Size) for a in arguments):
         return NotImplemented

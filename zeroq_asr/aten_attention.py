@@ -109,8 +109,9 @@ def _glu(t: Tracer, x: Any, dim: int = -1) -> Any:
 def _view(t: Tracer, x: Any, shape: Any = (), *_: Any) -> Any:
     if isinstance(x, Real) and x.frames_first and len(shape) == 4:
         heads, size = t.shape[2:]
-        known = isinstance(heads, int) and isinstance(size, int)
-        return Heads(x.name, heads, size=size) if known else NotImplemented
+        if isinstance(heads, int) and isinstance(size, int):
+            return Heads(x.name, heads, size=size)
+        return NotImplemented
     if isinstance(x, Heads) and len(shape) == 4 and t.shape[1:] == _extents(x)[1:]:
         return x
     if isinstance(x, Heads) and x.layout == "bthe" and len(shape) == 3:
@@ -133,7 +134,7 @@ def _expand(t: Tracer, x: Any, *_: Any) -> Any:
 
 
 def _as_known(t: Tracer, x: OfFrames, function: Callable[..., Tensor]) -> Any:
-    """Reshape or expand to the traced shape, a batch of 1, the one extent that depends on the frames left open."""
+    """Reshape or expand to the traced shape, for a batch of 1, the one extent of frames left open."""
     shape = [1 if size == "batch" else -1 if size is None else size for size in t.shape]
     if shape.count(-1) > 1:
         return NotImplemented

@@ -1,7 +1,7 @@
 """What ATen operators mean on masks and lengths as general libraries write them.
 
-A mask made for any attention is looked up by the numbers of utterances and frames, combined with conditions that
-always hold, and reduced from pairs of frames to frames; lengths pass through real numbers.
+A mask made for any attention is looked up by the numbers of utterances and frames, combined with conditions
+that always hold, and reduced from pairs of frames to frames; lengths pass through real numbers.
 """
 
 from __future__ import annotations
@@ -58,6 +58,14 @@ def _add(t: Tracer, a: Any, b: Any, alpha: Any = 1) -> Any:
 def _all(t: Tracer, x: Any, axis: int = 0, keepdim: bool = False) -> Any:
     """No pair of a frame is valid: the frame is not.  Some axis of frames must be left for it to say so."""
     return x if isinstance(x, Mask) and x.negated and None in t.shape else NotImplemented
+
+
+@also_handles("repeat")
+def _repeat(t: Tracer, x: Any, counts: Any) -> Any:
+    """Over channels, a mask is as it was; over frames it would be another one."""
+    pairs = list(zip(counts, t.shape, strict=False))
+    over_channels = len(counts) == len(t.shape) and all(n == 1 or isinstance(size, int) for n, size in pairs)
+    return x if isinstance(x, Mask) and over_channels else NotImplemented
 
 
 @also_handles("index_put", "index_put_")

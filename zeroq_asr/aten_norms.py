@@ -1,8 +1,8 @@
 """What ATen operators mean on their way to a normalization over the frames of an utterance.
 
-An instance norm that sees valid frames alone has no operator of its own: it is a masked mean, a masked mean of
-squares, and a quotient.  Each step is followed by what it computes, and the last becomes one ``instance_norm``
-node; any other use of a step is refused.
+An instance norm that sees valid frames alone has no operator of its own: it is a masked mean, a masked mean
+of squares, and a quotient.  Each step is followed by what it computes, and the last becomes one
+``instance_norm`` node; any other use of a step is refused.
 """
 
 from __future__ import annotations

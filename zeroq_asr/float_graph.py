@@ -210,7 +210,7 @@ def _layer_norm(x: Tensor, *, weight: Tensor, bias: Tensor, epsilon: float) -> T
 
 
 def _instance_norm(x: Tensor, lengths: Tensor, *, weight: Tensor, bias: Tensor, epsilon: float) -> Tensor:
-    """(x − mean) / sqrt(variance + epsilon) · weight + bias, a channel's moments over the valid frames alone."""
+    """(x − mean) / sqrt(variance + epsilon) · weight + bias; a channel's moments over the valid frames."""
     valid, count = _mask(x, lengths), lengths.clamp(min=1)[:, None, None]
     centred = x - torch.where(valid, x, 0.0).sum(dim=2, keepdim=True) / count
     variance = torch.where(valid, centred, 0.0).square().sum(dim=2, keepdim=True) / count

@@ -3,8 +3,8 @@
 Kinds: ``Real`` (an activation of the float graph), ``Lengths`` (an affine function of the sequence
 lengths), ``TimeIndex`` (0, 1, 2 … over frames), ``Mask`` (frame < length), ``TimeSum`` (a masked sum
 over frames), a torch tensor (a constant), ``Size`` (a symbolic extent), or a plain Python value; for
-attention and 2-D convolutions ``Image``, ``Heads``, ``OfFrames``, ``Scores`` and ``Weights``; on their way to a
-length ``Unrounded``, to a normalization over time ``Centred`` and ``Spread``.
+attention and 2-D convolutions ``Image``, ``Heads``, ``OfFrames``, ``Scores`` and ``Weights``; on their way to
+a length ``Unrounded``, to a normalization over time ``Centred`` and ``Spread``.
 """
 
 from __future__ import annotations
@@ -83,9 +83,10 @@ class Centred:
 
 @dataclass(frozen=True)
 class Spread:
-    """What a variance over the valid frames passes through: squares, kept, total, variance, deviation, inverse."""
+    """A variance over the valid frames on its way."""
 
     of: Centred
+    #: squares, kept (and masked), total, variance, deviation (its root) or inverse (of the root)
     step: str = "squares"
     epsilon: float = 0.0
 
@@ -121,7 +122,7 @@ class Heads:
 
 @dataclass(frozen=True)
 class OfFrames:
-    """A tensor that depends on nothing but the number of frames; a batch axis, if it has one, is of size 1."""
+    """A tensor that depends on nothing but the number of frames; a batch axis, if any, has size 1."""
 
     compute: Callable[[int], Tensor]
     #: where it is rows of another times a matrix, merely moved since: those rows [R, D] and the matrix [C, D]

@@ -6,7 +6,7 @@ places, because they look at more than an utterance or cannot be traced at any l
 - a group norm with a group a channel takes its statistics over the padding of a batch too: `InstanceNorm`
   takes them over the valid frames alone;
 - the depthwise convolutions of Wav2Vec2-Conformer see what lies behind an utterance: `MaskedConv` clears it;
-- its tables of positions are cached from one call to the next: `RelativePositions` computes them.
+- its tables of positions are kept from one call to the next: `RelativePositions` computes them.
 
 So a batch of unequal lengths gives every utterance what transformers gives it alone.
 
@@ -42,7 +42,7 @@ def _reading(lengths: torch.Tensor) -> Iterator[None]:
 
 
 class InstanceNorm(nn.Module):
-    """(x − mean) / sqrt(var + epsilon) · weight + bias, a channel's moments over an utterance's valid frames."""
+    """(x − mean) / sqrt(var + epsilon) · weight + bias; a channel's moments over the valid frames."""
 
     def __init__(self, norm: nn.GroupNorm) -> None:
         super().__init__()
@@ -108,6 +108,9 @@ class WaveformCtc(nn.Module):
     def forward(self, features: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return logits [B, S, V] of a waveform [B, 1, N] with lengths [B] in samples, and lengths [B]."""
         body, x = self._body, features
+        rotary: Any = getattr(body.encoder, "embed_positions", None)
+        if hasattr(rotary, "cached_sequence_length"):
+            rotary.cached_sequence_length = None  # what a trace leaves there is no tensor
         for layer, (kernel, stride) in zip(body.feature_extractor.conv_layers, self.layers, strict=True):
             # without padding, so no valid frame has seen what lies behind the last sample
             lengths = (lengths - kernel) // stride + 1
@@ -147,7 +150,7 @@ def _bake_weight_norm(encoder: nn.Module) -> None:
 
 
 def receptive_field(kernels: tuple[int, ...], strides: tuple[int, ...]) -> tuple[int, int]:
-    """Return how many samples one encoded frame sees, and how many lie between two, of convolutions in a row."""
+    """Return how many samples one frame behind convolutions in a row sees, and how many lie between two."""
     seen, between = 1, 1
     for kernel, stride in zip(kernels, strides, strict=True):
         seen += (kernel - 1) * between

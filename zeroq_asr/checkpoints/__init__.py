@@ -44,7 +44,9 @@ def load_checkpoint(
         return load_with(loader, path)
     if is_huggingface(path):
         if config is not None:
-            raise CheckpointError(path, "a Hugging Face model brings its own configuration", "leave --config out")
+            raise CheckpointError(
+                path, "a Hugging Face model brings its own configuration", "leave --config out"
+            )
         return load_huggingface(path)
     head = _read_head(path)
     if head.startswith(GZIP_MAGIC) or head[_TAR_MAGIC_AT:].startswith(_TAR_MAGIC):

@@ -1,7 +1,7 @@
 """Hugging Face models with a CTC head: a folder that ``save_pretrained`` wrote, or a name on the hub.
 
-The networks are those of the package transformers, an optional extra, which is imported here and nowhere else.
-Code that a repository brings is never run: weights are read from safetensors or with ``weights_only``.
+The networks are those of the package transformers, an optional extra, which is imported here and nowhere
+else.  Code that a repository brings is never run: weights are read from safetensors or with ``weights_only``.
 
 transformers keeps the blank, its padding token, anywhere among the classes; the rows of the last layer are
 moved so that it is the last one.  Special tokens have no text, as in transformers' own decoding without them.
@@ -14,7 +14,7 @@ import importlib
 import os
 import re
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,15 @@ _TRAINING_ONLY = ("masked_spec_embed",)
 #: option → the value that is supported, where the configuration has the option
 _WAVEFORM_OPTIONS = {"add_adapter": False, "conv_pos_batch_norm": False}
 _PARAKEET_OPTIONS = {"subsampling_conv_kernel_size": 3, "subsampling_conv_stride": 2}
+
+#: what the tokenizers of waveform models are called; older folders do not say
+_TOKENIZERS = ("Wav2Vec2CTCTokenizer", "Wav2Vec2Tokenizer", None)
+#: part → the files of a folder of which one holds it
+_FILES = {
+    "preprocessor": ("preprocessor_config.json", "processor_config.json"),
+    "vocabulary": ("vocab.json",),
+    "tokenizer": ("tokenizer.json",),
+}
 
 _HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 #: a name that ends so is a file's that is not there
@@ -108,12 +117,14 @@ def _quiet_library(name: str) -> Iterator[Any]:
         library = importlib.import_module("transformers")
         logging = importlib.import_module("transformers.utils.logging")
         hub = importlib.import_module("huggingface_hub.utils")
+        hub_logging = importlib.import_module("huggingface_hub.utils.logging")
     except ImportError as error:
         problem = f"is a Hugging Face model, which takes the package transformers ({error})"
         raise CheckpointError(name, problem, INSTALL) from None
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    hub_bars = not hub.are_progress_bars_disabled()
+    hub_level, hub_bars = hub_logging.get_verbosity(), not hub.are_progress_bars_disabled()
     logging.set_verbosity(logging.CRITICAL)
+    hub_logging.set_verbosity(logging.CRITICAL)
     logging.disable_progress_bar()
     hub.disable_progress_bars()
     try:
@@ -122,6 +133,7 @@ def _quiet_library(name: str) -> Iterator[Any]:
             yield library
     finally:
         logging.set_verbosity(level)
+        hub_logging.set_verbosity(hub_level)
         if bars:
             logging.enable_progress_bar()
         if hub_bars:
@@ -130,18 +142,21 @@ def _quiet_library(name: str) -> Iterator[Any]:
 
 def _read(name: str, part: str, function: Callable[..., Any], **options: Any) -> Any:
     """Return what a ``from_pretrained`` reads, or raise CheckpointError with the gist of its message."""
+    local = os.path.isdir(name)
+    needed = _FILES.get(part, ())
+    if local and needed and not any(os.path.isfile(os.path.join(name, file)) for file in needed):
+        raise CheckpointError(name, f"holds no {needed[0]}, its {part}", "is the folder whole?")
     try:
         # without trust_remote_code it would ask on the terminal whether to run a repository's code
         if part != "network":
             options["trust_remote_code"] = False
-        return function(name, local_files_only=os.path.isdir(name), **options)
+        return function(name, local_files_only=local, **options)
     # its parsers, the hub's client and safetensors raise whatever they meet: no narrower class covers it
     except Exception as error:
-        reason = " ".join((str(error) or type(error).__name__).split())
+        reason = " ".join((str(error) or type(error).__name__).split()).partition(". ")[0]
         short = reason if len(reason) <= 200 else f"{reason[:200]}…"
-        raise CheckpointError(
-            name, f"its {part} cannot be read ({short})", "is it a whole folder, or a name on the hub?"
-        ) from None
+        remedy = "is the folder whole?" if local else "check the name and the connection to the hub"
+        raise CheckpointError(name, f"its {part} cannot be read ({short})", remedy) from None
 
 
 def _supported(name: str, config: Any) -> str:
@@ -184,6 +199,13 @@ def _frontend(name: str, library: Any, config: Any) -> FrontendConfig:
         raise UnsupportedModelError(
             name, f"its preprocessor is {type(extractor).__name__}", f"only {expected} is supported"
         )
+    names = ("sampling_rate", "feature_size", *(("win_length", "hop_length") if mel else ()))
+    for field in names:
+        value = getattr(extractor, field)
+        if not isinstance(value, int) or value < 1:
+            raise CheckpointError(
+                name, f"its preprocessor has {field} = {value!r}, a whole number was expected"
+            )
     rate, features = extractor.sampling_rate, extractor.feature_size
     if not mel:
         seen, _ = receptive_field(config.conv_kernel, config.conv_stride)
@@ -212,7 +234,11 @@ def _frontend(name: str, library: Any, config: Any) -> FrontendConfig:
 def _read_tokenizer(name: str, library: Any, config: Any) -> Any:
     if config.model_type in _MEL_FAMILIES:
         return _read(name, "tokenizer", library.AutoTokenizer.from_pretrained)
-    return _read(name, "tokenizer", library.Wav2Vec2CTCTokenizer.from_pretrained)
+    auto = importlib.import_module("transformers.models.auto.tokenization_auto")
+    given = _read(name, "tokenizer configuration", auto.get_tokenizer_config).get("tokenizer_class")
+    if given not in _TOKENIZERS:
+        raise UnsupportedModelError(name, f"its tokenizer is {given}", f"only {_TOKENIZERS[0]} is supported")
+    return _read(name, "vocabulary", library.Wav2Vec2CTCTokenizer.from_pretrained)
 
 
 def _tokens(name: str, tokenizer: Any, classes: int) -> tuple[Tokenizer, list[int]]:
@@ -223,7 +249,8 @@ def _tokens(name: str, tokenizer: Any, classes: int) -> tuple[Tokenizer, list[in
             name, f"its padding token, the blank, has the identifier {blank} of {classes} classes"
         )
     special = set(tokenizer.all_special_ids)
-    names = {i: t for t, i in tokenizer.get_vocab().items() if i < classes}
+    # of a tokenizer for many languages that has chosen none, the values are vocabularies
+    names = {i: t for t, i in tokenizer.get_vocab().items() if isinstance(i, int) and i < classes}
     delimiter = getattr(tokenizer, "word_delimiter_token", None)
     kind = "characters" if hasattr(tokenizer, "word_delimiter_token") else "sentencepiece"
     order = [i for i in range(classes) if i != blank]
@@ -266,7 +293,9 @@ def _read_network(name: str, library: Any, class_name: str, config: Any) -> Any:
     """Return transformers' module with the checkpoint's weights, all of them, in float32."""
     network = getattr(library, class_name, None)
     if network is None:
-        raise CheckpointError(name, f"this version of transformers has no {class_name}", "update transformers")
+        raise CheckpointError(
+            name, f"this version of transformers has no {class_name}", "update transformers"
+        )
     model, info = _read(
         name,
         "network",
@@ -274,24 +303,25 @@ def _read_network(name: str, library: Any, class_name: str, config: Any) -> Any:
         config=config,
         dtype=torch.float32,
         attn_implementation="sdpa",
+        ignore_mismatched_sizes=True,  # they are named below, with those that are missing
         output_loading_info=True,
     )
-    missing = [key for key in _keys(info, "missing_keys") if not key.endswith(_TRAINING_ONLY)]
-    if missing:
-        shown = ", ".join(missing[:5]) + (", …" if len(missing) > 5 else "")
-        raise CheckpointError(
-            name, f"{len(missing)} weights are missing: {shown}", "is it a model trained for recognition?"
-        )
+    mismatched = sorted(str(key if isinstance(key, str) else key[0]) for key in info["mismatched_keys"])
+    missing = sorted(key for key in info["missing_keys"] if not key.endswith(_TRAINING_ONLY))
+    for problem, keys in (("have the wrong shape", mismatched), ("are missing", missing)):
+        if keys:
+            shown = ", ".join(keys[:5]) + (", …" if len(keys) > 5 else "")
+            raise CheckpointError(
+                name, f"{len(keys)} weights {problem}: {shown}", "is it a model trained for recognition?"
+            )
     return model
-
-
-def _keys(info: Mapping[str, Any], kind: str) -> list[str]:
-    return sorted(str(key) for key in info[kind])
 
 
 def _reorder(name: str, head: nn.Module, order: list[int]) -> None:
     """Move the rows of the last layer so that its classes are in ``order``."""
     for parameter in head.parameters():
         if len(parameter) != len(order):
-            raise CheckpointError(name, f"its last layer has {len(parameter)} classes for {len(order)} tokens")
+            raise CheckpointError(
+                name, f"its last layer has {len(parameter)} classes for {len(order)} tokens"
+            )
         parameter.data = parameter.data[order].contiguous()
