@@ -138,7 +138,7 @@ def _as_known(t: Tracer, x: OfFrames, function: Callable[..., Tensor]) -> Any:
     shape = [1 if size == "batch" else -1 if size is None else size for size in t.shape]
     if shape.count(-1) > 1:
         return NotImplemented
-    return OfFrames(lambda frames: function(x.compute(frames), shape))
+    return replace(x, compute=lambda frames: function(x.compute(frames), shape))
 
 
 @also_handles("transpose")
@@ -235,21 +235,21 @@ def _attend(t: Tracer, scores: Scores, value: Heads) -> Any:
     ins = [scores.query, scores.key, value.name, t.length_name(scores.lengths)]
     if scores.position_query:
         ins.append(scores.position_query)
-    positions = None if scores.positions is None else _without_batch(scores.positions)
+    positions = None if scores.positions is None else _without_batch(scores.positions).compute
     made = t.emit(
         "attention", tuple(ins), True, heads=scores.heads, scale=float(scores.scale), positions=positions
     )
     return Heads(made.name, value.heads, "bhte", value.size)
 
 
-def _without_batch(positions: OfFrames) -> Callable[[int], Tensor]:
+def _without_batch(positions: OfFrames) -> OfFrames:
     """[H, E, 2T − 1] of positions that may have a batch axis of 1 in front."""
 
     def compute(frames: int) -> Tensor:
         table = positions.compute(frames)
         return table.reshape(table.shape[-3:])
 
-    return compute
+    return replace(positions, compute=compute)
 
 
 @also_handles("scaled_dot_product_attention")
