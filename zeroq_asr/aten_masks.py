@@ -49,9 +49,17 @@ def _and(t: Tracer, a: Any, b: Any) -> Any:
 
 @also_handles("add")
 def _add(t: Tracer, a: Any, b: Any, alpha: Any = 1) -> Any:
-    if isinstance(a, Unrounded) and isinstance(b, (int, float)) and b == int(b) and alpha == 1:
+    """No frame number changes by 0, and the floor of a length by a whole number."""
+    if not isinstance(b, (int, float)) or b != int(b) or alpha != 1:
+        return NotImplemented
+    if isinstance(a, Unrounded):
         return Unrounded(replace(a.lengths, after=a.lengths.after + int(b)))
-    return a if isinstance(a, TimeIndex) and isinstance(b, int) and b == 0 else NotImplemented
+    return a if isinstance(a, TimeIndex) and b == 0 else NotImplemented
+
+
+@also_handles("sub")
+def _sub(t: Tracer, a: Any, b: Any, alpha: Any = 1) -> Any:
+    return _add(t, a, -b, alpha) if isinstance(b, (int, float)) else NotImplemented
 
 
 @also_handles("all")
