@@ -298,6 +298,11 @@ def test_mels_must_fit(huggingface_folder: Folder, tmp_path: Path) -> None:
         load_checkpoint(folder)
 
 
+def test_only_own_architectures_are_saved(huggingface_folder: Folder, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="only networks of this package's architectures"):
+        zq.save_checkpoint(load_checkpoint(huggingface_folder("wav2vec2")), tmp_path / "model.pt")
+
+
 def test_a_configuration_is_no_option(huggingface_folder: Folder) -> None:
     with pytest.raises(CheckpointError, match="brings its own configuration; leave --config out"):
         load_checkpoint(huggingface_folder("wav2vec2"), config="model_config.yaml")
