@@ -155,7 +155,9 @@ def _read(name: str, part: str, function: Callable[..., Any], **options: Any) ->
     except Exception as error:
         reason = " ".join((str(error) or type(error).__name__).split()).partition(". ")[0]
         short = reason if len(reason) <= 200 else f"{reason[:200]}…"
-        remedy = "is the folder whole?" if local else "check the name and the connection to the hub"
+        remedy = "check the name and the connection to the hub"
+        if local:
+            remedy = "is the folder whole, and transformers up to date?"
         raise CheckpointError(name, f"its {part} cannot be read ({short})", remedy) from None
 
 
