@@ -16,6 +16,7 @@ from zeroq_asr.architectures.conformer import ConformerCtc
 from zeroq_asr.canonicalize import canonicalize
 from zeroq_asr.capture import capture
 from zeroq_asr.errors import UnsupportedOperatorError
+from zeroq_asr.expose import expose_positions
 from zeroq_asr.float_graph import FloatGraph, FloatNode
 
 Make = Callable[..., ConformerCtc]
@@ -29,6 +30,10 @@ FEATURES = torch.Generator().manual_seed(1)
 
 def example(frames: int = 64) -> tuple[Tensor, Tensor]:
     return torch.randn(2, 16, frames, generator=FEATURES), torch.tensor([frames, frames - 21])
+
+
+def example_of(model: zq.AsrModel) -> tuple[Tensor, Tensor]:
+    return model.example_input(1000 if model.frontend.is_waveform else 100)
 
 
 def same(network: nn.Module, graph: FloatGraph, x: Tensor, lengths: Tensor) -> None:
@@ -217,11 +222,15 @@ def test_networks_of_transformers(huggingface_graph: Callable[[str], Any], kind:
 
 def test_relative_positions_of_transformers(huggingface_graph: Callable[[str], Any]) -> None:
     for kind in ("conformer", "parakeet"):
-        _, graph = huggingface_graph(kind)
+        model, graph = huggingface_graph(kind)
         node = next(node for node in graph.nodes if node.op == "attention")
         assert len(node.ins) == 5
         assert node.attrs["positions"](7).shape == (4, 8, 13)
         assert node.attrs["scale"] == pytest.approx(8**-0.5)
+        # the layers share one table, each with a matrix of its own
+        exposed = expose_positions(graph)
+        assert [node.op for node in exposed.nodes].count("positions") == 1
+        same(model.network, exposed, *example_of(model))
 
 
 def test_rotary_positions_are_refused_by_layer(huggingface_folder: Callable[[str], Path]) -> None:

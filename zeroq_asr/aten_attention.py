@@ -235,7 +235,7 @@ def _attend(t: Tracer, scores: Scores, value: Heads) -> Any:
     ins = [scores.query, scores.key, value.name, t.length_name(scores.lengths)]
     if scores.position_query:
         ins.append(scores.position_query)
-    positions = None if scores.positions is None else _without_batch(scores.positions).compute
+    positions = None if scores.positions is None else _without_batch(scores.positions)
     made = t.emit(
         "attention", tuple(ins), True, heads=scores.heads, scale=float(scores.scale), positions=positions
     )
