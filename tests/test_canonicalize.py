@@ -57,6 +57,10 @@ class Build:
     def add(self, *sources: str) -> str:
         return self.node("add", *sources)
 
+    def norm(self, source: str, lengths: str = "n") -> str:
+        attrs = {"weight": self.normal(C), "bias": self.normal(C), "epsilon": 1e-3}
+        return self.node("instance_norm", source, lengths, **attrs)
+
     def relu(self, source: str) -> str:
         return self.node("clamp", source, clamp=(0.0, None))
 
@@ -128,6 +132,33 @@ def test_mask_before_pointwise_work_and_another_mask_goes() -> None:
 def test_mask_before_the_logits_goes() -> None:
     b = Build()
     assert "mask_time" not in ops(rewritten(b.graph(b.mask(b.conv(b.mask("x")))), drop_dead_masks))
+
+
+def test_mask_before_an_instance_norm_goes_where_its_result_is_masked() -> None:
+    b = Build()
+    y = b.conv(b.mask(b.norm(b.mask(b.conv("x")))), kernel=3)
+    after = rewritten(b.graph(y), drop_dead_masks)
+    assert ops(after) == ["conv1d", "instance_norm", "mask_time", "conv1d", "transpose"]
+
+
+def test_mask_before_an_instance_norm_over_other_frames_stays() -> None:
+    b = Build()
+    # its moments are those of frames that the mask clears
+    longer = b.node("length_step", "n", before=3, divisor=1, after=0)
+    y = b.mask(b.norm(b.mask(b.conv("x")), longer))
+    assert ops(rewritten(b.graph(y), drop_dead_masks)).count("mask_time") == 1
+
+
+def test_mask_before_an_instance_norm_that_others_see_stays() -> None:
+    b = Build()
+    y = b.conv(b.norm(b.mask(b.conv("x"))), kernel=3)
+    assert ops(rewritten(b.graph(y), drop_dead_masks)).count("mask_time") == 1
+
+
+def test_an_affine_folds_into_an_instance_norm() -> None:
+    b = Build()
+    y = b.affine(b.affine(b.norm(b.conv("x"))))
+    assert ops(rewritten(b.graph(y), fold_affine)) == ["conv1d", "instance_norm", "transpose"]
 
 
 def test_mask_before_longer_logits_stays() -> None:

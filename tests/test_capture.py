@@ -135,6 +135,19 @@ MASKS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "where not": lambda x, n: torch.where(~(index(x)[None] < n[:, None])[:, None], 0.0, x),
     "gt": lambda x, n: x * (n[:, None] > index(x)[None])[:, None],
     "ge minus one": lambda x, n: x * (n[:, None] - 1 >= index(x)[None])[:, None],
+    "written by a mask": lambda x, n: zeroed(x, n),
+    "looked up": lambda x, n: (
+        x * (index(x)[None] < n[:, None])[torch.arange(x.shape[0])[:, None], index(x)[None]][:, None]
+    ),
+    "and what always holds": lambda x, n: (
+        x
+        * (((index(x)[None] >= 0) & index(x).new_ones((), dtype=torch.bool)) & (index(x)[None] < n[:, None]))[
+            :, None
+        ]
+    ),
+    "repeated over channels": lambda x, n: (
+        x * (index(x)[None] < n[:, None])[:, None].repeat(1, x.shape[1], 1)
+    ),
     "le minus one": lambda x, n: x * (index(x)[None] <= (n - 1)[:, None])[:, None],
     "gt of a smaller length": lambda x, n: x.masked_fill((index(x)[None] > (n - 1)[:, None])[:, None], 0.0),
     "indexed by None": lambda x, n: x * (index(x)[None, None, :] < n[:, None, None]),
@@ -161,6 +174,12 @@ MASKS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
         x.permute(0, 2, 1).masked_fill((index(x)[None] >= n[:, None])[:, :, None], 0.0).permute(0, 2, 1)
     ),
 }
+
+
+def zeroed(x: Tensor, n: Tensor) -> Tensor:
+    x = x.clone()
+    x[~(index(x)[None] < n[:, None])[:, None].repeat(1, x.shape[1], 1)] = 0
+    return x
 
 
 @pytest.mark.parametrize("name", MASKS)
@@ -243,6 +262,35 @@ MISREADABLE: dict[str, nn.Module] = {
     ),
     "shifted index": Small(lambda self, x, n: (x * (index(x)[None] + 2 < n[:, None])[:, None], n)),
     "lengths of the padded batch": Small(lambda self, x, n: (x * (index(x)[None] < n.max())[:, None], n)),
+    "mask repeated over frames": Small(
+        lambda self, x, n: (
+            x * (torch.arange(x.shape[2] // 2)[None] < n[:, None] // 2)[:, None].repeat(1, 1, 2),
+            n,
+        )
+    ),
+    "utterance below its length": Small(
+        lambda self, x, n: (x * (torch.arange(x.shape[0]) < n)[:, None, None], n)
+    ),
+    "whether all of a batch is padding": Small(
+        lambda self, x, n: (x.masked_fill((index(x)[None] >= n[:, None]).all(1)[:, None, None], 0.0), n)
+    ),
+    "valid frames zeroed": Small(
+        lambda self, x, n: (
+            x.index_put(((index(x)[None] < n[:, None])[:, None].repeat(1, HIDDEN, 1),), torch.tensor(0.0)),
+            n,
+        )
+    ),
+    "rows swapped": Small(
+        lambda self, x, n: (x * (index(x)[None] < n[:, None])[index(x)[None] * 0, index(x)[None]][:, None], n)
+    ),
+    "frames from one on": Small(lambda self, x, n: (x * (index(x) >= 1), n)),
+    "cut from a strided convolution": Small(
+        lambda self, x, n: (self.down(x)[:, :, :-1], (n - 1) // 2),
+        down=nn.Conv1d(HIDDEN, HIDDEN, 3, stride=2, padding=1),
+    ),
+    "cut more than the padding": Small(
+        lambda self, x, n: (self.c(x)[:, :, :-2], n - 1), c=nn.Conv1d(HIDDEN, HIDDEN, 2, padding=1)
+    ),
     "cast to integers": Small(lambda self, x, n: (x.long().float(), n)),
     "rounded activations": Small(lambda self, x, n: (x.round(), n)),
     "negated": Small(lambda self, x, n: (-x, n)),
@@ -300,6 +348,12 @@ CONVOLUTIONS: dict[str, nn.Module] = {
     ),
     "stride short form": conv_network(lambda n: (n - 1) // 2 + 1, 3, stride=2, padding=1),
     "stride plus one": conv_network(lambda n: (n + 1) // 2, 3, stride=2, padding=1),
+    "stride in real numbers": conv_network(
+        lambda n: torch.floor((n.float() - 1) / 2 + 1.0).to(torch.int64), 3, stride=2, padding=1
+    ),
+    "stride in real numbers, from above": conv_network(
+        lambda n: ((n.float() + 3) / 2 - 1.0).floor().long(), 3, stride=2, padding=1
+    ),
     "dilation": conv_network(None, 5, dilation=3, padding=6),
     "groups": conv_network(None, 3, padding=1, groups=4),
     "depthwise": conv_network(None, 7, padding=3, groups=HIDDEN),
@@ -347,6 +401,14 @@ def test_padding_layer_and_padding_of_the_convolution_add_up() -> None:
     pad, conv = nn.ConstantPad1d((2, 0), 0.0), nn.Conv1d(HIDDEN, HIDDEN, 5, padding=1)
     graph = captured(Small(lambda self, x, n: (self.c(self.p(x)), n), p=pad, c=conv))
     assert graph.nodes[1].attrs["padding"] == (3, 1)
+
+
+@pytest.mark.parametrize("cut", [1, 2])
+def test_what_is_cut_off_a_padded_convolution_is_less_padding(cut: int) -> None:
+    convs = {"c": nn.Conv1d(HIDDEN, HIDDEN, 1 + cut, padding=cut, groups=2)}
+    graph = captured(Small(lambda self, x, n: (self.c(x)[:, :, :-cut], n), **convs))
+    assert ops(graph) == ["conv1d", "conv1d", "conv1d", "transpose"]
+    assert graph.nodes[1].attrs["padding"] == (cut, 0)
 
 
 def test_one_padding_shared_by_two_convolutions() -> None:
@@ -497,6 +559,135 @@ class SqueezeExcite(nn.Module):
         else:
             gate = self.b(self.a(mean).relu())
         return x * torch.sigmoid(gate)
+
+
+def moments(x: Tensor, n: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The mask [B, 1, T], the length [B, 1, 1] and ``x`` less its mean over the valid frames."""
+    mask = (index(x)[None] < n[:, None])[:, None]
+    count = n[:, None, None]
+    return mask, count, x - (x * mask).sum(2, keepdim=True) / count
+
+
+def normalized(x: Tensor, n: Tensor) -> Tensor:
+    mask, count, centred = moments(x, n)
+    return centred * torch.rsqrt((centred * centred * mask).sum(2, keepdim=True) / count + 1e-3)
+
+
+def normalized_by_a_root(x: Tensor, n: Tensor) -> Tensor:
+    mask, count, centred = moments(x, n)
+    return centred / ((centred.pow(2) * mask).sum(2, keepdim=True) / count + 1e-3).sqrt()
+
+
+def normalized_and_masked(x: Tensor, n: Tensor) -> Tensor:
+    mask, count, centred = moments(x, n)
+    centred = centred * mask
+    return centred * (centred.square().sum(2, keepdim=True) / count + 1e-3).rsqrt()
+
+
+def normalized_by_filling(x: Tensor, n: Tensor) -> Tensor:
+    mask, count, centred = moments(x, n)
+    variance = (centred**2).masked_fill(~mask, 0.0).sum(-1, keepdim=True) / count
+    return torch.rsqrt(variance + 1e-3) * centred
+
+
+def normalized_after_a_mask(x: Tensor, n: Tensor) -> Tensor:
+    x = x * (index(x)[None] < n[:, None])[:, None]
+    return normalized_and_masked(x, n)
+
+
+INSTANCE_NORMS = {
+    f.__name__: f
+    for f in (
+        normalized,
+        normalized_by_a_root,
+        normalized_and_masked,
+        normalized_by_filling,
+        normalized_after_a_mask,
+    )
+}
+
+
+@pytest.mark.parametrize("name", INSTANCE_NORMS)
+def test_normalization_over_valid_frames(name: str) -> None:
+    def body(self: Any, x: Tensor, n: Tensor) -> tuple[Tensor, Tensor]:
+        x = INSTANCE_NORMS[name](x, n) * self.scale[:, None] + self.shift[:, None]
+        return x * (index(x)[None] < n[:, None])[:, None], n
+
+    network = Small(body)
+    network.register_buffer("scale", torch.linspace(0.5, 2, HIDDEN))
+    network.register_buffer("shift", torch.linspace(-1, 1, HIDDEN))
+    graph = captured(network)
+    node = next(node for node in graph.nodes if node.op == "instance_norm")
+    assert node.attrs["epsilon"] == 1e-3
+    if name == "normalized":
+        assert ops(graph) == ["conv1d", "instance_norm", "mask_time", "conv1d", "transpose"]
+        assert torch.equal(node.attrs["weight"], network.scale)
+        assert torch.equal(node.attrs["bias"], network.shift)
+
+
+def test_normalization_frames_first() -> None:
+    def body(self: Any, x: Tensor, n: Tensor) -> tuple[Tensor, Tensor]:
+        x, valid = x.transpose(1, 2), (index(x)[None] < n[:, None])[:, :, None]
+        centred = x - (x * valid).sum(1, keepdim=True) / n[:, None, None]
+        variance = (centred * centred * valid).sum(-2, keepdim=True) / n[:, None, None]
+        x = centred * torch.rsqrt(variance + 1e-5) * self.scale
+        return (x * valid).transpose(1, 2), n
+
+    network = Small(body)
+    network.register_buffer("scale", torch.linspace(0.5, 2, HIDDEN))
+    assert "instance_norm" in ops(captured(network))
+
+
+def variance_of_padding_too(x: Tensor, n: Tensor) -> Tensor:
+    _, count, centred = moments(x, n)
+    return centred * torch.rsqrt((centred * centred).sum(2, keepdim=True) / count + 1e-3)
+
+
+def variance_over_another_length(x: Tensor, n: Tensor) -> Tensor:
+    mask, count, centred = moments(x, n)
+    return centred * torch.rsqrt((centred * centred * mask).sum(2, keepdim=True) / (count + 1) + 1e-3)
+
+
+def variance_without_a_root(x: Tensor, n: Tensor) -> Tensor:
+    mask, count, centred = moments(x, n)
+    return centred / ((centred * centred * mask).sum(2, keepdim=True) / count + 1e-3)
+
+
+def spread_of_another(x: Tensor, n: Tensor) -> Tensor:
+    mask, count, centred = moments(x.sigmoid(), n)
+    spread = torch.rsqrt((centred * centred * mask).sum(2, keepdim=True) / count + 1e-3)
+    return moments(x, n)[2] * spread
+
+
+def merely_centred(x: Tensor, n: Tensor) -> Tensor:
+    return moments(x, n)[2]
+
+
+def variance_over_channels(x: Tensor, n: Tensor) -> Tensor:
+    mask, count, centred = moments(x, n)
+    return centred * torch.rsqrt((centred * centred * mask).sum(1, keepdim=True) / count + 1e-3)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        variance_of_padding_too,
+        variance_over_another_length,
+        variance_without_a_root,
+        spread_of_another,
+        merely_centred,
+        variance_over_channels,
+    ],
+)
+def test_other_normalizations_are_refused(function: Callable[[Tensor, Tensor], Tensor]) -> None:
+    with pytest.raises(UnsupportedOperatorError):
+        capture(prepare(Small(lambda self, x, n: (function(x, n), n))), full_length())
+
+
+def test_group_norm_over_padding_is_refused() -> None:
+    network = Small(lambda self, x, n: (self.norm(x), n), norm=nn.GroupNorm(HIDDEN, HIDDEN))
+    with pytest.raises(UnsupportedOperatorError, match="group_norm"):
+        capture(prepare(network), full_length())
 
 
 @pytest.mark.parametrize("linear", [True, False])

@@ -16,6 +16,7 @@ from zeroq_asr.architectures.conformer import ConformerCtc
 from zeroq_asr.canonicalize import canonicalize
 from zeroq_asr.capture import capture
 from zeroq_asr.errors import UnsupportedOperatorError
+from zeroq_asr.expose import expose_positions
 from zeroq_asr.float_graph import FloatGraph, FloatNode
 
 Make = Callable[..., ConformerCtc]
@@ -29,6 +30,10 @@ FEATURES = torch.Generator().manual_seed(1)
 
 def example(frames: int = 64) -> tuple[Tensor, Tensor]:
     return torch.randn(2, 16, frames, generator=FEATURES), torch.tensor([frames, frames - 21])
+
+
+def example_of(model: zq.AsrModel) -> tuple[Tensor, Tensor]:
+    return model.example_input(1000 if model.frontend.is_waveform else 100)
 
 
 def same(network: nn.Module, graph: FloatGraph, x: Tensor, lengths: Tensor) -> None:
@@ -113,6 +118,9 @@ class Attention(nn.Module):
         )
         if self.change == "scaled query":
             q = q * 0.5
+        valid = torch.arange(frames)[None, :] < lengths[:, None]
+        if self.change.startswith("sdpa"):
+            return self.whole(q, k, v, valid, lengths)
         scores = torch.matmul(q, k.transpose(-2, -1))
         valid = torch.arange(frames)[None, :] < lengths[:, None]
         mask = valid[:, None, None, :]
@@ -126,17 +134,40 @@ class Attention(nn.Module):
             weights = torch.softmax(scores.masked_fill(~mask, float("-inf")), -1)
         return self.out(torch.matmul(weights, v).transpose(1, 2).reshape(batch, frames, 12)), lengths
 
+    def whole(self, q: Tensor, k: Tensor, v: Tensor, valid: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        mask: Tensor | None = valid[:, None, None, :]
+        options: dict[str, Any] = {}
+        if self.change == "sdpa, scaled":
+            options["scale"] = 0.3
+        elif self.change == "sdpa, pairs":
+            mask = valid[:, None, None, :] & valid[:, None, :, None].expand(-1, 1, -1, q.shape[2])
+        elif self.change == "sdpa, no mask":
+            mask = None
+        elif self.change == "sdpa, causal":
+            mask, options["is_causal"] = None, True
+        elif self.change == "sdpa, negated":
+            mask = ~valid[:, None, None, :]
+        out = torch.nn.functional.scaled_dot_product_attention(q, k, v, mask, **options)
+        # as it is already, but for the symbols in its shape
+        out = out.reshape(out.shape[0], -1, out.shape[2], 4).transpose(1, 2)
+        return self.out(out.reshape(*out.shape[:2], -1)), lengths
 
-@pytest.mark.parametrize("change", ["plain", "scaled query"])
+
+@pytest.mark.parametrize("change", ["plain", "scaled query", "sdpa", "sdpa, scaled", "sdpa, pairs"])
 def test_other_spellings_of_attention(change: str) -> None:
     torch.manual_seed(0)
     network = Attention(change).eval().requires_grad_(False)
     graph = capture(network, example())
-    assert "attention" in {node.op for node in graph.nodes}
+    node = next(node for node in graph.nodes if node.op == "attention")
+    if change.startswith("sdpa"):
+        assert node.attrs["scale"] == pytest.approx(0.3 if change == "sdpa, scaled" else 0.5)
     same(network, graph, *example(33))
 
 
-@pytest.mark.parametrize("change", ["no mask", "soft mask", "over queries"])
+@pytest.mark.parametrize(
+    "change",
+    ["no mask", "soft mask", "over queries", "sdpa, no mask", "sdpa, causal", "sdpa, negated"],
+)
 def test_attention_that_is_not_understood_is_refused(change: str) -> None:
     with pytest.raises(UnsupportedOperatorError):
         capture(Attention(change).eval().requires_grad_(False), example())
@@ -165,3 +196,48 @@ def test_a_conformer_of_nemo(test_data: Path) -> None:
     graph = capture(model.network, model.example_input(), model.name)
     x = torch.randn(2, 80, 150)
     same(model.network, graph, x, torch.tensor([150, 77]))
+
+
+#: kind of Hugging Face model → operators of its graph
+TRANSFORMERS = {
+    "wav2vec2": {"attention": 2, "instance_norm": 1, "layer_norm": 6, "gelu": 5, "mask_time": 1},
+    "hubert": {"attention": 2, "layer_norm": 7, "gelu": 5, "mask_time": 1},
+    # two of its convolutions are of a gate
+    "conformer": {"attention": 2, "layer_norm": 14, "silu": 6, "sigmoid": 2, "mask_time": 3},
+    "parakeet": {"attention": 2, "layer_norm": 10, "silu": 6, "sigmoid": 2, "conv2d": 5},
+}
+
+
+@pytest.mark.parametrize("kind", TRANSFORMERS)
+def test_networks_of_transformers(huggingface_graph: Callable[[str], Any], kind: str) -> None:
+    model, graph = huggingface_graph(kind)
+    count = Counter(node.op for node in graph.nodes)
+    assert {op: count[op] for op in TRANSFORMERS[kind]} == TRANSFORMERS[kind]
+    assert not {"affine", "pad"} & count.keys()
+    waveform = model.frontend.is_waveform
+    for frames in (345, 2000, 803) if waveform else (23, 64, 131):
+        x = torch.randn(3, model.frontend.features, frames, generator=FEATURES)
+        same(model.network, graph, x, torch.tensor([frames, frames * 2 // 3, frames // 2]))
+
+
+def test_relative_positions_of_transformers(huggingface_graph: Callable[[str], Any]) -> None:
+    for kind in ("conformer", "parakeet"):
+        model, graph = huggingface_graph(kind)
+        node = next(node for node in graph.nodes if node.op == "attention")
+        assert len(node.ins) == 5
+        assert node.attrs["positions"](7).shape == (4, 8, 13)
+        assert node.attrs["scale"] == pytest.approx(8**-0.5)
+        # the layers share one table, each with a matrix of its own
+        exposed = expose_positions(graph)
+        assert [node.op for node in exposed.nodes].count("positions") == 1
+        same(model.network, exposed, *example_of(model))
+
+
+def test_rotary_positions_are_refused_by_layer(huggingface_folder: Callable[[str], Path]) -> None:
+    model = zq.load_checkpoint(huggingface_folder("rotary"))
+    example_input = model.example_input()
+    with pytest.raises(UnsupportedOperatorError, match=r"encoder\.embed_positions: operator aten\.mul"):
+        capture(model.network, example_input, model.name)
+    # nothing of the trace is left in the network
+    logits, _ = model.network(*example_input)
+    assert torch.isfinite(logits).all()

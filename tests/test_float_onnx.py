@@ -17,6 +17,7 @@ import zeroq_asr as zq
 from zeroq_asr.architectures.conformer import ConformerCtc
 from zeroq_asr.capture import capture
 from zeroq_asr.export import Deployment
+from zeroq_asr.float_graph import FloatGraph, FloatNode
 from zeroq_asr.float_onnx import export_float
 
 MELS = 16
@@ -34,12 +35,16 @@ def exported(network: nn.Module, mels: int, tokens: int, factor: int, flat: bool
     return export_float(graph, deployment, flat=flat)
 
 
+def session(model: Any) -> Any:
+    return ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+
+
 def same(network: nn.Module, model: Any, mels: int) -> None:
-    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    found_by = session(model)
     for frames in (64, 201):
         x = np.random.default_rng(frames).standard_normal((3, mels, frames)).astype(np.float32)
         lengths = np.array([frames, 41, 17])
-        found, counts = session.run(["logprobs", "encoded_lengths"], {"audio_signal": x, "length": lengths})
+        found, counts = found_by.run(["logprobs", "encoded_lengths"], {"audio_signal": x, "length": lengths})
         with torch.inference_mode():
             logits, encoded = network(torch.from_numpy(x), torch.from_numpy(lengths))
         expected = torch.log_softmax(logits, -1).numpy()
@@ -75,3 +80,41 @@ def test_a_real_conformer(test_data: Path) -> None:
     model = zq.load_checkpoint(test_data / "models" / "conformer_ctc_tiny.nemo")
     assert isinstance(model.network, ConformerCtc)
     same(model.network, exported(model.network, 80, 27, 4), 80)
+
+
+@pytest.mark.parametrize("kind", ["wav2vec2", "hubert", "conformer", "parakeet"])
+def test_networks_of_transformers(huggingface_graph: Callable[[str], Any], kind: str) -> None:
+    model, graph = huggingface_graph(kind)
+    deployment = Deployment("float", model.frontend, model.tokenizer, 1.0, model.subsampling_factor)
+    written = export_float(graph, deployment)
+    found = session(written)
+    for samples in (8000, 5003):
+        wave = np.random.default_rng(samples).standard_normal(samples).astype(np.float32)
+        x, lengths = zq.Frontend(model.frontend).batch([wave, wave[:4000], wave[:1600]])
+        scores, counts = found.run(None, {"audio_signal": x, "length": lengths})
+        with torch.inference_mode():
+            logits, encoded = model.network(torch.from_numpy(x), torch.from_numpy(lengths))
+        expected = torch.log_softmax(logits, -1).numpy()
+        np.testing.assert_array_equal(counts, encoded.numpy())
+        for row, count in enumerate(counts):
+            np.testing.assert_allclose(scores[row, :count], expected[row, :count], atol=1e-4)
+
+
+def test_instance_norm_sees_an_utterance_alone() -> None:
+    weight, bias = torch.linspace(0.5, 2, 4), torch.linspace(-1, 1, 4)
+    attrs = {"weight": weight, "bias": bias, "epsilon": 1e-3}
+    nodes = [
+        FloatNode("instance_norm", "normal", ("audio_signal", "length"), attrs),
+        FloatNode("transpose", "logits", ("normal",), {"perm": (0, 2, 1)}),
+    ]
+    graph = FloatGraph(("audio_signal", "length"), ("logits", "length"), nodes)
+    deployment = Deployment("norm", zq.FrontendConfig(features=4), zq.Tokenizer(("a", "b", "c")), 1.0, 1)
+    found = session(export_float(graph, deployment))
+    x, lengths = 3 * torch.randn(2, 4, 50) + 10, torch.tensor([50, 31])
+    scores, _ = found.run(None, {"audio_signal": x.numpy(), "length": lengths.numpy()})
+    logits, _ = graph.run(x, lengths)
+    for row, count in enumerate(lengths.tolist()):
+        expected = torch.nn.functional.group_norm(x[row : row + 1, :, :count], 4, weight, bias, 1e-3)[0].T
+        torch.testing.assert_close(logits[row, :count], expected, atol=1e-5, rtol=1e-5)
+        normal = torch.log_softmax(expected, -1).numpy()
+        np.testing.assert_allclose(scores[row, :count], normal, atol=1e-5)

@@ -36,6 +36,10 @@ def test_config_survives_json() -> None:
         {"mel_norm": "l2"},
         {"pad_to": -1},
         {"window_stride": 0.0},
+        {"kind": "spectrogram"},
+        {"features": 64, "kind": "waveform", "normalize": None},
+        {"normalize": "per_feature", "kind": "waveform", "features": 1},
+        {"normalize": "unit_variance"},
     ],
 )
 def test_config_refuses_nonsense(change: dict[str, object]) -> None:
@@ -173,3 +177,46 @@ def test_filters_are_those_of_the_real_checkpoint(test_data: Path) -> None:
         state = load_tensors(path, read_tar(path)["model_weights.ckpt"])
         theirs = state["preprocessor.featurizer.fb"][0].numpy()
         np.testing.assert_allclose(mel_filterbank(config), theirs, atol=1e-6)
+
+
+def waveform(**options: object) -> FrontendConfig:
+    defaults = {"kind": "waveform", "features": 1, "normalize": "unit_variance", "window_size": 0.025}
+    return FrontendConfig.from_dict({**defaults, "pad_to": 0, **options})
+
+
+def test_a_waveform_is_its_own_feature(speech_like: np.ndarray) -> None:
+    config = waveform()
+    assert FrontendConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+    assert (config.frames_per_second, config.hop_length, config.min_samples) == (16000, 1, 400)
+    assert config.frames(8000) == 8000
+    features, lengths = Frontend(config).batch([speech_like + 0.1, speech_like[:3000]])
+    assert features.shape == (2, 1, 8000)
+    assert lengths.tolist() == [8000, 3000]
+    for row, wave in enumerate((speech_like + 0.1, speech_like[:3000])):
+        x = wave.astype(np.float64)
+        expected = (x - x.mean()) / np.sqrt(x.var() + 1e-7)
+        np.testing.assert_allclose(features[row, 0, : len(wave)], expected, atol=1e-5)
+    assert not features[1, 0, 3000:].any()
+
+
+def test_a_waveform_as_it_is(speech_like: np.ndarray) -> None:
+    frontend = Frontend(waveform(normalize=None, pad_to=16, pad_value=-1.0))
+    features, length = frontend(speech_like[:1001])
+    assert features.shape == (1, 1008)
+    np.testing.assert_array_equal(features[0, :length], speech_like[:1001])
+    assert (features[0, length:] == -1).all()
+
+
+def test_a_waveform_of_silence_is_finite() -> None:
+    features, _ = Frontend(waveform())(np.full(400, 0.5, np.float32))
+    assert not features.any()
+
+
+def test_a_waveform_must_give_a_frame() -> None:
+    with pytest.raises(AudioError, match=r"399 samples are fewer than one encoded frame takes \(400"):
+        Frontend(waveform())(np.zeros(399, np.float32))
+
+
+def test_files_from_before_waveforms_stay_as_they_are() -> None:
+    assert "kind" not in FrontendConfig().to_dict()
+    assert waveform().to_dict()["kind"] == "waveform"

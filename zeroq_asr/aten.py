@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from zeroq_asr.float_graph import ELEMENTWISE
-from zeroq_asr.tracer import Lengths, LogProbs, Mask, Real, Size, TimeIndex, TimeSum, Tracer
+from zeroq_asr.tracer import BatchIndex, Lengths, LogProbs, Mask, Real, Size, TimeIndex, TimeSum, Tracer
 
 Handler = Callable[..., Any]
 HANDLERS: dict[str, Handler] = {}
@@ -50,82 +50,6 @@ def _chain(first: Handler, then: Handler | None) -> Handler:
         return then(t, *arguments) if result is NotImplemented and then is not None else result
 
     return handler
-
-
-# -- convolutions and norms ----------------------------------------------------------------------
-
-
-@handles("conv1d")
-def _conv1d(
-    t: Tracer, x: Any, w: Any, b: Any, stride: Any, padding: Any, dilation: Any, groups: int = 1
-) -> Any:
-    if not isinstance(x, Real) or x.frames_first or not isinstance(w, Tensor):
-        return NotImplemented
-    left, right = 0, 0
-    source = t.node(x)
-    if source is not None and source.op == "pad":
-        (left, right), x = source.attrs["padding"], Real(source.ins[0])
-    if isinstance(padding, str):
-        total = dilation[0] * (w.shape[2] - 1) if padding == "same" else 0
-        left, right = left + total // 2, right + total - total // 2
-    else:
-        left, right = left + padding[0], right + padding[0]
-    return t.emit(
-        "conv1d",
-        (x.name,),
-        weight=w.float(),
-        bias=torch.zeros(w.shape[0]) if b is None else b.float(),
-        stride=stride[0],
-        padding=(left, right),
-        dilation=dilation[0],
-        groups=groups,
-    )
-
-
-@handles("convolution")
-def _convolution(
-    t: Tracer, x: Any, w: Any, b: Any, s: Any, p: Any, d: Any, transposed: bool, _: Any, groups: int
-) -> Any:
-    if transposed or not isinstance(w, Tensor) or w.dim() != 3:
-        return NotImplemented
-    return _conv1d(t, x, w, b, s, p, d, groups)
-
-
-@handles("linear")
-def _linear(t: Tracer, x: Any, w: Any, b: Any = None) -> Any:
-    if not isinstance(x, Real) or not x.frames_first or not isinstance(w, Tensor):
-        return NotImplemented
-    made = _conv1d(t, Real(x.name), w.unsqueeze(2), b, [1], [0], [1])
-    return replace(made, frames_first=True)
-
-
-@handles("constant_pad_nd", "pad")
-def _pad(t: Tracer, x: Any, padding: Any, *rest: Any) -> Any:
-    value = next((r for r in reversed(rest) if isinstance(r, (int, float))), 0)
-    if not isinstance(x, Real) or x.frames_first or value != 0 or len(padding) != 2 or min(padding) < 0:
-        return NotImplemented
-    if any(r not in ("constant", None) for r in rest if isinstance(r, str)):
-        return NotImplemented
-    return t.emit("pad", (x.name,), padding=(padding[0], padding[1]))
-
-
-@handles("batch_norm", "_native_batch_norm_legit_no_training")
-def _batch_norm(t: Tracer, x: Any, w: Any, b: Any, mean: Any, var: Any, *rest: Any) -> Any:
-    numbers = [r for r in rest if isinstance(r, float)]
-    training = any(r is True for r in rest[:1])
-    if not isinstance(x, Real) or x.frames_first or not isinstance(mean, Tensor) or training:
-        return NotImplemented
-    epsilon = numbers[-1]
-    scale = 1.0 / torch.sqrt(var.double() + epsilon)
-    if w is not None:
-        scale = scale * w.double()
-    shift = -mean.double() * scale
-    if b is not None:
-        shift = shift + b.double()
-    result = t.emit("affine", (x.name,), scale=scale, shift=shift)
-    # what training saw, this maps it to: N(mean, var) becomes N(β, γ²), but for epsilon
-    t.promise(result, scale * mean.double() + shift, scale.abs() * var.double().sqrt())
-    return result
 
 
 # -- elementwise ---------------------------------------------------------------------------------
@@ -267,7 +191,7 @@ def _arange(t: Tracer, *arguments: Any) -> Any:
     if len(extents) > 2 and extents[2] != 1:
         return NotImplemented
     if extents and isinstance(extents[0], Size):
-        return TimeIndex()
+        return BatchIndex() if extents[0].batch else TimeIndex()
     if len(extents) >= 2 and extents[0] == 0 and isinstance(extents[1], Size):
         return TimeIndex()
     return NotImplemented
@@ -362,14 +286,14 @@ def _unsqueeze(t: Tracer, x: Any, dim: int) -> Any:
     """Masks, lengths and indices only ever broadcast: their rank carries no meaning."""
     if isinstance(x, Tensor):
         return x.unsqueeze(dim)
-    return x if isinstance(x, (Mask, Lengths, TimeIndex)) else NotImplemented
+    return x if isinstance(x, (Mask, Lengths, TimeIndex, BatchIndex)) else NotImplemented
 
 
 @handles("squeeze", "view", "reshape", "expand", "expand_as")
 def _reshape(t: Tracer, x: Any, *arguments: Any) -> Any:
     if isinstance(x, Tensor) and all(not isinstance(a, Size) for a in arguments):
         return NotImplemented
-    return x if isinstance(x, (Mask, Lengths, TimeIndex)) else NotImplemented
+    return x if isinstance(x, (Mask, Lengths, TimeIndex, BatchIndex)) else NotImplemented
 
 
 @handles("slice")
@@ -425,8 +349,8 @@ def _log_softmax(t: Tracer, x: Any, *options: Any) -> Any:
 
 
 @handles("sym_size", "sym_numel")
-def _size(t: Tracer, *arguments: Any) -> Any:
-    return Size()
+def _size(t: Tracer, x: Any, *axis: Any) -> Any:
+    return Size(batch=isinstance(x, (Real, Lengths)) and axis == (0,))
 
 
 @handles("_assert_tensor_metadata", "_assert_scalar", "sym_constrain_range_for_size")

@@ -7,6 +7,7 @@ becomes one ``attention`` node.  The check at the end of the capture is what mak
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -104,16 +105,40 @@ def _glu(t: Tracer, x: Any, dim: int = -1) -> Any:
 # -- moves ---------------------------------------------------------------------------------------------
 
 
-@also_handles("view", "reshape")
+@also_handles("view", "reshape", "_unsafe_view")
 def _view(t: Tracer, x: Any, shape: Any = (), *_: Any) -> Any:
     if isinstance(x, Real) and x.frames_first and len(shape) == 4:
-        heads, size = shape[2:]
-        return Heads(x.name, heads) if isinstance(heads, int) and isinstance(size, int) else NotImplemented
+        heads, size = t.shape[2:]
+        if isinstance(heads, int) and isinstance(size, int):
+            return Heads(x.name, heads, size=size)
+        return NotImplemented
+    if isinstance(x, Heads) and len(shape) == 4 and t.shape[1:] == _extents(x)[1:]:
+        return x
     if isinstance(x, Heads) and x.layout == "bthe" and len(shape) == 3:
         return Real(x.name, True)
-    if isinstance(x, Image) and x.frames_first and len(shape) == 3 and isinstance(shape[2], int):
-        return Real(t.emit("flatten", (x.name,), channels=shape[2]).name, True)
+    if isinstance(x, Image) and x.frames_first and len(shape) == 3 and isinstance(t.shape[2], int):
+        return Real(t.emit("flatten", (x.name,), channels=t.shape[2]).name, True)
+    if isinstance(x, OfFrames):
+        return _as_known(t, x, torch.reshape)
     return _shifted(x, (1, 3)) if len(shape) == 4 else NotImplemented
+
+
+def _extents(x: Heads) -> tuple[int | str | None, ...]:
+    extents: dict[str, int | str | None] = {"b": "batch", "t": None, "h": x.heads, "e": x.size}
+    return tuple(extents[axis] for axis in x.layout)
+
+
+@also_handles("expand")
+def _expand(t: Tracer, x: Any, *_: Any) -> Any:
+    return _as_known(t, x, torch.Tensor.expand) if isinstance(x, OfFrames) else NotImplemented
+
+
+def _as_known(t: Tracer, x: OfFrames, function: Callable[..., Tensor]) -> Any:
+    """Reshape or expand to the traced shape, for a batch of 1, the one extent of frames left open."""
+    shape = [1 if size == "batch" else -1 if size is None else size for size in t.shape]
+    if shape.count(-1) > 1:
+        return NotImplemented
+    return replace(x, compute=lambda frames: function(x.compute(frames), shape))
 
 
 @also_handles("transpose")
@@ -210,10 +235,51 @@ def _attend(t: Tracer, scores: Scores, value: Heads) -> Any:
     ins = [scores.query, scores.key, value.name, t.length_name(scores.lengths)]
     if scores.position_query:
         ins.append(scores.position_query)
+    positions = None if scores.positions is None else _without_batch(scores.positions)
     made = t.emit(
-        "attention", tuple(ins), True, heads=scores.heads, scale=float(scores.scale), positions=scores.positions
+        "attention", tuple(ins), True, heads=scores.heads, scale=float(scores.scale), positions=positions
     )
-    return Heads(made.name, value.heads, "bhte")
+    return Heads(made.name, value.heads, "bhte", value.size)
+
+
+def _without_batch(positions: OfFrames) -> OfFrames:
+    """[H, E, 2T − 1] of positions that may have a batch axis of 1 in front."""
+
+    def compute(frames: int) -> Tensor:
+        table = positions.compute(frames)
+        return table.reshape(table.shape[-3:])
+
+    return replace(positions, compute=compute)
+
+
+@also_handles("scaled_dot_product_attention")
+def _scaled_dot_product_attention(
+    t: Tracer,
+    query: Any,
+    key: Any,
+    value: Any,
+    mask: Any = None,
+    dropout: float = 0.0,
+    causal: bool = False,
+    scale: Any = None,
+    grouped: bool = False,
+) -> Any:
+    """The whole of attention in one operator; what is added to its scores may be that of distances."""
+    heads = (query, key, value)
+    if not all(isinstance(x, Heads) and x.layout == "bhte" and x.heads == query.heads for x in heads):
+        return NotImplemented
+    if dropout != 0.0 or causal or grouped:
+        return NotImplemented
+    scale = query.size**-0.5 if scale is None else scale
+    content = Scores(query.heads, query=query.name, key=key.name, scale=scale)
+    if isinstance(mask, Mask) and not mask.negated:
+        return _attend(t, replace(content, lengths=mask.lengths), value)
+    if not isinstance(mask, Scores) or mask.lengths is None:
+        return NotImplemented
+    scores = _add(t, content, replace(mask, lengths=None))
+    if scores is NotImplemented:
+        return NotImplemented
+    return _attend(t, replace(scores, lengths=mask.lengths), value)
 
 
 def _shifted(x: Any, steps: tuple[int, ...]) -> Any:
@@ -253,6 +319,13 @@ def _masked_fill(t: Tracer, x: Any, mask: Any, value: Any) -> Any:
     if isinstance(x, Weights) and float(value) == 0.0 and _same(t, x.scores.lengths, mask.lengths):
         return x  # those of keys are zero already, and nobody looks at those of queries
     return NotImplemented
+
+
+@also_handles("where")
+def _where(t: Tracer, mask: Any, kept: Any, value: Any) -> Any:
+    if not isinstance(mask, Mask) or not isinstance(kept, Scores) or isinstance(value, Scores):
+        return NotImplemented
+    return _masked_fill(t, kept, replace(mask, negated=not mask.negated), value)
 
 
 def _same(t: Tracer, a: Lengths | None, b: Lengths) -> bool:

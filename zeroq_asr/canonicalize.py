@@ -85,7 +85,10 @@ def split_shared_convs(graph: FloatGraph) -> FloatGraph:
 
 
 def fold_affine(graph: FloatGraph) -> FloatGraph:
-    """BatchNorm in inference is y = γ'·x + β' per channel: W' = γ'·W, b' = γ'·b + β' (float64)."""
+    """BatchNorm in inference is y = γ'·x + β' per channel: W' = γ'·W, b' = γ'·b + β' (float64).
+
+    So is the weight and bias of an instance norm, which is one behind it.
+    """
     producer, consumers = graph.producer(), graph.consumers()
     renames: dict[str, str] = {}
     kept: list[FloatNode] = []
@@ -95,7 +98,7 @@ def fold_affine(graph: FloatGraph) -> FloatGraph:
             source = producer[renames[source.out]]
         if (
             source is None
-            or source.op != "conv1d"
+            or source.op not in ("conv1d", "instance_norm")
             or not _sole_consumer(graph, node.ins[0], consumers)
             # a vector over one channel makes more channels
             or _channels(node) not in (1, source.attrs["weight"].shape[0])
@@ -104,7 +107,7 @@ def fold_affine(graph: FloatGraph) -> FloatGraph:
             continue
         scale, shift = _vectors(node, source.attrs["weight"].shape[0])
         weight, bias = source.attrs["weight"].double(), source.attrs["bias"].double()
-        source.attrs["weight"] = (weight * scale[:, None, None]).float()
+        source.attrs["weight"] = (weight * scale.reshape(-1, *[1] * (weight.dim() - 1))).float()
         source.attrs["bias"] = (bias * scale + shift).float()
         source.promise = node.promise
         renames[node.out] = source.out
@@ -186,6 +189,9 @@ def drop_dead_masks(graph: FloatGraph) -> FloatGraph:
             elif reader.op == "mean_time":
                 # a mean spreads over all frames, so its own unseen frames hide nothing
                 by_reader = {reader.ins[1]}
+            elif reader.op == "instance_norm":
+                # its moments are those of the valid frames; every other frame makes its own result
+                by_reader = {reader.ins[1]} & unseen.get(reader.out, set())
             elif reader.op == "attention":
                 by_reader = _hidden_by_attention(reader, node.out, unseen.get(reader.out, set()))
             elif reader.op in FRAMEWISE or _is_pointwise(reader):

@@ -19,7 +19,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from zeroq_asr import aten_attention  # noqa: F401  registers its handlers
+# they register their handlers
+from zeroq_asr import aten_attention, aten_convs, aten_masks, aten_norms  # noqa: F401
 from zeroq_asr.aten import HANDLERS
 from zeroq_asr.canonicalize import canonicalize
 from zeroq_asr.errors import CaptureError, UnsupportedOperatorError

@@ -209,6 +209,14 @@ def _layer_norm(x: Tensor, *, weight: Tensor, bias: Tensor, epsilon: float) -> T
     return F.layer_norm(x.transpose(1, 2), weight.shape, weight, bias, epsilon).transpose(1, 2)
 
 
+def _instance_norm(x: Tensor, lengths: Tensor, *, weight: Tensor, bias: Tensor, epsilon: float) -> Tensor:
+    """(x − mean) / sqrt(variance + epsilon) · weight + bias; a channel's moments over the valid frames."""
+    valid, count = _mask(x, lengths), lengths.clamp(min=1)[:, None, None]
+    centred = x - torch.where(valid, x, 0.0).sum(dim=2, keepdim=True) / count
+    variance = torch.where(valid, centred, 0.0).square().sum(dim=2, keepdim=True) / count
+    return centred * torch.rsqrt(variance + epsilon) * weight[:, None] + bias[:, None]
+
+
 def _attention(
     query: Tensor,
     key: Tensor,
@@ -261,6 +269,7 @@ FLOAT_OPS: dict[str, Callable[..., Tensor]] = {
     "conv2d": _conv2d,
     "flatten": lambda x, *, channels: x.permute(0, 1, 3, 2).reshape(x.shape[0], channels, x.shape[2]),
     "layer_norm": _layer_norm,
+    "instance_norm": _instance_norm,
     "attention": _attention,
     "take_channels": lambda x, *, index: x[:, list(index)],
     "transpose": lambda x, *, perm: x.permute(perm),

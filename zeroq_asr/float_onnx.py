@@ -222,6 +222,20 @@ def _layer_norm(w: _Writer, node: FloatNode) -> None:
     w.done(node, w.add("LayerNormalization", inputs, axis=-1, epsilon=a["epsilon"]), True)
 
 
+def _instance_norm(w: _Writer, node: FloatNode) -> None:
+    a, (x, lengths) = node.attrs, node.ins
+    source, valid, zero = w.channels(x), w.mask(x, lengths, 1), w.store(0.0)
+    count = w.add("Unsqueeze", [w.add("Cast", [lengths], to=TensorProto.FLOAT), w.axes(1, 2)])
+    kept = w.add("Where", [valid, source, zero])
+    mean = w.add("Div", [w.add("ReduceSum", [kept, w.axes(2)], keepdims=1), count])
+    centred = w.add("Sub", [source, mean])
+    squares = w.add("ReduceSumSquare", [w.add("Where", [valid, centred, zero]), w.axes(2)], keepdims=1)
+    variance = w.add("Add", [w.add("Div", [squares, count]), w.store(a["epsilon"])])
+    normal = w.add("Div", [centred, w.add("Sqrt", [variance])])
+    scaled = w.add("Mul", [normal, w.store(a["weight"].numpy()[:, None])])
+    w.done(node, w.add("Add", [scaled, w.store(a["bias"].numpy()[:, None])]), False)
+
+
 def _attention(w: _Writer, node: FloatNode) -> None:
     a = node.attrs
     query, key, value, lengths, *position = node.ins
@@ -330,6 +344,7 @@ SPELLINGS: dict[str, Callable[[_Writer, FloatNode], None]] = {
     "conv2d": _conv2d,
     "flatten": _flatten,
     "layer_norm": _layer_norm,
+    "instance_norm": _instance_norm,
     "attention": _attention,
     "add": _sum,
     "clamp": _sum,

@@ -1,13 +1,18 @@
-"""Waveform to log-mel features, as the checkpoints expect them.
+"""Waveform to the features that checkpoints expect: log-mels, or the waveform itself.
 
 Shapes: N samples, T feature frames, F = n_fft // 2 + 1 frequency bins, M mels.
 
-::
+"log_mel"::
 
     y[0] = x[0],  y[t] = x[t] - preemph · x[t-1]             pre-emphasis
     P    = |STFT(y)| ** mag_power                            [F, T]
     L    = log(mel @ P + guard)                              [M, T]
     Z    = (L - mean) / (std + 1e-5)                         over the valid frames only
+
+"waveform", for networks that begin with convolutions of their own (M = 1, T = N; Baevski et al., arXiv
+2006.11477, section 4.1)::
+
+    Z    = (x - mean) / sqrt(var + 1e-7)                     over the valid samples only
 
 Frames at or after the length are ``pad_value``; T is then padded to a multiple of ``pad_to``.
 """
@@ -27,6 +32,10 @@ from zeroq_asr.errors import AudioError, ConfigError
 
 #: added to every standard deviation before the division
 STD_GUARD = 1e-5
+#: added to the variance of a waveform before its square root
+VARIANCE_GUARD = 1e-7
+#: what the features are
+KINDS = ("log_mel", "waveform")
 
 _WINDOWS: dict[str, Callable[..., torch.Tensor]] = {
     "hann": torch.hann_window,
@@ -41,12 +50,15 @@ _GUARDS = {"tiny": float(np.finfo(np.float32).tiny), "eps": float(np.finfo(np.fl
 class FrontendConfig:
     """What surrounds the short-time Fourier transform; the names are NeMo's.
 
+    A "waveform" has one feature, a frame a sample, and reads ``sample_rate``, ``window_size``, ``normalize``
+    ("unit_variance" or None), ``pad_to`` and ``pad_value`` alone.
+
     Raises ConfigError when a value has the wrong type or makes no sense.
     """
 
     #: samples a second
     sample_rate: int = 16000
-    #: seconds
+    #: seconds; of a waveform: what the network needs for one encoded frame, its receptive field
     window_size: float = 0.02
     window_stride: float = 0.01
     #: hann, hamming, blackman, bartlett or none (rectangular), all symmetric
@@ -66,7 +78,8 @@ class FrontendConfig:
     log_zero_guard_type: str = "add"
     #: a number, "tiny" or "eps" (of float32)
     log_zero_guard_value: float | str = 2**-24
-    #: "per_feature", "all_features", None, or {"fixed_mean": [M], "fixed_std": [M]}
+    #: "per_feature", "all_features", None, or {"fixed_mean": [M], "fixed_std": [M]}; of a waveform
+    #: "unit_variance" or None
     normalize: str | dict[str, list[float]] | None = "per_feature"
     #: T is padded to a multiple of this; 0 or 1: not at all
     pad_to: int = 16
@@ -78,6 +91,8 @@ class FrontendConfig:
     exact_pad: bool = False
     #: "slaney": each filter has unit area; None: unit peak
     mel_norm: str | None = "slaney"
+    #: "log_mel" or "waveform"
+    kind: str = "log_mel"
 
     def __post_init__(self) -> None:
         for name, types in _TYPES.items():
@@ -101,7 +116,7 @@ class FrontendConfig:
             "window_size": 2 <= length <= 2**20,
             "window_stride": self.hop_length >= 1,
             "window": self.window == "none" or self.window in _WINDOWS,
-            "features": 1 <= self.features <= 4096,
+            "features": self.features == 1 if self.is_waveform else 1 <= self.features <= 4096,
             "n_fft": length <= fft <= 2**20,
             "lowfreq": 0 <= self.lowfreq < top,
             "highfreq": top <= self.sample_rate / 2,
@@ -112,13 +127,21 @@ class FrontendConfig:
             "frame_splicing": self.frame_splicing == 1,
             "exact_pad": not (self.exact_pad and self.hop_length % 2),
             "mel_norm": self.mel_norm in (None, "slaney"),
+            "kind": self.kind in KINDS,
         }
         for name, holds in rules.items():
             if not holds:
                 raise ConfigError(
                     "frontend", f"{name} = {getattr(self, name)!r} is out of range or not supported"
                 )
-        if isinstance(self.normalize, str) and self.normalize not in ("per_feature", "all_features"):
+        if self.is_waveform and self.normalize not in ("unit_variance", None):
+            problem = f"normalize = {self.normalize!r} is unknown for a waveform"
+            raise ConfigError("frontend", problem, "use unit_variance or null")
+        if (
+            isinstance(self.normalize, str)
+            and not self.is_waveform
+            and self.normalize not in ("per_feature", "all_features")
+        ):
             raise ConfigError(
                 "frontend",
                 f"normalize = {self.normalize!r} is unknown",
@@ -128,14 +151,21 @@ class FrontendConfig:
             _check_fixed(self.normalize, self.features)
 
     @property
+    def is_waveform(self) -> bool:
+        """Whether the features are the samples themselves."""
+        return self.kind == "waveform"
+
+    @property
     def window_length(self) -> int:
-        """The window, in samples."""
-        return int(self.window_size * self.sample_rate)
+        """The window, in samples; of a waveform the network's receptive field."""
+        length = self.window_size * self.sample_rate
+        # log-mels cut fractions off, as NeMo does; a receptive field is a whole number to begin with
+        return round(length) if self.is_waveform else int(length)
 
     @property
     def hop_length(self) -> int:
         """The step between frames, in samples."""
-        return int(self.window_stride * self.sample_rate)
+        return 1 if self.is_waveform else int(self.window_stride * self.sample_rate)
 
     @property
     def fft_length(self) -> int:
@@ -157,8 +187,11 @@ class FrontendConfig:
 
     @property
     def min_samples(self) -> int:
-        """The fewest samples that give two frames: with one, no standard deviation exists."""
-        return 2 * self.hop_length - self._surplus
+        """The fewest samples that give two frames: with one, no standard deviation exists.
+
+        Of a waveform: the fewest that give one encoded frame.
+        """
+        return self.window_length if self.is_waveform else 2 * self.hop_length - self._surplus
 
     def frames(self, num_samples: int) -> int:
         """Return how many valid frames ``num_samples`` samples give."""
@@ -167,12 +200,18 @@ class FrontendConfig:
     @property
     def _surplus(self) -> int:
         """Samples of padding less one transform; 0 for an even transform without ``exact_pad``."""
+        if self.is_waveform:
+            return 0
         pad = self.fft_length - self.hop_length if self.exact_pad else self.fft_length
         return pad // 2 * 2 - self.fft_length
 
     def to_dict(self) -> dict[str, Any]:
         """Return a dictionary that JSON can hold; `from_dict` is its inverse."""
-        return dataclasses.asdict(self)
+        values = dataclasses.asdict(self)
+        if not self.is_waveform:
+            # files that were written before there was a choice stay the same, byte for byte
+            del values["kind"]
+        return values
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> FrontendConfig:
@@ -210,6 +249,7 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "frame_splicing": (int,),
     "exact_pad": (bool,),
     "mel_norm": (str, type(None)),
+    "kind": (str,),
 }
 
 
@@ -274,8 +314,9 @@ class Frontend:
 
     def __init__(self, config: FrontendConfig) -> None:
         self.config = config
-        self.filterbank = mel_filterbank(config)
-        self._filters = torch.from_numpy(self.filterbank)
+        if config.is_waveform:
+            return
+        self._filters = torch.from_numpy(mel_filterbank(config))
         make = _WINDOWS.get(config.window)
         length = config.window_length
         self._window = torch.ones(length) if make is None else make(length, periodic=False)
@@ -286,7 +327,7 @@ class Frontend:
         """Return the features [M, T] of a mono waveform [N] and how many frames are valid.
 
         ``name`` is what errors call it.  Raises AudioError when the waveform is not a finite vector or
-        gives fewer than two frames.
+        gives fewer than two frames (as a waveform: is shorter than the network's receptive field).
         """
         config = self.config
         samples = np.asarray(waveform, dtype=np.float32)
@@ -294,16 +335,19 @@ class Frontend:
             raise AudioError(name, f"expected one axis, mono samples, received shape {samples.shape}")
         if len(samples) < config.min_samples:
             needed = config.min_samples / config.sample_rate
+            least = "one encoded frame takes" if config.is_waveform else "two frames"
             raise AudioError(
                 name,
-                f"{len(samples)} samples are fewer than two frames ({config.min_samples} samples)",
+                f"{len(samples)} samples are fewer than {least} ({config.min_samples} samples)",
                 f"use a recording of {needed:g} s or more",
             )
         if not np.isfinite(samples).all():
             raise AudioError(name, "contains NaN or infinite samples", "decode the recording again")
         length = config.frames(len(samples))
         with torch.no_grad():
-            features = self._normalize(self._log_mel(torch.from_numpy(samples)), length)
+            source = torch.from_numpy(samples)
+            raw = source[None].clone() if config.is_waveform else self._log_mel(source)
+            features = self._normalize(raw, length)
             features[:, length:] = config.pad_value
             surplus = -features.shape[1] % config.pad_to if config.pad_to > 1 else 0
             features = torch.nn.functional.pad(features, (0, surplus), value=config.pad_value)
@@ -360,6 +404,8 @@ class Frontend:
                 mean, std = valid.mean(dim=1, keepdim=True), valid.std(dim=1, keepdim=True) + STD_GUARD
             case "all_features":
                 mean, std = valid.mean(), valid.std() + STD_GUARD
+            case "unit_variance":
+                mean, std = valid.mean(), (valid.var(correction=0) + VARIANCE_GUARD).sqrt()
             case fixed:
                 assert isinstance(fixed, dict)
                 mean = torch.tensor(fixed["fixed_mean"])[:, None]

@@ -171,7 +171,8 @@ def _real_range(info: ValueInfo) -> list[float]:
 
 
 def _layer(name: str, module: nn.Module) -> dict[str, Any]:
-    weight = next(iter([*module.parameters(recurse=False), *module.buffers(recurse=False)]))
+    tensors = dict([*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)])
+    weight = tensors.get("weight", next(iter(tensors.values())))
     layer: dict[str, Any] = {
         "path": name,
         "type": type(module).__name__,

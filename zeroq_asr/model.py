@@ -1,7 +1,7 @@
 """A float speech recogniser: what every checkpoint loader returns and everything else starts from.
 
 Shapes, here and everywhere: B batch, M mels, T feature frames, S encoded frames, V tokens with
-the CTC blank last.
+the CTC blank last.  Where a network takes the waveform itself, M is 1 and a frame is a sample.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ class AsrModel:
     tokenizer: Tokenizer
     name: str
     #: name in ``zeroq_asr.architectures.ARCHITECTURES`` and the configuration that rebuilds the
-    #: network; empty for a network that came from a user's own loader.
+    #: network; empty for a network that came from a user's own loader, and another package's own name
+    #: for one that it builds.
     architecture: str = ""
     config: dict[str, Any] = field(default_factory=dict)
     #: input frames per encoded frame
@@ -41,8 +42,14 @@ class AsrModel:
         """Bytes of the network's parameters and buffers."""
         return sum(t.numel() * t.element_size() for t in self.network.state_dict().values())
 
-    def example_input(self, frames: int = 64) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return features [2, M, frames] and lengths [2] that the network accepts."""
+    def example_input(self, frames: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return features [2, M, frames] and lengths [2] that the network accepts.
+
+        By default 64 frames; of a waveform the samples of 17 encoded frames.
+        """
+        if frames is None:
+            samples = self.frontend.window_length + 16 * self.subsampling_factor
+            frames = samples if self.frontend.is_waveform else 64
         generator = torch.Generator().manual_seed(0)
         features = torch.randn(2, self.frontend.features, frames, generator=generator)
         return features, torch.tensor([frames, frames - frames // 4], dtype=torch.int64)

@@ -3,7 +3,8 @@
 Kinds: ``Real`` (an activation of the float graph), ``Lengths`` (an affine function of the sequence
 lengths), ``TimeIndex`` (0, 1, 2 … over frames), ``Mask`` (frame < length), ``TimeSum`` (a masked sum
 over frames), a torch tensor (a constant), ``Size`` (a symbolic extent), or a plain Python value; for
-attention and 2-D convolutions ``Image``, ``Heads``, ``OfFrames``, ``Scores`` and ``Weights``.
+attention and 2-D convolutions ``Image``, ``Heads``, ``OfFrames``, ``Scores`` and ``Weights``; on their way to
+a length ``Unrounded``, to a normalization over time ``Centred`` and ``Spread``.
 """
 
 from __future__ import annotations
@@ -38,8 +39,20 @@ class Lengths:
 
 
 @dataclass(frozen=True)
+class Unrounded:
+    """A length that was divided and not rounded yet: its floor is ``lengths``."""
+
+    lengths: Lengths
+
+
+@dataclass(frozen=True)
 class TimeIndex:
     """Frame numbers."""
+
+
+@dataclass(frozen=True)
+class BatchIndex:
+    """Numbers of utterances."""
 
 
 @dataclass(frozen=True)
@@ -59,8 +72,30 @@ class TimeSum:
 
 
 @dataclass(frozen=True)
+class Centred:
+    """``source`` less its mean over the valid frames; ``masked``: and zero beyond them."""
+
+    source: Real
+    #: name of a lengths value
+    lengths: str
+    masked: bool = False
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A variance over the valid frames on its way."""
+
+    of: Centred
+    #: squares, kept (and masked), total, variance, deviation (its root) or inverse (of the root)
+    step: str = "squares"
+    epsilon: float = 0.0
+
+
+@dataclass(frozen=True)
 class Size:
-    """A symbolic extent."""
+    """A symbolic extent, ``batch``: of the batch."""
+
+    batch: bool = False
 
 
 @dataclass(frozen=True)
@@ -81,11 +116,13 @@ class Heads:
     name: str
     heads: int
     layout: str = "bthe"
+    #: E, channels of a head
+    size: int = 0
 
 
 @dataclass(frozen=True)
 class OfFrames:
-    """A tensor that depends on nothing but the number of frames."""
+    """A tensor that depends on nothing but the number of frames; a batch axis, if any, has size 1."""
 
     compute: Callable[[int], Tensor]
     #: where it is rows of another times a matrix, merely moved since: those rows [R, D] and the matrix [C, D]
@@ -157,6 +194,9 @@ class Tracer:
         self.where = ""
         #: class of the layer
         self.kind = ""
+        #: extents of what the node under way makes: "batch", None where they depend on the frames
+        self.shape: tuple[int | str | None, ...] = ()
+        self._batch: Any = None
         self._exported = exported
         self._names: set[str] = {"audio_signal", "length"}
         self._inputs = ["audio_signal", "length"]
@@ -177,6 +217,7 @@ class Tracer:
             self.env[node] = self._exported.constants[target]
             return
         name = self._inputs.pop(0)
+        self._batch = node.meta["val"].shape[0]
         self.env[node] = Real(name) if name == "audio_signal" else Lengths(name)
 
     def enter(self, node: Any) -> None:
@@ -185,6 +226,15 @@ class Tracer:
         self.where, kind = list(stack.values())[-1] if stack else ("", "")
         # torch gives the class, or its dotted name
         self.kind = getattr(kind, "__name__", str(kind)).rpartition(".")[2]
+        value = node.meta.get("val")
+        self.shape = tuple(map(self._extent, value.shape)) if isinstance(value, Tensor) else ()
+
+    def _extent(self, size: Any) -> int | str | None:
+        if isinstance(size, int):
+            return size
+        # as expressions: comparing symbols themselves would constrain them
+        symbols = [getattr(getattr(s, "node", None), "expr", None) for s in (size, self._batch)]
+        return "batch" if symbols[0] is not None and symbols[0] == symbols[1] else None
 
     def arguments(self, node: Any) -> tuple[Any, ...]:
         """Positional and keyword arguments of an exported node, as kinds, in schema order."""

@@ -1,7 +1,7 @@
 """Checkpoints to recognisers, one file a format.
 
 Nothing in a checkpoint is ever run: weights are read as tensors only, archives in memory within
-limits.  The exception is the user's own ``loader``.
+limits.  The exception is the user's own ``loader``.  A folder, or OWNER/NAME, is a Hugging Face model.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 
 from zeroq_asr.checkpoints.archive import GZIP_MAGIC
+from zeroq_asr.checkpoints.huggingface import is_huggingface, load_huggingface
 from zeroq_asr.checkpoints.loader import load_with
 from zeroq_asr.checkpoints.nemo import load_nemo
 from zeroq_asr.checkpoints.pickles import ZIP_MAGIC
@@ -32,7 +33,8 @@ def load_checkpoint(
     """Read a checkpoint of any format, chosen by its content.
 
     ``config`` is the model_config.yaml of weights that come without one.  ``loader`` names a
-    function, ``package.module:function``, that reads the file instead and returns an AsrModel.
+    function, ``package.module:function``, that reads the file instead and returns an AsrModel.  A folder
+    with config.json, or OWNER/NAME where no such file is, is a Hugging Face model; it takes transformers.
 
     Raises CheckpointError when the file cannot be read, is damaged, or is not supported.
     """
@@ -40,6 +42,12 @@ def load_checkpoint(
         if config is not None:
             raise CheckpointError(loader, "a loader takes no --config", "leave one of them out")
         return load_with(loader, path)
+    if is_huggingface(path):
+        if config is not None:
+            raise CheckpointError(
+                path, "a Hugging Face model brings its own configuration", "leave --config out"
+            )
+        return load_huggingface(path)
     head = _read_head(path)
     if head.startswith(GZIP_MAGIC) or head[_TAR_MAGIC_AT:].startswith(_TAR_MAGIC):
         if config is not None:
@@ -58,7 +66,11 @@ def load_checkpoint(
 def _read_head(path: str | os.PathLike[str]) -> bytes:
     """Return the first bytes of a file, enough to know its format."""
     if os.path.isdir(path):
-        raise CheckpointError(path, "is a folder, a checkpoint file was expected")
+        raise CheckpointError(
+            path,
+            "is a folder, a checkpoint file was expected",
+            "only the folder of a Hugging Face model will do, which holds a config.json",
+        )
     try:
         with open(path, "rb") as stream:
             head = stream.read(_TAR_MAGIC_AT + len(_TAR_MAGIC))

@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from zeroq_asr.architectures import SUBSAMPLING
+from zeroq_asr.architectures import ARCHITECTURES, SUBSAMPLING
 from zeroq_asr.checkpoints.archive import MAX_TOTAL_BYTES
 from zeroq_asr.checkpoints.nemo import read_config, read_surroundings
 from zeroq_asr.checkpoints.pickles import CODE_REMEDY, ZIP_MAGIC, as_state_dict, check_zip, load_pickle
@@ -52,7 +52,7 @@ def save_checkpoint(model: AsrModel, path: str | os.PathLike[str]) -> None:
     Raises CheckpointError when the network is not one of this package's architectures, and
     ConfigError when the file cannot be written.
     """
-    if not model.architecture:
+    if model.architecture not in ARCHITECTURES:
         raise CheckpointError(
             path, "only networks of this package's architectures can be saved", "use torch.export.save"
         )

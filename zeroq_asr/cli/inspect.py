@@ -127,11 +127,14 @@ def _onnx(terminal: Terminal, found: dict[str, Any]) -> None:
 def _surroundings(found: dict[str, Any]) -> list[tuple[str, str]]:
     frontend, tokenizer = found["frontend"], found["tokenizer"]
     normalize = frontend["normalize"]
+    waveform = frontend.get("kind") == "waveform"
+    features = "the waveform" if waveform else f"{frontend['features']} mels"
+    every = "" if waveform else f" every {1000 * frontend['window_stride']:g} ms"
     return [
         (
             "frontend",
-            f"{frontend['features']} mels at {frontend['sample_rate']} Hz, window "
-            f"{1000 * frontend['window_size']:g} ms every {1000 * frontend['window_stride']:g} ms, "
+            f"{features} at {frontend['sample_rate']} Hz, window "
+            f"{1000 * frontend['window_size']:g} ms{every}, "
             f"normalization {normalize if isinstance(normalize, str) else 'fixed' if normalize else 'none'}",
         ),
         ("tokenizer", f"{tokenizer['kind']}, {tokenizer['size']} tokens"),

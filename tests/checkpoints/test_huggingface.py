@@ -1,0 +1,380 @@
+"""Hugging Face folders: the same text as transformers gives, and what is said of those that are not whole."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from typer.testing import CliRunner
+
+import zeroq_asr as zq
+from zeroq_asr.checkpoints import load_checkpoint
+from zeroq_asr.checkpoints.huggingface import is_huggingface
+from zeroq_asr.cli import app
+from zeroq_asr.errors import CheckpointError, UnsupportedModelError
+
+transformers = pytest.importorskip("transformers")
+
+KINDS = {
+    "wav2vec2": "Wav2Vec2ForCTC",
+    "hubert": "HubertForCTC",
+    "conformer": "Wav2Vec2ConformerForCTC",
+    "rotary": "Wav2Vec2ConformerForCTC",
+    "parakeet": "ParakeetForCTC",
+}
+Folder = Callable[[str], Path]
+SAMPLES = (16000, 9001, 4003)
+
+
+def waves() -> list[np.ndarray]:
+    generator = np.random.default_rng(0)
+    return [
+        (generator.standard_normal(n) * np.linspace(0.01, 0.3, n) + 0.05).astype(np.float32) for n in SAMPLES
+    ]
+
+
+def alone(folder: Path, class_name: str, wave: np.ndarray) -> tuple[torch.Tensor, np.ndarray, str]:
+    """Logits [S, V], features [M, T] and text that transformers makes of one recording."""
+    network = getattr(transformers, class_name).from_pretrained(folder).eval()
+    extractor = transformers.AutoFeatureExtractor.from_pretrained(folder)
+    kind = transformers.ParakeetTokenizer if class_name == "ParakeetForCTC" else None
+    tokenizer = (kind or transformers.Wav2Vec2CTCTokenizer).from_pretrained(folder)
+    inputs = extractor(wave, sampling_rate=16000, return_tensors="pt")
+    if "input_features" in inputs:
+        features = inputs["input_features"][0].T.numpy()
+    else:
+        features = inputs["input_values"].numpy()
+        # a lone utterance has no padding to be told of
+        inputs = {"input_values": inputs["input_values"]}
+    with torch.inference_mode():
+        logits = network(**inputs).logits[0]
+    return logits, features, tokenizer.decode(logits.argmax(-1))
+
+
+@pytest.mark.filterwarnings("ignore")  # transformers' own
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_batch_gives_each_what_transformers_gives_it_alone(huggingface_folder: Folder, kind: str) -> None:
+    folder = huggingface_folder(kind)
+    model = load_checkpoint(folder)
+    assert (model.architecture, model.name) == (KINDS[kind], folder.name)
+    assert not model.network.training
+    assert not any(p.requires_grad for p in model.network.parameters())
+    features, lengths = zq.Frontend(model.frontend).batch(waves())
+    recognizer = zq.TorchRecognizer(model)
+    scores, encoded = recognizer.log_probs(features, lengths)
+    for row, wave in enumerate(waves()):
+        logits, theirs, _ = alone(folder, KINDS[kind], wave)
+        frames, count = int(lengths[row]), int(encoded[row])
+        np.testing.assert_allclose(features[row, :, :frames], theirs[:, :frames], atol=1e-5)
+        assert not features[row, :, frames:].any()
+        blank = model.tokenizer.blank_id
+        special = 1 if kind != "parakeet" else blank
+        order = [*(i for i in range(blank + 1) if i != special), special]
+        expected = torch.log_softmax(logits[:count, order], -1).numpy()
+        np.testing.assert_allclose(scores[row, :count], expected, atol=1e-5)
+        # what is left is the frame behind the last sample, where the extractor makes one
+        assert 0 <= len(logits) - count <= (kind == "parakeet")
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", ["wav2vec2", "parakeet"])
+def test_tokens_become_the_same_text(huggingface_folder: Folder, kind: str) -> None:
+    folder = huggingface_folder(kind)
+    model = load_checkpoint(folder)
+    if kind == "wav2vec2":
+        assert model.tokenizer == zq.Tokenizer(("", "", "", " ", *"ETAOINSHR'"), "characters")
+        theirs, words = transformers.Wav2Vec2CTCTokenizer.from_pretrained(folder), "THE HEART IS THERE"
+        ids = theirs(words).input_ids
+        assert model.tokenizer.decode(i - (i > 1) for i in ids) == words
+    else:
+        assert model.tokenizer.kind == "sentencepiece"
+        assert model.tokenizer.tokens[:3] == ("", "\u2581", "\u2581t")
+        theirs = transformers.AutoTokenizer.from_pretrained(folder)
+        assert model.tokenizer.decode(theirs("the thing tears").input_ids) == "the thing tears"
+
+
+def test_the_surroundings(huggingface_folder: Folder) -> None:
+    waveform = load_checkpoint(huggingface_folder("wav2vec2"))
+    expected = zq.FrontendConfig(
+        kind="waveform", features=1, window_size=25 / 16000, normalize="unit_variance", pad_to=0
+    )
+    assert waveform.frontend == expected
+    assert (waveform.frontend.min_samples, waveform.subsampling_factor) == (25, 20)
+    assert [list(t.shape) for t in waveform.example_input()] == [[2, 1, 345], [2]]
+    mels = load_checkpoint(huggingface_folder("parakeet"))
+    assert mels.frontend == zq.FrontendConfig(features=16, window_size=0.025, n_fft=512, pad_to=0)
+    assert mels.subsampling_factor == 8
+
+
+def test_lower_case_and_no_normalization(huggingface_folder: Folder, tmp_path: Path) -> None:
+    folder = copied(huggingface_folder, tmp_path)
+    edit(folder / "tokenizer_config.json", do_lower_case=True)
+    edit(folder / "preprocessor_config.json", do_normalize=False, sampling_rate=8000)
+    model = load_checkpoint(folder)
+    assert model.tokenizer.decode([3, 5, 11, 4]) == "the"
+    assert (model.frontend.normalize, model.frontend.frames_per_second) == (None, 8000)
+
+
+def copied(huggingface_folder: Folder, tmp_path: Path, kind: str = "wav2vec2") -> Path:
+    return shutil.copytree(huggingface_folder(kind), tmp_path / "model")
+
+
+def edit(path: Path, **changes: Any) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    from safetensors.torch import load_file
+
+    return dict(load_file(folder / "model.safetensors"))
+
+
+def rewrite(folder: Path, state: dict[str, torch.Tensor]) -> None:
+    from safetensors.torch import save_file
+
+    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def test_older_weights(huggingface_folder: Folder, tmp_path: Path) -> None:
+    folder = copied(huggingface_folder, tmp_path)
+    expected = load_checkpoint(folder).network.state_dict()
+    # weight normalization was called otherwise, and the vector that only training reads may be absent
+    names = {"parametrizations.weight.original0": "weight_g", "parametrizations.weight.original1": "weight_v"}
+    state = {}
+    for name, tensor in weights(folder).items():
+        for new, old in names.items():
+            name = name.replace(new, old)
+        if not name.endswith("masked_spec_embed"):
+            state[name] = tensor.half() if name.startswith("lm_head") else tensor
+    torch.save(state, folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    found = load_checkpoint(folder).network.state_dict()
+    assert {t.dtype for t in found.values()} == {torch.float32}
+    for name, tensor in expected.items():
+        if not name.endswith("masked_spec_embed"):
+            torch.testing.assert_close(found[name], tensor, atol=1e-3, rtol=1e-3)
+
+
+class Payload:
+    """Leaves a mark when it is unpickled."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> Any:
+        return os.mkdir, (str(self.mark),)
+
+
+def test_code_in_a_folder_is_not_run(huggingface_folder: Folder, tmp_path: Path) -> None:
+    folder, mark = copied(huggingface_folder, tmp_path), tmp_path / "mark"
+    torch.save({**weights(folder), "payload": Payload(mark)}, folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(CheckpointError, match="network cannot be read"):
+        load_checkpoint(folder)
+    assert not mark.exists()
+    (folder / "own.py").write_text(f"import os\nos.mkdir({str(mark)!r})\n")
+    edit(folder / "config.json", model_type="own", auto_map={"AutoConfig": "own.Config"})
+    with pytest.raises(CheckpointError):
+        load_checkpoint(folder)
+    assert not mark.exists()
+
+
+def without(name: str) -> Callable[[Path], object]:
+    return lambda folder: (folder / name).unlink()
+
+
+def changed(name: str, **changes: Any) -> Callable[[Path], object]:
+    return lambda folder: edit(folder / name, **changes)
+
+
+def no_head(folder: Path) -> None:
+    rewrite(folder, {k: v for k, v in weights(folder).items() if not k.startswith("lm_head")})
+
+
+def not_finite(folder: Path) -> None:
+    state = weights(folder)
+    state["lm_head.bias"][0] = float("nan")
+    rewrite(folder, state)
+
+
+def other_vocabulary(folder: Path) -> None:
+    state = weights(folder)
+    rewrite(folder, {**state, "lm_head.bias": state["lm_head.bias"][:5].clone()})
+
+
+def many_languages(folder: Path) -> None:
+    vocabulary = json.loads((folder / "vocab.json").read_text())
+    (folder / "vocab.json").write_text(json.dumps({"eng": vocabulary, "fra": vocabulary}))
+
+
+BROKEN: dict[str, tuple[Callable[[Path], object], type[CheckpointError], str]] = {
+    "no weights": (
+        without("model.safetensors"),
+        CheckpointError,
+        "network cannot be read .*model.safetensors",
+    ),
+    "no vocabulary": (without("vocab.json"), CheckpointError, "holds no vocab.json"),
+    "no preprocessor": (without("preprocessor_config.json"), CheckpointError, "holds no preprocessor_config"),
+    "no config": (without("config.json"), CheckpointError, "is a folder, .* which holds a config.json"),
+    "half a config": (lambda f: (f / "config.json").write_text("{"), CheckpointError, "not a valid JSON"),
+    "half of the weights": (
+        lambda f: os.truncate(f / "model.safetensors", 1000),
+        CheckpointError,
+        "network cannot be read",
+    ),
+    "no head": (no_head, CheckpointError, "2 weights are missing: lm_head.bias, lm_head.weight"),
+    "not finite": (not_finite, CheckpointError, "NaN or infinity: model.lm_head.bias"),
+    "another shape": (other_vocabulary, CheckpointError, "1 weights have the wrong shape: lm_head.bias"),
+    "many languages": (many_languages, CheckpointError, "vocabulary cannot be read"),
+    "a rate that is none": (
+        changed("preprocessor_config.json", sampling_rate="x"),
+        CheckpointError,
+        "sampling_rate = 'x', a whole number",
+    ),
+    "a mask token for a blank": (
+        changed("tokenizer_config.json", pad_token="[MASK]", added_tokens_decoder={}),
+        CheckpointError,
+        "padding token, the blank, has the identifier 15 of 15 classes",
+    ),
+    "phonemes": (
+        changed("tokenizer_config.json", tokenizer_class="Wav2Vec2PhonemeCTCTokenizer"),
+        UnsupportedModelError,
+        "its tokenizer is Wav2Vec2PhonemeCTCTokenizer",
+    ),
+    "another preprocessor": (
+        changed("preprocessor_config.json", feature_extractor_type="WhisperFeatureExtractor"),
+        UnsupportedModelError,
+        "its preprocessor is WhisperFeatureExtractor",
+    ),
+    "sequence to sequence": (
+        lambda f: (f / "config.json").write_text('{"model_type": "whisper"}'),
+        UnsupportedModelError,
+        "type 'whisper', not supported; supported: Wav2Vec2ForCTC, HubertForCTC",
+    ),
+    "no CTC": (
+        changed("config.json", architectures=["Wav2Vec2ForPreTraining"]),
+        UnsupportedModelError,
+        "holds Wav2Vec2ForPreTraining, which has no CTC head",
+    ),
+    "adapter": (changed("config.json", add_adapter=True), UnsupportedModelError, "add_adapter = True"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_what_is_wrong_is_said(
+    huggingface_folder: Folder, tmp_path: Path, capfd: pytest.CaptureFixture[str], name: str
+) -> None:
+    spoil, error, message = BROKEN[name]
+    folder = copied(huggingface_folder, tmp_path)
+    spoil(folder)
+    with pytest.raises(error, match=message) as caught:
+        load_checkpoint(folder)
+    assert type(caught.value) is error
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 500
+    assert capfd.readouterr() == ("", "")
+
+
+def test_another_way_to_join_tokens_is_refused(huggingface_folder: Folder, tmp_path: Path) -> None:
+    folder = copied(huggingface_folder, tmp_path, "parakeet")
+    edit(folder / "tokenizer.json", decoder={"type": "WordPiece", "prefix": "##", "cleanup": False})
+    with pytest.raises(UnsupportedModelError, match="joins tokens in an unknown way"):
+        load_checkpoint(folder)
+
+
+def test_mels_must_fit(huggingface_folder: Folder, tmp_path: Path) -> None:
+    folder = copied(huggingface_folder, tmp_path, "parakeet")
+    edit(folder / "preprocessor_config.json", feature_size=80)
+    with pytest.raises(CheckpointError, match="makes 80 mels, its network takes 16"):
+        load_checkpoint(folder)
+
+
+def test_only_own_architectures_are_saved(huggingface_folder: Folder, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="only networks of this package's architectures"):
+        zq.save_checkpoint(load_checkpoint(huggingface_folder("wav2vec2")), tmp_path / "model.pt")
+
+
+def test_a_configuration_is_no_option(huggingface_folder: Folder) -> None:
+    with pytest.raises(CheckpointError, match="brings its own configuration; leave --config out"):
+        load_checkpoint(huggingface_folder("wav2vec2"), config="model_config.yaml")
+
+
+def test_without_transformers(huggingface_folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = huggingface_folder("wav2vec2")
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(CheckpointError, match=r"takes the package transformers .*\[huggingface\]'$"):
+        load_checkpoint(folder)
+
+
+def test_names_on_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models").mkdir()
+    assert is_huggingface("facebook/wav2vec2-base-960h")
+    assert is_huggingface(Path("nvidia/parakeet-ctc-1.1b"))
+    for name in ("wav2vec2", "models/typo", "a/b/c", "/a/b", "../b", "a/b.nemo", "a/b.onnx", "models", ""):
+        assert not is_huggingface(name)
+
+
+def test_a_hub_out_of_reach_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    asked: list[tuple[str, dict[str, Any]]] = []
+
+    def unreachable(name: str, **options: Any) -> None:
+        asked.append((name, options))
+        raise OSError("We couldn't connect\nto the hub. Check your\nconnection")
+
+    monkeypatch.setattr(transformers.AutoConfig, "from_pretrained", unreachable)
+    with pytest.raises(CheckpointError) as caught:
+        load_checkpoint("owner/model")
+    assert str(caught.value) == (
+        "owner/model: its configuration cannot be read (We couldn't connect to the hub); "
+        "check the name and the connection to the hub"
+    )
+    assert asked == [("owner/model", {"local_files_only": False, "trust_remote_code": False})]
+
+
+def run(*args: object) -> Any:
+    return CliRunner().invoke(app, [str(arg) for arg in args])
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_command_line(huggingface_folder: Folder, tmp_path: Path) -> None:
+    folder, wave = huggingface_folder("wav2vec2"), waves()[0]
+    soundfile.write(tmp_path / "one.wav", wave, 16000, subtype="FLOAT")
+    result = run("transcribe", folder, tmp_path / "one.wav", "--quiet")
+    assert result.exit_code == 0, result.output
+    text = alone(folder, "Wav2Vec2ForCTC", wave)[2]
+    for special in ("<s>", "</s>", "<unk>"):
+        text = text.replace(special, "")
+    assert result.stdout == text.strip() + "\n"
+    (tmp_path / "manifest.jsonl").write_text(json.dumps({"audio_filepath": "one.wav", "text": "a"}) + "\n")
+    result = run("evaluate", folder, "--manifest", tmp_path / "manifest.jsonl", "--json")
+    assert json.loads(result.stdout)["words"]["length"] == 1
+    result = run("inspect", folder)
+    assert result.exit_code == 0, result.output
+    for words in ("Wav2Vec2ForCTC", "the waveform at 16000 Hz", "unit_variance", "20 frames make one output"):
+        assert words in result.stdout
+
+
+def test_exit_codes(huggingface_folder: Folder, tmp_path: Path) -> None:
+    folder = copied(huggingface_folder, tmp_path)
+    (folder / "vocab.json").unlink()
+    result = run("inspect", folder)
+    assert (result.exit_code, result.stdout) == (3, "")
+    assert result.stderr.splitlines()[-1].startswith(f"error: {folder}: holds no vocab.json")
+    (folder / "config.json").write_text('{"model_type": "whisper"}')
+    result = run("inspect", folder)
+    assert (result.exit_code, result.stdout) == (4, "")
+    soundfile.write(tmp_path / "short.wav", np.zeros(20, np.float32), 16000)
+    result = run("transcribe", huggingface_folder("wav2vec2"), tmp_path / "short.wav")
+    assert result.exit_code == 3
+    assert "20 samples are fewer than one encoded frame takes (25 samples)" in result.stderr
