@@ -29,9 +29,7 @@ class Histogram:
     cells merge in pairs, so counts stay exact at the coarser width.  Exact extremes are kept too.
     """
 
-    def __init__(
-        self, bins: int = 2048, name: str = "histogram", *, extremes_alone: bool = False
-    ) -> None:
+    def __init__(self, bins: int = 2048, name: str = "histogram", *, extremes_alone: bool = False) -> None:
         self.name = name
         #: count nothing: counting takes longer than the network itself
         self.extremes_alone = extremes_alone

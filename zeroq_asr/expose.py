@@ -1,13 +1,14 @@
 """Positions of attention as values of the graph: a table of distances, and a convolution behind it.
 
-A float network may fold what attention makes of its distances into one table a layer.  An integer file would
-carry 2L − 1 columns a layer for L frames; here the table that all layers share becomes one ``positions`` node,
-each layer's matrix a pointwise convolution of it, quantized like any other.
+A float network may fold what attention makes of its distances into one table a layer.  An integer file
+would carry 2L − 1 columns a layer for L frames; here the table that all layers share becomes one
+``positions`` node, each layer's matrix a pointwise convolution of it, quantized like any other.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -21,7 +22,7 @@ _TRIED = 5
 
 def expose_positions(graph: FloatGraph) -> FloatGraph:
     """Return a graph of the same function whose attentions read their distances, [1, H·E, 2T − 1]."""
-    tables: dict[int, str] = {}
+    tables: dict[object, str] = {}
     nodes: list[FloatNode] = []
     for node in graph.nodes:
         positions = node.attrs.get("positions") if node.op == "attention" else None
@@ -31,7 +32,9 @@ def expose_positions(graph: FloatGraph) -> FloatGraph:
         rows, weight = _factors(positions)
         if id(rows) not in tables:
             tables[id(rows)] = f"{node.out}:positions"
-            nodes.append(FloatNode("positions", tables[id(rows)], node.ins[:1], {"compute": rows}, node.where))
+            nodes.append(
+                FloatNode("positions", tables[id(rows)], node.ins[:1], {"compute": rows}, node.where)
+            )
         distances = tables[id(rows)]
         if weight is not None:
             attrs = {
@@ -55,27 +58,20 @@ def _factors(positions: Callable[[int], Tensor]) -> tuple[Callable[[int], Tensor
     if factors is not None:
         rows, weight = factors
         whole = positions(_TRIED).flatten(0, 1).double()
-        table = _Columns.of(rows)
+        table = _Columns(rows)
         product = weight.double() @ table(_TRIED).double()
-        if product.shape == whole.shape and torch.allclose(product, whole, atol=1e-4 * float(whole.abs().max())):
+        if product.shape == whole.shape and torch.allclose(
+            product, whole, atol=1e-4 * float(whole.abs().max())
+        ):
             return table, weight
     return lambda frames: positions(frames).flatten(0, 1), None
 
 
+@dataclass(frozen=True, eq=False)
 class _Columns:
-    """Rows [R, D] of a function of frames as columns [D, R]; one object for one function."""
+    """Rows [R, D] of a function of frames as columns [D, R]."""
 
-    _known: dict[int, _Columns] = {}
-
-    def __init__(self, rows: OfFrames) -> None:
-        self.rows = rows
-
-    @classmethod
-    def of(cls, rows: OfFrames) -> _Columns:
-        known = cls._known.get(id(rows))
-        if known is None or known.rows is not rows:
-            known = cls._known[id(rows)] = cls(rows)
-        return known
+    rows: OfFrames
 
     def __call__(self, frames: int) -> Tensor:
         made = self.rows(frames)

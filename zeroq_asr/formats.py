@@ -18,8 +18,8 @@ Range = tuple[float, float]
 
 #: bits of a wide value
 WIDE_BITS = 16
-#: Wide values can afford a range twice the one that was seen: clipping costs words, and a step of 2^-15 of the
-#: range nothing.
+#: Wide values can afford a range twice the one that was seen: clipping costs words, and a step of 2^-15 of
+#: the range nothing.
 WIDE_MARGIN = 2.0
 #: what can give 16 bits; moves give what they are given
 _MAKERS = ("conv1d", "add", "layer_norm")
@@ -51,7 +51,9 @@ def wide_values(graph: FloatGraph) -> list[set[str]]:
             wide(node.ins[0], group)
             if group:
                 join(group)
-        elif node.op == "add" and "clamp" not in node.attrs and (node.out in joined or _feeds(node, consumers)):
+        elif (
+            node.op == "add" and "clamp" not in node.attrs and (node.out in joined or _feeds(node, consumers))
+        ):
             group = [node.out]
             for name in node.ins:
                 wide(name, group)

@@ -194,7 +194,9 @@ class Lowering:
         """Formats that one value cannot choose by itself."""
         formats = wide_formats(self.graph, self.ranges)
         formats = {name: info for name, info in formats.items() if name not in self._logits}
-        names = {name for n in self.graph.nodes if n.op == "attention" for name in n.ins if name in self.ranges}
+        names = {
+            name for n in self.graph.nodes if n.op == "attention" for name in n.ins if name in self.ranges
+        }
         bytes_ = {name: self._format(name, self._range(name)) for name in sorted(names)}
         scales = {name: info.scale for name, info in bytes_.items()}
         for name, scale in aligned_scales(self.graph, scales, self._channels).items():

@@ -272,10 +272,9 @@ class Tracer:
             result: Tensor = node.target(*args, **kwargs)
             return result
 
-        values = [operands.get(a) if isinstance(a, torch.fx.Node) else a for a in node.args]
         inner = [v for v in operands.values() if isinstance(v, OfFrames)]
-        if node.target in _PRODUCTS and len(values) == 2 and isinstance(values[1], Tensor):
-            rows, weight = values
+        rows, weight = (*(operands.get(a) for a in node.args[:2]), None, None)[:2]
+        if node.target in _PRODUCTS and isinstance(rows, OfFrames) and isinstance(weight, Tensor):
             return OfFrames(compute, (rows, weight if node.target is _LINEAR else weight.t()))
         moved = node.target in _MOVES and len(inner) == 1
         return OfFrames(compute, inner[0].factors if moved else None)

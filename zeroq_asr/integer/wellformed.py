@@ -171,7 +171,9 @@ def _check_constants(i: Instruction, program: Program, where: str) -> None:
         problem = "numerators fall from 1 or more to 0, which is where masked scores lie"
         _require(hides(found["high"], found["low"], i.attrs), where, problem)
     if i.op == "positions":
-        _require(found["table"].shape[1] % 2 == 0, where, "a table of distances has an even number of columns")
+        _require(
+            found["table"].shape[1] % 2 == 0, where, "a table of distances has an even number of columns"
+        )
 
 
 def _channels(i: Instruction, program: Program, operands: list[int], where: str) -> int:

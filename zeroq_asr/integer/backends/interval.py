@@ -248,12 +248,11 @@ class IntervalBackend:
         return v, v
 
     def sum_channels(self, v: Interval, channels: int) -> Interval:
-        """As many channels of the widest bounds, or their own."""
-        lo, hi = (b.sum() if b.size == channels else b.reshape(-1)[0] * channels for b in (v.lo, v.hi))
-        low = min(0, int(np.minimum(v.lo, 0).sum()) * (channels if v.lo.size == 1 else 1))
-        high = max(0, int(np.maximum(v.hi, 0).sum()) * (channels if v.hi.size == 1 else 1))
-        self._checked(_exact(low), _exact(high), v.type, f"partial sum over {channels} channels")
-        return self._checked(_exact(int(lo)), _exact(int(hi)), v.type, f"sum over {channels} channels")
+        """The sum of the channels' bounds, and of any part of them."""
+        lo, hi = (np.broadcast_to(_exact(end).reshape(-1), (channels,)) for end in (v.lo, v.hi))
+        partial = _exact(int(np.minimum(lo, 0).sum())), _exact(int(np.maximum(hi, 0).sum()))
+        self._checked(*partial, v.type, f"partial sum over {channels} channels")
+        return self._checked(_exact(int(lo.sum())), _exact(int(hi.sum())), v.type, "sum over channels")
 
     def peak_channels(self, v: Interval) -> Interval:
         """The larger end; the smaller where zero lies outside."""
@@ -306,9 +305,7 @@ class IntervalBackend:
         """Extremes of the table entries that can be reached."""
         entries = self.array(table)
         if v.min < 0 or v.max >= len(entries):
-            raise ProofError(
-                self.where, f"lookup in {len(entries)} entries may reach [{v.min}, {v.max}]"
-            )
+            raise ProofError(self.where, f"lookup in {len(entries)} entries may reach [{v.min}, {v.max}]")
         reachable = entries[v.min : v.max + 1]
         return self._checked(_exact(int(reachable.min())), _exact(int(reachable.max())), table.type, "lookup")
 

@@ -121,7 +121,7 @@ class OnnxFusedBackend(OnnxStrictBackend):
         return self.add_node("Cast", [v], to=TensorProto.INT32)
 
     def quantized(self, v: str, i: Instruction) -> Sym:
-        """Round ``v`` half to even, add ``zy``, and clamp to ``lo`` and ``hi``: bytes, or carried integers."""
+        """Round ``v`` half to even, add ``zy``, clamp to ``lo`` and ``hi``: bytes, or carried integers."""
         return self.rounded(v, i, i.attrs["zy"])
 
     def rounded(self, v: str, i: Instruction, zero_point: int = 0) -> Sym:

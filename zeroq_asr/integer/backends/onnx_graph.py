@@ -105,6 +105,10 @@ class GraphBuilder:
         self.dims[name] = dims
         return Sym(name, interval)
 
+    def tell_dims(self, name: str, dims: Dims) -> None:
+        """Say what shape ``name`` has."""
+        self.dims[name] = dims
+
     def tell(self, name: str, like: str) -> str:
         """Say that ``name`` has the shape of ``like``; returns ``name``."""
         if like in self.dims:
@@ -198,6 +202,7 @@ def decode(array: np.ndarray, encoding: str) -> np.ndarray:
 
 
 def onnx_type(kind: IntType) -> int:
+    """ONNX's number of a type."""
     return {
         BOOL: TensorProto.BOOL,
         U8: TensorProto.UINT8,

@@ -1,8 +1,8 @@
 """Symbolic shapes of a graph's tensors, node by node.
 
-ONNX gives up on the extent of a convolved or reshaped axis.  ONNX Runtime then finds no two tensors of one size,
-searches all of them at every node, and takes minutes to load a file of ten thousand; told the shapes it needs a
-second, and reuses memory.  Extents are whole numbers or names: two axes of one name are equally long.
+ONNX gives up on the extent of a convolved or reshaped axis.  ONNX Runtime then finds no two tensors of one
+size, searches all of them at every node, and takes minutes to load a file of ten thousand; told the shapes it
+needs a second, and reuses memory.  Extents are whole numbers or names: axes of one name are equally long.
 """
 
 from __future__ import annotations
@@ -16,18 +16,43 @@ Dims = tuple[Dim, ...]
 #: operators whose result ONNX cannot follow through unknown extents
 OPAQUE = ("Conv", "ConvInteger", "QLinearConv", "Reshape", "Slice", "Pad")
 _CONVS = {"Conv": 1, "ConvInteger": 1, "QLinearConv": 3}
-_REDUCTIONS = ("ReduceSum", "ReduceMax")
+_REDUCTIONS = ("ReduceSum", "ReduceMax", "ReduceSumSquare")
 #: operators of which only the listed operand has a say
-_FIRST = {"QuantizeLinear": 1, "DequantizeLinear": 1, "Cast": 1, "Clip": 1, "Identity": 1, "LayerNormalization": 1}
+_FIRST = {
+    "QuantizeLinear": 1,
+    "DequantizeLinear": 1,
+    "Cast": 1,
+    "Clip": 1,
+    "Identity": 1,
+    "LayerNormalization": 1,
+}
 _ELEMENTWISE = (
-    *("Add", "Sub", "Mul", "Div", "Min", "Max", "Where", "Less", "Greater", "Equal", "And", "Or", "Abs", "Neg"),
+    *(
+        "Add",
+        "Sub",
+        "Mul",
+        "Div",
+        "Min",
+        "Max",
+        "Where",
+        "Less",
+        "Greater",
+        "Equal",
+        "And",
+        "Or",
+        "Abs",
+        "Neg",
+    ),
     *("BitwiseAnd", "Floor", "Round", "Sqrt", "Reciprocal", "Exp", "QLinearSigmoid"),
 )
 _QLINEAR = {"QLinearAdd": (0, 3), "QLinearMul": (0, 3)}
 
 
 def infer(
-    op: str, operands: Sequence[Dims | None], constants: Sequence[tuple[int, ...] | None], attrs: dict[str, Any]
+    op: str,
+    operands: Sequence[Dims | None],
+    constants: Sequence[tuple[int, ...] | None],
+    attrs: dict[str, Any],
 ) -> Dims | None:
     """Return the shape of a node's result, None where it is not known.
 
@@ -71,7 +96,9 @@ def broadcast(operands: Sequence[Dims | None]) -> Dims | None:
     rank = max(len(dims) for dims in operands if dims is not None)
     out: list[Dim] = []
     for axis in range(rank):
-        found = {dims[axis - rank] for dims in operands if dims is not None and len(dims) >= rank - axis} - {1}
+        found = {dims[axis - rank] for dims in operands if dims is not None and len(dims) >= rank - axis} - {
+            1
+        }
         if len(found) > 1:
             return None
         out.append(found.pop() if found else 1)

@@ -230,12 +230,12 @@ class OnnxStrictBackend(GraphBuilder):
         end = self.add_node("Add", [self.axes(longest), frames])
         part = self.add_node("Slice", [stored, begin, end, self.axes(1)])
         if like.name in self.dims:
-            self.dims[part] = (len(table.exact), f"2*{self.dims[like.name][2]}")
+            self.tell_dims(part, (len(table.exact), f"2*{self.dims[like.name][2]}"))
         self._types[part] = U8
         return Sym(self.add_node("Unsqueeze", [part, self.axes(0)]), interval)
 
     def relative_shift(self, v: Sym) -> Sym:
-        """Reshape and Slice: the diagonals of [T, 2T] are the columns of [T, 2T − 1] (arXiv 1901.02860, appendix B).
+        """Diagonals of [T, 2T] are columns of [T, 2T − 1] (arXiv 1901.02860, appendix B): Reshape, Slice.
 
         Row after row, entry (i, T − i + j) is T + i·(2T − 1) + j.
         """
@@ -288,7 +288,8 @@ class OnnxStrictBackend(GraphBuilder):
         first = self.add_node("Slice", [v, self.axes(0), self.axes(size), self.axes(3)])
         last = self.add_node("Slice", [v, self.axes(size), self.axes(size + 1), self.axes(3)])
         if dims := self.dims.get(v.name):
-            self.dims[first], self.dims[last] = (*dims[:3], size), (*dims[:3], 1)
+            self.tell_dims(first, (*dims[:3], size))
+            self.tell_dims(last, (*dims[:3], 1))
         return Sym(first, both[0]), Sym(last, both[1])
 
     def sum_channels(self, v: Sym, channels: int) -> Sym:
@@ -314,7 +315,7 @@ class OnnxStrictBackend(GraphBuilder):
         return Sym(self.add_node("Div", [self.scalar(n, v.interval.type), v]), interval)
 
     def isqrt(self, v: Sym) -> Sym:
-        """Newton's iteration from at most 16 times the root, which never falls below it, and one correction."""
+        """Newton's iteration from at most 16 times the root, which never falls below it; one correction."""
         interval = self.proof.isqrt(v.interval)
         kind = v.interval.type
         low, high = (math.isqrt(end).bit_length() for end in (v.interval.min, v.interval.max))
@@ -347,18 +348,13 @@ class OnnxStrictBackend(GraphBuilder):
     def select(self, mask: Sym, v: Sym, otherwise: int) -> Sym:
         """Where; Min, which is several times faster, where what is chosen is the least there can be."""
         interval = self.proof.select(mask.interval, v.interval, otherwise)
-        if otherwise == 0 and v.interval.type is U8:
-            key = ("byte", mask.name)
+        kind = v.interval.type
+        if otherwise <= v.interval.min and kind in (U8, I32):
+            key = ("least", kind.name, otherwise, mask.name)
             if key not in self._shared:
-                name = self.add_node("Where", [mask, self.scalar(255, U8), self.scalar(0, U8)])
-                self._shared[key] = Sym(name, Interval.of(0, 255, U8))
-            return Sym(self.add_node("Min", [v, self._shared[key]]), interval)
-        if otherwise <= v.interval.min and v.interval.type is I32:
-            key = (otherwise, mask.name)
-            if key not in self._shared:
-                ends = self.scalar(I32.hi, I32), self.scalar(otherwise, I32)
+                ends = self.scalar(kind.hi, kind), self.scalar(otherwise, kind)
                 bound = self.add_node("Where", [mask, *ends])
-                self._shared[key] = Sym(bound, Interval.of(otherwise, I32.hi, I32))
+                self._shared[key] = Sym(bound, Interval.of(otherwise, kind.hi, kind))
             return Sym(self.add_node("Min", [v, self._shared[key]]), interval)
         name = self.add_node("Where", [mask, v, self.scalar(otherwise, v.interval.type)])
         return Sym(name, interval)

@@ -59,7 +59,8 @@ def fused(
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Register an exact ONNX kernel: ``emit(builder, instruction, operands)``.
 
-    ``exact_if(instruction, operands)`` returns the conditions; all must hold.  ``kernel`` names several nodes.
+    ``exact_if(instruction, operands)`` returns the conditions; all must hold.  ``kernel`` names several nodes
+    at once.
     """
 
     def register(emit: Callable[..., Any]) -> Callable[..., Any]:

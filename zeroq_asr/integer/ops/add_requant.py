@@ -18,7 +18,7 @@ from zeroq_asr.integer.types import I32, U8
 def add_requant(
     f: Any, *xs: Any, zx: tuple[int, ...], m: tuple[int, ...], c: int, zy: int, lo: int, hi: int, type: str
 ) -> Any:
-    """y = clamp(half_even((Σ (x_i − zx_i)·m_i + zy·2^c) / 2^c), lo, hi); x_i uint8 [B, C, T], or int32 of 16 bits.
+    """y = clamp(half_even((Σ (x_i − zx_i)·m_i + zy·2^c) / 2^c), lo, hi), x_i uint8 [B, C, T] or int32.
 
     The zero point is inside the rounding, as in ONNX Runtime's QLinearAdd.
     """

@@ -2,13 +2,14 @@
 
 Shapes: B batch, H heads, E channels a head, T frames.
 
-    score(i, j) = u·(2^a·Σ_e (q_i − z_q)(k_j − z_k) + m_p·Σ_e (p_i − z_p)(r_(i−j) − z_r)),   u = scale·s_q·s_k / 2^a
+    score(i, j) = u·(2^a·Σ_e (q_i − z_q)(k_j − z_k) + m_p·Σ_e (p_i − z_p)(r_(i−j) − z_r))
+    u = scale·s_q·s_k / 2^a
 
-The scale of the distances r was chosen such that the second sum is in units of the first: nothing is rounded.
-Softmax does not change when a row's largest score is taken from all of them, so that d = max − score ≥ 0 needs
-no calibration: the numerator exp(−u·d) is looked up in steps of 2^shift units, 15 bits of it in two bytes.  An 8-bit
-*probability* would lose a long row's mass; numerators are kept, their products with the values summed as two
-bytes, and each output is divided once:
+The scale of the distances r was chosen such that the second sum is in units of the first: nothing is
+rounded.  Softmax does not change when a row's largest score is taken from all of them, so that
+d = max − score ≥ 0 needs no calibration: the numerator exp(−u·d) is looked up in steps of 2^shift units, 15
+bits of it in two bytes.  An 8-bit *probability* would lose a long row's mass; numerators are kept, their
+products with the values summed byte by byte, and each output is divided once:
 
     u_i = (2^8·Σ_j n_ij·v_j + Σ_j n_ij div 2) div Σ_j n_ij,   y = requantize(u_i − 2^8·z_v)
 """
@@ -64,8 +65,8 @@ def attention(
     """y uint8 [B, H·E, T]; query, key, value uint8 [B, H·E, T], mask bool [B, 1, T], lengths int64 [B].
 
     ``position``: nothing, or queries uint8 [B, H·E, T] and distances uint8 [1, H·E, 2T].
-    ``high`` and ``low`` uint8 [N]: entry i is a byte of the numerator at d = i·2^shift; d ≥ ``cap`` is the last
-    one.  ``up`` and ``mp`` are 2^a and m_p.
+    ``high`` and ``low`` uint8 [N]: entry i is a byte of the numerator at d = i·2^shift; d ≥ ``cap`` is the
+    last one.  ``up`` and ``mp`` are 2^a and m_p.
     """
     rows = (0, 1, 3, 2)
     keys, values = f.heads(key, heads, size), f.heads(value, heads, size)
@@ -80,7 +81,8 @@ def attention(
     # a column of ones beside the values adds up the numerators
     values = f.with_ones(f.transpose(values, rows))
     sums = [
-        f.cast(f.matmul(f.lookup(index, part), values, za=0, zb=0, terms=lengths), I64) for part in (high, low)
+        f.cast(f.matmul(f.lookup(index, part), values, za=0, zb=0, terms=lengths), I64)
+        for part in (high, low)
     ]
     weighted, total = f.without_ones(f.add(f.mul(sums[0], 256), sums[1]), size)
     # bounds cannot know that each row has its own largest score, whose numerator is not 0
@@ -107,7 +109,7 @@ def hides(high: np.ndarray, low: np.ndarray, attrs: dict[str, Any]) -> bool:
 
 
 def aligned(ratio: float, size: int) -> tuple[int, int]:
-    """Return 2^a and m_p ≥ ``ratio``·2^a, the largest at which a sum of both scores over ``size`` channels fits.
+    """Return 2^a and m_p ≥ ``ratio``·2^a, the largest at which both scores over ``size`` channels add up.
 
     ``ratio`` = s_p·s_r / (s_q·s_k): the unit of a position's score in that of a content's.
     """

@@ -44,7 +44,11 @@ def conv2d_requant(
 
 def _layout(i: Any) -> dict[str, list[int]]:
     a = i.attrs
-    return {"strides": list(a["strides"]), "pads": [*a["pads"], *a["pads"]], "dilations": list(a["dilations"])}
+    return {
+        "strides": list(a["strides"]),
+        "pads": [*a["pads"], *a["pads"]],
+        "dilations": list(a["dilations"]),
+    }
 
 
 @fused(conv2d_requant, exact_if=exact_if)

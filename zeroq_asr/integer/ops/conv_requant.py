@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from zeroq_asr.errors import CalibrationError
-from zeroq_asr.integer.dyadic import MAX_SHIFT, accumulator_bounds, largest_shift, requantize
+from zeroq_asr.integer.dyadic import accumulator_bounds, largest_shift, requantize
 from zeroq_asr.integer.ops import Condition, fused, integer_op, lowers, qdq
 from zeroq_asr.integer.rounding import round_by_feedback, weighted_gain
 from zeroq_asr.integer.types import I32, U8, weight_limit

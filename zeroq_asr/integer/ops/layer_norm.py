@@ -76,7 +76,9 @@ def _exact_if(i: Any, x: Any, m: Any, bias: Any) -> list[Condition]:
     largest = max(int(abs(v.exact.astype(np.int64)).max()) for v in (m, bias))
     energy = a["channels"] * ((1 << _BITS >> a["halvings"]) + 1) ** 2
     return [
-        Condition("2·C·max|x| ≤ 2^24", 2 * a["channels"] * spread <= 1 << 24, f"{2 * a['channels'] * spread}"),
+        Condition(
+            "2·C·max|x| ≤ 2^24", 2 * a["channels"] * spread <= 1 << 24, f"{2 * a['channels'] * spread}"
+        ),
         Condition("Σ g² ≤ 2^24", energy <= 1 << 24, f"{energy}"),
         Condition("|m| ≤ 2^9 and |bias| ≤ 2^24", abs(m.exact).max() <= _LARGEST and largest <= 1 << 24),
         Condition("(y − z_y)·2^c ≤ 2^24", reach << a["c"] <= 1 << 24, f"{reach << a['c']}"),
