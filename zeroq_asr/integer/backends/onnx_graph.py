@@ -23,6 +23,14 @@ from zeroq_asr.integer.types import BOOL, I32, I64, U8, IntType
 
 #: weights are stored as unsigned bytes around this zero point
 WEIGHT_ZERO_POINT = 128
+ONNX_TYPES: dict[IntType, int] = {
+    BOOL: TensorProto.BOOL,
+    U8: TensorProto.UINT8,
+    I32: TensorProto.INT32,
+    I64: TensorProto.INT64,
+}
+#: operators that give one type whatever they take
+_GIVES = {"ConvInteger": I32, "MatMulInteger": I32, "QLinearConv": U8}
 
 
 @dataclass(frozen=True)
@@ -153,8 +161,12 @@ class GraphBuilder:
             self.dims[output] = dims
         if op in OPAQUE:
             self._told.append(output)
-            if op not in ("Conv", "ConvInteger", "QLinearConv") and names[0] in self._types:
-                self._types[output] = self._types[names[0]]
+        if op in _GIVES:
+            self._types[output] = _GIVES[op]
+        elif op == "Cast":
+            self._types.update((output, kind) for kind in ONNX_TYPES if ONNX_TYPES[kind] == attrs["to"])
+        elif op in OPAQUE and names[0] in self._types:
+            self._types[output] = self._types[names[0]]
 
     def store(self, name: str, array: np.ndarray) -> str:
         """Add an initializer; equal requests under one name are one."""
@@ -203,9 +215,4 @@ def decode(array: np.ndarray, encoding: str) -> np.ndarray:
 
 def onnx_type(kind: IntType) -> int:
     """ONNX's number of a type."""
-    return {
-        BOOL: TensorProto.BOOL,
-        U8: TensorProto.UINT8,
-        I32: TensorProto.INT32,
-        I64: TensorProto.INT64,
-    }[kind]
+    return ONNX_TYPES[kind]
