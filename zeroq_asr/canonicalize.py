@@ -37,6 +37,7 @@ def canonicalize(graph: FloatGraph) -> FloatGraph:
         merge_additions,
         drop_dead_masks,
         share_masks,
+        clamp_before_masks,
         fuse_clamps,
         drop_unused,
     ):
@@ -230,6 +231,22 @@ def share_masks(graph: FloatGraph) -> FloatGraph:
             renames[node.out] = first[node.ins]
     kept = [n for n in graph.nodes if n.out not in renames]
     return _rename(FloatGraph(graph.inputs, graph.outputs, kept), renames)
+
+
+def clamp_before_masks(graph: FloatGraph) -> FloatGraph:
+    """A clamp that keeps zero is the same behind a mask and before it, where it joins what it follows."""
+    producer, consumers = graph.producer(), graph.consumers()
+    for node in graph.nodes:
+        mask = producer.get(node.ins[0]) if node.op == "clamp" else None
+        if mask is None or mask.op != "mask_time" or not _sole_consumer(graph, mask.out, consumers):
+            continue
+        low, high = node.attrs["clamp"]
+        if (low is None or low <= 0) and (high is None or high >= 0):
+            # the two trade places: the earlier node clamps, the later one masks
+            source, lengths = mask.ins
+            mask.op, mask.ins, mask.attrs = "clamp", (source,), node.attrs
+            node.op, node.ins, node.attrs = "mask_time", (mask.out, lengths), {}
+    return graph
 
 
 #: operators that can clamp their own result

@@ -22,7 +22,9 @@ WIDE_BITS = 16
 #: the range nothing.
 WIDE_MARGIN = 2.0
 #: what can give 16 bits; moves give what they are given
-_MAKERS = ("conv1d", "add", "layer_norm")
+_MAKERS = ("conv1d", "add", "layer_norm", "instance_norm")
+#: normalizations, whose input must be fine
+NORMS = ("layer_norm", "instance_norm")
 _MOVES = ("mask_time", "take_channels", "transpose")
 
 
@@ -46,7 +48,7 @@ def wide_values(graph: FloatGraph) -> list[set[str]]:
             group += chain
 
     for node in reversed(graph.nodes):
-        if node.op == "layer_norm":
+        if node.op in NORMS:
             group: list[str] = []
             wide(node.ins[0], group)
             if group:
@@ -64,7 +66,7 @@ def wide_values(graph: FloatGraph) -> list[set[str]]:
 def _feeds(node: FloatNode, consumers: Mapping[str, list[FloatNode]]) -> bool:
     """Whether a normalization reads the sum, straight or moved."""
     readers = consumers.get(node.out, [])
-    return any(r.op == "layer_norm" or (r.op in _MOVES and _feeds(r, consumers)) for r in readers)
+    return any(r.op in NORMS or (r.op in _MOVES and _feeds(r, consumers)) for r in readers)
 
 
 def wide_formats(graph: FloatGraph, ranges: Mapping[str, Range]) -> dict[str, ValueInfo]:

@@ -26,7 +26,7 @@ from zeroq_asr.integer.types import activation_range, signed_range
 LOGIT_MARGIN = 2.0
 
 #: operators of the float graph that read values of 16 bits; all others read bytes
-TAKES_WIDE = ("add", "layer_norm", "mask_time", "take_channels", "transpose", "length_step")
+TAKES_WIDE = ("add", "layer_norm", "instance_norm", "mask_time", "take_channels", "transpose", "length_step")
 
 Range = tuple[float, float]
 

@@ -72,7 +72,7 @@ ATTRIBUTES: dict[str, tuple[str, Callable[[Any], bool]]] = {
 
 
 #: operators that take a mean over frames → the places of their mask and of its lengths
-_MASKED = {"mean_requant": (1, 2), "attention": (3, 4)}
+_MASKED = {"mean_requant": (1, 2), "attention": (3, 4), "instance_norm": (1, 2)}
 
 
 def check(program: Program) -> dict[str, int]:
@@ -135,6 +135,7 @@ _CONSTANTS: dict[str, dict[int, tuple[str, type[np.generic], int]]] = {
     "conv_requant": {1: ("w", np.int8, 3), 2: ("bias", np.int32, 1), 3: ("m", np.int32, 1)},
     "conv2d_requant": {1: ("w", np.int8, 4), 2: ("bias", np.int32, 1), 3: ("m", np.int32, 1)},
     "layer_norm": {1: ("m", np.int32, 1), 2: ("bias", np.int32, 1)},
+    "instance_norm": {3: ("m", np.int32, 1), 4: ("bias", np.int32, 1)},
     "table": {1: ("entries", np.uint8, 1)},
     "attention": {5: ("high", np.uint8, 1), 6: ("low", np.uint8, 1)},
     "positions": {1: ("table", np.uint8, 2)},
@@ -183,9 +184,9 @@ def _channels(i: Instruction, program: Program, operands: list[int], where: str)
         takes = weight.shape[1] * i.attrs["groups"]
         _require(operands == [takes], where, f"takes {takes} channels, its operand has {operands}")
         return len(weight)
-    if i.op == "layer_norm":
+    if i.op in ("layer_norm", "instance_norm"):
         takes = i.attrs["channels"]
-        _require(operands == [takes], where, f"takes {takes} channels, its operand has {operands}")
+        _require(operands[:1] == [takes], where, f"takes {takes} channels, its operand has {operands}")
     if i.op == "take_channels":
         _require(max(i.attrs["index"]) < operands[0], where, f"takes from {operands[0]} channels")
         return len(i.attrs["index"])

@@ -139,6 +139,9 @@ class Backend(Protocol):
     def peak_channels(self, v: V) -> V:
         """max over C of |v|, [B, C, T] into [B, 1, T]."""
 
+    def peak_time(self, v: V) -> V:
+        """max over T of |v|, [B, C, T] into [B, C, 1]."""
+
     def quotient(self, a: V, b: V) -> V:
         """a / b cut toward zero, b ≥ 1; ``b`` may be a Python int."""
 

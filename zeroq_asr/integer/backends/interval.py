@@ -259,6 +259,10 @@ class IntervalBackend:
         low = max(0, v.min, -v.max)
         return self._checked(_exact(low), _exact(max(-v.min, v.max)), v.type, "peak")
 
+    def peak_time(self, v: Interval) -> Interval:
+        """The larger end; the smaller where zero lies outside."""
+        return self.peak_channels(v)
+
     def quotient(self, a: Interval, b: Interval | int) -> Interval:
         """Extremes at the ends of the divisor; requires b ≥ 1."""
         lo, hi = _bounds(b)

@@ -202,6 +202,10 @@ class NumpyBackend:
         """Largest magnitude."""
         return np.abs(v).max(axis=1, keepdims=True)
 
+    def peak_time(self, v: Array) -> Array:
+        """Largest magnitude."""
+        return np.abs(v).max(axis=2, keepdims=True)
+
     def quotient(self, a: Array, b: Array | int) -> Array:
         """Truncated division."""
         if a.size and np.min(b) < 1:

@@ -304,6 +304,12 @@ class OnnxStrictBackend(GraphBuilder):
             self.add_node("ReduceMax", [self.add_node("Abs", [v]), self.axes(1)], keepdims=1), interval
         )
 
+    def peak_time(self, v: Sym) -> Sym:
+        """Abs and ReduceMax."""
+        magnitude = self.add_node("Abs", [v])
+        name = self.add_node("ReduceMax", [magnitude, self.axes(2)], keepdims=1)
+        return Sym(name, self.proof.peak_time(v.interval))
+
     def quotient(self, a: Sym, b: Sym | int) -> Sym:
         """Div, which cuts toward zero."""
         interval = self.proof.quotient(a.interval, _interval(b))

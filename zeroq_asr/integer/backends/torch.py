@@ -211,6 +211,10 @@ class TorchBackend:
         """Largest magnitude."""
         return v.abs().amax(dim=1, keepdim=True)
 
+    def peak_time(self, v: Tensor) -> Tensor:
+        """Largest magnitude."""
+        return v.abs().amax(dim=2, keepdim=True)
+
     def quotient(self, a: Tensor, b: Tensor | int) -> Tensor:
         """Truncated division."""
         return torch.div(a, b, rounding_mode="trunc")
