@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,7 +23,7 @@ _TRIED = 5
 
 def expose_positions(graph: FloatGraph) -> FloatGraph:
     """Return a graph of the same function whose attentions read their distances, [1, H·E, 2T − 1]."""
-    tables: dict[object, str] = {}
+    tables: dict[Any, str] = {}
     nodes: list[FloatNode] = []
     for node in graph.nodes:
         positions = node.attrs.get("positions") if node.op == "attention" else None
@@ -30,12 +31,13 @@ def expose_positions(graph: FloatGraph) -> FloatGraph:
             nodes.append(node)
             continue
         rows, weight = _factors(positions)
-        if id(rows) not in tables:
-            tables[id(rows)] = f"{node.out}:positions"
-            nodes.append(
-                FloatNode("positions", tables[id(rows)], node.ins[:1], {"compute": rows}, node.where)
-            )
-        distances = tables[id(rows)]
+        # layers share what they were given, not what is made of it here
+        source = rows.rows if isinstance(rows, _Columns) else rows
+        if source not in tables:
+            tables[source] = f"{node.out}:positions"
+            table = FloatNode("positions", tables[source], node.ins[:1], {"compute": rows}, node.where)
+            nodes.append(table)
+        distances = tables[source]
         if weight is not None:
             attrs = {
                 "weight": weight.float()[:, :, None],

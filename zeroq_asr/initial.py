@@ -6,10 +6,11 @@ A new start is one decorated function here; its name is then valid in ``Synthesi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 Size = tuple[int, int, int]
 Initial = Callable[[Size, torch.Generator], Tensor]
@@ -63,6 +64,43 @@ def speech(size: Size, generator: torch.Generator) -> Tensor:
     bands = _standardized(_smoothed(normal(size, generator), frames=9, mels=5), (1, 2))
     hiss = torch.randn(size, generator=generator)
     return _standardized(active * (2.0 + bands) + 0.3 * hiss, (2,))
+
+
+def waveforms(size: tuple[int, int], rate: int, generator: torch.Generator) -> Tensor:
+    """Waveforms [B, 1, N] of variance 1 that have in common with speech what needs no speaker.
+
+    A source whose pitch drifts between 80 and 250 Hz, all harmonics equally strong, or hiss; three
+    resonances that wander between 250 and 3800 Hz; syllables of some 4 a second, a third of the time pause; a
+    faint noise.
+    Speech is far from Gaussian: its largest samples lie at some ten deviations, as they do here.
+    """
+    batch, samples = size
+    # what drifts is drawn 100 times a second
+    points = max(samples * 100 // rate, 8) + 1
+
+    def drifting(low: float, high: float, width: int) -> Tensor:
+        slow = _smoothed(torch.randn((batch, 1, points), generator=generator), frames=width, mels=1)
+        share = torch.special.ndtr(_standardized(slow, (2,)))
+        curve = low * (high / low) ** share
+        return nn.functional.interpolate(curve, samples, mode="linear", align_corners=True)[:, 0]
+
+    cycles = (drifting(80.0, 250.0, 61) / rate).double().cumsum(dim=1)
+    pulses = (cycles.floor().diff(dim=1, prepend=cycles[:, :1].floor()) > 0).float() * 8.0
+    hiss = torch.randn((batch, samples), generator=generator)
+    voiced = drifting(0.001, 1.0, 31)
+    source = voiced * pulses + (1 - voiced) * 0.5 * hiss
+    sound = torch.zeros_like(source)
+    window = torch.hann_window(rate // 50, periodic=False)
+    for low, high in ((250.0, 900.0), (800.0, 2400.0), (2000.0, 3800.0)):
+        # a resonance is a decaying wave at its frequency, which the source starts again and again
+        phase = (drifting(low, high, 31) / rate).cumsum(dim=1) * 2 * math.pi
+        decay = window[len(window) // 2 :][None, None] ** 4
+        shaped = nn.functional.pad(source[:, None] * torch.exp(1j * -phase)[:, None], (decay.shape[2] - 1, 0))
+        parts = [nn.functional.conv1d(part, decay.flip(2)) for part in (shaped.real, shaped.imag)]
+        sound += (torch.complex(*parts)[:, 0] * torch.exp(1j * phase)).real
+    loudness = drifting(0.01, 3.0, 25) * (drifting(0.1, 10.0, 61) > 0.5)
+    sound = _standardized((sound * loudness)[:, None], (2,))
+    return _standardized(sound + 0.01 * torch.randn((batch, 1, samples), generator=generator), (2,))
 
 
 def _smoothed(noise: Tensor, *, frames: int, mels: int) -> Tensor:

@@ -8,8 +8,8 @@ SmoothQuant, arXiv 2211.10438, section 4).  With s_c = (peak_c / median peak)^ex
 evenly far, and the tensor's one step is finer for the quiet ones; the peaks are those of synthetic features.
 
 Three places of a Conformer can: what a layer normalization gives to linear layers (γ / s, β / s), the values
-of attention (a weighted mean over frames keeps a channel's factor) up to its output layer, and a gated product
-in front of a depthwise convolution, whose every channel has its own weight scale anyway.
+of attention (a weighted mean over frames keeps a channel's factor) up to its output layer, and a gated
+product in front of a depthwise convolution, whose every channel has its own weight scale anyway.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Watching the inputs of a network's batch normalizations, whoever calls them.
+"""Watching the inputs of a network's batch normalizations, and the results of its layer normalizations.
 
 Shapes: B batch, C channels, T frames.
 
@@ -31,13 +31,15 @@ _CALLS: dict[Callable[..., Any], tuple[int, int, int, int | None, int]] = {
     _ATEN.batch_norm.default: (0, 3, 4, 5, 7),
     _ATEN._native_batch_norm_legit_no_training.default: (0, 3, 4, None, 6),
 }
+#: what normalizes a frame over its channels: (input, normalized_shape, weight, bias, eps)
+_LAYER_NORMS = (functional.layer_norm, torch.layer_norm, _ATEN.layer_norm.default)
 _NAMES = ("input", "running_mean", "running_var", "training", "eps")
 _DEFAULTS: dict[str, Any] = {"training": False, "eps": 1e-5}
 
 
 @dataclass(frozen=True)
 class Site:
-    """One batch normalization: what it stored."""
+    """One batch normalization: what it stored; or one layer normalization: what β and γ promise."""
 
     #: the module's name, or the name of the buffer that holds the running mean
     name: str
@@ -62,10 +64,17 @@ class BatchNormObserver(TorchFunctionMode):
     - A channel is dead, and left out, when its stored variance is not above ``DEAD_SHARE``
       times its layer's median: a constant tells nothing about a range, and a tiny variance in
       a denominator would let one channel drown the rest of the network.
+
+    With ``norms`` the results of layer normalizations over [B, T, C] are sites too, in ``priors``: were every
+    channel standardized over time, as the frames are over channels, its mean would be β and its deviation
+    |γ|.  It is a heuristic: training promised nothing of the kind.
     """
 
-    def __init__(self, network: nn.Module, samples: bool = False) -> None:
+    def __init__(self, network: nn.Module, samples: bool = False, norms: bool = False) -> None:
         super().__init__()
+        self._norms = norms
+        #: layer normalization → mean and variance of its result, a channel each
+        self.priors: dict[str, tuple[Tensor, Tensor]] = {}
         self._watch_samples = samples
         #: with ``samples``: the moments of layer l for the sample l mod B alone
         self.samples: dict[str, tuple[Tensor, Tensor]] = {}
@@ -76,7 +85,7 @@ class BatchNormObserver(TorchFunctionMode):
 
     def clear(self) -> None:
         """Forget the moments of the last forward pass; sites stay known."""
-        self._parts, self.samples = {}, {}
+        self._parts, self.samples, self.priors = {}, {}, {}
 
     @property
     def moments(self) -> dict[str, tuple[Tensor, Tensor]]:
@@ -91,7 +100,21 @@ class BatchNormObserver(TorchFunctionMode):
         places = _CALLS.get(func)
         if places is not None:
             self._see(*_arguments(places, args, kwargs))
-        return func(*args, **kwargs)
+        result = func(*args, **kwargs)
+        if self._norms and func in _LAYER_NORMS and result.dim() == 3:
+            self._see_norm(result, *(_given(args, kwargs, *place) for place in ((2, "weight"), (3, "bias"))))
+        return result
+
+    def _see_norm(self, y: Tensor, weight: Tensor | None, bias: Tensor | None) -> None:
+        if weight is None or bias is None or weight.dim() != 1:
+            return
+        name = self._buffers.get(id(weight), f"layer_norm_{len(self.priors)}").removesuffix(".weight")
+        if name not in self.sites:
+            self.sites[name] = _site(name, bias, weight**2, 0.0)
+        site = self.sites[name]
+        if site.mean.numel():
+            var, mean = torch.var_mean(y, dim=(0, 1), correction=0)
+            self.priors[name] = (mean[site.live], var[site.live] + site.eps)
 
     def _see(self, x: Tensor, mean: Tensor | None, var: Tensor | None, training: bool, eps: float) -> None:
         # without stored statistics, or normalizing by its own batch, it is no site
@@ -141,6 +164,10 @@ def _arguments(
         else:
             found.append(kwargs.get(name, _DEFAULTS.get(name)))
     return found
+
+
+def _given(args: tuple[Any, ...], kwargs: dict[str, Any], place: int, name: str) -> Any:
+    return args[place] if place < len(args) else kwargs.get(name)
 
 
 def _tensors(network: nn.Module) -> Iterable[tuple[str, Tensor]]:

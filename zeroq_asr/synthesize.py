@@ -35,7 +35,7 @@ from zeroq_asr.config import SynthesisSpec
 from zeroq_asr.errors import CalibrationError, ConfigError, SynthesisError
 from zeroq_asr.fastconv import FastConv
 from zeroq_asr.files import atomic_write
-from zeroq_asr.initial import INITIAL
+from zeroq_asr.initial import INITIAL, waveforms
 from zeroq_asr.model import AsrModel
 from zeroq_asr.objectives import Objective, find_objective, kl, within
 from zeroq_asr.progress import Progress, silent
@@ -43,6 +43,8 @@ from zeroq_asr.statistics import BatchNormObserver, Site
 
 #: of saved features, unpacked
 _MAX_BYTES = 2**30
+#: what a frame of a specification is for networks that read waveforms
+_FRAME_SECONDS = 0.01
 _REMEDY = "calibrate from audio (a manifest), from saved features, or from noise"
 
 
@@ -129,8 +131,11 @@ def synthesize(
     The result is the best iterate, not the last.  The same seed gives the same bits on the same
     machine and number of threads.  The network, its parameters and its buffers stay untouched.
 
-    Raises SynthesisError when the network has no batch normalization with stored statistics, is
-    in training mode, or the objective is not finite.
+    A network without stored statistics, and no ``norm_prior`` asked for, has nothing to match: the result is
+    what synthesis starts from, and its account is empty.
+
+    Raises SynthesisError when the network is in training mode, has no normalization that ``norm_prior`` could
+    match, or the objective is not finite.
     """
     spec = SynthesisSpec.preset("default") if spec is None else spec
     compare = find_objective(spec.objective)
@@ -138,8 +143,8 @@ def synthesize(
         raise SynthesisError(model.name, "the network is in training mode", "call network.eval() first")
     variable = _initial(model, spec).requires_grad_()
     shape = _shaper(model, spec)
-    lengths = torch.full((spec.batch,), spec.frames, dtype=torch.int64)
-    observer = BatchNormObserver(model.network, samples=spec.emphasis > 0)
+    lengths = torch.full((spec.batch,), variable.shape[2], dtype=torch.int64)
+    observer = BatchNormObserver(model.network, samples=spec.emphasis > 0, norms=spec.norm_prior > 0)
     optimizer = torch.optim.Adam([variable], lr=spec.learning_rate)
     step_schedule = _schedule(optimizer, spec)
 
@@ -152,14 +157,14 @@ def synthesize(
             observer.clear()
             with observer, torch.set_grad_enabled(step < spec.iterations):
                 model.network(features, lengths)
-                moments = observer.moments
+                moments = {**observer.moments, **observer.priors}
                 loss = _total(compare, observer, spec)
             if loss is None:
-                if spec.iterations == 0:  # noise needs nothing to match
+                if spec.iterations == 0 or not spec.norm_prior:  # nothing to match
                     best.features = features.detach().clone()
                     break
                 raise SynthesisError(
-                    model.name, "the network has no batch normalization with stored statistics", _REMEDY
+                    model.name, "the network has no normalization whose statistics could be matched", _REMEDY
                 )
             value = float(loss.detach())
             if not math.isfinite(value):
@@ -175,7 +180,7 @@ def synthesize(
             (variable.grad,) = torch.autograd.grad(loss, variable)
             optimizer.step()
             step_schedule(value)
-    if len(losses) <= spec.iterations:
+    if losses and len(losses) <= spec.iterations:
         progress("synthesize", spec.iterations, spec.iterations, "stopped early")
     account = tuple(
         _account(site, best.first[name], best.moments[name])
@@ -243,6 +248,9 @@ def _frozen(model: AsrModel) -> Iterator[None]:
 def _initial(model: AsrModel, spec: SynthesisSpec) -> Tensor:
     """Return the features [B, M, T] to start from, by a generator of its own."""
     generator = torch.Generator().manual_seed(spec.seed)
+    if model.frontend.is_waveform:
+        samples = round(spec.frames * _FRAME_SECONDS * model.frontend.sample_rate)
+        return waveforms((spec.batch, samples), model.frontend.sample_rate, generator)
     return INITIAL[spec.init]((spec.batch, model.frontend.features, spec.frames), generator)
 
 
@@ -285,6 +293,9 @@ def _total(compare: Objective, observer: BatchNormObserver, spec: SynthesisSpec)
         if name in observer.samples:
             alone = within(spec.slack, *observer.samples[name], site.mean, site.var)
             parts.append(spec.emphasis * compare(*alone))
+    for name, moments in observer.priors.items():
+        site = observer.sites[name]
+        parts.append(spec.norm_prior * compare(*within(spec.slack, *moments, site.mean, site.var)))
     return torch.stack(parts).sum() if parts else None
 
 

@@ -120,7 +120,7 @@ class Heads:
     size: int = 0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class OfFrames:
     """A tensor that depends on nothing but the number of frames; a batch axis, if any, has size 1."""
 

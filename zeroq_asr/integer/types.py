@@ -25,6 +25,9 @@ I16 = IntType("int16", -(2**15), 2**15 - 1)
 I32 = IntType("int32", -(2**31), 2**31 - 1)
 I64 = IntType("int64", -(2**63), 2**63 - 1)
 
+#: where weights are stored as unsigned bytes they lie around this zero point
+WEIGHT_ZERO_POINT = 128
+
 TYPES = {t.name: t for t in (BOOL, U8, I8, I32, I64)}
 
 

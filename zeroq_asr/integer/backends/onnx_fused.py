@@ -14,11 +14,11 @@ from onnx import TensorProto
 
 from zeroq_asr.errors import ExportError
 from zeroq_asr.integer.backends.interval import Interval
-from zeroq_asr.integer.backends.onnx_graph import WEIGHT_ZERO_POINT, Sym, onnx_type
+from zeroq_asr.integer.backends.onnx_graph import Sym, onnx_type
 from zeroq_asr.integer.backends.onnx_strict import OnnxStrictBackend
 from zeroq_asr.integer.ops import OPS, Condition
 from zeroq_asr.integer.program import Instruction
-from zeroq_asr.integer.types import I8, TYPES, U8, IntType
+from zeroq_asr.integer.types import I8, TYPES, U8, WEIGHT_ZERO_POINT, IntType
 
 
 class OnnxFusedBackend(OnnxStrictBackend):

@@ -19,10 +19,8 @@ from zeroq_asr.integer.backends.interval import Interval, IntervalBackend
 from zeroq_asr.integer.backends.onnx_shapes import OPAQUE, Dims, infer
 from zeroq_asr.integer.ops import OPS
 from zeroq_asr.integer.program import Instruction
-from zeroq_asr.integer.types import BOOL, I32, I64, U8, IntType
+from zeroq_asr.integer.types import BOOL, I32, I64, U8, WEIGHT_ZERO_POINT, IntType
 
-#: weights are stored as unsigned bytes around this zero point
-WEIGHT_ZERO_POINT = 128
 ONNX_TYPES: dict[IntType, int] = {
     BOOL: TensorProto.BOOL,
     U8: TensorProto.UINT8,

@@ -9,9 +9,9 @@ import numpy as np
 from onnx import TensorProto
 
 from zeroq_asr.integer.backends.interval import Interval, length_interval, shift_offset
-from zeroq_asr.integer.backends.onnx_graph import WEIGHT_ZERO_POINT, GraphBuilder, Sym, onnx_type
+from zeroq_asr.integer.backends.onnx_graph import GraphBuilder, Sym, onnx_type
 from zeroq_asr.integer.program import Program
-from zeroq_asr.integer.types import I16, I32, I64, U8, IntType
+from zeroq_asr.integer.types import I16, I32, I64, U8, WEIGHT_ZERO_POINT, IntType
 from zeroq_asr.integer.wellformed import check
 
 #: in the names of the nodes that refuse an input

@@ -19,7 +19,7 @@ from zeroq_asr.errors import CalibrationError
 from zeroq_asr.integer.dyadic import accumulator_bounds, largest_shift, requantize
 from zeroq_asr.integer.ops import Condition, fused, integer_op, lowers, qdq
 from zeroq_asr.integer.rounding import round_by_feedback, weighted_gain
-from zeroq_asr.integer.types import I32, U8, weight_limit
+from zeroq_asr.integer.types import I32, U8, WEIGHT_ZERO_POINT, weight_limit
 
 #: Fractions of the no-clipping multiplier that are tried for rounding the weights.
 SHRINK = np.linspace(0.3, 1.0, 29)
@@ -84,12 +84,13 @@ def emit_kernel(b: Any, i: Any, ins: list[Any], **layout: Any) -> Any:
     """
     x, w, bias, m = ins
     a = i.attrs
-    weight, weight_zero_point = b.kernel_weight(w, a["groups"])
     layout |= {"group": a["groups"], "kernel_shape": list(w.exact.shape[2:])}
     if a["type"] != U8.name:
-        operands = [x, weight, b.scalar(a["zx"], U8), weight_zero_point]
+        # ConvInteger is several times slower with signed weights, whatever the target
+        operands = [x, b.weight(w), b.scalar(a["zx"], U8), b.scalar(WEIGHT_ZERO_POINT, U8)]
         acc = b.add_node("Add", [b.add_node("ConvInteger", operands, **layout), b.per_channel(bias)])
         return b.quantized(b.add_node("Mul", [b.to_float(acc), b.scaled(m, a["c"])]), i)
+    weight, weight_zero_point = b.kernel_weight(w, a["groups"])
     y = b.node(
         "QLinearConv",
         [
