@@ -88,8 +88,9 @@ def emit_kernel(b: Any, i: Any, ins: list[Any], **layout: Any) -> Any:
     layout |= {"group": a["groups"], "kernel_shape": list(w.exact.shape[2:])}
     if a["type"] != U8.name:
         operands = [x, weight, b.scalar(a["zx"], U8), weight_zero_point]
-        acc = b.add_node("Add", [b.add_node("ConvInteger", operands, **layout), b.per_channel(bias)])
-        return b.quantized(b.add_node("Mul", [b.to_float(acc), b.scaled(m, a["c"])]), i)
+        axes = w.exact.ndim - 2
+        acc = b.add_node("Add", [b.add_node("ConvInteger", operands, **layout), b.per_channel(bias, axes)])
+        return b.quantized(b.add_node("Mul", [b.to_float(acc), b.scaled(m, a["c"], axes)]), i)
     y = b.node(
         "QLinearConv",
         [
