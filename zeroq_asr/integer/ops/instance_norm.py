@@ -67,7 +67,8 @@ def instance_norm(
     energy = f.add(f.add(energy, f.reciprocal(epsilon, f.mul(k, k))), 1)
     root = f.isqrt(f.mul(energy, 1 << 2 * _ROOT))
     r = f.reciprocal(1 << _UNIT + _ENERGY // 2 + _ROOT, root)
-    r = f.cast(f.clamp(r, 0, 1 << _LARGEST), I32)
+    # e·r + 2^30 has 31 bits: so many a shift takes
+    r = f.cast(f.clamp(r, 0, (1 << _LARGEST) - 1), I32)
     z = f.shift_right(f.mul(e, r), _CUT)
     v = f.add(f.mul(z, f.per_channel(m)), f.per_channel(bias))
     return requantize(f, v, c=c, zero_point=zy, lo=lo, hi=hi, type=type)
