@@ -457,4 +457,5 @@ def _guarded(backend: Any, features: Sym, lengths: Sym, max_frames: int, bounded
         "ReduceMax", [backend.add_node("Cast", [either], to=TensorProto.INT64)], keepdims=0
     )
     zero = backend.add_node("Gather", [backend.axes(0), wrong])
-    return Sym(backend.add_node("Add", [lengths, zero]), lengths.interval)
+    same = backend.tell(backend.add_node("Add", [lengths, zero]), lengths.name)
+    return Sym(same, lengths.interval)
