@@ -7,8 +7,11 @@ A new operator needs a function decorated with ``@cases("name")`` here, and noth
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -56,7 +59,10 @@ def cases(op: str) -> Callable[[Callable[[], Iterator[Case]]], Callable[[], Iter
 
 
 def all_cases() -> list[Case]:
-    """Every case of every operator."""
+    """Every case of every operator, of every module ``parity*``."""
+    for module in pkgutil.iter_modules([str(Path(__file__).parent)]):
+        if module.name.startswith("parity"):
+            importlib.import_module(f"{__package__}.{module.name}")
     return [case for op in CASES for case in CASES[op]()]
 
 
@@ -66,6 +72,14 @@ def edge_bytes(shape: tuple[int, ...], seed: int, zero: int = 0, hi: int = 255) 
     edges = np.clip([0, 1, zero - 1, zero, zero + 1, hi - 1, hi], 0, hi)
     random = generator.integers(0, hi + 1, shape)
     return np.where(generator.random(shape) < 0.5, random, generator.choice(edges, shape)).astype(np.uint8)
+
+
+def edge_words(shape: tuple[int, ...], seed: int, lo: int, hi: int) -> np.ndarray:
+    """Integers of up to 16 bits of which half are extremes and neighbours of zero and of the ends."""
+    generator = np.random.default_rng(seed)
+    edges = np.clip([lo, lo + 1, -1, 0, 1, hi - 1, hi], lo, hi)
+    random = generator.integers(lo, hi + 1, shape)
+    return np.where(generator.random(shape) < 0.5, random, generator.choice(edges, shape)).astype(np.int32)
 
 
 def sequences(channels: int, shortest: int, zero: int = 0, hi: int = 255, seed: int = 0) -> list[Arrays]:
@@ -148,7 +162,7 @@ def conv_case(
         ("x", "w", "bias", "m"),
         sequences(channels, shortest, zx, source[1], seed),
         {"w": weight.astype(np.int8), "bias": bias, "m": m},
-        ("QLinearConv" if kind == "uint8" else "primitives") if spelled is None else spelled,
+        ("QLinearConv" if kind == "uint8" else "Round") if spelled is None else spelled,
         {"x": source},
     )
 
@@ -210,7 +224,9 @@ def _conv_requant() -> Iterator[Case]:
     yield conv_case("next-to-ties-above", weight=signs, m=(1 << 15) + 1, bias=np.zeros(8), zx=100)
     yield conv_case("no-shift", weight=identity, m=1, c=0, bias=np.zeros(8))
     yield conv_case("shift-1", kernel=3, c=1, m=1, bits=2)
-    yield conv_case("shift-17", c=17, spelled="primitives", seed=18)
+    yield conv_case("shift-17", c=17, seed=18)
+    yield conv_case("shift-17-inexact", c=17, zy=126, spelled="primitives", seed=18)
+    yield conv_case("shift-18", c=18, spelled="primitives", seed=18)
     full = np.where(np.arange(8)[:, None, None] % 2, -63, 63) * np.ones((8, 64, 1))
     for sign, zx in ((1, 0), (-1, 255)):
         yield conv_case(f"saturates-{zx}", channels=64, weight=sign * full, zx=zx, m=3000, bias=np.zeros(8))
@@ -232,11 +248,42 @@ def _conv_requant() -> Iterator[Case]:
     yield conv_case("range-beside-zero-point", lo=200, hi=250, zy=10, seed=42)
     yield conv_case("one-value-range", lo=9, hi=9, zy=9, seed=43)
     wide = {"lo": -32768, "hi": 32767, "zy": 0, "kind": "int32"}
-    yield conv_case("signed-16", **wide, c=10, kernel=3, padding=(1, 1), seed=44)
-    yield conv_case("signed-16-saturates", **wide, c=13, m=40000, seed=45)
+    # ConvInteger, and a float32 carries 24 bits behind it: 2^15 << 9 = 2^24 are the last that are exact
+    yield conv_case("signed-16", **wide, c=9, kernel=3, padding=(1, 1), seed=44)
+    yield conv_case(
+        "signed-16-inexact", **wide, c=10, kernel=3, padding=(1, 1), spelled="primitives", seed=44
+    )
+    yield conv_case("signed-16-saturates", **wide, c=9, m=40000, seed=45)
+    yield conv_case("signed-16-saturates-inexactly", **wide, c=13, m=40000, spelled="primitives", seed=45)
     yield conv_case("signed-16-ties", **wide, weight=identity, m=1, c=1, bias=np.arange(8) - 4, seed=46)
+    # a step of 2^-9 for every integer accumulator, so that the last bit counts
+    yield conv_case("signed-16-last-bit", **wide, c=9, m=1, bits=8, channels=300, seed=51)
+    yield conv_case("signed-16-no-shift", **wide, weight=identity, m=1, c=0, bias=np.arange(8), spelled="Mul")
+    yield conv_case("signed-16-strided", **wide, c=9, kernel=5, stride=2, padding=(2, 2), seed=49)
+    yield conv_case("signed-16-grouped", **wide, c=8, kernel=3, groups=2, padding=(0, 2), zx=255, seed=50)
+    yield conv_case("signed-16-bias", **wide, c=9, m=3, bias=np.arange(8) * 2**21 - 2**23, seed=52)
+    for bits in (7, 8):
+        yield conv_case(
+            f"signed-16-depthwise-{bits}-bits",
+            **wide,
+            c=9,
+            channels=17,
+            out=17,
+            kernel=11,
+            groups=17,
+            padding=(5, 5),
+            bits=bits,
+            zx=255,
+            seed=bits,
+        )
+    yield conv_case(
+        "signed-15-zero-point", lo=-9000, hi=9000, zy=77, kind="int32", c=10, spelled="Add", seed=53
+    )
     yield conv_case("signed-9", lo=-256, hi=255, zy=0, kind="int32", c=16, seed=47)
-    yield conv_case("u8-range-as-int32", kind="int32", seed=48)
+    yield conv_case(
+        "signed-9-inexact", lo=-257, hi=255, zy=0, kind="int32", c=16, spelled="primitives", seed=47
+    )
+    yield conv_case("u8-range-as-int32", kind="int32", spelled="Add", seed=48)
 
 
 # -- elementwise ---------------------------------------------------------------------------------
@@ -260,20 +307,127 @@ def add_case(
     kind: str = "uint8",
     spelled: str | None = None,
     names: tuple[str, ...] | None = None,
+    bounds: dict[str, tuple[int, int]] | None = None,
 ) -> Case:
+    """``bounds``: operands that are no whole bytes; below 0 or above 255, int32."""
     zx = zx or (128, 0, 255, 17, 200)[: len(m)]
     names = names or tuple("abcde"[: len(m)])
     distinct = sorted(set(names))
+    bounds = bounds or {}
+
+    def operand(name: str, shape: tuple[int, ...], seed: int, zero: int) -> np.ndarray:
+        low, high = bounds.get(name, (0, 255))
+        if low >= 0 and high <= 255:
+            return np.maximum(edge_bytes(shape, seed, zero, high), np.uint8(low))
+        return edge_words(shape, seed, low, high)
+
     inputs = [
-        {n: edge_bytes(shape, i + 10 * len(m), zx[i]) for i, n in enumerate(distinct)}
+        {n: operand(n, shape, i + 10 * len(m), zx[i]) for i, n in enumerate(distinct)}
         for shape in ((1, 3, 5), (2, 4, 33), (3, 1, 1))
     ]
-    if distinct == ["a", "b"]:
+    if distinct == ["a", "b"] and not bounds:
         inputs.append(pairs())
     attrs = {"zx": zx, "m": m, "c": c, "zy": zy, "lo": lo, "hi": hi, "type": kind}
     if spelled is None:
         spelled = "QLinearAdd" if len(m) == 2 else "QuantizeLinear"
-    return Case("add_requant", name, attrs, names, inputs, kernel=spelled)
+    return Case("add_requant", name, attrs, names, inputs, kernel=spelled, bounds=bounds)
+
+
+def wide_additions() -> Iterator[Case]:
+    """Sums of 16-bit values, which a float32 carries up to 2^24 units of 2^-c."""
+    words = (-32768, 32767)
+    wide: dict[str, Any] = {"zy": 0, "lo": words[0], "hi": words[1], "kind": "int32"}
+    both = {"a": words, "b": words}
+    for name, m, c in (("equal-scales", (1, 1), 0), ("unequal-scales", (129, 250), 7)):
+        yield add_case(
+            f"wide-{name}", m, c=c, zx=(0, 0), bounds=both, spelled="Round" if c else "Add", **wide
+        )
+    # Σ 32768·m + 32768·2^c = 2^24 is the last sum that is exact
+    yield add_case("wide-last-exact", (200, 184), c=7, zx=(0, 0), bounds=both, spelled="Round", **wide)
+    yield add_case(
+        "wide-first-inexact", (200, 185), c=7, zx=(0, 0), bounds=both, spelled="primitives", **wide
+    )
+    yield add_case("wide-ties", (1, 1), c=1, zx=(0, 0), bounds=both, spelled="Round", **wide)
+    yield add_case("wide-ties-odd", (3, 1), c=2, zx=(0, 0), bounds=both, spelled="Round", **wide)
+    yield add_case(
+        "wide-same-twice",
+        (77, 5),
+        c=6,
+        zx=(0, 0),
+        names=("a", "a"),
+        bounds={"a": words},
+        spelled="Round",
+        **wide,
+    )
+    yield add_case("wide-one", (177,), c=8, zx=(0,), bounds={"a": words}, spelled="Round", **wide)
+    yield add_case(
+        "wide-three",
+        (50, 60, 70),
+        c=6,
+        zx=(0, 0, 0),
+        bounds={**both, "c": (-9000, 9000)},
+        spelled="Round",
+        **wide,
+    )
+    yield add_case(
+        "wide-narrow-range",
+        (1, 1),
+        c=0,
+        zx=(0, 0),
+        zy=0,
+        lo=-100,
+        hi=99,
+        kind="int32",
+        bounds=both,
+        spelled="Add",
+    )
+    yield add_case(
+        "wide-zero-points",
+        (10, 11),
+        c=4,
+        zx=(7, 255),
+        zy=99,
+        lo=-32768,
+        hi=32767,
+        kind="int32",
+        bounds=both,
+        spelled="Round",
+    )
+    for z in (0, 128, 255):
+        mixed = {"a": words}
+        yield add_case(f"byte-and-wide-{z}", (1, 60), c=0, zx=(0, z), bounds=mixed, spelled="Add", **wide)
+        yield add_case(
+            f"byte-and-wide-shifted-{z}", (90, 7001), c=6, zx=(0, z), bounds=mixed, spelled="Round", **wide
+        )
+        yield add_case(
+            f"wide-to-bytes-{z}", (37, 41), c=8, zx=(0, 0), zy=z, bounds=both, spelled="QuantizeLinear"
+        )
+        yield add_case(
+            f"wide-and-byte-to-byte-{z}",
+            (1, 200),
+            c=8,
+            zx=(0, z),
+            zy=z,
+            bounds=mixed,
+            spelled="QuantizeLinear",
+        )
+    yield add_case(
+        "wide-to-4-bits", (1,), c=11, zx=(0,), zy=7, hi=15, bounds={"a": words}, spelled="QuantizeLinear"
+    )
+    # (x − z)·m stays below 2^24 where x·m does not, and a tie is missed
+    for name, m, spelled in (("exact", 65281, "Round"), ("inexact", 129969, "primitives")):
+        yield add_case(
+            f"products-of-large-bytes-{name}",
+            (m,),
+            c=8,
+            zx=(200,),
+            zy=0,
+            lo=-32768,
+            hi=32767,
+            kind="int32",
+            bounds={"a": (150, 255)},
+            spelled=spelled,
+        )
 
 
 @cases("add_requant")
@@ -297,7 +451,8 @@ def _add_requant() -> Iterator[Case]:
     yield add_case("beyond-2^24", (1 << 15, 1 << 15), c=15, spelled="primitives")
     yield add_case("just-beyond-2^24", (30000, 65793 - 8192 - 30000 + 1), spelled="primitives")
     yield add_case("signed-16", (3000, 70000), zy=0, lo=-32768, hi=32767, kind="int32", spelled="primitives")
-    yield add_case("u8-range-as-int32", (3000, 7000), kind="int32", spelled="primitives")
+    yield add_case("u8-range-as-int32", (3000, 7000), kind="int32", spelled="Round")
+    yield from wide_additions()
     yield add_case("three", (8000, 7001, 4096))
     yield add_case("three-ties", (1, 1, 2), c=2, zx=(128, 128, 0))
     yield add_case("three-same", (100, 7001, 4096), names=("a", "b", "a"))

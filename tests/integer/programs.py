@@ -10,6 +10,9 @@ import numpy as np
 from zeroq_asr.integer.program import Instruction, Program, ValueInfo
 from zeroq_asr.integer.types import weight_limit
 
+from .parity_attention import numerators
+from .parity_norms import halvings_of
+
 MELS = 4
 MAX_FRAMES = 500
 
@@ -23,6 +26,8 @@ class _Writer:
     constants: dict[str, np.ndarray] = field(default_factory=dict)
     values: dict[str, ValueInfo] = field(default_factory=dict)
     live: list[tuple[str, int]] = field(default_factory=list)
+    #: as ``live``, of 16 bits
+    words: list[tuple[str, int]] = field(default_factory=list)
     lengths: str = "length"
     mask: str = ""
 
@@ -65,6 +70,55 @@ class _Writer:
         c = 12 if wide else self.whole(14, 16)
         return self.emit("conv_requant", ins, zx=self.whole(0, 255), c=c, saturate=True, **layout, **form)
 
+    def wide_format(self) -> dict[str, Any]:
+        """16 bits, half of the time fewer."""
+        end = 32767 if self.whole(0, 1) else self.whole(1, 32767)
+        return {"zy": 0, "lo": -end, "hi": end, "type": "int32"}
+
+    def keep(self, op: str, count: int, ins: tuple[str, ...], **attrs: Any) -> None:
+        """Emit what gives bytes or 16 bits, and keep it among its like."""
+        kept = self.words if attrs["type"] == "int32" else self.live
+        kept.append((self.emit(op, ins, **attrs), count))
+
+    def store(self, **arrays: np.ndarray) -> tuple[str, ...]:
+        """Add constants of the next instruction; returns their names."""
+        names = tuple(f"k{len(self.code)}.{name}" for name in arrays)
+        self.constants.update(zip(names, arrays.values(), strict=True))
+        return names
+
+    def vectors(self, channels: int, largest: int) -> tuple[str, ...]:
+        """Multipliers and biases of a normalization."""
+        m = self.generator.integers(-largest, largest + 1, channels)
+        bias = self.generator.integers(-(1 << 12), 1 << 12, channels)
+        return self.store(m=m.astype(np.int32), b=bias.astype(np.int32))
+
+    def form(self) -> dict[str, Any]:
+        return self.wide_format() if self.whole(0, 1) else self.output_format()
+
+    def front(self) -> None:
+        """The features as an image, halved in time and in frequency, and flattened again."""
+        image = self.emit("image", (self.live[0][0],))
+        value, channels, width = image, 1, MELS
+        for stride in ((2, 2), (1, 1)):
+            out = self.whole(1, 3)
+            weight = self.generator.integers(-63, 64, (out, channels, 3, 3)).astype(np.int8)
+            bias = self.generator.integers(-5000, 5001, out).astype(np.int32)
+            m = self.generator.integers(50, 400, out).astype(np.int32)
+            ins = (value, *self.store(w=weight, b=bias, m=m))
+            layout = {"strides": stride, "pads": (1, 1), "dilations": (1, 1), "groups": 1}
+            attrs = {"zx": self.whole(0, 255), "c": 16, "saturate": True, **layout, **self.output_format()}
+            value, channels, width = (
+                self.emit("conv2d_requant", ins, **attrs),
+                out,
+                (width - 1) // stride[0] + 1,
+            )
+            if stride == (2, 2):
+                self.lengths = self.emit("length_step", (self.lengths,), before=-1, divisor=2, after=1)
+                self.need_mask(value)
+                value = self.emit("mask_image", (value, self.mask), zx=self.whole(0, 255))
+        flat = self.emit("flatten", (value,), channels=channels * width)
+        self.live = [(flat, channels * width)]
+
     # -- one random step each ------------------------------------------------------------------
 
     def step_conv(self) -> None:
@@ -80,7 +134,7 @@ class _Writer:
         source, out, stride = self.pick(), self.whole(1, 5), self.whole(2, 3)
         value = self.conv(source, out, kernel=3, padding=(1, 1), stride=stride)
         self.lengths = self.emit("length_step", (self.lengths,), before=-1, divisor=stride, after=1)
-        self.live, self.mask = [(value, out)], ""
+        self.live, self.words, self.mask = [(value, out)], [], ""
 
     def step_add(self) -> None:
         first, channels = self.pick()
@@ -126,6 +180,63 @@ class _Writer:
         index = tuple(self.whole(0, channels - 1) for _ in range(self.whole(1, 5)))
         self.live.append((self.emit("take_channels", (name,), index=index), len(index)))
 
+    def step_widen(self) -> None:
+        source, out = self.pick(), self.whole(1, 5)
+        self.words.append((self.conv(source, out, wide=True), out))
+
+    def step_add_wide(self) -> None:
+        if not self.words:
+            self.step_widen()
+        first, channels = self.words[self.whole(0, len(self.words) - 1)]
+        same = [name for name, count in (*self.words, *self.live) if count == channels]
+        ins = (first, *(same[self.whole(0, len(same) - 1)] for _ in range(self.whole(0, 2))))
+        c = self.whole(0, 1) * self.whole(1, 9)
+        m = tuple(1 << c if self.whole(0, 1) else self.whole(1, 1 << c) for _ in ins)
+        wide = {name for name, _ in self.words}
+        zx = tuple(0 if name in wide else self.whole(0, 255) for name in ins)
+        self.keep("add_requant", channels, ins, zx=zx, m=m, c=c, **self.form())
+
+    def step_layer_norm(self) -> None:
+        kept = self.words if self.words and self.whole(0, 2) else self.live
+        name, channels = kept[self.whole(0, len(kept) - 1)]
+        zx = 0 if kept is self.words else self.whole(0, 255)
+        attrs = {"zx": zx, "channels": channels, "halvings": halvings_of(channels)}
+        attrs |= {"epsilon": self.whole(0, 1) * self.whole(0, 10**6), "c": self.whole(0, 9)}
+        self.keep("layer_norm", channels, (name, *self.vectors(channels, 512)), **attrs, **self.form())
+
+    def step_instance_norm(self) -> None:
+        kept = self.words if self.words and self.whole(0, 2) else self.live
+        name, channels = kept[self.whole(0, len(kept) - 1)]
+        self.need_mask(name)
+        zx = 0 if kept is self.words else self.whole(0, 255)
+        attrs = {
+            "zx": zx,
+            "channels": channels,
+            "epsilon": self.whole(0, (1 << 39) - 1),
+            "c": self.whole(0, 13),
+        }
+        ins = (name, self.mask, self.lengths, *self.vectors(channels, 8192))
+        self.keep("instance_norm", channels, ins, **attrs, **self.form())
+
+    def step_attention(self) -> None:
+        heads, size = self.whole(1, 2), self.whole(1, 3)
+        channels, source = heads * size, self.pick()
+        query, key, value, place = (self.conv(source, channels) for _ in range(4))
+        self.need_mask(query)
+        cap = self.whole(1, 1 << self.whole(4, 24))
+        shift = max(0, (cap >> 10).bit_length())
+        tables = numerators(np.log(65536.0) / cap, shift, cap)
+        position: tuple[str, ...] = ()
+        if self.whole(0, 1):
+            table = self.generator.integers(0, 256, (3, 2 * MAX_FRAMES)).astype(np.uint8)
+            columns = self.emit("positions", (query, *self.store(t=table)))
+            position = (place, self.conv((columns, 3), channels))
+        ins = (query, key, value, self.mask, self.lengths, *self.store(**tables), *position)
+        attrs = {name: self.whole(0, 255) for name in ("zq", "zk", "zv", "zp", "zr")}
+        attrs |= {"heads": heads, "size": size, "up": self.whole(1, 64), "mp": self.whole(1, 64)}
+        attrs |= {"cap": cap, "shift": shift, "m": self.whole(1, 1000), "c": self.whole(12, 16)}
+        self.live.append((self.emit("attention", ins, **attrs, **self.output_format()), channels))
+
     def need_mask(self, like: str) -> None:
         if not self.mask:
             self.mask = self.emit("time_mask", (like, self.lengths))
@@ -137,6 +248,8 @@ def random_program(seed: int, steps: int = 8) -> Program:
     zero, hi = w.whole(0, 255), w.whole(100, 255)
     attrs = {"scale": 0.03125, "zero_point": zero, "lo": 0, "hi": hi}
     w.live.append((w.emit("quantize_input", ("audio_signal",), **attrs), MELS))
+    if w.whole(0, 2) == 0:
+        w.front()
     options = [getattr(w, name) for name in dir(w) if name.startswith("step_")]
     for _ in range(steps):
         options[w.whole(0, len(options) - 1)]()

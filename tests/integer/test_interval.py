@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,10 +13,11 @@ from hypothesis import strategies as st
 from zeroq_asr.errors import ProofError
 from zeroq_asr.integer.backends.interval import Interval, IntervalBackend, length_interval, shift_offset
 from zeroq_asr.integer.backends.numpy import NumpyBackend
+from zeroq_asr.integer.ops import OPS
 from zeroq_asr.integer.ops.conv_requant import conv_requant
 from zeroq_asr.integer.program import Instruction, Program
 from zeroq_asr.integer.proof import prove
-from zeroq_asr.integer.types import I8, I32, I64, U8, IntType
+from zeroq_asr.integer.types import BOOL, I8, I32, I64, U8, IntType
 
 from .programs import MAX_FRAMES, random_features, random_program
 
@@ -59,6 +61,11 @@ PRIMITIVES: dict[str, Any] = {
     "clamp vectors": lambda f, a, b: f.clamp(a, np.array([-5, 3]), np.array([3, 900])),
     "shift": lambda f, a, b: f.shift_right(a, 3),
     "and": lambda f, a, b: f.bit_and(a, 5),
+    "square": lambda f, a, b: f.square(a),
+    "quotient": lambda f, a, b: f.quotient(a, f.clamp(b, 1, 900)),
+    "quotient int": lambda f, a, b: f.quotient(a, 7),
+    "reciprocal": lambda f, a, b: f.reciprocal(5000, f.clamp(b, 1, 900)),
+    "isqrt": lambda f, a, b: f.isqrt(f.cast(f.clamp(a, 1, 2900), I64)),
     "parity": lambda f, a, b: f.set_parity(_byte(f, a), f.low_bits_equal(_byte(f, b, I32), 8, 0), 0),
     "odd parity": lambda f, a, b: f.set_parity(_byte(f, a), f.low_bits_equal(_byte(f, b, I32), 3, 1), 1),
 }
@@ -89,7 +96,9 @@ def test_primitives_are_bounded(name: str, ends: list[int], seed: int) -> None:
     assert (found <= bounds.hi).all()
 
 
-@pytest.mark.parametrize("name", ["add", "sub", "mul", "add int", "mul int", "clamp"])
+@pytest.mark.parametrize(
+    "name", ["add", "sub", "mul", "add int", "mul int", "clamp", "square", "quotient int", "reciprocal"]
+)
 def test_bounds_of_exact_primitives_are_reached(name: str) -> None:
     a, b = Interval.of(-7, 100, I32), Interval.of(-2, 9, I32)
     bounds = PRIMITIVES[name](IntervalBackend(), a, b)
@@ -124,6 +133,45 @@ def test_accumulators_are_bounded_and_the_bound_is_reached(
         layout["padding"] = (0, 0)
         peak = NumpyBackend().conv(worst.astype(np.uint8), weight, zero_point=zero_point, **layout)
         assert int(peak[0, 0, 0]) == int(bounds.hi[0, 0])
+
+
+@settings(max_examples=60, deadline=None)
+@given(SEEDS, st.integers(1, 5), st.integers(1, 6))
+def test_what_joins_channels_is_bounded(seed: int, channels: int, frames: int) -> None:
+    generator = np.random.default_rng(seed)
+    lo = generator.integers(-50, 50, channels)
+    hi = lo + generator.integers(0, 60, channels)
+    v = generator.integers(lo[:, None], hi[:, None] + 1, (3, channels, frames)).astype(np.int32)
+    v[0], v[1] = lo[:, None], hi[:, None]
+    bounds = Interval.of(lo[:, None], hi[:, None], I32)
+    for name, define in {
+        "sum": lambda f, v: f.sum_channels(v, channels),
+        "peak": lambda f, v: f.peak_channels(v),
+        "peak of a row": lambda f, v: f.peak_time(v),
+        "below the peak": lambda f, v: f.below_peak(v),
+    }.items():
+        found, proven = define(NumpyBackend(), v), define(IntervalBackend(), bounds)
+        assert (found >= proven.min).all(), name
+        assert (found <= proven.max).all(), name
+        if name == "sum":
+            assert (found.min(), found.max()) == (proven.min, proven.max)
+
+
+@settings(max_examples=60, deadline=None)
+@given(SEEDS, st.integers(0, 255), st.integers(0, 255), st.integers(1, 9))
+def test_products_of_activations_are_bounded(seed: int, za: int, zb: int, terms: int) -> None:
+    generator = np.random.default_rng(seed)
+    ends = [sorted(generator.integers(0, 256, 2).tolist()) for _ in range(2)]
+    a, b = (generator.integers(lo, hi + 1, (1, 1, terms, terms)).astype(np.uint8) for lo, hi in ends)
+    a[0, 0, 0], b[0, 0, :, 0] = ends[0][0], ends[1][1]
+    f = IntervalBackend()
+    left, right = (Interval.of(lo, hi, U8) for lo, hi in ends)
+    # no more than ``terms`` products are in a sum, and maybe fewer: what is masked counts for nothing
+    for count in (terms, Interval.of(1, terms, I64)):
+        proven = f.matmul(left, right, za=za, zb=zb, terms=count)
+        found = NumpyBackend().matmul(a, b, za=za, zb=zb, terms=terms)
+        assert (found >= proven.min).all()
+        assert (found <= proven.max).all()
 
 
 @given(st.integers(-(2**31), 2**31 - 1), st.integers(0, 16))
@@ -320,6 +368,81 @@ def test_refused_with_the_instruction_named(name: str) -> None:
         prove(program)
 
 
+WORDS = Interval.of(-(2**15), 2**15 - 1, I32)
+BYTES = Interval.of(0, 255, U8)
+FORM = {"zy": 0, "lo": 0, "hi": 255, "type": "uint8"}
+
+
+def norm(channels: int, source: Interval = WORDS, m: int = 512, **changes: Any) -> Any:
+    """Bounds of a layer norm over ``channels``."""
+    f = IntervalBackend()
+    vectors = [f.constant(name, np.full(channels, value, np.int32)) for name, value in (("m", m), ("b", 0))]
+    attrs = {"zx": 0, "channels": channels, "halvings": 6, "epsilon": 0, "c": 8, **FORM, **changes}
+    return OPS["layer_norm"].define(f, source, *vectors, **attrs)
+
+
+def instance_norm(frames: int, m: int = 8192, **changes: Any) -> Any:
+    """Bounds of an instance norm over ``frames``."""
+    f = IntervalBackend(frames)
+    vectors = [f.constant(name, np.full(2, value, np.int32)) for name, value in (("m", m), ("b", 0))]
+    attrs = {"zx": 0, "channels": 2, "epsilon": 0, "c": 8, **FORM, **changes}
+    mask = Interval.of(0, 1, BOOL)
+    return OPS["instance_norm"].define(f, WORDS, mask, length_interval(frames), *vectors, **attrs)
+
+
+def attention(frames: int = 1000, position: bool = True, **changes: Any) -> Any:
+    """Bounds of an attention of one head to ``frames``."""
+    f = IntervalBackend()
+    attrs: dict[str, Any] = {"heads": 1, "size": 64, "up": 16, "mp": 9, "cap": 1023, "shift": 0, "m": 600}
+    attrs |= {"c": 16, **dict.fromkeys(("zq", "zk", "zv", "zp", "zr"), 128), **FORM}
+    table = f.constant("t", np.arange(255, -1, -1).repeat(4).astype(np.uint8))
+    mask = Interval.of(0, 1, BOOL)
+    operands = (BYTES, BYTES, BYTES, mask, length_interval(frames), table, table)
+    distances = (BYTES, BYTES) if position else ()
+    return OPS["attention"].define(f, *operands, *distances, **{**attrs, **changes})
+
+
+FITS: dict[str, Callable[[], Interval]] = {
+    "norm": lambda: norm(1024),
+    "norm of bytes": lambda: norm(4096, BYTES),
+    "norm of the largest epsilon": lambda: norm(64, epsilon=2**31 - 1),
+    "instance norm": lambda: instance_norm(100_000),
+    "instance norm of the largest epsilon": lambda: instance_norm(1000, epsilon=2**39 - 1),
+    "attention": attention,
+    "attention to many frames": lambda: attention(33_025),
+}
+OVERFLOWS: dict[str, tuple[Callable[[], Interval], str]] = {
+    "norm of too many channels": (lambda: norm(70_000), "mul may reach"),
+    "norm of channels too far apart": (lambda: norm(40_000), "sub may reach"),
+    "norm with too few halvings": (lambda: norm(128, halvings=0), "partial sum over 128 channels may reach"),
+    "norm with too large multipliers": (lambda: norm(64, m=1 << 17), "mul may reach"),
+    "norm with too large an epsilon": (lambda: norm(64, epsilon=2**39 - 1), "isqrt needs"),
+    "norm that shifts too far": (lambda: norm(64, c=30, zy=0, type="int32"), "add may reach|shift may reach"),
+    "instance norm of endless utterances": (lambda: instance_norm(2**31), "lengths as int32 may reach"),
+    "instance norm with too large multipliers": (lambda: instance_norm(9, m=1 << 16), "mul may reach"),
+    "attention with too large scores": (lambda: attention(up=1 << 12), "mul may reach"),
+    "attention with too large scores of both kinds": (lambda: attention(up=1040, mp=1040), "add may reach"),
+    "attention with scores too far apart": (lambda: attention(up=1 << 10), "below_peak may reach"),
+    "attention over too many channels": (lambda: attention(size=40_000, up=1), "raw accumulator may reach"),
+    "attention to too many frames": (lambda: attention(33_026), "raw accumulator may reach"),
+    "attention beyond its table": (lambda: attention(cap=1024), "lookup in 1024 entries"),
+    "attention with too large a multiplier": (lambda: attention(m=1 << 17), "mul may reach"),
+}
+
+
+@pytest.mark.parametrize("name", FITS)
+def test_what_fits_is_proven(name: str) -> None:
+    bounds = FITS[name]()
+    assert (bounds.min, bounds.max) == (0, 255)
+
+
+@pytest.mark.parametrize("name", OVERFLOWS)
+def test_what_may_overflow_is_refused(name: str) -> None:
+    make, message = OVERFLOWS[name]
+    with pytest.raises(ProofError, match=message):
+        make()
+
+
 def test_saturating_first_repairs_the_product() -> None:
     program = program_of(conv_of(saturate=True), **conv_constants(127, 8, m=2**14))
     assert prove(program).peak <= I32.hi // 2
@@ -351,6 +474,21 @@ I32_MAX = np.array([2**31 - 1], dtype=np.int32)
         lambda f: f.divide(np.array([5], dtype=np.int32), np.array([0], dtype=np.int32)),
         lambda f: f.divide(np.array([-5], dtype=np.int32), 2),
         lambda f: f.divide(np.array([5], dtype=np.int64), 0),
+        lambda f: f.square(np.array([50_000], dtype=np.int32)),
+        lambda f: f.sum_channels(np.repeat(I32_MAX[None, None], 2, axis=1), 2),
+        lambda f: f.below_peak(np.array([2**30, -(2**31)], dtype=np.int32)),
+        lambda f: f.quotient(np.array([5], dtype=np.int32), 0),
+        lambda f: f.reciprocal(5, np.array([0], dtype=np.int32)),
+        lambda f: f.isqrt(np.array([0], dtype=np.int64)),
+        lambda f: f.isqrt(np.array([1 << 52], dtype=np.int64)),
+        lambda f: f.middle(np.zeros((1, 8), dtype=np.uint8), np.zeros((1, 1, 5), dtype=np.uint8)),
+        lambda f: f.matmul(
+            np.full((1, 40_000), 255, dtype=np.uint8),
+            np.full((40_000, 1), 255, dtype=np.uint8),
+            za=0,
+            zb=0,
+            terms=1,
+        ),
         lambda f: f.conv(
             np.full((1, 70000, 1), 255, dtype=np.uint8),
             np.full((1, 70000, 1), 127, dtype=np.int8),

@@ -42,13 +42,47 @@ def constant(program: Program, op: str, place: int, edit: Callable[[np.ndarray],
     program.constants[name] = edit(program.constants[name].copy())
 
 
-def other_mask(program: Program) -> None:
-    """A mean over frames that another length keeps."""
-    mean = next(i for i in program.code if i.op == "mean_requant")
-    at = program.code.index(mean)
-    step = replace(mean, op="length_step", out="longer", ins=(mean.ins[2],), attrs={})
-    step = replace(step, attrs={"before": 0, "divisor": 1, "after": 10**7})
-    program.code[at : at + 1] = [step, replace(mean, ins=(mean.ins[0], mean.ins[1], "longer"))]
+def other_mask(op: str, place: int) -> Callable[[Program], None]:
+    """What ``op`` does over frames, over those that another length keeps."""
+
+    def damage(program: Program) -> None:
+        mean = next(i for i in program.code if i.op == op)
+        at = program.code.index(mean)
+        attrs = {"before": 0, "divisor": 1, "after": 10**7}
+        step = replace(mean, op="length_step", out="longer", ins=(mean.ins[place],), attrs=attrs)
+        ins = (*mean.ins[:place], "longer", *mean.ins[place + 1 :])
+        program.code[at : at + 1] = [step, replace(mean, ins=ins)]
+
+    return damage
+
+
+def operand(op: str, place: int, name: Callable[[Any], str]) -> Callable[[Program], None]:
+    """Operand ``place`` of the first ``op`` is another: what ``name`` makes of the instruction."""
+
+    def damage(program: Program) -> None:
+        i = next(i for i in program.code if i.op == op)
+        change(program, op, ins=(*i.ins[:place], name(i), *i.ins[place + 1 :]))
+
+    return damage
+
+
+def attribute(op: str, **attrs: Any) -> Callable[[Program], None]:
+    return lambda program: change(program, op, attrs=attrs)
+
+
+def edited(op: str, place: int, edit: Callable[[np.ndarray], np.ndarray]) -> Callable[[Program], None]:
+    return lambda program: constant(program, op, place, edit)
+
+
+def without_last_operand(program: Program) -> None:
+    """Attention with the queries of positions and without their distances."""
+    at = next(k for k, i in enumerate(program.code) if i.op == "attention" and len(i.ins) == 9)
+    program.code[at] = replace(program.code[at], ins=program.code[at].ins[:-1])
+
+
+def last_is_one(low: np.ndarray) -> np.ndarray:
+    low[-1] = 1
+    return low
 
 
 BROKEN: dict[str, tuple[str, Callable[[Program], Any], str]] = {
@@ -71,7 +105,7 @@ BROKEN: dict[str, tuple[str, Callable[[Program], Any], str]] = {
     "multipliers of another shape": (
         "conv_requant",
         lambda p: constant(p, "conv_requant", 3, lambda m: np.append(m, m)),
-        "m is int32",
+        "m has . entries",
     ),
     "wide weights": (
         "conv_requant",
@@ -83,7 +117,7 @@ BROKEN: dict[str, tuple[str, Callable[[Program], Any], str]] = {
         lambda p: constant(p, "conv_requant", 1, lambda w: np.full_like(w, -128)),
         "127",
     ),
-    "short table": ("table", lambda p: constant(p, "table", 1, lambda t: t[:100]), "uint8 \\[256\\]"),
+    "short table": ("table", lambda p: constant(p, "table", 1, lambda t: t[:100]), "256 entries"),
     "zero point beyond a byte": ("mask_time", lambda p: change(p, "mask_time", attrs={"zx": 256}), "a byte"),
     "no stride": ("conv_requant", lambda p: change(p, "conv_requant", attrs={"stride": 0}), "stride must be"),
     "a shift of ages": (
@@ -136,7 +170,83 @@ BROKEN: dict[str, tuple[str, Callable[[Program], Any], str]] = {
         lambda p: change(p, "take_channels", attrs={"index": (0, 99)}),
         "takes from",
     ),
-    "a mean over other frames": ("mean_requant", other_mask, "its mask keeps"),
+    "a mean over other frames": ("mean_requant", other_mask("mean_requant", 2), "its mask keeps"),
+    "attention to other frames": ("attention", other_mask("attention", 4), "its mask keeps"),
+    "a norm over other frames": ("instance_norm", other_mask("instance_norm", 2), "its mask keeps"),
+    "a mask that is none": ("attention", operand("attention", 3, lambda i: i.ins[0]), "its mask keeps"),
+    "numerators that do not end": ("attention", edited("attention", 6, last_is_one), "numerators fall"),
+    "tables of nothing": (
+        "attention",
+        lambda p: [constant(p, "attention", place, np.zeros_like) for place in (5, 6)],
+        "numerators fall",
+    ),
+    "scores behind which none is hidden": (
+        "attention",
+        attribute("attention", up=1 << 14),
+        "numerators fall",
+    ),
+    "tables of other lengths": (
+        "attention",
+        edited("attention", 5, lambda t: np.append(t, t)),
+        r"tables have \d+ entries",
+    ),
+    "tables of words": ("attention", edited("attention", 5, lambda t: t.astype(np.int32)), "high is uint8"),
+    "tables that are no constants": (
+        "attention",
+        operand("attention", 5, lambda i: i.ins[0]),
+        "high is uint8",
+    ),
+    "queries that are constants": (
+        "attention",
+        operand("attention", 0, lambda i: i.ins[5]),
+        "operand 0 is no constant",
+    ),
+    "heads of other sizes": ("attention", attribute("attention", heads=5), "takes .* channels"),
+    "no heads": ("attention", attribute("attention", heads=0), "heads must be"),
+    "positions without distances": ("positions", without_last_operand, "takes .* channels"),
+    "a cap beyond scores": ("attention", attribute("attention", cap=1 << 30), "cap must be"),
+    "distances of an odd number": (
+        "positions",
+        edited("positions", 1, lambda t: t[:, 1:]),
+        "even number of columns",
+    ),
+    "distances in a row": ("positions", edited("positions", 1, lambda t: t[0]), "uint8 of 2 axes"),
+    "a norm of other channels": (
+        "layer_norm",
+        attribute("layer_norm", channels=99),
+        "has 99 entries",
+    ),
+    "a norm without channels": ("layer_norm", attribute("layer_norm", channels=0), "channels must be"),
+    "norms that halve for ever": ("layer_norm", attribute("layer_norm", halvings=13), "halvings must be"),
+    "epsilon beyond its bits": ("layer_norm", attribute("layer_norm", epsilon=1 << 39), "epsilon must be"),
+    "epsilon below zero": ("instance_norm", attribute("instance_norm", epsilon=-1), "epsilon must be"),
+    "a norm's multipliers of bytes": (
+        "layer_norm",
+        edited("layer_norm", 1, lambda m: m.astype(np.int8)),
+        "m is int32",
+    ),
+    "one pad": ("conv2d_requant", attribute("conv2d_requant", pads=(1,)), "pads must be"),
+    "a pad that cuts": ("conv2d_requant", attribute("conv2d_requant", pads=(0, -1)), "pads must be"),
+    "no stride over frequencies": (
+        "conv2d_requant",
+        attribute("conv2d_requant", strides=(1, 0)),
+        "strides must be",
+    ),
+    "weights of three axes": (
+        "conv2d_requant",
+        edited("conv2d_requant", 1, lambda w: w[..., 0]),
+        "w is int8 of 4 axes",
+    ),
+    "an image of other channels": (
+        "conv2d_requant",
+        edited("conv2d_requant", 1, lambda w: np.repeat(w, 2, axis=1)),
+        "takes 2 channels",
+    ),
+    "groups that do not divide": (
+        "conv2d_requant",
+        attribute("conv2d_requant", groups=4),
+        "its groups divide",
+    ),
     "no frames": ("transpose", lambda p: setattr(p, "max_frames", 0), "max_frames"),
     "no channels": ("transpose", lambda p: setattr(p, "channels", True), "channels"),
 }

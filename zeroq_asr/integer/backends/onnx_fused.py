@@ -88,10 +88,10 @@ class OnnxFusedBackend(OnnxStrictBackend):
         """An int32 vector [C]."""
         return self.encode(v, "i32", v.exact.astype(np.int32))
 
-    def scaled(self, v: Sym, c: int) -> str:
-        """v / 2^c as float32 [C, 1], exact."""
-        real = v.exact.astype(np.float64) / 2.0**c
-        return self.encode(v, f"f32/2^{c}[C,1]", real.astype(np.float32)[:, None])
+    def scaled(self, v: Sym, c: int, axes: int = 1) -> str:
+        """v / 2^c as float32 [C, 1] or [C, 1, 1], exact."""
+        real = (v.exact.astype(np.float64) / 2.0**c).astype(np.float32)
+        return self.encode(v, f"f32/2^{c}[C{',1' * axes}]", real.reshape(-1, *(1,) * axes))
 
     def double_scalar(self, value: float) -> str:
         """A shared float64 scalar."""

@@ -69,6 +69,9 @@ def infer(
         return _product(first, operands[1])
     if first is None:
         return None
+    if op == "Gather":
+        axis, index = attrs.get("axis", 0), operands[1]
+        return None if index is None else (*first[:axis], *index, *first[axis + 1 :])
     if op in _FIRST:
         return first
     if op in _CONVS:

@@ -73,7 +73,7 @@ class OnnxStrictBackend(GraphBuilder):
         return Sym(self.add_node("Mul", [v, v]), self.proof.square(v.interval))
 
     def clamp(self, v: Sym, lo: int | np.ndarray, hi: int | np.ndarray) -> Sym:
-        """Clip by ints, Max and Min by vectors; left out where the bounds already hold."""
+        """Max and Min; left out where the bounds already hold."""
         interval = self.proof.clamp(v.interval, lo, hi)
         if np.all(interval.lo == v.interval.lo) and np.all(interval.hi == v.interval.hi):
             return v
@@ -86,16 +86,24 @@ class OnnxStrictBackend(GraphBuilder):
             return Sym(name, interval)
         kind = v.interval.type
         name = v.name
-        # faster than Clip, and an end that cannot act is left out; of int64, ONNX Runtime's Min and Max
-        # compare but the lower halves on some CPUs
+        # faster than Clip; an end that cannot act is left out
+        if lo > v.interval.min:
+            name = self._larger(name, self.scalar(lo, kind), kind)
+        if hi < v.interval.max:
+            name = self._smaller(name, self.scalar(hi, kind), kind)
+        return Sym(name, interval)
+
+    def _larger(self, a: str, b: str, kind: IntType) -> str:
+        """Max.  Of int64, ONNX Runtime's Max, Min and Clip take the lower halves for signed on some CPUs."""
         if kind is not I64:
-            if lo > v.interval.min:
-                name = self.add_node("Max", [name, self.scalar(lo, kind)])
-            if hi < v.interval.max:
-                name = self.add_node("Min", [name, self.scalar(hi, kind)])
-            return Sym(name, interval)
-        low, high = self.scalar(max(lo, kind.lo), kind), self.scalar(min(hi, kind.hi), kind)
-        return Sym(self.add_node("Clip", [v, low, high]), interval)
+            return self.add_node("Max", [a, b])
+        return self.add_node("Where", [self.add_node("Less", [a, b]), b, a])
+
+    def _smaller(self, a: str, b: str, kind: IntType) -> str:
+        """Min."""
+        if kind is not I64:
+            return self.add_node("Min", [a, b])
+        return self.add_node("Where", [self.add_node("Greater", [a, b]), b, a])
 
     def shift_right(self, v: Sym, c: int) -> Sym:
         """Div by 2^c, which truncates: so an offset makes the dividend non-negative first."""
@@ -326,7 +334,7 @@ class OnnxStrictBackend(GraphBuilder):
         kind = v.interval.type
         low, high = (math.isqrt(end).bit_length() for end in (v.interval.min, v.interval.max))
         x: str | Sym = self.scalar(1 << min(low + 4, high), kind)
-        # ONNX Runtime's Min and Max compare but the lower halves of int64 on some CPUs
+        # no Min and Max: see clamp
         for exponent in range(low + 4, high, 4):
             larger = self.add_node("Less", [v, self.scalar(1 << 2 * exponent, kind)])
             x = self.add_node("Where", [larger, x, self.scalar(1 << min(exponent + 4, high), kind)])
@@ -449,4 +457,5 @@ def _guarded(backend: Any, features: Sym, lengths: Sym, max_frames: int, bounded
         "ReduceMax", [backend.add_node("Cast", [either], to=TensorProto.INT64)], keepdims=0
     )
     zero = backend.add_node("Gather", [backend.axes(0), wrong])
-    return Sym(backend.add_node("Add", [lengths, zero]), lengths.interval)
+    same = backend.tell(backend.add_node("Add", [lengths, zero]), lengths.name)
+    return Sym(same, lengths.interval)

@@ -39,9 +39,15 @@ def _exact_if(i: Any, *xs: Any) -> list[Condition]:
     if _bytes(i, xs):
         reach = significant(a["m"], a["c"])
         return [Condition("bytes: 255·(Σm + 2^c) ≤ 2^24", reach <= 1 << 24, f"{reach}")]
-    reach = sum(max(abs(x.min - z), abs(x.max - z)) * m for x, z, m in zip(xs, a["zx"], a["m"], strict=True))
+    given = list(zip(xs, a["zx"], a["m"], strict=True))
+    reach = sum(max(abs(x.min - z), abs(x.max - z)) * m for x, z, m in given)
     reach += max(abs(a["zy"]), abs(a["lo"]), abs(a["hi"])) << a["c"]
-    return [Condition("Σ|x|·m + max|y|·2^c ≤ 2^24", reach <= 1 << 24, f"{reach}")]
+    # zero points are taken away last: what is added up before is larger
+    parts = sum(max(abs(x.min), abs(x.max), z) * m for x, z, m in given)
+    return [
+        Condition("Σ|x − z_x|·m + max|y|·2^c ≤ 2^24", reach <= 1 << 24, f"{reach}"),
+        Condition("Σ max(|x|, z_x)·m ≤ 2^24", parts <= 1 << 24, f"{parts}"),
+    ]
 
 
 def _bytes(i: Any, xs: Any) -> bool:

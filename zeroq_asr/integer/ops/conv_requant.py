@@ -88,8 +88,9 @@ def emit_kernel(b: Any, i: Any, ins: list[Any], **layout: Any) -> Any:
     if a["type"] != U8.name:
         # ConvInteger is several times slower with signed weights, whatever the target
         operands = [x, b.weight(w), b.scalar(a["zx"], U8), b.scalar(WEIGHT_ZERO_POINT, U8)]
-        acc = b.add_node("Add", [b.add_node("ConvInteger", operands, **layout), b.per_channel(bias)])
-        return b.quantized(b.add_node("Mul", [b.to_float(acc), b.scaled(m, a["c"])]), i)
+        axes = w.exact.ndim - 2
+        acc = b.add_node("Add", [b.add_node("ConvInteger", operands, **layout), b.per_channel(bias, axes)])
+        return b.quantized(b.add_node("Mul", [b.to_float(acc), b.scaled(m, a["c"], axes)]), i)
     weight, weight_zero_point = b.kernel_weight(w, a["groups"])
     y = b.node(
         "QLinearConv",

@@ -23,6 +23,8 @@ from zeroq_asr.integer.types import I32, I64
 _PLACES, _BITS, _ENERGY, _ROOT, _CUT = 4, 12, 8, 6, 14
 #: bits of r at most, and of 2^24
 _LARGEST, _UNIT = 18, 24
+#: V and twelve binary places of its root fit 52 bits
+_LARGEST_EPSILON = (1 << 39) - 1
 #: largest magnitude of a multiplier: 16 bits of e·r / 2^14 times this fit int32
 _MULTIPLIER = 1 << 13
 
@@ -48,7 +50,7 @@ def instance_norm(
     """y = clamp(half_even((((e·r) >> 14)·m + bias) / 2^c) + zy, lo, hi), see above.
 
     x [B, C, T] uint8, or int32 of 16 bits; mask bool [B, 1, T]; lengths int64 [B] ≥ 1; m and bias int32 [C],
-    |m| ≤ 2^13; ``epsilon`` 2^16·ε/s_x² < 2^31.
+    |m| ≤ 2^13; ``epsilon`` 2^16·ε/s_x² < 2^39.
     """
     n = f.cast(f.per_batch(lengths), I64)
     x = f.sub(f.cast(x, I32), zx)
@@ -67,6 +69,7 @@ def instance_norm(
     energy = f.add(f.add(energy, f.reciprocal(epsilon, f.mul(k, k))), 1)
     root = f.isqrt(f.mul(energy, 1 << 2 * _ROOT))
     r = f.reciprocal(1 << _UNIT + _ENERGY // 2 + _ROOT, root)
+    # e·r + 2^30 has 31 bits: so many a shift takes
     r = f.cast(f.clamp(r, 0, (1 << _LARGEST) - 1), I32)
     z = f.shift_right(f.mul(e, r), _CUT)
     v = f.add(f.mul(z, f.per_channel(m)), f.per_channel(bias))
@@ -107,7 +110,7 @@ def _lower(ctx: Any, node: Any) -> None:
         ),
         zx=source.zero_point,
         channels=len(gamma),
-        epsilon=min(round(epsilon), I32.hi - 1),
+        epsilon=min(round(epsilon), _LARGEST_EPSILON),
         c=c,
         zy=target.zero_point,
         lo=lo,
