@@ -7,8 +7,11 @@ A new operator needs a function decorated with ``@cases("name")`` here, and noth
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -56,7 +59,10 @@ def cases(op: str) -> Callable[[Callable[[], Iterator[Case]]], Callable[[], Iter
 
 
 def all_cases() -> list[Case]:
-    """Every case of every operator."""
+    """Every case of every operator, of every module ``parity*``."""
+    for module in pkgutil.iter_modules([str(Path(__file__).parent)]):
+        if module.name.startswith("parity"):
+            importlib.import_module(f"{__package__}.{module.name}")
     return [case for op in CASES for case in CASES[op]()]
 
 
@@ -66,6 +72,14 @@ def edge_bytes(shape: tuple[int, ...], seed: int, zero: int = 0, hi: int = 255) 
     edges = np.clip([0, 1, zero - 1, zero, zero + 1, hi - 1, hi], 0, hi)
     random = generator.integers(0, hi + 1, shape)
     return np.where(generator.random(shape) < 0.5, random, generator.choice(edges, shape)).astype(np.uint8)
+
+
+def edge_words(shape: tuple[int, ...], seed: int, lo: int, hi: int) -> np.ndarray:
+    """Integers of up to 16 bits of which half are extremes and neighbours of zero and of the ends."""
+    generator = np.random.default_rng(seed)
+    edges = np.clip([lo, lo + 1, -1, 0, 1, hi - 1, hi], lo, hi)
+    random = generator.integers(lo, hi + 1, shape)
+    return np.where(generator.random(shape) < 0.5, random, generator.choice(edges, shape)).astype(np.int32)
 
 
 def sequences(channels: int, shortest: int, zero: int = 0, hi: int = 255, seed: int = 0) -> list[Arrays]:

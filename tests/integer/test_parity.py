@@ -51,26 +51,46 @@ def run_arrays(case: Case, backend: Any, inputs: Arrays) -> np.ndarray:
     return result.numpy() if isinstance(result, torch.Tensor) else result
 
 
+def dims_of(case: Case) -> dict[str, tuple[int | str, ...]]:
+    """Shapes of the inputs: an extent that differs between the input sets is a name, equal ones the same."""
+    extents = {
+        (name, axis): tuple(one[name].shape[axis] for one in case.inputs)
+        for name, array in case.inputs[0].items()
+        for axis in range(array.ndim)
+    }
+    names: dict[tuple[int, ...], int | str] = {e: e[0] for e in extents.values() if len({*e}) == 1}
+    for (name, axis), extent in extents.items():
+        names.setdefault(extent, f"{name}_{axis}")
+    return {
+        name: tuple(names[extents[name, axis]] for axis in range(array.ndim))
+        for name, array in case.inputs[0].items()
+    }
+
+
 def build(case: Case, backend: OnnxStrictBackend) -> onnx.ModelProto:
-    """Spell the instruction as an ONNX model with free batch and time axes."""
+    """Spell the instruction as an ONNX model with free axes, told the shapes that ONNX cannot infer."""
     env = {name: backend.constant(name, array) for name, array in case.constants.items()}
-    example = case.inputs[0]
+    example, dims = case.inputs[0], dims_of(case)
     graph_inputs = []
     for name, array in example.items():
-        env[name] = backend.input(name, interval_of(case, name, array))
+        env[name] = backend.input(name, interval_of(case, name, array), dims[name])
         kind = helper.np_dtype_to_tensor_dtype(array.dtype)
-        graph_inputs.append(helper.make_tensor_value_info(name, kind, [None] * array.ndim))
+        graph_inputs.append(helper.make_tensor_value_info(name, kind, dims[name]))
     result: Sym = backend.instruction(instruction_of(case), [env[name] for name in case.order])
-    nodes = list(backend.nodes)
-    if result.name in example:
-        nodes.append(helper.make_node("Identity", [result.name], ["out"]))
-    else:
-        assert result.name == "out"
+    assert result.name in ("out", *example)
+    # what a float carries is cast where integers are wanted
+    last = backend.plain(result)
+    nodes = [*backend.nodes, helper.make_node("Identity", [last.name], ["result"])]
     expected = run_arrays(case, NumpyBackend(), example)
     kind = helper.np_dtype_to_tensor_dtype(expected.dtype)
-    graph_output = helper.make_tensor_value_info("out", kind, [None] * expected.ndim)
+    graph_output = helper.make_tensor_value_info("result", kind, [None] * expected.ndim)
     graph = helper.make_graph(
-        nodes, "case", graph_inputs, [graph_output], list(backend.initializers.values())
+        nodes,
+        "case",
+        graph_inputs,
+        [graph_output],
+        list(backend.initializers.values()),
+        value_info=backend.value_infos(),
     )
     opsets = [helper.make_opsetid("", 18), helper.make_opsetid("com.microsoft", 1)]
     model = helper.make_model(graph, opset_imports=opsets, ir_version=8)
@@ -93,7 +113,7 @@ def assert_model_agrees(case: Case, model: onnx.ModelProto, expected: list[np.nd
     for optimised, threads in SESSIONS:
         session = session_of(model, optimised, threads)
         for inputs, wanted in zip(case.inputs, expected, strict=True):
-            found = session.run(["out"], inputs)[0]
+            found = session.run(["result"], inputs)[0]
             assert found.dtype == wanted.dtype
             np.testing.assert_array_equal(found, wanted, err_msg=f"optimised={optimised} threads={threads}")
 
