@@ -495,6 +495,9 @@ def test_unwritable_folder(work: Path, out: Path) -> None:
     [
         (("--bits", "nine"), "cannot read 'nine'"),
         (("--bits", "9"), "weight_bits"),
+        (("--bits", "8", "--bits", "7"), "both of the whole network"),
+        (("--bits", "encoder=12"), "encoder cannot have 12 bits: a single layer can have 16"),
+        (("--bits", "stemm=16"), "no layer or value 'stemm'"),
         (("--max-seconds", "-1"), "max_seconds"),
         (("--target", "x86-fast"), "--bits w7a8"),
         (("--preset", "best"), "paper, default, fast"),

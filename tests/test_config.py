@@ -48,6 +48,35 @@ def test_bad_bits_are_refused(text: str) -> None:
         QuantSpec.parse_bits(text)
 
 
+def test_bits_of_layers_are_parsed() -> None:
+    spec = QuantSpec.parse_bits("w7a8", "a.*=16", " b = 16 ")
+    assert (spec.weight_bits, spec.layer_bits) == (7, (("a.*", 16), ("b", 16)))
+    assert QuantSpec.from_dict(json.loads(json.dumps(spec.to_dict()))) == spec
+    assert QuantSpec.parse_bits("x=16").weight_bits == 8
+    assert QuantSpec.parse_bits().layer_bits == ()
+
+
+@pytest.mark.parametrize("text", ["x=8", "x=12", "x=16.0", "x=", "x=many", "x=0016000", "x=-16"])
+def test_other_bits_of_layers_are_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"x cannot have .* a single layer can have 16"):
+        QuantSpec.parse_bits("8", text)
+
+
+@pytest.mark.parametrize(
+    "value", ["x", 16, ["x"], [["x"]], [["x", 16, 1]], [["", 16]], [[3, 16]], [["x", True]]]
+)
+def test_layers_are_pairs(value: object) -> None:
+    with pytest.raises(ConfigError, match=r"layer_bits|cannot have"):
+        QuantSpec(layer_bits=value)
+
+
+def test_the_whole_network_has_its_bits_once() -> None:
+    with pytest.raises(ConfigError, match="'8' and 'w4a8' are both of the whole network"):
+        QuantSpec.parse_bits("8", "w4a8")
+    with pytest.raises(ConfigError, match="a name of layer_bits"):
+        QuantSpec.parse_bits("=16")
+
+
 def test_fewer_bits_are_rounded_by_feedback() -> None:
     assert not QuantSpec().feedback
     assert QuantSpec(weight_bits=7).feedback

@@ -28,6 +28,8 @@ TARGETS = {
 #: speech's.  Chosen by agreement with float on train-clean-100 speech under babble noise
 #: (benchmarks/ranges.py, docs/design.md).
 MADE_MARGIN = 1.1
+#: bits that the result of a single layer can have beside those of all
+LAYER_BITS = 16
 ROUNDINGS = ("auto", "nearest", "feedback")
 METHODS = ("auto", "minmax", "percentile", "mse")
 SCHEDULES = ("constant", "cosine", "plateau")
@@ -44,6 +46,9 @@ class QuantSpec:
     weight_bits: int = 8
     #: bits of an activation, 2..8: unsigned with a zero point, a scale per tensor
     activation_bits: int = 8
+    #: (name, bits) of single layers' results, finer than ``activation_bits``: a layer's path, a value's
+    #: name, or a glob of them, and 16, the only width there is beside bytes (``zeroq_asr.formats``)
+    layer_bits: tuple[tuple[str, int], ...] = ()
     #: bits of the integer logits, 8..16
     logit_bits: int = 16
     #: a key of ``TARGETS``
@@ -62,6 +67,8 @@ class QuantSpec:
         where = "QuantSpec"
         _whole(where, "weight_bits", self.weight_bits, 2, 8)
         _whole(where, "activation_bits", self.activation_bits, 2, 8)
+        # JSON has no tuples
+        object.__setattr__(self, "layer_bits", _layer_bits(where, self.layer_bits))
         _whole(where, "logit_bits", self.logit_bits, 8, 16)
         _choice(where, "target", self.target, TARGETS)
         _real(where, "max_seconds", self.max_seconds, above=0.0, at_most=1e6)
@@ -82,17 +89,34 @@ class QuantSpec:
         return self.rounding == "feedback" or (self.rounding == "auto" and self.weight_bits < 8)
 
     @classmethod
-    def parse_bits(cls, text: str, **fields: Any) -> QuantSpec:
-        """Return the specification that ``text`` spells, other fields given by keyword.
+    def parse_bits(cls, *texts: str, **fields: Any) -> QuantSpec:
+        """Return the specification that ``texts`` spell, other fields given by keyword.
 
-        ``"6"`` means 6-bit weights and activations, ``"w4a8"`` 4-bit weights and 8-bit
-        activations; case does not matter.  Raises ConfigError for anything else.
+        ``"6"`` means 6-bit weights and activations, ``"w4a8"`` 4-bit weights and 8-bit activations
+        (case does not matter), said at most once; ``"NAME=16"`` 16 bits for the result of a layer.  Raises
+        ConfigError for anything else.
         """
-        match = re.fullmatch(r"(?:(\d)|w(\d)a(\d))", text.strip().lower(), flags=re.ASCII)
-        if match is None:
-            raise ConfigError("bits", f"cannot read {text!r}", "write 8, or w8a8, w7a8, w4a8 and the like")
-        both, weight, activation = match.groups()
-        return cls(weight_bits=int(both or weight), activation_bits=int(both or activation), **fields)
+        layers = [text for text in texts if "=" in text]
+        whole = [text for text in texts if "=" not in text]
+        if len(whole) > 1:
+            raise ConfigError(
+                "bits", f"{whole[0]!r} and {whole[1]!r} are both of the whole network", "keep one"
+            )
+        for text in whole:
+            match = re.fullmatch(r"(?:(\d)|w(\d)a(\d))", text.strip().lower(), flags=re.ASCII)
+            if match is None:
+                remedy = "write 8, or w8a8, w7a8, w4a8 and the like; or LAYER=16"
+                raise ConfigError("bits", f"cannot read {text!r}", remedy)
+            both, weight, activation = match.groups()
+            fields |= {"weight_bits": int(both or weight), "activation_bits": int(both or activation)}
+        pairs: list[tuple[str, Any]] = []
+        for text in layers:
+            name, _, bits = text.rpartition("=")
+            # __post_init__ refuses what is no number
+            pairs.append(
+                (name.strip(), int(bits) if re.fullmatch(r"\s*\d{1,3}\s*", bits, re.ASCII) else bits)
+            )
+        return cls(layer_bits=tuple(pairs), **fields) if pairs else cls(**fields)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
@@ -305,6 +329,18 @@ def _real(
             if math.isfinite(bound)
         ]
         raise ConfigError(where, f"{name} must be a finite number {' and '.join(bounds)}, got {value!r}")
+
+
+def _layer_bits(where: str, value: object) -> tuple[tuple[str, int], ...]:
+    pairs = value if isinstance(value, tuple | list) else (value,)
+    for pair in pairs:
+        if not isinstance(pair, tuple | list) or len(pair) != 2:
+            raise ConfigError(where, f"layer_bits must be pairs of a name and 16, got {pair!r}")
+        _name(where, "a name of layer_bits", pair[0])
+        if isinstance(pair[1], bool) or pair[1] != LAYER_BITS:
+            problem = f"{pair[0]} cannot have {pair[1]} bits: a single layer can have {LAYER_BITS}"
+            raise ConfigError(where, problem, f"write --bits '{pair[0]}={LAYER_BITS}', or leave it out")
+    return tuple((str(name), int(bits)) for name, bits in pairs)
 
 
 def _flag(where: str, name: str, value: object) -> None:

@@ -3,21 +3,29 @@
 A *stream* is what residual additions add to: it feeds layer normalizations, whose input must be fine where
 frames are quiet, and every addition would round it again.  So its values are 16 bits in int32, all at one
 scale, and what is added to it comes at that scale too: the addition is that of two integers.
+
+Any other value is so wide if the user names it (``QuantSpec.layer_bits``); convolutions, products and gates
+read what is named exactly, where of streams they read bytes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import difflib
+from collections.abc import Iterable, Mapping
+from fnmatch import fnmatchcase
 
+from zeroq_asr.config import LAYER_BITS
+from zeroq_asr.errors import ConfigError
 from zeroq_asr.float_graph import FloatGraph, FloatNode
 from zeroq_asr.integer.ops.attention import aligned
+from zeroq_asr.integer.ops.table import FACTORS
 from zeroq_asr.integer.program import ValueInfo
 from zeroq_asr.integer.types import signed_range
 
 Range = tuple[float, float]
 
 #: bits of a wide value
-WIDE_BITS = 16
+WIDE_BITS = LAYER_BITS
 #: Wide values can afford a range twice the one that was seen: clipping costs words, and a step of 2^-15 of
 #: the range nothing.
 WIDE_MARGIN = 2.0
@@ -26,6 +34,9 @@ _MAKERS = ("conv1d", "add", "layer_norm", "instance_norm")
 #: normalizations, whose input must be fine
 NORMS = ("layer_norm", "instance_norm")
 _MOVES = ("mask_time", "take_channels", "transpose")
+#: the same of what the user names; functions that are a product with their operand need one of 16 bits
+_NAMED_MAKERS = ("conv1d", "conv2d", "add", "clamp", "mul", "layer_norm", *FACTORS)
+_NAMED_MOVES = (*_MOVES, "image", "flatten")
 
 
 def wide_values(graph: FloatGraph) -> list[set[str]]:
@@ -69,11 +80,56 @@ def _feeds(node: FloatNode, consumers: Mapping[str, list[FloatNode]]) -> bool:
     return any(r.op in NORMS or (r.op in _MOVES and _feeds(r, consumers)) for r in readers)
 
 
-def wide_formats(graph: FloatGraph, ranges: Mapping[str, Range]) -> dict[str, ValueInfo]:
-    """Return the format of every wide value: one scale a group, and each value's own bounds."""
+def named_values(graph: FloatGraph, layer_bits: Iterable[tuple[str, int]]) -> set[str]:
+    """Return the values that shall have 16 bits by name, and what they are merely moved to.
+
+    A pattern is a value's name or a layer's path, or matches some of them as a glob; of a layer it means all
+    results that can have 16 bits.  Raises ConfigError for one that names nothing, or nothing that can.
+    """
+    producer, named = graph.producer(), set()
+    aligned_values = {n.ins[5] for n in graph.nodes if n.op == "attention" and len(n.ins) == 6}
+    matched: dict[str, list[FloatNode]] = {}
+    for pattern, _ in layer_bits:
+        nodes = [n for n in graph.nodes if fnmatchcase(n.out, pattern) or fnmatchcase(n.where, pattern)]
+        if not nodes:
+            known = {name: None for n in graph.nodes for name in (n.where, n.out) if name}
+            near = difflib.get_close_matches(pattern, known, 4, 0.4)
+            remedy = f"near it: {', '.join(near)}" if near else "inspect --sensitivity lists them"
+            raise ConfigError("bits", f"the network has no layer or value {pattern!r}", remedy)
+        matched[pattern] = nodes
+        for node in nodes:
+            while node.op in _NAMED_MOVES and node.ins[0] in producer:
+                node = producer[node.ins[0]]
+            if node.op in _NAMED_MAKERS and node.out not in aligned_values:
+                named.add(node.out)
+    wide: set[str] = set()
+    for node in graph.nodes:
+        possible = node.ins[0] in wide if node.op in (*_NAMED_MOVES, *FACTORS) else True
+        if possible and (node.out in named or node.op in _NAMED_MOVES):
+            wide.add(node.out)
+    for pattern, nodes in matched.items():
+        if not any(n.out in wide for n in nodes):
+            raise ConfigError(
+                "bits",
+                f"{pattern!r} names {', '.join(sorted({n.op for n in nodes}))}, which cannot have 16 bits",
+                f"name one of {', '.join(_NAMED_MAKERS)}; {' and '.join(FACTORS)} behind one of 16 bits",
+            )
+    return wide
+
+
+def wide_formats(
+    graph: FloatGraph, ranges: Mapping[str, Range], named: Iterable[str] = ()
+) -> dict[str, ValueInfo]:
+    """Return the format of every wide value: one scale a group, and each value's own bounds.
+
+    ``named`` are those of ``named_values``, each with a scale of its own where it is in no stream.
+    """
     formats: dict[str, ValueInfo] = {}
     low, high = signed_range(WIDE_BITS)
-    for group in wide_values(graph):
+    groups = wide_values(graph)
+    streams = set().union(*groups)
+    groups += [{name} for name in sorted(named) if name not in streams]
+    for group in groups:
         known = {name: ranges[name] for name in group if name in ranges}
         peak = max((max(-lo, hi) for lo, hi in known.values()), default=0.0)
         scale = peak * WIDE_MARGIN / high if peak > 0 else 1.0

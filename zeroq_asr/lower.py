@@ -7,6 +7,7 @@ what they share: the integer format of every value, the constants, and one time 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,11 +16,12 @@ import numpy as np
 from zeroq_asr.config import QuantSpec
 from zeroq_asr.errors import CalibrationError, UnsupportedOperatorError
 from zeroq_asr.float_graph import FloatGraph, FloatNode, channel_counts, frame_counts, images
-from zeroq_asr.formats import aligned_scales, wide_formats
+from zeroq_asr.formats import aligned_scales, named_values, wide_formats
 from zeroq_asr.integer.dyadic import MAX_SHIFT
 from zeroq_asr.integer.ops import LOWERINGS
+from zeroq_asr.integer.ops.table import FACTORS
 from zeroq_asr.integer.program import Instruction, Program, ValueInfo
-from zeroq_asr.integer.types import activation_range, signed_range
+from zeroq_asr.integer.types import U8, activation_range, signed_range
 
 #: Logits are 16 bits wide, so they can afford a range twice the one that was seen: clipping the best
 #: token costs words, a coarser step of 2^-15 of the range costs nothing.
@@ -27,6 +29,8 @@ LOGIT_MARGIN = 2.0
 
 #: operators of the float graph that read values of 16 bits; all others read bytes
 TAKES_WIDE = ("add", "layer_norm", "instance_norm", "mask_time", "take_channels", "transpose", "length_step")
+#: those that read 16 bits exactly where the user asked for them: it costs them time
+TAKES_NAMED = ("conv1d", "conv2d", "clamp", "mul", "image", "flatten", *FACTORS)
 
 Range = tuple[float, float]
 
@@ -105,6 +109,7 @@ class Lowering:
         self._logits = self._logit_values()
         self._channels = channel_counts(graph, channels)
         self._images = images(graph)
+        self._named = named_values(graph, spec.layer_bits)
         self._formats = self._planned_formats()
 
     def _logit_values(self) -> set[str]:
@@ -174,25 +179,32 @@ class Lowering:
         """``node`` with narrow copies of the wide values that it reads and cannot take."""
         if node.op in TAKES_WIDE:
             return node
-        ins = tuple(self._narrow(name) if self._reads_wide(name) else name for name in node.ins)
+        exact = self._named if node.op in TAKES_NAMED else ()
+        ins = tuple(name if name in exact else self.narrow(name) for name in node.ins)
         return dataclasses.replace(node, ins=ins)
 
-    def _reads_wide(self, name: str) -> bool:
-        return name in self._formats and name in self.values and self.values[name].type != "uint8"
+    def narrow(self, name: str, within: Range | None = None) -> str:
+        """Return the name of a value's bytes, which are emitted, once, for a wide value.
 
-    def _narrow(self, name: str) -> str:
-        """Emit, once, the bytes of a wide value; returns their name."""
-        out = f"{name}:bytes"
+        ``within``: real bounds beyond which they saturate, besides those of the value.
+        """
+        info = self.values.get(name)
+        if info is None or info.type == U8.name or name in self._logits:
+            return name
+        out = f"{name}:bytes" if within is None else f"{name}:between"
         if out not in self.values:
             self._channels[out], self._frames[out] = self._channels[name], self._frames[name]
-            self._formats[out] = self._format(name, self._range(name))
+            lo, hi = self._range(name)
+            if within is not None:
+                lo, hi = max(lo, within[0]), min(hi, within[1])
+            self._formats[out] = self._format(name, (lo, hi), unit=info.scale)
             where = next(n.where for n in self.graph.nodes if n.out == name)
             LOWERINGS["add"](self, FloatNode("add", out, (name,), {}, where))
         return out
 
     def _planned_formats(self) -> dict[str, ValueInfo]:
         """Formats that one value cannot choose by itself."""
-        formats = wide_formats(self.graph, self.ranges)
+        formats = wide_formats(self.graph, self.ranges, self._named)
         formats = {name: info for name, info in formats.items() if name not in self._logits}
         names = {
             name for n in self.graph.nodes if n.op == "attention" for name in n.ins if name in self.ranges
@@ -248,7 +260,8 @@ class Lowering:
             raise CalibrationError(name, f"has a range of [{lo}, {hi}]", "check the weights and the features")
         return lo, hi
 
-    def _format(self, name: str, real: Range) -> ValueInfo:
+    def _format(self, name: str, real: Range, unit: float | None = None) -> ValueInfo:
+        """Format of a value; ``unit``: the scale of what it is rounded from, its own a short multiple."""
         # zero must be representable exactly: padding and masks insert it
         lo, hi = min(real[0], 0.0), max(real[1], 0.0)
         if name in self._logits:
@@ -259,4 +272,8 @@ class Lowering:
         if hi == lo:
             return ValueInfo("uint8", 1.0, 0, low, high)
         scale = (hi - lo) / high
+        if unit is not None:
+            # 8 bits of a multiplier, so that a float32 carries its product with 16 bits
+            exponent = 7 - math.floor(math.log2(unit / scale))
+            scale = unit * 2.0**exponent / math.floor(unit / scale * 2.0**exponent)
         return ValueInfo("uint8", scale, round(-lo / scale), low, high)

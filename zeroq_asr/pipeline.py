@@ -22,6 +22,7 @@ from zeroq_asr.errors import CalibrationError
 from zeroq_asr.export import Deployment, Export, export
 from zeroq_asr.expose import expose_positions
 from zeroq_asr.files import atomic_write_bytes
+from zeroq_asr.formats import named_values
 from zeroq_asr.frontend import Frontend
 from zeroq_asr.integer.program import Program
 from zeroq_asr.integer.proof import Proof, prove
@@ -98,6 +99,7 @@ def quantize(
     with clock("capture"):
         graph = expose_positions(capture(model.network, model.example_input(), model.name))
         check_operators(graph)  # before the long work begins
+        named_values(graph, spec.layer_bits)
     with clock("features"):
         features, stream, total = _features(model, source_of_ranges, synthesis, calibration, progress)
         if spec.equalization:

@@ -61,6 +61,12 @@ TOLERANCE = {
     "transpose": 0.0,
     "image": 0.0,
     "flatten": 0.0,
+    # -- 16-bit operands --
+    # half a unit of the accumulator comes on top: a quarter of a step where the output has 16 bits, too
+    "conv_wide_requant": 0.5 + 0.27,
+    "conv2d_wide_requant": 0.5 + 0.27,
+    # half a unit of a product cut to 16 bits, which is a whole one of an output of 16 bits
+    "mul_wide_requant": 0.5 + 0.5,
 }
 
 #: a float32 quotient may fall on the other side of a tie that float64 sees
@@ -99,6 +105,15 @@ class Context:
 
     def clamp(self, info: ValueInfo, clamp: Any) -> tuple[int, int]:
         return info.lo, info.hi
+
+    def largest_shift(self, name: str, info: ValueInfo) -> int:
+        return 16 if info.type == "uint8" else 8
+
+    def narrow(self, name: str) -> str:
+        return name
+
+    def alias(self, node: Any, info: ValueInfo) -> None:
+        self.sources[node.out] = info
 
     def constant(self, name: str, array: np.ndarray) -> str:
         self.constants[name] = array
@@ -207,7 +222,8 @@ def measure_table() -> float:
     x = np.arange(256, dtype=np.uint8).reshape(1, 1, 256)
     source = byte(0.05, 120)
     inputs = real(x, source).ravel()
-    for name, function in FUNCTIONS.items():
+    for name in FUNCTIONS.keys() & LOWERINGS.keys():
+        function = FUNCTIONS[name]
         wanted = np.array([function(float(v)) for v in inputs]).reshape(x.shape)
         scale = (max(wanted.max(), 0) - min(wanted.min(), 0)) / 255
         target = byte(scale, round(-min(wanted.min(), 0) / scale))
@@ -377,6 +393,55 @@ MOVES = (
     *("time_mask", "mask_time", "mask_image", "take_channels", "transpose", "image", "flatten"),
     "length_step",
 )
+# -- 16-bit operands --
+
+
+def word(scale: float) -> ValueInfo:
+    return ValueInfo("int32", scale, 0, -32768, 32767)
+
+
+def measure_wide_conv(op: str) -> float:
+    worst = 0.0
+    generator = np.random.default_rng(1)
+    image = op == "conv2d"
+    for bits, groups in ((8, 1), (7, 4), (4, 1)):
+        for target in (byte(0.031, 100), word(0.004)):
+            source = word(0.0173 / 200)
+            ctx = Context(target, source, weight_bits=bits)
+            x = edge_words((2, 4, 30, 5)[: 4 if image else 3], bits, -32768, 32767)
+            shape = (8, 4 // groups, 3, 1)[: 4 if image else 3]
+            weight, bias = generator.standard_normal(shape) * 0.3, generator.standard_normal(8)
+            layout: dict[str, Any] = {"stride": 1, "padding": (1, 1), "dilation": 1, "groups": groups}
+            if image:
+                layout |= {"stride": (1, 1), "padding": (1, 0), "dilation": (1, 1)}
+            found = ctx.lower_and_run(op, ("a",), {"a": x}, weight=weight, bias=bias, **layout)
+            _, operands, attrs = ctx.emitted
+            q, b, m = (ctx.constants[name].astype(np.float64) for name in operands[1:])
+            # real arithmetic on the integers: float64 carries them
+            real_layout = [layout["stride"], layout["padding"], layout["dilation"], groups]
+            convolve = torch.nn.functional.conv2d if image else torch.nn.functional.conv1d
+            if not image:
+                real_layout[1] = 1
+            acc = convolve(torch.from_numpy(x / 256), torch.from_numpy(q), torch.from_numpy(b), *real_layout)
+            step = (m / 2.0 ** attrs["c"] * target.scale).reshape(-1, *(1,) * (x.ndim - 2))
+            worst = max(worst, distance(found, acc.numpy() * step, target))
+    return worst
+
+
+def measure_wide_mul() -> float:
+    worst = 0.0
+    a = edge_words((3, 4, 500), 1, -32768, 32767)
+    b = edge_bytes((3, 4, 500), 2, 10)
+    for source, factor in ((word(0.001), byte(1 / 255, 0)), (word(0.01), byte(0.02, 10))):
+        largest = 32768 * 255 * source.scale * factor.scale
+        for target in (byte(largest / 3 / 255, 128), word(largest / 32768)):
+            ctx = Context(target, source, factor)
+            found = ctx.lower_and_run("mul", ("a", "b"), {"a": a, "b": b})
+            meant = ctx.sources.get("y", target)
+            worst = max(worst, distance(found, real(a, source) * real(b, factor), meant))
+    return worst
+
+
 MEASURES: dict[str, Callable[[], float]] = {
     "conv_requant": measure_conv,
     "conv2d_requant": lambda: measure_conv(2),
@@ -397,6 +462,9 @@ MEASURES: dict[str, Callable[[], float]] = {
     "positions": measure_positions,
     "quantize_input": measure_input,
     **dict.fromkeys(MOVES, measure_moves),
+    "conv_wide_requant": lambda: measure_wide_conv("conv1d"),
+    "conv2d_wide_requant": lambda: measure_wide_conv("conv2d"),
+    "mul_wide_requant": measure_wide_mul,
 }
 
 

@@ -34,7 +34,7 @@ from zeroq_asr.cli.synthesize import (
     show_statistics,
 )
 from zeroq_asr.cli.terminal import Terminal, session, size
-from zeroq_asr.config import MADE_MARGIN, METHODS, TARGETS
+from zeroq_asr.config import LAYER_BITS, MADE_MARGIN, METHODS, TARGETS
 from zeroq_asr.errors import ConfigError
 from zeroq_asr.export import DIALECTS
 from zeroq_asr.machine import best_target, this_machine
@@ -47,7 +47,14 @@ def quantize(
         Path | None,
         typer.Option("--output", "-o", metavar="FILE", help="By default MODEL's name with .int8.onnx, here."),
     ] = None,
-    bits: Annotated[str, typer.Option(help="Of weights and activations: 8, w7a8, w4a8 and the like.")] = "8",
+    bits: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Of weights and activations: 8 (the default), w7a8, w4a8 and the like. And, repeatable, "
+            "LAYER=16 for the result of a layer: a path, a value's name or a glob, e.g. "
+            "'encoder.layers.*.conv.depthwise_conv=16'."
+        ),
+    ] = None,
     dialect: Annotated[
         str,
         typer.Option(
@@ -121,7 +128,7 @@ def quantize(
     """
     with session(ctx, as_json=as_json, quiet=quiet, developer=developer) as terminal:
         spec = zq.QuantSpec.parse_bits(
-            bits, target=target, max_seconds=max_seconds, bias_correction=bias_correction
+            *(bits or ()), target=target, max_seconds=max_seconds, bias_correction=bias_correction
         )
         synthesis = chosen(
             preset,
@@ -170,9 +177,10 @@ def quantize(
 
 
 def default_name(model: Path, spec: zq.QuantSpec, dialect: str) -> str:
-    """Return the output's name: quartznet.int8.onnx, quartznet.w4a8.strict.onnx."""
+    """Return the output's name: quartznet.int8.onnx, quartznet.w4a8.strict.onnx, quartznet.int8-16.onnx."""
     both = (spec.weight_bits, spec.activation_bits)
     bits = "int8" if both == (8, 8) else "w{}a{}".format(*both)
+    bits += f"-{LAYER_BITS}" if spec.layer_bits else ""
     return ".".join([model.stem, bits, *([] if dialect == "fused" else [dialect]), "onnx"])
 
 

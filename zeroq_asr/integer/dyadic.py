@@ -39,6 +39,11 @@ def shift_half_even(f: Any, x: Any, c: int) -> Any:
     return f.shift_right(f.add(f.add(x, (1 << (c - 1)) - 1), parity), c)
 
 
+def shift_half_up(f: Any, x: Any, c: int) -> Any:
+    """Round x / 2^c to the nearest integer, ties up: (x + 2^(c−1)) >> c, c ≥ 1."""
+    return f.shift_right(f.add(x, 1 << (c - 1)), c)
+
+
 def requantize(f: Any, v: Any, *, c: int, zero_point: int, lo: int, hi: int, type: str) -> Any:
     """clamp(half_even(v / 2^c) + zero_point, lo, hi), v int32, spelled in a backend's primitives.
 

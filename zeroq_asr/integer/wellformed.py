@@ -134,6 +134,8 @@ def _check_attributes(i: Instruction, where: str) -> None:
 _CONSTANTS: dict[str, dict[int, tuple[str, type[np.generic], int]]] = {
     "conv_requant": {1: ("w", np.int8, 3), 2: ("bias", np.int32, 1), 3: ("m", np.int32, 1)},
     "conv2d_requant": {1: ("w", np.int8, 4), 2: ("bias", np.int32, 1), 3: ("m", np.int32, 1)},
+    "conv_wide_requant": {1: ("w", np.int8, 3), 2: ("bias", np.int32, 1), 3: ("m", np.int32, 1)},
+    "conv2d_wide_requant": {1: ("w", np.int8, 4), 2: ("bias", np.int32, 1), 3: ("m", np.int32, 1)},
     "layer_norm": {1: ("m", np.int32, 1), 2: ("bias", np.int32, 1)},
     "instance_norm": {3: ("m", np.int32, 1), 4: ("bias", np.int32, 1)},
     "table": {1: ("entries", np.uint8, 1)},
@@ -179,7 +181,7 @@ def _check_constants(i: Instruction, program: Program, where: str) -> None:
 
 def _channels(i: Instruction, program: Program, operands: list[int], where: str) -> int:
     """Channels of the result of ``i``, whose operands have ``operands`` channels and must fit."""
-    if i.op in ("conv_requant", "conv2d_requant"):
+    if i.op in ("conv_requant", "conv2d_requant", "conv_wide_requant", "conv2d_wide_requant"):
         weight = program.constants[i.ins[1]]
         takes = weight.shape[1] * i.attrs["groups"]
         _require(operands == [takes], where, f"takes {takes} channels, its operand has {operands}")
@@ -201,7 +203,7 @@ def _channels(i: Instruction, program: Program, operands: list[int], where: str)
         takes = i.attrs["heads"] * i.attrs["size"]
         right = {query, key, value, *position} == {takes} and len(position) in (0, 2)
         _require(right, where, f"takes {takes} channels, its operands have {operands}")
-    if i.op in ("add_requant", "mul_requant"):
+    if i.op in ("add_requant", "mul_requant", "mul_wide_requant"):
         widest = max(operands)
         _require({*operands} <= {1, widest}, where, f"joins values of {operands} channels")
         return widest

@@ -93,6 +93,26 @@ class OnnxFusedBackend(OnnxStrictBackend):
         real = (v.exact.astype(np.float64) / 2.0**c).astype(np.float32)
         return self.encode(v, f"f32/2^{c}[C{',1' * axes}]", real.reshape(-1, *(1,) * axes))
 
+    def conv_integer(self, x: Any, w: Sym, zero_point: int, **layout: Any) -> str:
+        """ConvInteger, which is several times slower with signed weights whatever the target."""
+        operands = [x, self.weight(w), self.scalar(zero_point, U8), self.scalar(WEIGHT_ZERO_POINT, U8)]
+        return self.add_node("ConvInteger", operands, **layout)
+
+    def planes(self, v: Sym) -> tuple[str, str]:
+        """Bytes h and l of a 16-bit value, v + 2^15 = 256·h + l; made once.
+
+        No v − 127.5 is a tie of 256, so that the nearest multiple is the floor of v's; a Cast keeps the low
+        byte.
+        """
+        key = ("planes", v.name)
+        if key not in self._shared:
+            middle = self.add_node("Add", [self.carry(v), self.float_scalar(-127.5)])
+            high = self.add_node("QuantizeLinear", [middle, self.float_scalar(256.0), self.scalar(128, U8)])
+            low = self.add_node("Cast", [self.plain(v)], to=TensorProto.UINT8)
+            byte = Interval.of(U8.lo, U8.hi, U8)
+            self._shared[(*key, "low")], self._shared[key] = Sym(low, byte), Sym(high, byte)
+        return self._shared[key].name, self._shared[(*key, "low")].name
+
     def double_scalar(self, value: float) -> str:
         """A shared float64 scalar."""
         return self.store(f"const/double/{value!r}", np.array(value, dtype=np.float64))

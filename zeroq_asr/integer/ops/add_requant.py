@@ -99,8 +99,9 @@ def _lower(ctx: Any, node: Any) -> None:
         fits = significant(m, c) <= 1 << 24 if narrow else most <= I32.hi // 4
         if fits and (max(abs(lo), hi) << c) <= I32.hi // 4:
             break
-    if all(ratio == 1.0 for ratio in ratios):
-        m, c = (1,) * len(m), 0
+    # the fewer bits, the more a float32 can carry
+    while c > 0 and all(factor % 2 == 0 for factor in m):
+        m, c = tuple(factor // 2 for factor in m), c - 1
     ctx.emit(
         "add_requant",
         node,

@@ -42,7 +42,8 @@ def conv2d_requant(
     return requantize(f, f.mul(acc, f.per_channel(m, 2)), c=c, zero_point=zy, lo=lo, hi=hi, type=type)
 
 
-def _layout(i: Any) -> dict[str, list[int]]:
+def layout_2d(i: Any) -> dict[str, list[int]]:
+    """Return ONNX's strides, pads and dilations of a convolution over time and frequency."""
     a = i.attrs
     return {
         "strides": list(a["strides"]),
@@ -53,12 +54,12 @@ def _layout(i: Any) -> dict[str, list[int]]:
 
 @fused(conv2d_requant, exact_if=exact_if)
 def _qlinear_conv(b: Any, i: Any, ins: list[Any]) -> Any:
-    return emit_kernel(b, i, ins, **_layout(i))
+    return emit_kernel(b, i, ins, **layout_2d(i))
 
 
 @qdq(conv2d_requant)
 def _qdq(b: Any, i: Any, ins: list[Any]) -> Any:
-    return emit_qdq(b, i, ins, **_layout(i))
+    return emit_qdq(b, i, ins, **layout_2d(i))
 
 
 @lowers("conv2d")

@@ -10,7 +10,7 @@ approximated after the fact, and ONNX Runtime's float32 requantization is then e
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -59,11 +59,15 @@ def conv_requant(
 
 def exact_if(i: Any, x: Any, w: Any, bias: Any, m: Any) -> list[Condition]:
     """When floats inside QLinearConv, or behind ConvInteger, equal the definition."""
+    return [Condition("the input is unsigned bytes", x.type is U8, x.type.name), *requantizes_exactly(i, m)]
+
+
+def requantizes_exactly(i: Any, m: Any) -> list[Condition]:
+    """When a float32 product of an accumulator and m / 2^c rounds to what the integers do."""
     a = i.attrs
     reach = max(abs(a["lo"] - a["zy"]), abs(a["hi"] - a["zy"]))
     smallest, largest = int(m.exact.min()), int(m.exact.max())
     return [
-        Condition("the input is unsigned bytes", x.type is U8, x.type.name),
         Condition(
             "acc·m/2^c has at most 24 significant bits below saturation: (y − z_y)·2^c ≤ 2^24",
             reach << a["c"] <= 1 << 24,
@@ -84,12 +88,10 @@ def emit_kernel(b: Any, i: Any, ins: list[Any], **layout: Any) -> Any:
     """
     x, w, bias, m = ins
     a = i.attrs
+    axes = w.exact.ndim - 2
     layout |= {"group": a["groups"], "kernel_shape": list(w.exact.shape[2:])}
     if a["type"] != U8.name:
-        # ConvInteger is several times slower with signed weights, whatever the target
-        operands = [x, b.weight(w), b.scalar(a["zx"], U8), b.scalar(WEIGHT_ZERO_POINT, U8)]
-        axes = w.exact.ndim - 2
-        acc = b.add_node("Add", [b.add_node("ConvInteger", operands, **layout), b.per_channel(bias, axes)])
+        acc = b.add_node("Add", [b.conv_integer(x, w, a["zx"], **layout), b.per_channel(bias, axes)])
         return b.quantized(b.add_node("Mul", [b.to_float(acc), b.scaled(m, a["c"], axes)]), i)
     weight, weight_zero_point = b.kernel_weight(w, a["groups"])
     y = b.node(
@@ -111,11 +113,15 @@ def emit_kernel(b: Any, i: Any, ins: list[Any], **layout: Any) -> Any:
     return b.clip_u8(y, a["lo"], a["hi"])
 
 
+def layout_1d(i: Any) -> dict[str, list[int]]:
+    """Return ONNX's strides, pads and dilations of a convolution over time."""
+    a = i.attrs
+    return {"strides": [a["stride"]], "pads": list(a["padding"]), "dilations": [a["dilation"]]}
+
+
 @fused(conv_requant, exact_if=exact_if)
 def _qlinear_conv(b: Any, i: Any, ins: list[Any]) -> Any:
-    a = i.attrs
-    layout = {"strides": [a["stride"]], "pads": list(a["padding"]), "dilations": [a["dilation"]]}
-    return emit_kernel(b, i, ins, **layout)
+    return emit_kernel(b, i, ins, **layout_1d(i))
 
 
 def emit_qdq(b: Any, i: Any, ins: list[Any], **layout: Any) -> Any:
@@ -123,11 +129,12 @@ def emit_qdq(b: Any, i: Any, ins: list[Any], **layout: Any) -> Any:
     x, w, bias, m = ins
     a = i.attrs
     source, target = b.info(i.ins[0]), b.info(i.out)
-    weight_scale = m.exact / 2.0 ** a["c"] * target.scale / source.scale
+    unit = as_bytes(source).scale
+    weight_scale = m.exact / 2.0 ** a["c"] * target.scale / unit
     operands = [
         b.dequantize(x, i.ins[0]),
         b.dequantized_weight(w, weight_scale),
-        b.dequantized_bias(bias, weight_scale * source.scale),
+        b.dequantized_bias(bias, weight_scale * unit),
     ]
     kernel = list(w.exact.shape[2:])
     y = b.node("Conv", operands, None, **layout, group=a["groups"], kernel_shape=kernel)
@@ -136,9 +143,7 @@ def emit_qdq(b: Any, i: Any, ins: list[Any], **layout: Any) -> Any:
 
 @qdq(conv_requant)
 def _qdq(b: Any, i: Any, ins: list[Any]) -> Any:
-    a = i.attrs
-    layout = {"strides": [a["stride"]], "pads": list(a["padding"]), "dilations": [a["dilation"]]}
-    return emit_qdq(b, i, ins, **layout)
+    return emit_qdq(b, i, ins, **layout_1d(i))
 
 
 def quantize_weight(w: np.ndarray, ratio: float, bits: int) -> tuple[np.ndarray, np.ndarray]:
@@ -194,6 +199,13 @@ def corrected_bias(
     return bias + ((w - rounded).sum(axis=2) * of_group).sum(axis=1)
 
 
+def as_bytes(info: Any) -> Any:
+    """Return what a byte of a value means: itself, or the high byte of 16 bits (``conv_wide_requant``)."""
+    if info.type == U8.name:
+        return info
+    return replace(info, type=U8.name, scale=256 * info.scale, zero_point=128, lo=U8.lo, hi=U8.hi)
+
+
 @dataclass(frozen=True)
 class Quantized:
     """A convolution's constants and the attributes that its requantization takes."""
@@ -209,7 +221,7 @@ class Quantized:
 def quantize_convolution(ctx: Any, node: Any) -> Quantized:
     """Choose integer weights, biases and multipliers of a convolution, between the formats of its ends."""
     a = node.attrs
-    source, target = ctx.info(node.ins[0]), ctx.activation(node)
+    source, target = as_bytes(ctx.info(node.ins[0])), ctx.activation(node)
     lo, hi = ctx.clamp(target, a.get("clamp"))
     shape = tuple(a["weight"].shape)
     weight = np.asarray(a["weight"], dtype=np.float64).reshape(*shape[:2], -1)
@@ -263,12 +275,20 @@ def quantize_convolution(ctx: Any, node: Any) -> Quantized:
     return Quantized(q.reshape(shape), bias, m.astype(np.int32), attrs)
 
 
+#: operator → that which reads 16 bits
+_OF_16_BITS = {"conv_requant": "conv_wide_requant", "conv2d_requant": "conv2d_wide_requant"}
+
+
 def emit_convolution(ctx: Any, op: str, node: Any, **layout: Any) -> None:
-    """Quantize and emit a convolution."""
+    """Quantize and emit a convolution; ``op`` is that of bytes."""
     made = quantize_convolution(ctx, node)
+    attrs = {**made.attrs, **layout}
+    if ctx.info(node.ins[0]).type != U8.name:
+        op = _OF_16_BITS[op]
+        del attrs["zx"]
     constants = (("weight", made.weight), ("bias", made.bias), ("multiplier", made.multiplier))
     names = (ctx.constant(f"{node.out}:{name}", array) for name, array in constants)
-    ctx.emit(op, node, (node.ins[0], *names), **made.attrs, **layout)
+    ctx.emit(op, node, (node.ins[0], *names), **attrs)
 
 
 @lowers("conv1d")

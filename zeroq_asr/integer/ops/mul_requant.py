@@ -9,6 +9,7 @@ from typing import Any
 
 from zeroq_asr.integer.dyadic import requantize
 from zeroq_asr.integer.ops import Condition, fused, integer_op, lowers, qdq
+from zeroq_asr.integer.ops.mul_wide_requant import lower_product, mul_wide_requant
 from zeroq_asr.integer.types import I32, U8
 
 #: A product of two centred bytes has 16 bits, the multiplier gets 13: their product fits int32.
@@ -56,6 +57,7 @@ def _qlinear_mul(b: Any, i: Any, ins: list[Any]) -> Any:
     return b.clip_u8(b.node("QLinearMul", operands, U8, domain="com.microsoft"), a["lo"], a["hi"])
 
 
+@qdq(mul_wide_requant)
 @qdq(mul_requant)
 def _qdq(b: Any, i: Any, ins: list[Any]) -> Any:
     product = b.node("Mul", [b.dequantize(x, name) for x, name in zip(ins, i.ins, strict=True)], None)
@@ -64,6 +66,11 @@ def _qdq(b: Any, i: Any, ins: list[Any]) -> Any:
 
 @lowers("mul")
 def _lower(ctx: Any, node: Any) -> None:
+    wide = [name for name in node.ins if ctx.info(name).type != U8.name]
+    if wide:
+        gate = next((name for name in node.ins if name != wide[0]), wide[0])
+        lower_product(ctx, node, wide[0], ctx.narrow(gate))
+        return
     left, right = (ctx.info(name) for name in node.ins)
     target = ctx.activation(node)
     lo, hi = ctx.clamp(target, node.attrs.get("clamp"))

@@ -1,15 +1,21 @@
-"""An elementwise function of an 8-bit activation: a 256-entry table, exact to half a unit."""
+"""An elementwise function of an 8-bit activation: a 256-entry table, exact to half a unit.
+
+Of 16 bits, silu(x) = x·σ(x) and gelu(x) = x·Φ(x): x itself times a table of its bytes, whose range ends where
+the factor rounds to 0 or 1.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from zeroq_asr.errors import UnsupportedOperatorError
 from zeroq_asr.integer.ops import integer_op, lowers, qdq
+from zeroq_asr.integer.ops.mul_wide_requant import lower_product
 from zeroq_asr.integer.types import U8
 
 _SELU_ALPHA, _SELU_SCALE = 1.6732632423543772, 1.0507009873554805
@@ -19,15 +25,23 @@ def _sigmoid(x: float) -> float:
     return 1.0 / (1.0 + math.exp(-x)) if x >= 0 else math.exp(x) / (1.0 + math.exp(x))
 
 
+def _normal_cdf(x: float) -> float:
+    return 0.5 * (1.0 + math.erf(x / math.sqrt(2.0)))
+
+
 #: The functions, on Python floats (float64); the table is rounded once, half to even.
 FUNCTIONS: dict[str, Callable[[float], float]] = {
     "sigmoid": _sigmoid,
     "tanh": math.tanh,
     "silu": lambda x: x * _sigmoid(x),
-    "gelu": lambda x: 0.5 * x * (1.0 + math.erf(x / math.sqrt(2.0))),
+    "gelu": lambda x: x * _normal_cdf(x),
+    "normal_cdf": _normal_cdf,
     "selu": lambda x: _SELU_SCALE * (x if x > 0 else _SELU_ALPHA * math.expm1(x)),
     "elu": lambda x: x if x > 0 else math.expm1(x),
 }
+
+#: function → what x is multiplied by, and from where on that rounds to 0 or 1 in 255 steps
+FACTORS = {"silu": ("sigmoid", 6.3), "gelu": ("normal_cdf", 2.9)}
 
 #: Functions whose range is known, with no need to calibrate.
 RANGES = {"sigmoid": (0.0, 255 / 256), "tanh": (-1.0, 1.0)}
@@ -45,8 +59,8 @@ def _qdq(b: Any, i: Any, ins: list[Any]) -> Any:
     x = b.dequantize(ins[0], i.ins[0])
     if function == "silu":
         y = b.node("Mul", [x, b.node("Sigmoid", [x], None)], None)
-    elif function == "gelu":
-        half = b.node("Mul", [x, b.float_scalar(0.5)], None)
+    elif function in ("gelu", "normal_cdf"):
+        half = b.node("Mul", [x, b.float_scalar(0.5)], None) if function == "gelu" else b.float_scalar(0.5)
         erf = b.node("Erf", [b.node("Mul", [x, b.float_scalar(math.sqrt(0.5))], None)], None)
         y = b.node("Mul", [half, b.node("Add", [erf, b.float_scalar(1.0)], None)], None)
     else:
@@ -55,8 +69,11 @@ def _qdq(b: Any, i: Any, ins: list[Any]) -> Any:
     return b.quantize_to(y, i.out, int(entries.min()), int(entries.max()))
 
 
-@lowers(*FUNCTIONS)
+@lowers("sigmoid", "tanh", "silu", "gelu", "selu", "elu")
 def _lower(ctx: Any, node: Any) -> None:
+    if ctx.info(node.ins[0]).type != U8.name:
+        _lower_wide(ctx, node)
+        return
     source, target = ctx.info(node.ins[0]), ctx.activation(node, RANGES.get(node.op))
     if target.type != U8.name:
         raise UnsupportedOperatorError(
@@ -69,3 +86,15 @@ def _lower(ctx: Any, node: Any) -> None:
     reals = [function(source.scale * (q - source.zero_point)) / target.scale for q in range(256)]
     entries = np.clip(np.rint(reals) + target.zero_point, lo, hi).astype(np.uint8)
     ctx.emit("table", node, (node.ins[0], ctx.constant(f"{node.out}:table", entries)), function=node.op)
+
+
+def _lower_wide(ctx: Any, node: Any) -> None:
+    """x times its factor; the factor's bytes reach from 0 to 1 exactly."""
+    function, reach = FACTORS[node.op]
+    bytes_ = ctx.narrow(node.ins[0], (-reach, reach))
+    source, factor = ctx.info(bytes_), replace(node, out=f"{node.out}:factor")
+    reals = [255 * FUNCTIONS[function](source.scale * (q - source.zero_point)) for q in range(256)]
+    entries = ctx.constant(f"{factor.out}:table", np.rint(reals).astype(np.uint8))
+    ctx.alias(factor, replace(source, scale=1 / 255, zero_point=0, lo=0, hi=255))
+    ctx.emit("table", factor, (bytes_, entries), function=function)
+    lower_product(ctx, node, node.ins[0], factor.out)
