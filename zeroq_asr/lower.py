@@ -101,6 +101,7 @@ class Lowering:
         self.covariances = covariances
         self.code: list[Instruction] = []
         self.constants: dict[str, np.ndarray] = {}
+        self._known: dict[tuple[Any, ...], str] = {}
         self.values: dict[str, ValueInfo] = {}
         #: float value → integer value of another name
         self._quantized: dict[str, str] = {}
@@ -210,6 +211,13 @@ class Lowering:
             name for n in self.graph.nodes if n.op == "attention" for name in n.ins if name in self.ranges
         }
         bytes_ = {name: self._format(name, self._range(name)) for name in sorted(names)}
+        for node in self.graph.nodes:
+            if node.op == "attention" and len(node.ins) == 6:
+                # both queries are one product plus a vector each: at one scale they share its weights
+                pair = [self._range(name) for name in (node.ins[0], node.ins[4])]
+                both = min(low for low, _ in pair), max(high for _, high in pair)
+                for name in (node.ins[0], node.ins[4]):
+                    formats[name] = bytes_[name] = self._format(name, both)
         scales = {name: info.scale for name, info in bytes_.items()}
         for name, scale in aligned_scales(self.graph, scales, self._channels).items():
             info = bytes_[name]
@@ -231,9 +239,13 @@ class Lowering:
         return lo, hi
 
     def constant(self, name: str, array: np.ndarray) -> str:
-        """Add a constant and return its name."""
-        self.constants[name] = np.ascontiguousarray(array)
-        return name
+        """Add a constant and return its name, or that of an equal one of the same kind."""
+        array = np.ascontiguousarray(array)
+        key = (name.rpartition(":")[2], array.dtype.str, array.shape, array.tobytes())
+        if key not in self._known:
+            self._known[key] = name
+            self.constants[name] = array
+        return self._known[key]
 
     def mask(self, like: str, lengths: str) -> str:
         """Name of the time mask of ``lengths`` over as many frames as ``like`` has, emitted once."""

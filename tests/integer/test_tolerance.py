@@ -106,9 +106,6 @@ class Context:
     def clamp(self, info: ValueInfo, clamp: Any) -> tuple[int, int]:
         return info.lo, info.hi
 
-    def largest_shift(self, name: str, info: ValueInfo) -> int:
-        return 16 if info.type == "uint8" else 8
-
     def narrow(self, name: str) -> str:
         return name
 

@@ -64,7 +64,8 @@ class GraphBuilder:
         self.proof = IntervalBackend()
         #: how often each instruction was spelled how: "QLinearConv" or "primitives"
         self.spellings: dict[str, dict[str, int]] = {}
-        self._scope = ""
+        self._scope = self._label = ""
+        self._entered = 0
         self._count = 0
         #: the file's own outputs: a layer that happens to be called so keeps its generated name
         self._names: set[str] = {"logits", "logprobs", "encoded_lengths"}
@@ -86,12 +87,14 @@ class GraphBuilder:
 
     def enter(self, i: Instruction) -> None:
         """Name the nodes that follow after instruction ``i``."""
-        self.scope(i.out)
+        self._entered += 1
+        # a file of thousands of nodes would else be largely names
+        self.scope(i.out, str(self._entered))
         self.proof.where = f"{i.out} ({i.op})"
 
-    def scope(self, name: str) -> None:
-        """Name the nodes that follow after ``name``."""
-        self._scope, self._count = name, 0
+    def scope(self, name: str, label: str = "") -> None:
+        """Name what follows after ``name``: constants in full, tensors by ``label``."""
+        self._scope, self._label, self._count = name, label or name, 0
 
     def finish(self, i: Instruction, result: Sym, spelling: str) -> Sym:
         """Count the spelling and give the last node's output the instruction's own name."""
@@ -144,12 +147,13 @@ class GraphBuilder:
     def add_node(self, op: str, inputs: list[Sym | str], domain: str = "", **attrs: Any) -> str:
         """Append a node and return its output's name."""
         self._count += 1
-        output = f"{self._scope}/{op}_{self._count}"
+        output = f"{self._label}/{self._count}"
         self._names.add(output)
         names = [i if isinstance(i, str) else i.name for i in inputs]
         self._types.update((i.name, i.interval.type) for i in inputs if isinstance(i, Sym))
         self._infer(op, names, output, attrs)
-        self.nodes.append(helper.make_node(op, names, [output], name=output, domain=domain, **attrs))
+        name = output if self._label == self._scope else ""
+        self.nodes.append(helper.make_node(op, names, [output], name=name, domain=domain, **attrs))
         return output
 
     def _infer(self, op: str, names: list[str], output: str, attrs: dict[str, Any]) -> None:
@@ -186,9 +190,9 @@ class GraphBuilder:
     def encode(self, v: Sym, encoding: str, array: np.ndarray) -> str:
         """Store a program constant as ``array`` and remember how it was encoded."""
         known = self.encodings.setdefault(v.constant, (v.constant, encoding))
-        if known[1] != encoding:
-            raise ExportError(v.constant, f"needed as {encoding} and as {known[1]}")
-        return self.store(v.constant, array)
+        # a constant that instructions share may be needed in two forms; it is read back from the first
+        name = v.constant if known[1] == encoding else f"{v.constant}/{encoding}"
+        return self.store(name, array)
 
     def weight(self, w: Sym) -> str:
         """Weights as unsigned bytes around 128: ConvInteger is several times slower with signed ones."""

@@ -19,7 +19,7 @@ from zeroq_asr.errors import CalibrationError
 from zeroq_asr.integer.dyadic import accumulator_bounds, largest_shift, requantize
 from zeroq_asr.integer.ops import Condition, fused, integer_op, lowers, qdq
 from zeroq_asr.integer.rounding import round_by_feedback, weighted_gain
-from zeroq_asr.integer.types import I32, U8, WEIGHT_ZERO_POINT, weight_limit
+from zeroq_asr.integer.types import I32, U8, weight_limit
 
 #: Fractions of the no-clipping multiplier that are tried for rounding the weights.
 SHRINK = np.linspace(0.3, 1.0, 29)
