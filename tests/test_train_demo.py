@@ -17,7 +17,8 @@ import torch
 import zeroq_asr as zq
 
 RECIPE = Path(__file__).parents[1] / "examples" / "train_demo"
-NAMES = ("recipe", "books", "voices", "speech", "train")
+NAMES = ("recipe", "books", "voices", "speech", "train", "clips")
+MODELS = ("quartznet", "conformer")
 
 
 @pytest.fixture(scope="module")
@@ -165,23 +166,78 @@ def test_the_learning_rate_is_one_cycle(demo: SimpleNamespace) -> None:
     assert rates[-1] == pytest.approx(0)
 
 
+@pytest.mark.parametrize("kind", MODELS)
 def test_training_ends_on_time_and_writes_a_checkpoint(
-    demo: SimpleNamespace, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    demo: SimpleNamespace, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     for name in ("training", "held-out"):
         (tmp_path / "work" / name).mkdir(parents=True)
         for file in ("utterances.jsonl", "features.npy"):
             (tmp_path / "work" / name / file).write_bytes((folder / file).read_bytes())
-    arguments = ["--work", str(tmp_path / "work"), "--minutes", "0.02", "--batch-seconds", "3"]
+    arguments = ["--work", str(tmp_path / "work"), "--model", kind, "--minutes", "0.02"]
+    monkeypatch.setattr(sys, "argv", ["train.py", *arguments, "--batch-seconds", "3"])
+    demo.train.main()
+    path = tmp_path / "work" / f"{kind}.pt"
+    model = zq.load_checkpoint(path)
+    assert model.config == demo.recipe.MODELS[kind].config
+    assert next(model.network.parameters()).dtype == torch.float32
+    assert path.stat().st_size < 4_000_000
+
+
+def test_a_pause_does_not_count(
+    demo: SimpleNamespace, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("training", "held-out"):
+        (tmp_path / name).symlink_to(folder)
+    # one step a second, and an hour's pause after the first
+    clock = iter([0.0, 1.0, *np.arange(3601.0, 3700.0)])
+    monkeypatch.setattr(demo.train, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    shares: list[float] = []
+
+    def rate(share: float, peak: float) -> float:
+        shares.append(share)
+        return peak
+
+    monkeypatch.setattr(demo.train, "learning_rate", rate)
+    arguments = ["--work", str(tmp_path), "--minutes", "0.5", "--batch-seconds", "3"]
     monkeypatch.setattr(sys, "argv", ["train.py", *arguments])
     demo.train.main()
-    model = zq.load_checkpoint(tmp_path / "work" / "model.pt")
-    assert next(model.network.parameters()).dtype == torch.float32
-    assert (tmp_path / "work" / "model.pt").stat().st_size < 4_000_000
+    passed = [1, *range(1 + demo.train._LONGEST_STEP, 30)]
+    assert sorted(set(shares)) == pytest.approx([seconds / 30 for seconds in passed])
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_a_model_spells_fast_speech(demo: SimpleNamespace, kind: str) -> None:
+    model = demo.recipe.model(kind)
+    assert sum(p.numel() for p in model.network.parameters()) < 1_900_000
+    assert not model.network.training
+    frames_per_second = model.frontend.frames_per_second / model.subsampling_factor
+    for row in map(json.loads, zq.embedded_files().test.read_text().splitlines()):
+        assert row["duration"] * frames_per_second > 2 * len(row["text"])
+
+
+def test_clips_are_the_first_of_the_held_out_ones(
+    demo: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work, output = tmp_path / "work", tmp_path / "output"
+    (work / "held-out").mkdir(parents=True)
+    rows = [{"audio_filepath": f"{n}.flac", "duration": 1.0, "text": f"text {n}"} for n in range(80)]
+    (work / "held-out" / "utterances.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for row in rows:
+        (work / "held-out" / str(row["audio_filepath"])).write_bytes(b"a clip")
+    for kind in MODELS:
+        (work / f"{kind}.pt").write_text(kind)
+    monkeypatch.setattr(sys, "argv", ["clips.py", "--work", str(work), "--output", str(output)])
+    demo.clips.main()
+    assert (output / "model.pt").read_text() == "quartznet"
+    assert (output / "conformer.pt").read_text() == "conformer"
+    test, calibration = (zq.read_manifest(output / f"{name}.jsonl") for name in ("test", "calibration"))
+    assert len(test) == 60
+    assert [u.text for u in (*test, *calibration)] == [f"text {n}" for n in range(72)]
 
 
 def test_what_ships_is_of_this_recipe(demo: SimpleNamespace) -> None:
-    recipe, shipped = demo.recipe.model(), zq.embedded_model()
+    recipe, shipped = demo.recipe.model("quartznet"), zq.embedded_model()
     assert shipped.config == recipe.config
     assert shipped.frontend == recipe.frontend
     assert shipped.tokenizer == recipe.tokenizer

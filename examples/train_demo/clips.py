@@ -2,7 +2,7 @@
 
     python clips.py --work /tmp/demo --output ../../zeroq_asr/embedded
 
-writes the checkpoint, 60 clips to judge by (`test.jsonl`) and 12 others to calibrate on
+writes the checkpoints, 60 clips to judge by (`test.jsonl`) and 12 others to calibrate on
 (`calibration.jsonl`).
 """
 
@@ -16,6 +16,8 @@ from pathlib import Path
 from zeroq_asr.embedded import CALIBRATION, CLIPS, MODEL, TEST
 
 TESTED, CALIBRATED = 60, 12
+#: what is trained, and the name that it ships under
+CHECKPOINTS = {"quartznet": MODEL, "conformer": "conformer.pt"}
 
 
 def main() -> None:
@@ -29,7 +31,8 @@ def main() -> None:
     rows = [json.loads(line) for line in (source / "utterances.jsonl").read_text().splitlines()]
     shutil.rmtree(options.output / CLIPS, ignore_errors=True)
     (options.output / CLIPS).mkdir(parents=True)
-    shutil.copyfile(options.work / MODEL, options.output / MODEL)
+    for kind, name in CHECKPOINTS.items():
+        shutil.copyfile(options.work / f"{kind}.pt", options.output / name)
     for name, chosen in ((TEST, rows[:TESTED]), (CALIBRATION, rows[TESTED : TESTED + CALIBRATED])):
         lines = []
         for row in chosen:

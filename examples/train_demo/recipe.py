@@ -1,19 +1,21 @@
-"""The recogniser that is trained: its frontend, its tokens, its network."""
+"""The recognisers that are trained: their frontend, their tokens, their networks."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import zeroq_asr as zq
-from zeroq_asr.architectures.quartznet import ConvCtc, subsampling_factor
+from zeroq_asr.architectures import ARCHITECTURES, SUBSAMPLING
 
 MELS = 64
 TOKENS = (" ", *"abcdefghijklmnopqrstuvwxyz", "'")
-#: 40 encoded frames a second: some two a character of fast speech
+#: both networks halve the frames: 40 encoded ones a second, some two a character of fast speech
 FRONTEND = zq.FrontendConfig(features=MELS, window_size=0.025, window_stride=0.0125, pad_to=0)
 
 _WIDTH, _LAST_WIDTH = 256, 320
 _KERNELS = (11, 13, 15, 17, 19)
+_CONFORMER_WIDTH = 96
 
 
 def _layer(filters: int, kernel: int, **options: Any) -> dict[str, Any]:
@@ -28,7 +30,7 @@ def _layer(filters: int, kernel: int, **options: Any) -> dict[str, Any]:
     return {"filters": filters, "kernel": [kernel], **usual, **options}
 
 
-def configuration() -> dict[str, Any]:
+def _quartznet() -> dict[str, Any]:
     """Return the sections "encoder" and "decoder" of a QuartzNet of 5 × 3 convolutions."""
     layers = [
         _layer(_WIDTH, 11, stride=[2]),
@@ -39,15 +41,52 @@ def configuration() -> dict[str, Any]:
     return {"encoder": encoder, "decoder": {"feat_in": _LAST_WIDTH, "num_classes": len(TOKENS)}}
 
 
-def model(name: str = "demo") -> zq.AsrModel:
-    """Return the recogniser with random weights, in eval mode."""
-    config = configuration()
+def _conformer() -> dict[str, Any]:
+    """Return the sections "encoder" and "decoder" of a Conformer of 6 layers."""
+    encoder = {
+        "feat_in": MELS,
+        "d_model": _CONFORMER_WIDTH,
+        "n_layers": 6,
+        "n_heads": 4,
+        "ff_expansion_factor": 4,
+        "subsampling": "striding",
+        "subsampling_factor": 2,
+        "subsampling_conv_channels": 32,
+        "self_attention_model": "rel_pos",
+        "xscaling": True,
+        "conv_kernel_size": 15,
+        "conv_norm_type": "batch_norm",
+    }
+    return {"encoder": encoder, "decoder": {"feat_in": _CONFORMER_WIDTH, "num_classes": len(TOKENS)}}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A network, and how fast it learns."""
+
+    #: what its checkpoint is called
+    name: str
+    architecture: str
+    config: dict[str, Any]
+    #: the highest learning rate
+    peak: float
+
+
+MODELS = {
+    "quartznet": Recipe("demo", "conv_ctc", _quartznet(), 4e-3),
+    "conformer": Recipe("demo-conformer", "conformer_ctc", _conformer(), 2e-3),
+}
+
+
+def model(kind: str) -> zq.AsrModel:
+    """Return one of `MODELS` with random weights, in eval mode."""
+    recipe = MODELS[kind]
     return zq.AsrModel(
-        network=ConvCtc(config).eval(),
+        network=ARCHITECTURES[recipe.architecture](recipe.config).eval(),
         frontend=FRONTEND,
         tokenizer=zq.Tokenizer(TOKENS),
-        name=name,
-        architecture="conv_ctc",
-        config=config,
-        subsampling_factor=subsampling_factor(config),
+        name=recipe.name,
+        architecture=recipe.architecture,
+        config=recipe.config,
+        subsampling_factor=SUBSAMPLING[recipe.architecture](recipe.config),
     )

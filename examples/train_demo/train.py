@@ -1,14 +1,16 @@
-"""Train the recogniser on what `prepare.py` made, and write `model.pt`.
+"""Train a recogniser on what `prepare.py` made, and write a checkpoint named after it.
 
-    python train.py --work /tmp/demo --minutes 95
+    python train.py --work /tmp/demo --model quartznet --minutes 95
 
 The learning rate follows the share of the time that has passed, so training ends on time on any
-machine.  Every evaluation is on held-out sentences in held-out voices.
+machine; time in which the process was stopped does not count.  Every evaluation is on held-out
+sentences in held-out voices.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import dataclasses
 import json
 import math
@@ -33,6 +35,8 @@ _TIME_SHARE, _TIME_MASKS = 0.06, 2
 _MEL_SPAN, _MEL_MASKS = 10, 2
 #: frequencies are stretched by at most this share
 _WARP = 0.12
+#: seconds that a step counts at most: a longer one was interrupted
+_LONGEST_STEP = 15
 
 
 class Speech:
@@ -118,9 +122,8 @@ def learning_rate(share: float, peak: float) -> float:
 
 def save(model: zq.AsrModel, path: Path) -> None:
     """Write the checkpoint with weights of half precision: half the file."""
-    network = recipe.model().network
-    network.load_state_dict(model.network.state_dict())
-    zq.save_checkpoint(dataclasses.replace(model, network=network.half()), path)
+    network = copy.deepcopy(model.network).half()
+    zq.save_checkpoint(dataclasses.replace(model, network=network), path)
 
 
 def main() -> None:
@@ -128,9 +131,10 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--model", choices=recipe.MODELS, default="quartznet")
     parser.add_argument("--minutes", type=float, default=95)
     parser.add_argument("--batch-seconds", type=float, default=90)
-    parser.add_argument("--peak", type=float, default=4e-3, help="the highest learning rate")
+    parser.add_argument("--peak", type=float, help="the highest learning rate (default: the recipe's)")
     parser.add_argument("--evaluate-every", type=float, default=8, help="minutes")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
@@ -139,7 +143,8 @@ def main() -> None:
     torch.manual_seed(options.seed)
     generator = np.random.default_rng(options.seed)
     training, held_out = Speech(options.work / "training"), Speech(options.work / "held-out")
-    model = recipe.model()
+    model, path = recipe.model(options.model), options.work / f"{options.model}.pt"
+    peak = options.peak or recipe.MODELS[options.model].peak
     network = model.network.train()
     blank = model.tokenizer.blank_id
     decayed = [p for p in network.parameters() if p.ndim > 1]
@@ -150,16 +155,17 @@ def main() -> None:
     ]
     optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98))
 
-    started = time.monotonic()
     limit, next_evaluation = options.minutes * 60, options.evaluate_every * 60
     steps, heard, mean = 0, 0.0, 0.0
-    while (elapsed := time.monotonic() - started) < limit:
+    elapsed, last = 0.0, time.monotonic()
+    while elapsed < limit:
         for rows in training.epoch(options.batch_seconds, generator):
-            elapsed = time.monotonic() - started
+            now = time.monotonic()
+            elapsed, last = elapsed + min(now - last, _LONGEST_STEP), now
             if elapsed >= limit:
                 break
             for group in optimizer.param_groups:
-                group["lr"] = learning_rate(elapsed / limit, options.peak)
+                group["lr"] = learning_rate(elapsed / limit, peak)
             features, lengths = training.batch(rows)
             targets, sizes = training.targets(rows)
             logits, out_lengths = network(augment(features, lengths, generator), lengths)
@@ -180,9 +186,9 @@ def main() -> None:
                     f"held out: WER {wer:.2f} %, CER {cer:.2f} %",
                     flush=True,
                 )
-                save(model, options.work / "model.pt")
+                save(model, path)
     wer, cer = evaluate(network, held_out, model.tokenizer)
-    save(model, options.work / "model.pt")
+    save(model, path)
     print(
         f"done: step {steps}, {heard:.0f} h heard, loss {mean:.3f}, "
         f"held out: WER {wer:.2f} %, CER {cer:.2f} %"
