@@ -111,6 +111,12 @@ class Lowering:
         self._channels = channel_counts(graph, channels)
         self._images = images(graph)
         self._named = named_values(graph, spec.layer_bits)
+        if channels == 1:
+            # a waveform, whose loudest samples lie far above most: the first convolution reads 16 bits
+            self._named |= {graph.inputs[0]}
+            for node in graph.nodes:
+                if node.op == "mask_time" and node.ins[0] in self._named:
+                    self._named.add(node.out)
         self._formats = self._planned_formats()
 
     def _logit_values(self) -> set[str]:
@@ -132,12 +138,13 @@ class Lowering:
                 "the logits are the features themselves, merely moved",
                 "end the network in a convolution or a linear layer",
             )
-        info = self._format(name, self._range(name))
+        info = self._formats.get(name) or self._format(name, self._range(name))
         integer = f"{name}:quantized"
         self.values[integer] = info
         self._quantized[name] = integer
         scale = float(np.float32(info.scale))
-        attrs = {"scale": scale, "zero_point": info.zero_point, "lo": info.lo, "hi": info.hi}
+        attrs: dict[str, Any] = {"scale": scale, "zero_point": info.zero_point}
+        attrs |= {"lo": info.lo, "hi": info.hi, "type": info.type}
         self.values[integer] = ValueInfo(info.type, scale, info.zero_point, info.lo, info.hi)
         self.code.append(Instruction("quantize_input", integer, (name,), attrs, "input"))
 

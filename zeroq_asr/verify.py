@@ -242,15 +242,21 @@ def _float_tensors(model: onnx.ModelProto) -> list[str]:
     types = {v.name: v.type.tensor_type.elem_type for v in inferred.graph.value_info}
     types.update({v.name: v.type.tensor_type.elem_type for v in inferred.graph.output})
     behind = {"logits/float", "logits/real", "logprobs"}
+    # the quantizer of a waveform, step by step
+    inside = {i.name for i in model.graph.input[:1]}
+    for node in model.graph.node:
+        if node.op_type in ("Div", "Round", "Clip") and node.input[0] in inside:
+            inside.add(node.output[0])
     floats = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16)
     found = []
     for node in model.graph.node:
         for name in node.output:
             kind = types.get(name, TensorProto.UNDEFINED)
-            if name not in behind and (kind in floats or kind == TensorProto.UNDEFINED):
+            if name not in behind | inside and (kind in floats or kind == TensorProto.UNDEFINED):
                 found.append(name)
     if any(n.op_type.startswith("QLinear") for n in model.graph.node):
         return found
     scales = {i.name for i in model.graph.initializer if i.data_type in floats}
     allowed = {n.input[1] for n in model.graph.node if n.op_type == "QuantizeLinear"} | {"logits/scale"}
+    allowed |= {name for n in model.graph.node if n.input and n.input[0] in inside for name in n.input}
     return found + sorted(scales - allowed)

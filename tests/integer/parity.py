@@ -632,5 +632,7 @@ def _quantize_input() -> Iterator[Case]:
         around = np.concatenate([np.nextafter(ties, np.float32(-3e38)), np.nextafter(ties, np.float32(3e38))])
         huge = np.array([0.0, -0.0, 1e30, -1e30, 3e38, -3e38, 1e-40, -1e-40, 2.0**31, -(2.0**31)], np.float32)
         inputs = [{"x": v.reshape(1, 2, -1)} for v in (ties, around, huge)] + [{"x": random}]
-        attrs = {"scale": scale, "zero_point": zero, "lo": 0, "hi": hi}
+        attrs = {"scale": scale, "zero_point": zero, "lo": 0, "hi": hi, "type": "uint8"}
         yield Case("quantize_input", name, attrs, ("x",), inputs)
+        wide = {"scale": scale, "zero_point": 0, "lo": -30000, "hi": 32767, "type": "int32"}
+        yield Case("quantize_input", f"{name}-16-bits", wide, ("x",), inputs)

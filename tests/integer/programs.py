@@ -246,7 +246,7 @@ def random_program(seed: int, steps: int = 8) -> Program:
     """Return a program of ``steps`` random layers between a quantizer and wide logits."""
     w = _Writer(np.random.default_rng(seed))
     zero, hi = w.whole(0, 255), w.whole(100, 255)
-    attrs = {"scale": 0.03125, "zero_point": zero, "lo": 0, "hi": hi}
+    attrs = {"scale": 0.03125, "zero_point": zero, "lo": 0, "hi": hi, "type": "uint8"}
     w.live.append((w.emit("quantize_input", ("audio_signal",), **attrs), MELS))
     if w.whole(0, 2) == 0:
         w.front()

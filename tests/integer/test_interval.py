@@ -196,7 +196,10 @@ def test_lookup_bounds_only_what_can_be_reached() -> None:
 def program_of(*code: Instruction, max_frames: int = 1000, **constants: np.ndarray) -> Program:
     """A program from the features through ``code``; its last value counts as the logits."""
     way_in = Instruction(
-        "quantize_input", "x", ("audio_signal",), {"scale": 1.0, "zero_point": 0, "lo": 0, "hi": 255}
+        "quantize_input",
+        "x",
+        ("audio_signal",),
+        {"scale": 1.0, "zero_point": 0, "lo": 0, "hi": 255, "type": "uint8"},
     )
     outputs = (code[-1].out, "length")
     channels = next((w.shape[1] for w in constants.values() if w.ndim == 3), 1)
@@ -348,7 +351,7 @@ REFUSED: dict[str, tuple[Program, str]] = {
                     "quantize_input",
                     "x",
                     ("audio_signal",),
-                    {"scale": 1.0, "zero_point": 0, "lo": 0, "hi": 256},
+                    {"scale": 1.0, "zero_point": 0, "lo": 0, "hi": 256, "type": "uint8"},
                 )
             ],
             {},

@@ -350,7 +350,7 @@ def measure_input() -> float:
     for scale, zero_point in ((0.0173, 100), (3.7, 0)):
         scale = float(np.float32(scale))
         x = np.random.default_rng(0).standard_normal((1, 4, 5000)).astype(np.float32) * 100 * scale
-        attrs = {"scale": scale, "zero_point": zero_point, "lo": 0, "hi": 255}
+        attrs = {"scale": scale, "zero_point": zero_point, "lo": 0, "hi": 255, "type": "uint8"}
         found = OPS["quantize_input"].define(NumpyBackend(), x.astype(np.float32), **attrs)
         worst = max(worst, distance(found, x.astype(np.float64), byte(scale, zero_point)))
     return worst - FLOAT32

@@ -172,8 +172,8 @@ class Backend(Protocol):
     def transpose(self, v: V, perm: tuple[int, ...]) -> V:
         """Permute the axes."""
 
-    def quantize(self, v: V, *, scale: float, zero_point: int, lo: int, hi: int) -> V:
-        """clamp(half_even(v / scale) + zero_point, lo, hi) as uint8, v float32: the way in.
+    def quantize(self, v: V, to: IntType, *, scale: float, zero_point: int, lo: int, hi: int) -> V:
+        """clamp(half_even(v / scale) + zero_point, lo, hi) as uint8 or int32, v float32: the way in.
 
         The division is float32, as in ONNX QuantizeLinear.
         """

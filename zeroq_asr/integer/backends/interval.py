@@ -324,9 +324,11 @@ class IntervalBackend:
         """Bounds per channel no longer line up: keep the overall ones."""
         return Interval.of(v.min, v.max, v.type)
 
-    def quantize(self, v: Interval | None, *, scale: float, zero_point: int, lo: int, hi: int) -> Interval:
+    def quantize(
+        self, v: Interval | None, to: IntType, *, scale: float, zero_point: int, lo: int, hi: int
+    ) -> Interval:
         """Anything within the saturation bounds."""
-        return self._checked(_exact(lo), _exact(hi), U8, "quantize")
+        return self._checked(_exact(lo), _exact(hi), to, "quantize")
 
     def _operand(self, b: Interval | int, kind: IntType) -> tuple[np.ndarray, np.ndarray]:
         if isinstance(b, int):  # an attribute of the instruction, which must fit as well

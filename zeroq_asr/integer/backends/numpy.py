@@ -253,11 +253,11 @@ class NumpyBackend:
         """Permute axes."""
         return v.transpose(perm)
 
-    def quantize(self, v: Array, *, scale: float, zero_point: int, lo: int, hi: int) -> Array:
+    def quantize(self, v: Array, to: IntType, *, scale: float, zero_point: int, lo: int, hi: int) -> Array:
         """float32 division, half-even, saturation."""
         with np.errstate(over="ignore"):  # a quotient beyond float32 saturates like any large one
             quotient = np.rint(v.astype(np.float32) / np.float32(scale))
-        return np.clip(quotient + zero_point, lo, hi).astype(np.uint8)
+        return np.clip(quotient + zero_point, lo, hi).astype(to.name)
 
 
 def _carrier(w: Array) -> type[np.floating]:

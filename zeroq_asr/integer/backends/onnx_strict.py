@@ -400,12 +400,17 @@ class OnnxStrictBackend(GraphBuilder):
         interval = self.proof.transpose(v.interval, perm)
         return Sym(self.add_node("Transpose", [v], perm=list(perm)), interval)
 
-    def quantize(self, v: Sym, *, scale: float, zero_point: int, lo: int, hi: int) -> Sym:
-        """QuantizeLinear, then Clip where the range is narrower than a byte."""
-        interval = self.proof.quantize(None, scale=scale, zero_point=zero_point, lo=lo, hi=hi)
+    def quantize(self, v: Sym, to: IntType, *, scale: float, zero_point: int, lo: int, hi: int) -> Sym:
+        """QuantizeLinear, and Clip where the range is narrower than a byte; for 16 bits step by step."""
+        interval = self.proof.quantize(None, to, scale=scale, zero_point=zero_point, lo=lo, hi=hi)
         stored = self.store(f"{self._scope}/scale", np.array(scale, dtype=np.float32))
-        name = self.add_node("QuantizeLinear", [v, stored, self.scalar(zero_point, U8)])
-        return self.clip_u8(Sym(name, Interval.of(0, 255, U8)), lo, hi, interval)
+        if to is U8:
+            name = self.add_node("QuantizeLinear", [v, stored, self.scalar(zero_point, U8)])
+            return self.clip_u8(Sym(name, Interval.of(0, 255, U8)), lo, hi, interval)
+        ends = [self.store(f"{self._scope}/{end}", np.array(end, dtype=np.float32)) for end in (lo, hi)]
+        rounded = self.add_node("Round", [self.add_node("Div", [v, stored])])
+        clipped = self.add_node("Clip", [rounded, *ends])
+        return Sym(self.add_node("Cast", [clipped], to=onnx_type(to)), interval)
 
     def clip_u8(self, v: Sym, lo: int, hi: int, interval: Interval | None = None) -> Sym:
         """Clip a byte that its kernel saturates at 0 and 255 to a narrower range."""

@@ -264,11 +264,11 @@ class TorchBackend:
         """Permute axes."""
         return v.permute(perm)
 
-    def quantize(self, v: Tensor, *, scale: float, zero_point: int, lo: int, hi: int) -> Tensor:
+    def quantize(self, v: Tensor, to: IntType, *, scale: float, zero_point: int, lo: int, hi: int) -> Tensor:
         """float32 division, half-even, saturation."""
         divisor = torch.tensor(scale, dtype=torch.float32, device=v.device)
         quotient = torch.round(v.to(torch.float32) / divisor)
-        return (quotient + zero_point).clamp(lo, hi).to(torch.uint8)
+        return (quotient + zero_point).clamp(lo, hi).to(_DTYPES[to.name])
 
 
 def _fits_int8(x: Tensor, w: Tensor) -> bool:

@@ -5,12 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 from zeroq_asr.integer.ops import integer_op, qdq
+from zeroq_asr.integer.types import TYPES
 
 
 @integer_op
-def quantize_input(f: Any, x: Any, *, scale: float, zero_point: int, lo: int, hi: int) -> Any:
-    """Quantize features [B, M, T] float32 → uint8: clamp(half_even(x / scale) + zero_point, lo, hi)."""
-    return f.quantize(x, scale=scale, zero_point=zero_point, lo=lo, hi=hi)
+def quantize_input(f: Any, x: Any, *, scale: float, zero_point: int, lo: int, hi: int, type: str) -> Any:
+    """Quantize features [B, M, T] float32: clamp(half_even(x / scale) + zero_point, lo, hi).
+
+    Bytes, or, of a waveform [B, 1, N], int32 of 16 bits.
+    """
+    return f.quantize(x, TYPES[type], scale=scale, zero_point=zero_point, lo=lo, hi=hi)
 
 
 @qdq(quantize_input)
