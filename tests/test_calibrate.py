@@ -404,6 +404,28 @@ def test_means_are_those_of_what_is_convolved() -> None:
     np.testing.assert_allclose(means["x"], torch.cat(data, dim=1).double().mean(dim=1).numpy(), rtol=1e-12)
 
 
+def test_means_of_images_are_over_time_and_frequency() -> None:
+    layout = {"stride": (1, 1), "padding": (1, 1), "dilation": (1, 1), "groups": 1}
+    generator = torch.Generator().manual_seed(0)
+    weights = [torch.randn(out, ins, 3, 3, generator=generator) for out, ins in ((2, 1), (4, 2))]
+    nodes = [
+        FloatNode("image", "i", ("x",)),
+        FloatNode("conv2d", "h", ("i",), {"weight": weights[0], "bias": torch.zeros(2), **layout}),
+        FloatNode("conv2d", "k", ("h",), {"weight": weights[1], "bias": torch.zeros(4), **layout}),
+        FloatNode("flatten", "f", ("k",), {"channels": 12}),
+        FloatNode("transpose", "y", ("f",), {"perm": (0, 2, 1)}),
+    ]
+    g, data = FloatGraph(("x", "n"), ("y", "n"), nodes), utterances()
+    seen: list[Tensor] = []
+    for one in data:
+        g.run(one[None], torch.tensor([one.shape[1]]), lambda k, v: seen.append(v[0]) if k == "h" else None)
+    means = calibrate(g, data, SPEC).means
+    assert set(means) == {"i", "h"}
+    np.testing.assert_allclose(means["i"], [torch.cat(data, dim=1).double().mean().item()], rtol=1e-9)
+    wanted = torch.cat(seen, dim=1).double().mean(dim=(1, 2)).numpy()
+    np.testing.assert_allclose(means["h"], wanted, rtol=1e-9)
+
+
 @pytest.mark.parametrize(
     ("inputs", "kernel", "stride", "dilation"), [(6, 1, 1, 1), (6, 1, 2, 1), (3, 5, 1, 1), (2, 3, 2, 3)]
 )

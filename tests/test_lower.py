@@ -519,8 +519,8 @@ def test_a_range_that_is_missing_names_the_value() -> None:
 
 def test_an_operator_without_a_lowering_names_its_layer() -> None:
     graph = one_conv(np.ones((1, 1, 1)), np.zeros(1))
-    graph.nodes[1].op = "attention"
-    with pytest.raises(UnsupportedOperatorError, match=r"sum: operator attention .*supported: .*conv1d"):
+    graph.nodes[1].op = "affine"
+    with pytest.raises(UnsupportedOperatorError, match=r"sum: operator affine .*supported: .*conv1d"):
         hidden(graph, {"audio_signal": (0, 1), "h": (0, 1)}, np.zeros((1, 1, 2)))
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zeroq_asr.float_graph import FloatGraph, FloatNode
+from zeroq_asr.float_graph import FloatGraph, FloatNode, frame_counts
 from zeroq_asr.tracer import OfFrames
 
 #: frames at which the factors are compared with what they are factors of
@@ -24,6 +24,7 @@ _TRIED = 5
 def expose_positions(graph: FloatGraph) -> FloatGraph:
     """Return a graph of the same function whose attentions read their distances, [1, H·E, 2T − 1]."""
     tables: dict[Any, str] = {}
+    frames = frame_counts(graph)
     nodes: list[FloatNode] = []
     for node in graph.nodes:
         positions = node.attrs.get("positions") if node.op == "attention" else None
@@ -31,8 +32,8 @@ def expose_positions(graph: FloatGraph) -> FloatGraph:
             nodes.append(node)
             continue
         rows, weight = _factors(positions)
-        # layers share what they were given, not what is made of it here
-        source = rows.rows if isinstance(rows, _Columns) else rows
+        # layers of as many frames share what they were given, not what is made of it here
+        source = rows.rows if isinstance(rows, _Columns) else rows, frames[node.ins[0]]
         if source not in tables:
             tables[source] = f"{node.out}:positions"
             table = FloatNode("positions", tables[source], node.ins[:1], {"compute": rows}, node.where)

@@ -217,3 +217,32 @@ def test_conditions_are_reported_for_kernels_only(case: Case) -> None:
     else:
         assert backend.conditions[spelling]
         assert all(condition.holds for condition in backend.conditions[spelling].values())
+
+
+def alone(inputs: Arrays, row: int, frames: int) -> Arrays:
+    """One utterance of a batch, without what lies behind its end."""
+    found: Arrays = {}
+    for name, array in inputs.items():
+        if name == "lengths":
+            found[name] = array[row : row + 1]
+        elif name == "r":  # distances, of which the middle ones are those of fewer frames
+            half = array.shape[2] // 2
+            found[name] = np.ascontiguousarray(array[:, :, half - frames : half + frames])
+        else:
+            found[name] = np.ascontiguousarray(array[row : row + 1, :, :frames])
+    return found
+
+
+@pytest.mark.parametrize(
+    "case", [c for c in ALL if {"mask", "lengths"} <= {*c.inputs[0]}], ids=lambda case: case.id
+)
+def test_a_batch_gives_each_utterance_what_it_gets_alone(case: Case) -> None:
+    met = 0
+    for inputs, together in zip(case.inputs, reference(case), strict=True):
+        longest = inputs["mask"].shape[2]
+        for row, frames in enumerate(inputs["lengths"].tolist()):
+            if frames < longest:
+                found = run_arrays(case, NumpyBackend(), alone(inputs, row, frames))
+                np.testing.assert_array_equal(found, together[row : row + 1, :, :frames])
+                met += 1
+    assert met
