@@ -11,6 +11,7 @@ read what is named exactly, where of streams they read bytes.
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
 
@@ -20,7 +21,7 @@ from zeroq_asr.float_graph import FloatGraph, FloatNode
 from zeroq_asr.integer.ops.attention import aligned
 from zeroq_asr.integer.ops.table import FACTORS
 from zeroq_asr.integer.program import ValueInfo
-from zeroq_asr.integer.types import signed_range
+from zeroq_asr.integer.types import U8, activation_range, signed_range
 
 Range = tuple[float, float]
 
@@ -37,6 +38,24 @@ _MOVES = ("mask_time", "take_channels", "transpose")
 #: the same of what the user names; functions that are a product with their operand need one of 16 bits
 _NAMED_MAKERS = ("conv1d", "conv2d", "add", "clamp", "mul", "layer_norm", *FACTORS)
 _NAMED_MOVES = (*_MOVES, "image", "flatten")
+
+
+def byte_format(real: Range, bits: int, unit: float | None = None) -> ValueInfo:
+    """Return the format of unsigned integers of ``bits`` ≤ 8 bits for values in ``real``.
+
+    Zero is one of them exactly: padding and masks insert it.  ``unit``: the scale of 16 bits that they are
+    rounded from, of which theirs shall be a multiple by few bits.
+    """
+    lo, hi = min(real[0], 0.0), max(real[1], 0.0)
+    low, high = activation_range(bits)
+    if hi == lo:
+        return ValueInfo(U8.name, 1.0, 0, low, high)
+    scale = (hi - lo) / high
+    if unit is not None:
+        # 8 bits of a multiplier, so that a float32 carries its product with 16 bits
+        exponent = 7 - math.floor(math.log2(unit / scale))
+        scale = unit * 2.0**exponent / math.floor(unit / scale * 2.0**exponent)
+    return ValueInfo(U8.name, scale, round(-lo / scale), low, high)
 
 
 def wide_values(graph: FloatGraph) -> list[set[str]]:
