@@ -106,7 +106,8 @@ def named_values(graph: FloatGraph, layer_bits: Iterable[tuple[str, int]]) -> se
     results that can have 16 bits.  Raises ConfigError for one that names nothing, or nothing that can.
     """
     producer, named = graph.producer(), set()
-    aligned_values = {n.ins[5] for n in graph.nodes if n.op == "attention" and len(n.ins) == 6}
+    # attention reads bytes, some of which share a scale
+    attended = {name for n in graph.nodes if n.op == "attention" for name in n.ins}
     matched: dict[str, list[FloatNode]] = {}
     for pattern, _ in layer_bits:
         nodes = [n for n in graph.nodes if fnmatchcase(n.out, pattern) or fnmatchcase(n.where, pattern)]
@@ -119,7 +120,7 @@ def named_values(graph: FloatGraph, layer_bits: Iterable[tuple[str, int]]) -> se
         for node in nodes:
             while node.op in _NAMED_MOVES and node.ins[0] in producer:
                 node = producer[node.ins[0]]
-            if node.op in _NAMED_MAKERS and node.out not in aligned_values:
+            if node.op in _NAMED_MAKERS and node.out not in attended:
                 named.add(node.out)
     wide: set[str] = set()
     for node in graph.nodes:
@@ -131,7 +132,8 @@ def named_values(graph: FloatGraph, layer_bits: Iterable[tuple[str, int]]) -> se
             raise ConfigError(
                 "bits",
                 f"{pattern!r} names {', '.join(sorted({n.op for n in nodes}))}, which cannot have 16 bits",
-                f"name one of {', '.join(_NAMED_MAKERS)}; {' and '.join(FACTORS)} behind one of 16 bits",
+                f"name one of {', '.join(_NAMED_MAKERS)} that no attention reads; "
+                f"{' and '.join(FACTORS)} behind one of 16 bits",
             )
     return wide
 

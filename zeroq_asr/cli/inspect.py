@@ -125,7 +125,8 @@ def _sensitivity(
         (layer.name for layer in found.layers if layer.can_have_16_bits and layer.bits < LAYER_BITS), None
     )
     if finer is not None:
-        terminal.next(f"quantize {shlex.quote(str(file))} --bits {shlex.quote(f'{finer}={LAYER_BITS}')}")
+        options = " ".join(f"--bits {shlex.quote(text)}" for text in (*bits, f"{finer}={LAYER_BITS}"))
+        terminal.next(f"quantize {shlex.quote(str(file))} {options}")
 
 
 def _checkpoint(terminal: Terminal, found: dict[str, Any]) -> None:
