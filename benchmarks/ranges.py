@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -29,10 +30,12 @@ from zeroq_asr.capture import capture
 from zeroq_asr.decode import greedy_ctc
 from zeroq_asr.evaluate import count_errors
 from zeroq_asr.export import Deployment, export
-from zeroq_asr.float_graph import FLOAT_OPS, FloatGraph, FloatNode
+from zeroq_asr.float_graph import FloatGraph, FloatNode
 from zeroq_asr.float_onnx import export_float
+from zeroq_asr.formats import byte_format
 from zeroq_asr.frontend import Frontend
 from zeroq_asr.lower import lower
+from zeroq_asr.sensitivity import Replay, rounded
 
 Features = list[tuple[np.ndarray, np.ndarray]]
 Frames = list[np.ndarray]
@@ -152,6 +155,7 @@ def sensitivity(bench: Bench) -> None:
     made = zq.synthesize(bench.model)
     stream = [torch.from_numpy(x) for x in made.features]
     limits = calibrate(bench.graph, stream, zq.CalibrationSpec(margin=1.0)).ranges
+    bytes_ = {name: byte_format(real, 8) for name, real in limits.items()}
     consumers = bench.graph.consumers()
 
     def kind(node: FloatNode) -> str:
@@ -163,27 +167,16 @@ def sensitivity(bench: Bench) -> None:
             return "operand of a sum"
         return "relu" if node.attrs.get("clamp") else ""
 
-    def fake(x: torch.Tensor, name: str) -> torch.Tensor:
-        lo, hi = min(limits[name][0], 0.0), max(limits[name][1], 0.0)
-        scale = (hi - lo) / 255
-        zero = round(-lo / scale)
-        return ((torch.round(x / scale) + zero).clamp(0, 255) - zero) * scale
+    members = {bench.graph.inputs[0]: "input", **{node.out: kind(node) for node in bench.graph.nodes}}
 
-    @torch.inference_mode()
     def frames(kinds: set[str]) -> Frames:
+        changes = {
+            name: partial(rounded, info=bytes_[name]) for name, kind in members.items() if kind in kinds
+        }
         results = []
         for x, length in bench.features:
-            env = {
-                bench.graph.inputs[0]: torch.from_numpy(x),
-                bench.graph.inputs[1]: torch.from_numpy(length),
-            }
-            if "input" in kinds:
-                env[bench.graph.inputs[0]] = fake(env[bench.graph.inputs[0]], bench.graph.inputs[0])
-            for node in bench.graph.nodes:
-                value = FLOAT_OPS[node.op](*(env[name] for name in node.ins), **node.attrs)
-                env[node.out] = fake(value, node.out) if kind(node) in kinds else value
-            logits, encoded = (env[name] for name in bench.graph.outputs)
-            results.append(torch.log_softmax(logits, -1)[0, : int(encoded[0])].numpy())
+            replay = Replay(bench.graph, torch.from_numpy(x), torch.from_numpy(length))
+            results.append(torch.log_softmax(replay.logits(changes), -1).numpy())
         return results
 
     kinds = ["input", "depthwise", "relu", "operand of a sum", "sum"]

@@ -196,6 +196,31 @@ def test_inspect(work: Path) -> None:
     assert _run("inspect", work / "small.pt", "--quiet").stdout == "checkpoint\n"
 
 
+def test_sensitivity(work: Path, tmp_path: Path) -> None:
+    args = ("inspect", work / "small.pt", "--sensitivity")
+    text = _run(*args, "--source", "noise", "--top", "3").stdout
+    assert "The 3 of " in text
+    assert "=16" in text.splitlines()[-1]
+    assert _run("synthesize", work / "small.pt", "-o", tmp_path / "f.npz", *FAST).exit_code == 0
+    found = json.loads(_run(*args, "--features", tmp_path / "f.npz", "--json").stdout)
+    assert found["source"] == "features"
+    first = found["layers"][0]
+    assert first["divergence"] >= found["layers"][1]["divergence"]
+    finer = json.loads(
+        _run(*args, "--features", tmp_path / "f.npz", "--bits", f"{first['name']}=16", "--json").stdout
+    )
+    assert len(finer["layers"]) == len(found["layers"])
+
+
+def test_senseless_sensitivity(work: Path, tmp_path: Path) -> None:
+    model = work / "small.pt"
+    _fails(_run("inspect", model, "--source", "noise"), 2, "are of --sensitivity")
+    _fails(_run("inspect", model, "--sensitivity", "--features", tmp_path / "no.npz"), 2, "there is no file")
+    _fails(_run("inspect", model, "--sensitivity", "--features", model), 2, "is no .npz")
+    _fails(_run("inspect", model, "--sensitivity", "--bits", "x=12"), 2, "a single layer can have 16")
+    _fails(_run("inspect", work / "small.onnx", "--sensitivity"), 3, "small.onnx")
+
+
 def test_inspect_of_another_tool(tmp_path: Path) -> None:
     tensor = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["batch"])
     result = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, ["batch"])

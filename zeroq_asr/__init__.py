@@ -40,6 +40,7 @@ from zeroq_asr.model import AsrModel
 from zeroq_asr.pipeline import Quantized, quantize
 from zeroq_asr.recognizer import OnnxRecognizer, Recognizer, TorchRecognizer, open_recognizer
 from zeroq_asr.report import QualityReport, ValueQuality, report
+from zeroq_asr.sensitivity import LayerSensitivity, Sensitivity, sensitivity
 from zeroq_asr.synthesize import LayerAccount, SyntheticFeatures, gaussian_noise, synthesize
 from zeroq_asr.tokenizer import Tokenizer
 from zeroq_asr.verify import Certificate, verify
@@ -62,6 +63,7 @@ __all__ = [
     "Frontend",
     "FrontendConfig",
     "LayerAccount",
+    "LayerSensitivity",
     "ManifestError",
     "OnnxRecognizer",
     "ProofError",
@@ -69,6 +71,7 @@ __all__ = [
     "QuantSpec",
     "Quantized",
     "Recognizer",
+    "Sensitivity",
     "SynthesisError",
     "SynthesisSpec",
     "SyntheticFeatures",
@@ -97,6 +100,7 @@ __all__ = [
     "read_manifest",
     "report",
     "save_checkpoint",
+    "sensitivity",
     "synthesize",
     "transcribe",
     "verify",

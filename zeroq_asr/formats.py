@@ -11,6 +11,7 @@ read what is named exactly, where of streams they read bytes.
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
 
@@ -20,7 +21,7 @@ from zeroq_asr.float_graph import FloatGraph, FloatNode
 from zeroq_asr.integer.ops.attention import aligned
 from zeroq_asr.integer.ops.table import FACTORS
 from zeroq_asr.integer.program import ValueInfo
-from zeroq_asr.integer.types import signed_range
+from zeroq_asr.integer.types import U8, activation_range, signed_range
 
 Range = tuple[float, float]
 
@@ -37,6 +38,24 @@ _MOVES = ("mask_time", "take_channels", "transpose")
 #: the same of what the user names; functions that are a product with their operand need one of 16 bits
 _NAMED_MAKERS = ("conv1d", "conv2d", "add", "clamp", "mul", "layer_norm", *FACTORS)
 _NAMED_MOVES = (*_MOVES, "image", "flatten")
+
+
+def byte_format(real: Range, bits: int, unit: float | None = None) -> ValueInfo:
+    """Return the format of unsigned integers of ``bits`` ≤ 8 bits for values in ``real``.
+
+    Zero is one of them exactly: padding and masks insert it.  ``unit``: the scale of 16 bits that they are
+    rounded from, of which theirs shall be a multiple by few bits.
+    """
+    lo, hi = min(real[0], 0.0), max(real[1], 0.0)
+    low, high = activation_range(bits)
+    if hi == lo:
+        return ValueInfo(U8.name, 1.0, 0, low, high)
+    scale = (hi - lo) / high
+    if unit is not None:
+        # 8 bits of a multiplier, so that a float32 carries its product with 16 bits
+        exponent = 7 - math.floor(math.log2(unit / scale))
+        scale = unit * 2.0**exponent / math.floor(unit / scale * 2.0**exponent)
+    return ValueInfo(U8.name, scale, round(-lo / scale), low, high)
 
 
 def wide_values(graph: FloatGraph) -> list[set[str]]:
@@ -87,7 +106,8 @@ def named_values(graph: FloatGraph, layer_bits: Iterable[tuple[str, int]]) -> se
     results that can have 16 bits.  Raises ConfigError for one that names nothing, or nothing that can.
     """
     producer, named = graph.producer(), set()
-    aligned_values = {n.ins[5] for n in graph.nodes if n.op == "attention" and len(n.ins) == 6}
+    # attention reads bytes, some of which share a scale
+    attended = {name for n in graph.nodes if n.op == "attention" for name in n.ins}
     matched: dict[str, list[FloatNode]] = {}
     for pattern, _ in layer_bits:
         nodes = [n for n in graph.nodes if fnmatchcase(n.out, pattern) or fnmatchcase(n.where, pattern)]
@@ -100,7 +120,7 @@ def named_values(graph: FloatGraph, layer_bits: Iterable[tuple[str, int]]) -> se
         for node in nodes:
             while node.op in _NAMED_MOVES and node.ins[0] in producer:
                 node = producer[node.ins[0]]
-            if node.op in _NAMED_MAKERS and node.out not in aligned_values:
+            if node.op in _NAMED_MAKERS and node.out not in attended:
                 named.add(node.out)
     wide: set[str] = set()
     for node in graph.nodes:
@@ -112,7 +132,8 @@ def named_values(graph: FloatGraph, layer_bits: Iterable[tuple[str, int]]) -> se
             raise ConfigError(
                 "bits",
                 f"{pattern!r} names {', '.join(sorted({n.op for n in nodes}))}, which cannot have 16 bits",
-                f"name one of {', '.join(_NAMED_MAKERS)}; {' and '.join(FACTORS)} behind one of 16 bits",
+                f"name one of {', '.join(_NAMED_MAKERS)} that no attention reads; "
+                f"{' and '.join(FACTORS)} behind one of 16 bits",
             )
     return wide
 

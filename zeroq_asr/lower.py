@@ -7,7 +7,6 @@ what they share: the integer format of every value, the constants, and one time 
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,12 +15,12 @@ import numpy as np
 from zeroq_asr.config import QuantSpec
 from zeroq_asr.errors import CalibrationError, UnsupportedOperatorError
 from zeroq_asr.float_graph import FloatGraph, FloatNode, channel_counts, frame_counts, images
-from zeroq_asr.formats import aligned_scales, named_values, wide_formats
+from zeroq_asr.formats import aligned_scales, byte_format, named_values, wide_formats
 from zeroq_asr.integer.dyadic import MAX_SHIFT
 from zeroq_asr.integer.ops import LOWERINGS
 from zeroq_asr.integer.ops.table import FACTORS
 from zeroq_asr.integer.program import Instruction, Program, ValueInfo
-from zeroq_asr.integer.types import U8, activation_range, signed_range
+from zeroq_asr.integer.types import U8, signed_range
 
 #: Logits are 16 bits wide, so they can afford a range twice the one that was seen: clipping the best
 #: token costs words, a coarser step of 2^-15 of the range costs nothing.
@@ -281,18 +280,8 @@ class Lowering:
 
     def _format(self, name: str, real: Range, unit: float | None = None) -> ValueInfo:
         """Format of a value; ``unit``: the scale of what it is rounded from, its own a short multiple."""
-        # zero must be representable exactly: padding and masks insert it
-        lo, hi = min(real[0], 0.0), max(real[1], 0.0)
         if name in self._logits:
             low, high = signed_range(self.spec.logit_bits)
-            peak = max(-lo, hi) * LOGIT_MARGIN
+            peak = max(-real[0], real[1], 0.0) * LOGIT_MARGIN
             return ValueInfo("int32", peak / high if peak > 0 else 1.0, 0, low, high)
-        low, high = activation_range(self.spec.activation_bits)
-        if hi == lo:
-            return ValueInfo("uint8", 1.0, 0, low, high)
-        scale = (hi - lo) / high
-        if unit is not None:
-            # 8 bits of a multiplier, so that a float32 carries its product with 16 bits
-            exponent = 7 - math.floor(math.log2(unit / scale))
-            scale = unit * 2.0**exponent / math.floor(unit / scale * 2.0**exponent)
-        return ValueInfo("uint8", scale, round(-lo / scale), low, high)
+        return byte_format(real, self.spec.activation_bits, unit)

@@ -95,13 +95,15 @@ def quantize(
             source if isinstance(source, AsrModel) else load_checkpoint(source, config=config, loader=loader)
         )
     with clock("source"):
-        source_of_ranges = _open_source(model, calibration)
+        source_of_ranges = open_source(model, calibration)
     with clock("capture"):
         graph = expose_positions(capture(model.network, model.example_input(), model.name))
         check_operators(graph)  # before the long work begins
         named_values(graph, spec.layer_bits)
     with clock("features"):
-        features, stream, total = _features(model, source_of_ranges, synthesis, calibration, progress)
+        features, stream, total = calibration_features(
+            model, source_of_ranges, synthesis, calibration, progress
+        )
         if spec.equalization:
             graph = equalize(graph, stream(), spec.equalization)
     with clock("calibrate"):
@@ -172,7 +174,7 @@ class _Clock:
 Source = list[Utterance] | SyntheticFeatures | None
 
 
-def _open_source(model: AsrModel, calibration: CalibrationSpec) -> Source:
+def open_source(model: AsrModel, calibration: CalibrationSpec) -> Source:
     """Read what is to be calibrated on, so that a mistake shows before the long work begins.
 
     A list of utterances, saved features, or None for what is still to be made.
@@ -191,7 +193,7 @@ def _open_source(model: AsrModel, calibration: CalibrationSpec) -> Source:
     return saved
 
 
-def _features(
+def calibration_features(
     model: AsrModel,
     source: Source,
     synthesis: SynthesisSpec,

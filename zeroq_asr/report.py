@@ -94,7 +94,7 @@ def report(
     if deployment.recipe.get("quantization", {}).get("equalization"):
         skipped = {depthwise.out for depthwise, _ in depthwise_pointwise(graph)}
     meters = {name: _Meter(info) for name, info in program.values.items() if name not in skipped}
-    frames = _Frames(program.values[program.outputs[0]].scale)
+    frames = FrameMeter(program.values[program.outputs[0]].scale)
     progress("report", 0, len(made.lengths))
     for done, (features, length) in enumerate(zip(made.features, made.lengths, strict=True), start=1):
         x = torch.from_numpy(features[None, :, :length])
@@ -158,18 +158,19 @@ class _Meter:
         return ValueQuality(name, self.low, self.high, self.reach, self.outside / self.count, ratio)
 
 
-class _Frames:
+class FrameMeter:
     """Frames whose best token differs, and the divergence of their distributions."""
 
-    def __init__(self, scale: float) -> None:
+    def __init__(self, scale: float = 1.0) -> None:
+        """``scale``: what one unit of the second logits means."""
         self._scale = scale
         self._frames = self._wrong = 0
         self._divergence = 0.0
 
-    def add(self, real: torch.Tensor, integer: torch.Tensor) -> None:
-        """Take in float logits [S, V] and the integers that stand for them."""
+    def add(self, real: torch.Tensor, other: torch.Tensor) -> None:
+        """Take in float logits [S, V] and those to compare, integers or real."""
         truth = torch.log_softmax(real.double(), dim=-1)
-        found = torch.log_softmax(integer.double() * self._scale, dim=-1)
+        found = torch.log_softmax(other.double() * self._scale, dim=-1)
         self._frames += len(truth)
         self._wrong += int((truth.argmax(-1) != found.argmax(-1)).sum())
         self._divergence += float((truth.exp() * (truth - found)).sum())

@@ -1,15 +1,22 @@
-"""``zeroq-asr inspect``: what is inside a file."""
+"""``zeroq-asr inspect``: what is inside a file, and what quantizing each layer of a checkpoint costs."""
 
 from __future__ import annotations
 
+import math
+import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 import zeroq_asr as zq
-from zeroq_asr.cli.options import AsJson, Config, Developer, Loader, Quiet
+from zeroq_asr.cli.options import AsJson, Config, Developer, Loader, Quiet, alternatives, one_of
 from zeroq_asr.cli.terminal import Terminal, session, size
+from zeroq_asr.config import LAYER_BITS
+from zeroq_asr.errors import ConfigError
+
+_SOURCES = ("synthetic", "noise")
 
 
 def inspect(
@@ -17,6 +24,30 @@ def inspect(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A checkpoint or an ONNX file.")],
     config: Config = None,
     loader: Loader = None,
+    sensitivity: Annotated[
+        bool,
+        typer.Option(
+            "--sensitivity",
+            help="Rank a checkpoint's layers by what quantizing each alone costs at the logits.",
+        ),
+    ] = False,
+    bits: Annotated[
+        list[str] | None,
+        typer.Option(help="With --sensitivity: as of quantize; 8 by default, LAYER=16 repeatable."),
+    ] = None,
+    features: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.npz", help="With --sensitivity: features that synthesize saved."),
+    ] = None,
+    source: Annotated[
+        str,
+        typer.Option(
+            metavar=alternatives(_SOURCES),
+            callback=one_of(_SOURCES),
+            help="With --sensitivity: what features are made from.",
+        ),
+    ] = "synthetic",
+    top: Annotated[int, typer.Option(min=1, help="With --sensitivity: rows shown.")] = 20,
     as_json: AsJson = False,
     quiet: Quiet = False,
     developer: Developer = False,
@@ -26,6 +57,13 @@ def inspect(
     Example: zeroq-asr inspect quartznet.int8.onnx
     """
     with session(ctx, as_json=as_json, quiet=quiet, developer=developer) as terminal:
+        if sensitivity:
+            _sensitivity(terminal, file, config, loader, bits or (), features, source, top)
+            return
+        if bits or features is not None or source != "synthetic":
+            raise ConfigError(
+                "inspect", "--bits, --features and --source are of --sensitivity", "add it, or leave them out"
+            )
         with terminal.progress() as progress:
             progress("read", 0, 1)
             found = zq.inspect_file(file, config=config, loader=loader)
@@ -35,6 +73,60 @@ def inspect(
             {"checkpoint": _checkpoint, "quantized": _quantized, "onnx": _onnx}[found["kind"]](
                 terminal, found
             )
+
+
+def _sensitivity(
+    terminal: Terminal,
+    file: Path,
+    config: Path | None,
+    loader: str | None,
+    bits: Sequence[str],
+    features: Path | None,
+    source: str,
+    top: int,
+) -> None:
+    spec = zq.QuantSpec.parse_bits(*bits)
+    if features is not None and not features.is_file():
+        raise ConfigError(
+            "--features", f"there is no file {features}", "make it: synthesize MODEL -o FILE.npz"
+        )
+    if features is not None and features.suffix.lower() != ".npz":
+        raise ConfigError("--features", f"{features} is no .npz", "make one: synthesize MODEL -o FILE.npz")
+    calibration = zq.CalibrationSpec(source if features is None else str(features))
+    with terminal.progress() as progress:
+        progress("load", 0, 1)
+        model = zq.load_checkpoint(file, config=config, loader=loader)
+        progress("load", 1, 1)
+        found = zq.sensitivity(model, spec, calibration=calibration, progress=progress)
+    first = found.layers[0]
+    terminal.result({"file": str(file), **found.to_dict()}, first.name)
+    if not terminal.talks:
+        return
+    shown = found.layers[:top]
+    terminal.title(str(file), f"each layer alone, on {found.frames} frames of {found.source}")
+    terminal.text(f"The {len(shown)} of {len(found.layers)} that cost most at the logits:")
+    terminal.table(
+        ["layer", "what", "bits", "KL nats", "SQNR dB"],
+        [
+            [
+                layer.name,
+                "weights" if layer.kind == "weights" else layer.op,
+                str(layer.bits),
+                f"{layer.divergence:.3g}",
+                f"{layer.sqnr:.1f}" if math.isfinite(layer.sqnr) else "no noise",
+            ]
+            for layer in shown
+        ],
+        left=(0, 1),
+    )
+    terminal.text()
+    terminal.text("Made features are not speech, and errors of layers mix: these figures only rank.", "dim")
+    finer = next(
+        (layer.name for layer in found.layers if layer.can_have_16_bits and layer.bits < LAYER_BITS), None
+    )
+    if finer is not None:
+        options = " ".join(f"--bits {shlex.quote(text)}" for text in (*bits, f"{finer}={LAYER_BITS}"))
+        terminal.next(f"quantize {shlex.quote(str(file))} {options}")
 
 
 def _checkpoint(terminal: Terminal, found: dict[str, Any]) -> None:
