@@ -12,6 +12,7 @@ import zeroq_asr as zq
 def test_what_ships_is_small_enough() -> None:
     files = zq.embedded_files()
     assert files.model.stat().st_size <= 4_000_000
+    assert files.conformer.stat().st_size <= 4_000_000
     clips = list((files.folder / "clips").iterdir())
     assert sum(clip.stat().st_size for clip in clips) <= 3_000_000
     model = zq.embedded_model()
@@ -33,6 +34,23 @@ def test_it_reads_what_it_never_heard() -> None:
     result = zq.evaluate(recognizer, zq.read_manifest(zq.embedded_files().test))
     assert result.words.rate is not None
     assert result.words.rate <= 0.25
+
+
+def test_attention_keeps_its_words_without_data(tmp_path: Path) -> None:
+    files = zq.embedded_files()
+    model = zq.load_checkpoint(files.conformer)
+    test = zq.read_manifest(files.test)
+    exact = zq.evaluate(zq.TorchRecognizer(model), test)
+    assert exact.words.rate is not None
+    assert exact.words.rate <= 0.12
+    made = zq.quantize(model, tmp_path / "conformer.onnx", synthesis=zq.SynthesisSpec.preset("fast"))
+    assert made.exported.backend.spellings["attention"] == {"primitives": 6}
+    certificate = zq.verify(tmp_path / "conformer.onnx")
+    assert certificate.dialect == "fused"
+    found = zq.evaluate(zq.OnnxRecognizer(tmp_path / "conformer.onnx"), test)
+    assert found.words.rate is not None
+    # one point is three words here
+    assert found.words.rate <= exact.words.rate + 0.02
 
 
 def test_a_copy_has_all_files(tmp_path: Path) -> None:

@@ -62,6 +62,9 @@ class QuantSpec:
     rounding: str = "auto"
     #: exponent of cross-layer equalization through depthwise → pointwise pairs, 0 (off) to 1 (whole)
     equalization: float = 0.0
+    #: exponent of smoothing the channels behind layer normalizations, in attention's values and behind gates,
+    #: 0 (off) to 1 (whole)
+    smoothing: float = 0.0
 
     def __post_init__(self) -> None:
         where = "QuantSpec"
@@ -75,6 +78,7 @@ class QuantSpec:
         _flag(where, "bias_correction", self.bias_correction)
         _choice(where, "rounding", self.rounding, ROUNDINGS)
         _real(where, "equalization", self.equalization, at_least=0.0, at_most=1.0)
+        _real(where, "smoothing", self.smoothing, at_least=0.0, at_most=1.0)
         if self.target == "x86-fast" and self.weight_bits > 7:
             raise ConfigError(
                 where,

@@ -31,6 +31,7 @@ from zeroq_asr.machine import settled
 from zeroq_asr.manifest import Utterance, read_manifest
 from zeroq_asr.model import AsrModel
 from zeroq_asr.progress import Progress, silent
+from zeroq_asr.smooth import smooth
 from zeroq_asr.synthesize import SyntheticFeatures, gaussian_noise, synthesize
 
 
@@ -106,6 +107,8 @@ def quantize(
         )
         if spec.equalization:
             graph = equalize(graph, stream(), spec.equalization)
+        if spec.smoothing:
+            graph = smooth(graph, stream(), spec.smoothing)
     with clock("calibrate"):
         levels = 2**spec.activation_bits - 1
         reached = {layer.name: layer.std_ratio for layer in features.account} if features else None

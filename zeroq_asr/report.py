@@ -24,6 +24,7 @@ from zeroq_asr.integer.backends.torch import TorchBackend
 from zeroq_asr.integer.program import Instruction, Program, ValueInfo
 from zeroq_asr.model import AsrModel
 from zeroq_asr.progress import Progress, silent
+from zeroq_asr.smooth import places
 from zeroq_asr.synthesize import LayerAccount, SyntheticFeatures, synthesize
 from zeroq_asr.verify import load_onnx, read_program
 
@@ -89,10 +90,12 @@ def report(
     made = held_out or synthesize(
         model, dataclasses.replace(synthesis, seed=synthesis.seed + HELD_OUT), progress
     )
-    # equalization scales these channel by channel, so that the two are not to be compared
-    skipped = set()
-    if deployment.recipe.get("quantization", {}).get("equalization"):
-        skipped = {depthwise.out for depthwise, _ in depthwise_pointwise(graph)}
+    # equalization and smoothing scale these channel by channel, so that the two are not to be compared
+    made_with, skipped = deployment.recipe.get("quantization", {}), set()
+    if made_with.get("equalization"):
+        skipped |= {depthwise.out for depthwise, _ in depthwise_pointwise(graph)}
+    if made_with.get("smoothing"):
+        skipped |= {name for place in places(graph) for name in (place.value, place.maker)}
     meters = {name: _Meter(info) for name, info in program.values.items() if name not in skipped}
     frames = FrameMeter(program.values[program.outputs[0]].scale)
     progress("report", 0, len(made.lengths))

@@ -13,11 +13,11 @@ import json
 import shutil
 from pathlib import Path
 
-from zeroq_asr.embedded import CALIBRATION, CLIPS, MODEL, TEST
+from zeroq_asr.embedded import CALIBRATION, CLIPS, CONFORMER, MODEL, TEST
 
 TESTED, CALIBRATED = 60, 12
 #: what is trained, and the name that it ships under
-CHECKPOINTS = {"quartznet": MODEL, "conformer": "conformer.pt"}
+CHECKPOINTS = {"quartznet": MODEL, "conformer": CONFORMER}
 
 
 def main() -> None:

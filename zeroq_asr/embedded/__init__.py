@@ -1,8 +1,8 @@
-"""The recogniser and the clips that come with the package.
+"""The recognisers and the clips that come with the package.
 
-A QuartzNet of 1.5 million parameters that spells English, trained by ``examples/train_demo`` on speech that
-espeak-ng made from public-domain books, and clips of sentences and voices that it never heard: enough to try
-everything, no recogniser for real use.
+A QuartzNet and a Conformer of 1.5 million parameters each that spell English, trained by
+``examples/train_demo`` on speech that espeak-ng made from public-domain books, and clips of sentences and
+voices that they never heard: enough to try everything, no recognisers for real use.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from zeroq_asr.model import AsrModel
 _HERE = Path(__file__).parent
 #: the checkpoint, held-out clips with their text, and other clips to calibrate on
 MODEL, TEST, CALIBRATION, CLIPS = "model.pt", "test.jsonl", "calibration.jsonl", "clips"
+#: the checkpoint with attention
+CONFORMER = "conformer.pt"
 
 
 @dataclass(frozen=True)
@@ -30,8 +32,13 @@ class DemoFiles:
 
     @property
     def model(self) -> Path:
-        """The checkpoint."""
+        """The checkpoint of the QuartzNet."""
         return self.folder / MODEL
+
+    @property
+    def conformer(self) -> Path:
+        """The checkpoint of the Conformer."""
+        return self.folder / CONFORMER
 
     @property
     def test(self) -> Path:
@@ -50,7 +57,7 @@ def embedded_files() -> DemoFiles:
 
 
 def embedded_model() -> AsrModel:
-    """Load the recogniser that comes with the package."""
+    """Load the QuartzNet that comes with the package; the Conformer is ``embedded_files().conformer``."""
     return load_checkpoint(embedded_files().model)
 
 
@@ -63,6 +70,7 @@ def copy_embedded(folder: str | os.PathLike[str]) -> DemoFiles:
     target = Path(folder)
     names = [
         MODEL,
+        CONFORMER,
         TEST,
         CALIBRATION,
         *(f"{CLIPS}/{clip.name}" for clip in sorted((_HERE / CLIPS).iterdir())),
