@@ -46,7 +46,9 @@ def test_channels_reach_more_evenly(graph: FloatGraph) -> None:
         peaks: dict[str, torch.Tensor] = {}
         wanted = {place.value for place in places(graph)}
 
-        def note(name: str, value: torch.Tensor, peaks: dict[str, torch.Tensor] = peaks) -> None:
+        def note(
+            name: str, value: torch.Tensor, peaks: dict[str, torch.Tensor] = peaks, wanted: set[str] = wanted
+        ) -> None:
             if name in wanted:
                 peaks[name] = value.abs().amax(dim=(0, 2))
 

@@ -80,7 +80,7 @@ def report(
     another network, SynthesisError when ``model`` has no statistics to make features from.
     """
     program, deployment, _ = read_program(load_onnx(path), os.fspath(path))
-    graph = capture(model.network, model.example_input(), model.name)
+    graph = expose_positions(capture(model.network, model.example_input(), model.name))
     produced = {node.out for node in graph.nodes} | {*graph.inputs}
     strangers = sorted(i.out for i in program.code if ":" not in i.out and i.out not in produced)
     if strangers or deployment.frontend.features != model.frontend.features:
