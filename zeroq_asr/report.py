@@ -20,6 +20,7 @@ from zeroq_asr.compare import HELD_OUT
 from zeroq_asr.config import SynthesisSpec
 from zeroq_asr.equalize import depthwise_pointwise
 from zeroq_asr.errors import ConfigError
+from zeroq_asr.expose import expose_positions
 from zeroq_asr.integer.backends.torch import TorchBackend
 from zeroq_asr.integer.program import Instruction, Program, ValueInfo
 from zeroq_asr.model import AsrModel
