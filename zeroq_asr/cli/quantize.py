@@ -207,6 +207,11 @@ def _report(
     if result.features is not None and result.features.account:
         terminal.text()
         show_statistics(terminal, result.features.account, worst=3)
+    elif result.features is not None and result.features.spec.iterations:
+        terminal.text()
+        terminal.text(
+            "The network stores no statistics: ranges come from speech-like features, matched to nothing."
+        )
     after = "inspect" if backend.dialect == "qdq" else "verify"
     terminal.next(f"{after} {shlex.quote(str(path))}")
 
