@@ -140,7 +140,7 @@ def test_verify(work: Path) -> None:
         "2 s",
         "dialect is fused",
         "QLinearConv",
-        "c ≤ 16",
+        "2^c ≤ 2^24",
         "headroom",
         "x86-any",
     ):

@@ -36,7 +36,7 @@ _MAKERS = ("conv1d", "add", "layer_norm", "instance_norm")
 NORMS = ("layer_norm", "instance_norm")
 _MOVES = ("mask_time", "take_channels", "transpose")
 #: the same of what the user names; functions that are a product with their operand need one of 16 bits
-_NAMED_MAKERS = ("conv1d", "conv2d", "add", "clamp", "mul", "layer_norm", *FACTORS)
+_NAMED_MAKERS = (*_MAKERS, "conv2d", "clamp", "mul", *FACTORS)
 _NAMED_MOVES = (*_MOVES, "image", "flatten")
 
 

@@ -81,7 +81,8 @@ def _report(terminal: Terminal, certificate: zq.Certificate) -> None:
     terminal.text()
     terminal.text(f"2. {_dialect(certificate)}", "bold green")
     for kernel, conditions in certificate.kernels.items():
-        count = certificate.nodes.get(kernel, 0)
+        # some are several nodes, and some nodes are no kernels
+        count = sum(spelled.get(kernel, 0) for spelled in certificate.spellings.values())
         terminal.text(f"  {kernel} × {count}, equal to the integer rule, since for each:")
         for condition in conditions:
             terminal.text(f"    - {condition}")
