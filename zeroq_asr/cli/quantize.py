@@ -210,7 +210,7 @@ def _report(
     elif result.features is not None and result.features.spec.iterations:
         terminal.text()
         terminal.text(
-            "The network stores no statistics: ranges come from speech-like features, matched to nothing."
+            "The network stores no statistics: ranges come from what synthesis starts from, unmatched."
         )
     after = "inspect" if backend.dialect == "qdq" else "verify"
     terminal.next(f"{after} {shlex.quote(str(path))}")
