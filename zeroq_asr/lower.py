@@ -96,7 +96,7 @@ class Lowering:
         self.ranges = ranges
         self.spec = spec
         self.max_frames = max_frames
-        self.means = means
+        self.means = dict(means)
         self.covariances = covariances
         self.code: list[Instruction] = []
         self.constants: dict[str, np.ndarray] = {}
@@ -201,6 +201,8 @@ class Lowering:
         out = f"{name}:bytes" if within is None else f"{name}:between"
         if out not in self.values:
             self._channels[out], self._frames[out] = self._channels[name], self._frames[name]
+            if name in self.means:
+                self.means[out] = self.means[name]
             lo, hi = self._range(name)
             if within is not None:
                 lo, hi = max(lo, within[0]), min(hi, within[1])

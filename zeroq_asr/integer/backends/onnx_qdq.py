@@ -77,6 +77,10 @@ class OnnxQdqBackend(OnnxStrictBackend):
         scales = self.store(f"{bias.constant}/scale", scale.astype(np.float32))
         return self.add_node("DequantizeLinear", [stored, scales], axis=0)
 
+    def real_vector(self, name: str, array: np.ndarray) -> str:
+        """A float32 vector."""
+        return self.store(name, array.astype(np.float32))
+
     def quantize_to(self, real: Any, name: str, lo: int | None = None, hi: int | None = None) -> Sym:
         """QuantizeLinear by the value's own scale, saturating at ``lo`` and ``hi`` or its range."""
         info = self.info(name)
