@@ -18,6 +18,7 @@ from zeroq_asr.capture import capture
 from zeroq_asr.errors import UnsupportedOperatorError
 from zeroq_asr.expose import expose_positions
 from zeroq_asr.float_graph import FloatGraph, FloatNode
+from zeroq_asr.integer.ops import LOWERINGS
 
 Make = Callable[..., ConformerCtc]
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -173,7 +174,10 @@ def test_attention_that_is_not_understood_is_refused(change: str) -> None:
         capture(Attention(change).eval().requires_grad_(False), example())
 
 
-def test_quantizing_is_refused_before_any_work(conformer_of: Make, tmp_path: Path) -> None:
+def test_an_operator_without_lowering_is_refused_before_any_work(
+    conformer_of: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(LOWERINGS, "attention")
     config: dict[str, Any] = {"encoder": {}, "decoder": {}}
     model = zq.AsrModel(
         network=conformer_of(),
@@ -184,7 +188,7 @@ def test_quantizing_is_refused_before_any_work(conformer_of: Make, tmp_path: Pat
         config=config,
     )
     stages: list[str] = []
-    with pytest.raises(UnsupportedOperatorError, match=r"encoder\.pre_encode: operator image has no integer"):
+    with pytest.raises(UnsupportedOperatorError, match=r"self_attn: operator attention has no integer"):
         zq.quantize(model, tmp_path / "out.onnx", progress=lambda stage, *_: stages.append(stage))
     assert "synthesize" not in stages
     assert not list(tmp_path.iterdir())
