@@ -9,6 +9,8 @@ g = ⌊e / 2^t + ½⌋
 
 t is the smallest for which Σ g² fits 24 bits.  The root is that of an integer, exact to the last bit.
 
+r has no more than 12 bits: a frame whose deviation is below 2^11 / C^1.5 steps of x comes out too small.
+
 Every product has at most 24 bits and every quotient is that of integers a float holds, so that float32, and
 float64 for the root, may carry them all: IEEE 754 rounds quotients and roots correctly, and what is rounded
 correctly does not cross an integer here.
