@@ -43,17 +43,19 @@ def lower(
     max_frames: int,
     means: Mapping[str, np.ndarray] | None = None,
     covariances: Mapping[str, np.ndarray] | None = None,
+    waveform: bool = False,
 ) -> Program:
     """Lower every node.  ``ranges`` maps each value to its smallest and largest real value.
 
     ``channels``: mels of the input; ``max_frames``: longest input the program must be proven for;
     ``means``: input of a convolution → its mean a channel [C], to correct biases by; ``covariances``: a
-    convolution → covariance of its inputs, to round its weights by.
+    convolution → covariance of its inputs, to round its weights by; ``waveform``: the input is one, and
+    gets 16 bits.
     Raises CalibrationError for a value without a range, UnsupportedOperatorError for an operator
     without a lowering.
     """
     check_operators(graph)
-    context = Lowering(graph, ranges, spec, channels, max_frames, means or {}, covariances or {})
+    context = Lowering(graph, ranges, spec, channels, max_frames, means or {}, covariances or {}, waveform)
     context.quantize_input()
     for node in graph.nodes:
         LOWERINGS[node.op](context, context.with_bytes(node))
@@ -91,6 +93,7 @@ class Lowering:
         max_frames: int,
         means: Mapping[str, np.ndarray],
         covariances: Mapping[str, np.ndarray],
+        waveform: bool = False,
     ) -> None:
         self.graph = graph
         self.ranges = ranges
@@ -110,8 +113,8 @@ class Lowering:
         self._channels = channel_counts(graph, channels)
         self._images = images(graph)
         self._named = named_values(graph, spec.layer_bits)
-        if channels == 1:
-            # a waveform, whose loudest samples lie far above most: the first convolution reads 16 bits
+        if waveform:
+            # its loudest samples lie far above most: the first convolution reads 16 bits
             self._named |= {graph.inputs[0]}
             for node in graph.nodes:
                 if node.op == "mask_time" and node.ins[0] in self._named:
@@ -213,7 +216,8 @@ class Lowering:
 
     def _planned_formats(self) -> dict[str, ValueInfo]:
         """Formats that one value cannot choose by itself."""
-        formats = wide_formats(self.graph, self.ranges, self._named)
+        ranges = {name: self._range(name) for name in self.ranges}
+        formats = wide_formats(self.graph, ranges, self._named)
         formats = {name: info for name, info in formats.items() if name not in self._logits}
         names = {
             name for n in self.graph.nodes if n.op == "attention" for name in n.ins if name in self.ranges

@@ -139,6 +139,7 @@ def quantize(
             max_frames=deployment.max_frames,
             means=observed.means if spec.bias_correction else None,
             covariances=observed.covariances,
+            waveform=model.frontend.is_waveform,
         )
     with clock("prove"):
         proof = prove(program)
