@@ -67,6 +67,10 @@ def export_float(
     return model
 
 
+#: a masked score, as NeMo exports it: nothing beside any other, and a number that other quantizers can take
+_MASKED = -10000.0
+
+
 class _Writer:
     """Collects nodes; a value [B, C, T] may exist frames first too, whatever its readers like best."""
 
@@ -250,7 +254,7 @@ def _attention(w: _Writer, node: FloatNode) -> None:
         by_distance = w.add("MatMul", [split(position[0], [0, 2, 1, 3]), _positions(w, source, a)])
         scores = w.add("Add", [scores, _shift(w, by_distance)])
     scaled = w.add("Mul", [scores, w.store(a["scale"])])
-    kept = w.add("Where", [w.mask(query, lengths, 1, 2), scaled, w.store(-np.inf)])
+    kept = w.add("Where", [w.mask(query, lengths, 1, 2), scaled, w.store(_MASKED)])
     out = w.add("MatMul", [w.add("Softmax", [kept], axis=-1), split(value, [0, 2, 1, 3])])
     joined = w.add("Transpose", [out], perm=[0, 2, 1, 3])
     w.done(node, w.add("Reshape", [joined, w.axes(0, 0, -1)]), True)

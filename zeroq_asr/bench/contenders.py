@@ -167,10 +167,25 @@ def _peers(float_model: onnx.ModelProto, model: AsrModel) -> list[Contender]:
     data = [(noise, np.array([256], dtype=np.int64))]
     signed = {"signed_weights": True, "per_channel": True}
     return [
-        of_onnx("ORT static, u8 × u8", "ort static", ort_static(float_model, data, qdq=False)),
-        of_onnx("ORT static, u8 × s8", "ort static", ort_static(float_model, data, qdq=False, **signed)),
-        of_onnx("ORT dynamic", "ort dynamic", ort_dynamic(float_model)),
+        _peer("ORT static, u8 × u8", "ort static", lambda: ort_static(float_model, data, qdq=False)),
+        _peer(
+            "ORT static, u8 × s8", "ort static", lambda: ort_static(float_model, data, qdq=False, **signed)
+        ),
+        _peer("ORT dynamic", "ort dynamic", lambda: ort_dynamic(float_model)),
     ]
+
+
+def _peer(label: str, dialect: str, make: Callable[[], bytes]) -> Contender:
+    """What another quantizer makes; a row that says so where it fails, in whatever way it does."""
+
+    def never(threads: int, features: Features) -> Run:
+        raise AssertionError("an absent contender is not run")
+
+    try:
+        return of_onnx(label, dialect, make())
+    except Exception as error:
+        reason = f"its quantizer fails ({type(error).__name__})"
+        return Contender(label, "onnxruntime", dialect, "cpu", never, 0, absent=reason)
 
 
 def _on_gpu(model: AsrModel, max_seconds: float, *, peers_only: bool) -> list[Contender]:
