@@ -254,12 +254,39 @@ def _aten_graph(network: nn.Module, features: Tensor, lengths: Tensor) -> torch.
 @pytest.mark.parametrize("norm", [nn.Identity, lambda c: nn.BatchNorm1d(c, track_running_stats=False)])
 def test_network_without_statistics(norm) -> None:
     model = _model(Net(norm).eval())
-    with pytest.raises(SynthesisError, match=r"no batch normalization.*audio.*noise"):
-        synthesize(model, SPEC)
+    # nothing to match: the result is what synthesis starts from
+    start = synthesize(model, SPEC)
+    unmoved = synthesize(model, replace(SPEC, iterations=0))
+    assert np.array_equal(start.features, unmoved.features)
+    assert (start.account, start.losses) == ((), ())
+    with pytest.raises(SynthesisError, match=r"no normalization.*audio.*noise"):
+        synthesize(model, replace(SPEC, norm_prior=1.0))
     noise = gaussian_noise(model, SPEC)
     assert noise.account == ()
     assert noise.losses == ()
     assert noise.features.shape == (2, MELS, 48)
+
+
+class Normed(nn.Module):
+    """A linear layer and a layer normalization over [B, T, C]."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear, self.norm = nn.Linear(MELS, 5), nn.LayerNorm(5)
+        nn.init.normal_(self.norm.bias)
+
+    def forward(self, x: torch.Tensor, n: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.norm(self.linear(x.transpose(1, 2))), n
+
+
+def test_layer_norms_as_priors_bring_moments_nearer() -> None:
+    torch.manual_seed(0)
+    model = _model(Normed().eval())
+    spec = replace(SPEC, norm_prior=1.0, iterations=30)
+    made = synthesize(model, spec)
+    assert [layer.name for layer in made.account] == ["norm"]
+    assert made.account[0].kl_after < 0.5 * made.account[0].kl_before
+    assert made.losses[-1] < made.losses[0]
 
 
 def test_noise_is_standard_normal_and_accounted(model: AsrModel) -> None:
