@@ -31,7 +31,10 @@ from zeroq_asr.verify import load_onnx, read_program
 
 #: utterances whose logits are compared integer by integer
 UTTERANCES = 20
-TINY = ("quartznet_tiny", "jasper_tiny", "citrinet_tiny")
+TINY = (
+    *("quartznet_tiny", "jasper_tiny", "citrinet_tiny"),
+    *("conformer_ctc_tiny", "conformer_ctc_bpe_tiny", "fastconformer_ctc_tiny"),
+)
 
 
 @dataclass(frozen=True)
