@@ -16,7 +16,6 @@ from levers import sqnr
 from ranges import REAL, Features, Frames, differences, run
 
 import zeroq_asr as zq
-from zeroq_asr import smooth
 from zeroq_asr.audio import load_audio
 from zeroq_asr.calibrate import calibrate
 from zeroq_asr.capture import capture
@@ -26,6 +25,7 @@ from zeroq_asr.float_graph import FloatGraph
 from zeroq_asr.float_onnx import export_float
 from zeroq_asr.frontend import Frontend
 from zeroq_asr.lower import lower
+from zeroq_asr.smooth import smooth
 
 #: part → whether a place belongs to it
 PARTS = {
@@ -77,15 +77,14 @@ def main() -> None:
         "synthetic": [torch.from_numpy(x) for x in made.features],
         "recordings": [torch.from_numpy(x[0][:, : n[0]]) for x, n in features[:REAL]],
     }
-    graph, every = expose_positions(plain), smooth.places
+    graph = expose_positions(plain)
     print(f"{'':36} {'words':>7} {'frames':>7} {'KL':>8} {'SQNR':>7}")
     for source, stream in streams.items():
         row = measure(model, graph, stream, deployment, features, reference)
         print(f"{source:36} {row}", flush=True)
         for part, belongs in PARTS.items():
-            smooth.places = lambda g, belongs=belongs: (p for p in every(g) if belongs(p))  # type: ignore[assignment]
             for exponent in EXPONENTS.get(part, (0.5,)):
-                smoothed = smooth.smooth(graph, stream, exponent)
+                smoothed = smooth(graph, stream, exponent, belongs)
                 row = measure(model, smoothed, stream, deployment, features, reference)
                 print(f"{f'{source}, {part} {exponent}':36} {row}", flush=True)
 

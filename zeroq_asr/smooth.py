@@ -54,9 +54,17 @@ def places(graph: FloatGraph) -> Iterator[Place]:
                 yield Place(node.out, maker.out, tuple(r.out for r in readers))
 
 
-def smooth(graph: FloatGraph, features: Iterable[Tensor], exponent: float) -> FloatGraph:
-    """Return a graph of the same function whose channels reach more evenly far; ``features``: each [M, T]."""
-    found = list(places(graph))
+def smooth(
+    graph: FloatGraph,
+    features: Iterable[Tensor],
+    exponent: float,
+    chosen: Callable[[Place], bool] = lambda place: True,
+) -> FloatGraph:
+    """Return a graph of the same function whose channels reach more evenly far at the ``chosen`` places.
+
+    ``features``: each [M, T], on which the channels' peaks are observed.
+    """
+    found = [place for place in places(graph) if chosen(place)]
     peaks: dict[str, Tensor] = {place.value: torch.zeros(()) for place in found}
 
     def observe(name: str, value: Tensor) -> None:

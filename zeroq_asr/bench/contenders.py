@@ -183,6 +183,7 @@ def _peer(label: str, dialect: str, make: Callable[[], bytes]) -> Contender:
 
     try:
         return of_onnx(label, dialect, make())
+    # another project's tool raises whatever it meets; ours are still to be measured
     except Exception as error:
         reason = f"its quantizer fails ({type(error).__name__})"
         return Contender(label, "onnxruntime", dialect, "cpu", never, 0, absent=reason)
