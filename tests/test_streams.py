@@ -19,7 +19,7 @@ from zeroq_asr.integer.backends.numpy import NumpyBackend
 from zeroq_asr.integer.backends.onnx_fused import OnnxFusedBackend
 from zeroq_asr.integer.backends.onnx_strict import OnnxStrictBackend
 from zeroq_asr.integer.backends.torch import TorchBackend
-from zeroq_asr.integer.program import Program
+from zeroq_asr.integer.program import Program, ValueInfo
 from zeroq_asr.integer.proof import prove
 from zeroq_asr.lower import lower
 from zeroq_asr.tracer import OfFrames
@@ -170,7 +170,8 @@ def test_distances_share_the_unit_of_contents(ratio: float) -> None:
     query, key, value, place, distances = ins
     b.node("attention", query, key, value, "length", place, distances, heads=HEADS, scale=1.0)
     scales = dict(zip(ins, (0.1, 0.2, 1.0, 0.3, ratio * 0.02 / 0.3), strict=True))
-    found = aligned_scales(b.graph(query), scales, dict.fromkeys(ins, HIDDEN))
+    formats = {name: ValueInfo("uint8", scale, 128, 0, 255) for name, scale in scales.items()}
+    found = aligned_scales(b.graph(query), formats, dict.fromkeys(ins, HIDDEN))
     assert set(found) == {distances}
     # never a finer one, which would clip, and hardly a coarser
     assert scales[distances] * (1 - 1e-6) <= found[distances] <= scales[distances] * 1.05 + 1e-4

@@ -30,6 +30,8 @@ WIDE_BITS = LAYER_BITS
 #: Wide values can afford a range twice the one that was seen: clipping costs words, and a step of 2^-15 of
 #: the range nothing.
 WIDE_MARGIN = 2.0
+#: what the sum of a frame's magnitudes is at most, in front of a layer norm: a float32 holds it
+_SUM = 1 << 24
 #: what can give 16 bits; moves give what they are given
 _MAKERS = ("conv1d", "add", "layer_norm", "instance_norm")
 #: normalizations, whose input must be fine
@@ -147,29 +149,31 @@ def wide_formats(
     """
     formats: dict[str, ValueInfo] = {}
     low, high = signed_range(WIDE_BITS)
+    normed = {n.ins[0]: len(n.attrs["weight"]) for n in graph.nodes if n.op == "layer_norm"}
     groups = wide_values(graph)
     streams = set().union(*groups)
     groups += [{name} for name in sorted(named) if name not in streams]
     for group in groups:
         known = {name: ranges[name] for name in group if name in ranges}
         peak = max((max(-lo, hi) for lo, hi in known.values()), default=0.0)
-        scale = peak * WIDE_MARGIN / high if peak > 0 else 1.0
+        most = min(high, *(_SUM // normed[name] - 1 for name in group & normed.keys()), high)
+        scale = peak * WIDE_MARGIN / most if peak > 0 else 1.0
         for name, (lo, hi) in known.items():
             reach = max(-lo, hi) * WIDE_MARGIN / scale
-            bound = min(max(round(reach), 1), high)
+            bound = min(max(round(reach), 1), most)
             formats[name] = ValueInfo("int32", scale, 0, max(-bound, low), bound)
     return formats
 
 
 def aligned_scales(
-    graph: FloatGraph, scales: Mapping[str, float], channels: Mapping[str, int]
+    graph: FloatGraph, formats: Mapping[str, ValueInfo], channels: Mapping[str, int]
 ) -> dict[str, float]:
     """Widen the scale of each attention's distances so that both kinds of score have a common unit."""
     found = {}
     for node in graph.nodes:
         if node.op == "attention" and len(node.ins) == 6:
             query, key, _, _, position, distances = node.ins
-            ratio = scales[position] * scales[distances] / (scales[query] * scales[key])
-            up, mp = aligned(ratio, channels[query] // node.attrs["heads"])
-            found[distances] = scales[query] * scales[key] * mp / (up * scales[position])
+            q, k, p, r = (formats[name] for name in (query, key, position, distances))
+            up, mp = aligned(q, k, p, r, channels[query] // node.attrs["heads"], node.attrs["scale"])
+            found[distances] = q.scale * k.scale * mp / (up * p.scale)
     return found

@@ -7,6 +7,7 @@ what they share: the integer format of every value, the constants, and one time 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -160,15 +161,16 @@ class Lowering:
         self.values[node.out] = info
         return info
 
-    def largest_shift(self, name: str, info: ValueInfo) -> int:
+    def largest_shift(self, name: str, info: ValueInfo, bias: float = 0.0) -> int:
         """Largest c of a requantization to ``info``: that at which a float32 carries its products.
 
-        The logits, which no float kernel makes, have their bits for finer weights.
+        ``bias``: the largest magnitude, in steps of the result, of what is added to them once they are
+        scaled.  The logits, which no float kernel makes, have their bits for finer weights.
         """
         if name in self._logits:
             return MAX_SHIFT
         reach = max(abs(info.lo - info.zero_point), info.hi - info.zero_point)
-        return min(MAX_SHIFT, 24 - reach.bit_length())
+        return max(0, min(MAX_SHIFT, 24 - math.ceil(reach + bias).bit_length()))
 
     def channels(self, name: str) -> int:
         """Channels of a value of the float graph."""
@@ -230,8 +232,7 @@ class Lowering:
                 both = min(low for low, _ in pair), max(high for _, high in pair)
                 for name in (node.ins[0], node.ins[4]):
                     formats[name] = bytes_[name] = self._format(name, both)
-        scales = {name: info.scale for name, info in bytes_.items()}
-        for name, scale in aligned_scales(self.graph, scales, self._channels).items():
+        for name, scale in aligned_scales(self.graph, bytes_, self._channels).items():
             info = bytes_[name]
             formats[name] = dataclasses.replace(info, scale=scale)
         return formats

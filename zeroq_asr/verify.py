@@ -232,12 +232,11 @@ def _float_tensors(model: onnx.ModelProto) -> list[str]:
     """
     typed = onnx.ModelProto()
     typed.CopyFrom(model)
-    # com.microsoft kernels used here all give bytes; ONNX itself has no inference for them
+    # com.microsoft kernels used here give bytes but for one; ONNX itself has no inference for them
     for node in model.graph.node:
         if node.domain == "com.microsoft":
-            typed.graph.value_info.append(
-                helper.make_tensor_value_info(node.output[0], TensorProto.UINT8, None)
-            )
+            kind = TensorProto.FLOAT if node.op_type == "MatMulIntegerToFloat" else TensorProto.UINT8
+            typed.graph.value_info.append(helper.make_tensor_value_info(node.output[0], kind, None))
     inferred = onnx.shape_inference.infer_shapes(typed)
     types = {v.name: v.type.tensor_type.elem_type for v in inferred.graph.value_info}
     types.update({v.name: v.type.tensor_type.elem_type for v in inferred.graph.output})

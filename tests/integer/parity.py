@@ -96,6 +96,14 @@ def sequences(channels: int, shortest: int, zero: int = 0, hi: int = 255, seed: 
 # -- conv_requant --------------------------------------------------------------------------------
 
 
+def kernel_of(kind: str, reach: int, c: int, bias: np.ndarray, pointwise: bool) -> str:
+    """The kernel of a convolution; a matrix product adds ``bias``, in steps of 2^-c, to what it scaled."""
+    if kind == "uint8":
+        return "QLinearConv"
+    product = pointwise and (reach << c) + int(np.abs(bias).max()) <= 1 << 24
+    return "MatMulIntegerToFloat" if product else "ConvInteger"
+
+
 def conv_case(
     name: str,
     *,
@@ -143,6 +151,7 @@ def conv_case(
     if saturate:
         assert largest_shift(lo, hi, zy, int(m.max())) >= c or c > 16, "the case has no headroom"
     shortest = max(dilation * (kernel - 1) + 1 - sum(padding), 1) + 2 * stride
+    pointwise = kernel == stride == groups == 1 and not any(padding)
     return Case(
         "conv_requant",
         name,
@@ -162,7 +171,9 @@ def conv_case(
         ("x", "w", "bias", "m"),
         sequences(channels, shortest, zx, source[1], seed),
         {"w": weight.astype(np.int8), "bias": bias, "m": m},
-        ("QLinearConv" if kind == "uint8" else "Round") if spelled is None else spelled,
+        kernel_of(kind, max(hi - zy, zy - lo), c, bias * m.astype(np.int64), pointwise)
+        if spelled is None
+        else spelled,
         {"x": source},
     )
 
@@ -258,7 +269,7 @@ def _conv_requant() -> Iterator[Case]:
     yield conv_case("signed-16-ties", **wide, weight=identity, m=1, c=1, bias=np.arange(8) - 4, seed=46)
     # a step of 2^-9 for every integer accumulator, so that the last bit counts
     yield conv_case("signed-16-last-bit", **wide, c=9, m=1, bits=8, channels=300, seed=51)
-    yield conv_case("signed-16-no-shift", **wide, weight=identity, m=1, c=0, bias=np.arange(8), spelled="Mul")
+    yield conv_case("signed-16-no-shift", **wide, weight=identity, m=1, c=0, bias=np.arange(8))
     yield conv_case("signed-16-strided", **wide, c=9, kernel=5, stride=2, padding=(2, 2), seed=49)
     yield conv_case("signed-16-grouped", **wide, c=8, kernel=3, groups=2, padding=(0, 2), zx=255, seed=50)
     yield conv_case("signed-16-bias", **wide, c=9, m=3, bias=np.arange(8) * 2**21 - 2**23, seed=52)
@@ -276,14 +287,14 @@ def _conv_requant() -> Iterator[Case]:
             zx=255,
             seed=bits,
         )
-    yield conv_case(
-        "signed-15-zero-point", lo=-9000, hi=9000, zy=77, kind="int32", c=10, spelled="Add", seed=53
-    )
+    yield conv_case("signed-15-zero-point", lo=-9000, hi=9000, zy=77, kind="int32", c=10, seed=53)
     yield conv_case("signed-9", lo=-256, hi=255, zy=0, kind="int32", c=16, seed=47)
     yield conv_case(
         "signed-9-inexact", lo=-257, hi=255, zy=0, kind="int32", c=16, spelled="primitives", seed=47
     )
-    yield conv_case("u8-range-as-int32", kind="int32", spelled="Add", seed=48)
+    yield conv_case("u8-range-as-int32", kind="int32", seed=48)
+    for seed, taps in ((54, 1), (55, 3)):
+        yield conv_case(f"signed-16-room-for-the-bias-{taps}", **wide, c=8, kernel=taps, seed=seed)
 
 
 # -- elementwise ---------------------------------------------------------------------------------
@@ -293,6 +304,10 @@ def pairs(copies: int = 1) -> Arrays:
     """Every pair of bytes once, a and b [1, 256, 256]."""
     a, b = np.meshgrid(np.arange(256), np.arange(256), indexing="ij")
     return {"a": a[None].astype(np.uint8), "b": b[None].astype(np.uint8)}
+
+
+#: what additions that are not of two bytes are called
+SUM = "sum in exact floats"
 
 
 def add_case(
@@ -329,7 +344,7 @@ def add_case(
         inputs.append(pairs())
     attrs = {"zx": zx, "m": m, "c": c, "zy": zy, "lo": lo, "hi": hi, "type": kind}
     if spelled is None:
-        spelled = "QLinearAdd" if len(m) == 2 else "QuantizeLinear"
+        spelled = "QLinearAdd" if len(m) == 2 else SUM
     return Case("add_requant", name, attrs, names, inputs, kernel=spelled, bounds=bounds)
 
 
@@ -339,16 +354,14 @@ def wide_additions() -> Iterator[Case]:
     wide: dict[str, Any] = {"zy": 0, "lo": words[0], "hi": words[1], "kind": "int32"}
     both = {"a": words, "b": words}
     for name, m, c in (("equal-scales", (1, 1), 0), ("unequal-scales", (129, 250), 7)):
-        yield add_case(
-            f"wide-{name}", m, c=c, zx=(0, 0), bounds=both, spelled="Round" if c else "Add", **wide
-        )
+        yield add_case(f"wide-{name}", m, c=c, zx=(0, 0), bounds=both, spelled=SUM, **wide)
     # Σ 32768·m + 32768·2^c = 2^24 is the last sum that is exact
-    yield add_case("wide-last-exact", (200, 184), c=7, zx=(0, 0), bounds=both, spelled="Round", **wide)
+    yield add_case("wide-last-exact", (200, 184), c=7, zx=(0, 0), bounds=both, spelled=SUM, **wide)
     yield add_case(
         "wide-first-inexact", (200, 185), c=7, zx=(0, 0), bounds=both, spelled="primitives", **wide
     )
-    yield add_case("wide-ties", (1, 1), c=1, zx=(0, 0), bounds=both, spelled="Round", **wide)
-    yield add_case("wide-ties-odd", (3, 1), c=2, zx=(0, 0), bounds=both, spelled="Round", **wide)
+    yield add_case("wide-ties", (1, 1), c=1, zx=(0, 0), bounds=both, spelled=SUM, **wide)
+    yield add_case("wide-ties-odd", (3, 1), c=2, zx=(0, 0), bounds=both, spelled=SUM, **wide)
     yield add_case(
         "wide-same-twice",
         (77, 5),
@@ -356,17 +369,17 @@ def wide_additions() -> Iterator[Case]:
         zx=(0, 0),
         names=("a", "a"),
         bounds={"a": words},
-        spelled="Round",
+        spelled=SUM,
         **wide,
     )
-    yield add_case("wide-one", (177,), c=8, zx=(0,), bounds={"a": words}, spelled="Round", **wide)
+    yield add_case("wide-one", (177,), c=8, zx=(0,), bounds={"a": words}, spelled=SUM, **wide)
     yield add_case(
         "wide-three",
         (50, 60, 70),
         c=6,
         zx=(0, 0, 0),
         bounds={**both, "c": (-9000, 9000)},
-        spelled="Round",
+        spelled=SUM,
         **wide,
     )
     yield add_case(
@@ -379,7 +392,7 @@ def wide_additions() -> Iterator[Case]:
         hi=99,
         kind="int32",
         bounds=both,
-        spelled="Add",
+        spelled=SUM,
     )
     yield add_case(
         "wide-zero-points",
@@ -391,17 +404,15 @@ def wide_additions() -> Iterator[Case]:
         hi=32767,
         kind="int32",
         bounds=both,
-        spelled="Round",
+        spelled=SUM,
     )
     for z in (0, 128, 255):
         mixed = {"a": words}
-        yield add_case(f"byte-and-wide-{z}", (1, 60), c=0, zx=(0, z), bounds=mixed, spelled="Add", **wide)
+        yield add_case(f"byte-and-wide-{z}", (1, 60), c=0, zx=(0, z), bounds=mixed, spelled=SUM, **wide)
         yield add_case(
-            f"byte-and-wide-shifted-{z}", (90, 7001), c=6, zx=(0, z), bounds=mixed, spelled="Round", **wide
+            f"byte-and-wide-shifted-{z}", (90, 7001), c=6, zx=(0, z), bounds=mixed, spelled=SUM, **wide
         )
-        yield add_case(
-            f"wide-to-bytes-{z}", (37, 41), c=8, zx=(0, 0), zy=z, bounds=both, spelled="QuantizeLinear"
-        )
+        yield add_case(f"wide-to-bytes-{z}", (37, 41), c=8, zx=(0, 0), zy=z, bounds=both, spelled=SUM)
         yield add_case(
             f"wide-and-byte-to-byte-{z}",
             (1, 200),
@@ -409,13 +420,11 @@ def wide_additions() -> Iterator[Case]:
             zx=(0, z),
             zy=z,
             bounds=mixed,
-            spelled="QuantizeLinear",
+            spelled=SUM,
         )
-    yield add_case(
-        "wide-to-4-bits", (1,), c=11, zx=(0,), zy=7, hi=15, bounds={"a": words}, spelled="QuantizeLinear"
-    )
+    yield add_case("wide-to-4-bits", (1,), c=11, zx=(0,), zy=7, hi=15, bounds={"a": words}, spelled=SUM)
     # (x − z)·m stays below 2^24 where x·m does not, and a tie is missed
-    for name, m, spelled in (("exact", 65281, "Round"), ("inexact", 129969, "primitives")):
+    for name, m, spelled in (("exact", 65281, SUM), ("inexact", 129969, "primitives")):
         yield add_case(
             f"products-of-large-bytes-{name}",
             (m,),
@@ -451,7 +460,7 @@ def _add_requant() -> Iterator[Case]:
     yield add_case("beyond-2^24", (1 << 15, 1 << 15), c=15, spelled="primitives")
     yield add_case("just-beyond-2^24", (30000, 65793 - 8192 - 30000 + 1), spelled="primitives")
     yield add_case("signed-16", (3000, 70000), zy=0, lo=-32768, hi=32767, kind="int32", spelled="primitives")
-    yield add_case("u8-range-as-int32", (3000, 7000), kind="int32", spelled="Round")
+    yield add_case("u8-range-as-int32", (3000, 7000), kind="int32", spelled=SUM)
     yield from wide_additions()
     yield add_case("three", (8000, 7001, 4096))
     yield add_case("three-ties", (1, 1, 2), c=2, zx=(128, 128, 0))
@@ -577,7 +586,7 @@ def _time_mask() -> Iterator[Case]:
 def _mask_time() -> Iterator[Case]:
     inputs = [{k: v for k, v in one.items() if k != "lengths"} for one in with_lengths()]
     for zx in (0, 128, 255):
-        yield Case("mask_time", f"zero-point-{zx}", {"zx": zx}, ("x", "mask"), inputs)
+        yield Case("mask_time", f"zero-point-{zx}", {"zx": zx}, ("x", "mask"), inputs, kernel="Where")
 
 
 @cases("length_step")
@@ -608,9 +617,10 @@ def _take_channels() -> Iterator[Case]:
 def _transpose() -> Iterator[Case]:
     inputs = [{"x": edge_bytes(shape, 1)} for shape in ((1, 6, 1), (3, 6, 11))]
     for perm in ((0, 2, 1), (0, 1, 2), (2, 1, 0)):
-        yield Case("transpose", "".join(map(str, perm)), {"perm": perm}, ("x",), inputs)
+        yield Case("transpose", "".join(map(str, perm)), {"perm": perm}, ("x",), inputs, kernel="Transpose")
     wide = [{"x": np.arange(-40000, 40000, 5000, dtype=np.int32).reshape(2, 2, 4)}]
-    yield Case("transpose", "int32", {"perm": (0, 2, 1)}, ("x",), wide, bounds={"x": (-40000, 40000)})
+    bounds = {"x": (-40000, 40000)}
+    yield Case("transpose", "int32", {"perm": (0, 2, 1)}, ("x",), wide, kernel="Transpose", bounds=bounds)
 
 
 @cases("quantize_input")

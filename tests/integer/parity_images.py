@@ -94,7 +94,7 @@ def conv2d_case(
         "groups": groups,
     }
     constants = {"w": weight.astype(np.int8), "bias": bias.astype(np.int32), "m": factors.astype(np.int32)}
-    kernel_name = ("QLinearConv" if kind == "uint8" else "Round") if spelled is None else spelled
+    kernel_name = ("QLinearConv" if kind == "uint8" else "ConvInteger") if spelled is None else spelled
     return Case("conv2d_requant", name, attrs, ("x", "w", "bias", "m"), inputs, constants, kernel_name)
 
 

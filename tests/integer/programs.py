@@ -11,7 +11,6 @@ from zeroq_asr.integer.program import Instruction, Program, ValueInfo
 from zeroq_asr.integer.types import weight_limit
 
 from .parity_attention import numerators
-from .parity_norms import halvings_of
 
 MELS = 4
 MAX_FRAMES = 500
@@ -199,9 +198,8 @@ class _Writer:
     def step_layer_norm(self) -> None:
         kept = self.words if self.words and self.whole(0, 2) else self.live
         name, channels = kept[self.whole(0, len(kept) - 1)]
-        zx = 0 if kept is self.words else self.whole(0, 255)
-        attrs = {"zx": zx, "channels": channels, "halvings": halvings_of(channels)}
-        attrs |= {"epsilon": self.whole(0, 1) * self.whole(0, 10**6), "c": self.whole(0, 9)}
+        attrs = {"channels": channels, "epsilon": self.whole(0, 1) * self.whole(0, 10**6)}
+        attrs["c"] = self.whole(0, 9)
         self.keep("layer_norm", channels, (name, *self.vectors(channels, 512)), **attrs, **self.form())
 
     def step_instance_norm(self) -> None:

@@ -202,7 +202,7 @@ def test_fused_equals_numpy(case: Case, target: str) -> None:
         stored = next(t for t in model.graph.initializer if t.name == "w")
         weight, groups = case.constants["w"], case.attrs["groups"]
         depthwise = weight.shape[1] == 1 and len(weight) == groups > 1
-        signed = (target != "x86-any" or depthwise) and case.kernel == "QLinearConv"
+        signed = (target != "x86-any" or depthwise) and case.kernel in ("QLinearConv", "MatMulIntegerToFloat")
         assert stored.data_type == (TensorProto.INT8 if signed else TensorProto.UINT8)
     assert_model_agrees(case, model, reference(case))
 

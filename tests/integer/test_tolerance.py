@@ -6,6 +6,7 @@ dequantized integers, so that rounding of weights and of inputs, which happened 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -39,12 +40,12 @@ TOLERANCE = {
     "mul_requant": 0.5 + 255 * 255 * 0.5 / 2**15,
     # the mean has 8 binary places, its ratio 16
     "mean_requant": 0.5 + 0.02,
-    # multipliers of 8 to 9 bits: half a unit in 256 for each of 127 steps
-    "layer_norm": 0.5 + 0.25,
+    # a 2^10th of a frame's peak is cut off, of 127 steps; multipliers have 9 to 10 bits
+    "layer_norm": 0.5 + 0.2,
     # where a channel stands out by tens of deviations the others are left few bits to be squared, and the
     # frame's deviation is known to 1%: of 127 steps, and of 2^14
-    "layer_norm, of bytes": 0.5 + 0.25 + 127 / 100,
-    "layer_norm, 16 bits": 2**14 / 100,
+    "layer_norm, of bytes": 0.5 + 0.2 + 127 / 90,
+    "layer_norm, 16 bits": 2**14 / 2**7,
     # multipliers of 13 bits, and a 4096th of the peak is cut off
     "instance_norm": 0.5 + 0.1,
     # means to a sixteenth of a step, of deviations of four and more
@@ -90,9 +91,9 @@ class Context:
     def info(self, name: str) -> ValueInfo:
         return self.sources[name]
 
-    def largest_shift(self, name: str, info: ValueInfo) -> int:
+    def largest_shift(self, name: str, info: ValueInfo, bias: float = 0.0) -> int:
         reach = max(abs(info.lo - info.zero_point), info.hi - info.zero_point)
-        return min(MAX_SHIFT, 24 - reach.bit_length())
+        return min(MAX_SHIFT, 24 - math.ceil(reach + bias).bit_length())
 
     def channels(self, name: str) -> int:
         return self.widths[name]
@@ -245,7 +246,7 @@ def measure_mean() -> float:
 
 def quietest(op: str, channels: int) -> float:
     """The deviation, in steps of the input, below which a frame's or a channel's factor is at its largest."""
-    return float(2**11 / channels**1.5) if op == "layer_norm" else 4.0
+    return 0.0 if op == "layer_norm" else 4.0
 
 
 def measure_norm(op: str, bits: int, source_bits: int = 16) -> float:
@@ -303,7 +304,7 @@ def measure_attention() -> float:
         for positions in (False, True):
             q, k, v, p = (byte(spread * 3 / 100, z) for z in (120, 130, 128, 140))
             v = byte(0.03, 128)
-            up, mp = aligned(p.scale * 0.011 / (q.scale * k.scale), size)
+            up, mp = aligned(q, k, p, byte(0.011, 128), size, size**-0.5)
             r = byte(q.scale * k.scale * mp / (up * p.scale), 128)
             ctx = Context(byte(0.03, 128), q, k, v)
             ctx.sources |= {"n": q, "p": p, "r": r}
@@ -322,7 +323,7 @@ def measure_attention() -> float:
             wanted = FLOAT_OPS["attention"](*tensors, **attrs).numpy()
             # what an utterance's own padding attends to is no matter
             kept = np.broadcast_to(mask, wanted.shape)
-            worst = max(worst, distance(found[kept], wanted[kept], ctx.target))
+            worst = max(worst, distance(found[kept], wanted[kept], ctx.info("y")))
     return worst
 
 
@@ -485,7 +486,7 @@ def test_rounding_really_happens(op: str) -> None:
     assert MEASURES[op]() > 0.4
 
 
-@pytest.mark.parametrize("op", ["layer_norm", "instance_norm"])
+@pytest.mark.parametrize("op", ["instance_norm"])
 @pytest.mark.parametrize("source_bits", [8, 16])
 def test_what_is_too_quiet_to_be_normalized_shrinks(op: str, source_bits: int) -> None:
     # the largest multiplier there is never gives more than the real function does

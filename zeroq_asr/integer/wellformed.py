@@ -55,7 +55,6 @@ ATTRIBUTES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "heads": ("1 or more", lambda v: _whole(v, 1, _FAR)),
     "size": ("1 or more", lambda v: _whole(v, 1, _FAR)),
     "channels": ("1 or more", lambda v: _whole(v, 1, _FAR)),
-    "halvings": ("0 ≤ t ≤ 12", lambda v: _whole(v, 0, 12)),
     "epsilon": ("0 ≤ ε < 2^39", lambda v: _whole(v, 0, (1 << 39) - 1)),
     "cap": ("0 ≤ cap < 2^30", lambda v: _whole(v, 0, (1 << 30) - 1)),
     "shift": ("0 ≤ shift ≤ 30", lambda v: _whole(v, 0, 30)),

@@ -6,6 +6,7 @@ discharges them here, and where one does not hold the instruction is spelled in 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -14,11 +15,14 @@ from onnx import TensorProto
 
 from zeroq_asr.errors import ExportError
 from zeroq_asr.integer.backends.interval import Interval
-from zeroq_asr.integer.backends.onnx_graph import Sym, onnx_type
+from zeroq_asr.integer.backends.onnx_graph import CODES, TRANSPOSED, Sym, onnx_type
 from zeroq_asr.integer.backends.onnx_strict import OnnxStrictBackend
 from zeroq_asr.integer.ops import OPS, Condition
 from zeroq_asr.integer.program import Instruction
-from zeroq_asr.integer.types import I8, TYPES, U8, WEIGHT_ZERO_POINT, IntType
+from zeroq_asr.integer.types import I8, I32, TYPES, U8, WEIGHT_ZERO_POINT, IntType
+
+#: operators that look at every entry by itself, whatever the order of its axes
+AXIS_FREE = ("table",)
 
 
 class OnnxFusedBackend(OnnxStrictBackend):
@@ -30,33 +34,75 @@ class OnnxFusedBackend(OnnxStrictBackend):
         super().__init__(target)
         #: kernel → its conditions, merged over instructions
         self.conditions: dict[str, dict[str, Condition]] = {}
+        self._kernel = ""
 
     def instruction(self, i: Instruction, operands: list[Any]) -> Sym:
         """Emit the exact kernel if its conditions hold, else the definition."""
         op = OPS[i.op]
         if op.fused is None or op.exact_if is None:
-            return super().instruction(i, [self.plain(o) for o in operands])
+            return self._spelled(i, operands)
         self.enter(i)
         # the definition bounds the result (and proves it) whatever kernel computes it
         interval = op.define(self.proof, *(o.interval for o in operands), **i.attrs)
         conditions = op.exact_if(i, *(o.interval for o in operands))
         if not all(c.holds for c in conditions):
-            return super().instruction(i, [self.plain(o) for o in operands])
+            return self._spelled(i, operands)
+        before, self._kernel = len(self.nodes), op.kernel
         result = op.fused(self, i, operands)
-        kernel = op.kernel or next(n.op_type for n in reversed(self.nodes) if n.op_type != "Clip")
+        kernel = self._kernel or next(
+            n.op_type for n in self.nodes[before:] if n.op_type not in ("Transpose", "Cast")
+        )
         known = self.conditions.setdefault(kernel, {})
         for condition in conditions:
             known[condition.statement] = condition
         return self.finish(i, replace(result, interval=interval), kernel)
 
+    def called(self, kernel: str) -> None:
+        """Name the nodes of the instruction at hand, which else are called after the first of them."""
+        self._kernel = kernel
+
+    def _spelled(self, i: Instruction, operands: list[Any]) -> Sym:
+        if i.op not in AXIS_FREE:
+            return super().instruction(i, [self.plain(o) for o in operands])
+        operands = [self._uncarried(o) for o in operands]
+        return replace(super().instruction(i, operands), frames_first=operands[0].frames_first)
+
     def plain(self, v: Sym) -> Sym:
-        """A tensor of the integers' own type: Cast, once, where float32 carries them."""
+        """A tensor [B, C, T] of the integers' own type."""
+        return self._uncarried(self.channels_first(v))
+
+    def _uncarried(self, v: Sym) -> Sym:
+        """Cast, once, where float32 carries the integers."""
         if not v.carried:
             return v
         key = ("plain", v.name)
         if key not in self._shared:
-            self._shared[key] = Sym(self.add_node("Cast", [v], to=onnx_type(v.interval.type)), v.interval)
+            name = self.add_node("Cast", [v], to=onnx_type(v.interval.type))
+            self._shared[key] = replace(v, name=name, carried=False)
         return self._shared[key]
+
+    def channels_first(self, v: Sym) -> Sym:
+        """[B, C, T]: Transpose, once, where frames come first."""
+        return self._turned(v) if v.frames_first else v
+
+    def frames_first(self, v: Sym) -> Sym:
+        """[B, T, C], in which matrix products and sums over channels are fastest: Transpose, once."""
+        return v if v.frames_first else self._turned(v)
+
+    def _turned(self, v: Sym) -> Sym:
+        key = ("turned", v.name)
+        if key not in self._shared:
+            name = self.add_node("Transpose", [v], perm=[0, 2, 1])
+            self._shared[key] = replace(v, name=name, frames_first=not v.frames_first)
+            # and what is turned back is what it was
+            self._shared["turned", name] = v
+        return self._shared[key]
+
+    def alike(self, operands: list[Sym]) -> list[Sym]:
+        """The operands in one order of axes: frames first, where one of them has it."""
+        if any(v.frames_first for v in operands):
+            return [self.frames_first(v) for v in operands]
+        return operands
 
     def kernel_weight(self, w: Sym, groups: int) -> tuple[str, str]:
         """A kernel's weights and their zero point: signed where u8 times s8 is exact.
@@ -69,10 +115,22 @@ class OnnxFusedBackend(OnnxStrictBackend):
             return self.weight(w), self.scalar(WEIGHT_ZERO_POINT, U8)
         return self.encode(w, "i8", w.exact.astype(np.int8)), self.scalar(0, I8)
 
+    def matrix(self, w: Sym) -> tuple[str, str]:
+        """Pointwise weights [O, I, 1] as [I, O], and their zero point: signed where u8 × s8 is exact."""
+        rows = w.exact[:, :, 0].T
+        if self.target == "x86-any":
+            unsigned = (rows.astype(np.int16) + WEIGHT_ZERO_POINT).astype(np.uint8)
+            return self.encode(w, "u8+128" + TRANSPOSED, unsigned), self.scalar(WEIGHT_ZERO_POINT, U8)
+        return self.encode(w, "i8" + TRANSPOSED, rows.astype(np.int8)), self.scalar(0, I8)
+
     def node(self, op: str, inputs: list[Any], kind: IntType | None, domain: str = "", **attrs: Any) -> Any:
         """Append a kernel; an integer result is a Sym bounded by its type, a float one a name."""
         name = self.add_node(op, inputs, domain, **attrs)
         return name if kind is None else Sym(name, Interval.of(kind.lo, kind.hi, kind))
+
+    def tensor(self, name: str, kind: IntType, carried: bool = False) -> Sym:
+        """A tensor of the graph as an operand of primitives, where what bounds it is up to conditions."""
+        return Sym(name, Interval.of(0, 0, kind), carried=carried)
 
     def float_scalar(self, value: float) -> str:
         """A shared float32 scalar; refuses a value that float32 does not hold exactly."""
@@ -104,6 +162,7 @@ class OnnxFusedBackend(OnnxStrictBackend):
         No v − 127.5 is a tie of 256, so that the nearest multiple is the floor of v's; a Cast keeps the low
         byte.
         """
+        v = self.channels_first(v)
         key = ("planes", v.name)
         if key not in self._shared:
             middle = self.add_node("Add", [self.carry(v), self.float_scalar(-127.5)])
@@ -112,6 +171,23 @@ class OnnxFusedBackend(OnnxStrictBackend):
             byte = Interval.of(U8.lo, U8.hi, U8)
             self._shared[(*key, "low")], self._shared[key] = Sym(low, byte), Sym(high, byte)
         return self._shared[key].name, self._shared[(*key, "low")].name
+
+    def codes(self, index: str, high: Sym, low: Sym) -> str:
+        """2^8·high[i] + low[i] as int32, for an index int32 of any shape: one lookup for two tables of bytes."""
+        entries = high.exact.astype(np.int32) << 8 | low.exact
+        name = self.store(f"{high.constant}/codes", entries)
+        self.encodings.setdefault(low.constant, (name, CODES[0]))
+        self.encodings.setdefault(high.constant, (name, CODES[1]))
+        flat = self.add_node("Reshape", [index, self.axes(-1)])
+        found = self.add_node("GatherElements", [name, flat], axis=0)
+        self._types[found] = onnx_type(I32)
+        return self.tell(self.add_node("Reshape", [found, self.add_node("Shape", [index])]), index)
+
+    def shared(self, key: tuple[Any, ...], make: Callable[[], str]) -> str:
+        """The tensor that ``make`` emits, once."""
+        if key not in self._shared:
+            self._shared[key] = Sym(make(), Interval.of(0, 0, I32))
+        return self._shared[key].name
 
     def double_scalar(self, value: float) -> str:
         """A shared float64 scalar."""
@@ -125,7 +201,7 @@ class OnnxFusedBackend(OnnxStrictBackend):
             return v.name
         key = ("carry", v.name)
         if key not in self._shared:
-            self._shared[key] = Sym(self.to_float(v), v.interval, carried=True)
+            self._shared[key] = replace(v, name=self.to_float(v), carried=True)
         return self._shared[key].name
 
     def to_float(self, v: Any) -> str:
@@ -135,6 +211,10 @@ class OnnxFusedBackend(OnnxStrictBackend):
     def to_double(self, v: Any) -> str:
         """Cast to float64."""
         return self.add_node("Cast", [v], to=TensorProto.DOUBLE)
+
+    def to_byte(self, v: Any) -> str:
+        """Cast to uint8, which keeps the lowest byte of an integer."""
+        return self.add_node("Cast", [v], to=TensorProto.UINT8)
 
     def to_int32(self, v: Any) -> str:
         """Cast to int32, which cuts toward zero."""

@@ -16,7 +16,7 @@ from onnx import NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
 from zeroq_asr.errors import ExportError
 from zeroq_asr.integer.backends.interval import Interval, IntervalBackend
-from zeroq_asr.integer.backends.onnx_shapes import OPAQUE, Dims, infer
+from zeroq_asr.integer.backends.onnx_shapes import KEEPS_TYPE, OPAQUE, Dims, infer
 from zeroq_asr.integer.ops import OPS
 from zeroq_asr.integer.program import Instruction
 from zeroq_asr.integer.types import BOOL, I32, I64, U8, WEIGHT_ZERO_POINT, IntType
@@ -27,8 +27,17 @@ ONNX_TYPES: dict[IntType, int] = {
     I32: TensorProto.INT32,
     I64: TensorProto.INT64,
 }
+#: what is added to the encoding of pointwise weights [O, I, 1] that are stored as [I, O]
+TRANSPOSED = "[I,O]"
+#: encodings of the two bytes of an entry
+CODES = ("low byte", "high byte")
 #: operators that give one type whatever they take
-_GIVES = {"ConvInteger": I32, "MatMulInteger": I32, "QLinearConv": U8}
+_GIVES = {
+    "ConvInteger": TensorProto.INT32,
+    "MatMulInteger": TensorProto.INT32,
+    **dict.fromkeys(("QLinearConv", "QLinearAdd", "QLinearMul"), TensorProto.UINT8),
+    "MatMulIntegerToFloat": TensorProto.FLOAT,
+}
 
 
 @dataclass(frozen=True)
@@ -43,6 +52,8 @@ class Sym:
     constant: str = ""
     #: whether the tensor is float32, which holds the integers exactly
     carried: bool = False
+    #: whether the tensor is [B, T, C], and not [B, C, T]
+    frames_first: bool = False
 
     @property
     def exact(self) -> np.ndarray:
@@ -65,14 +76,14 @@ class GraphBuilder:
         #: how often each instruction was spelled how: "QLinearConv" or "primitives"
         self.spellings: dict[str, dict[str, int]] = {}
         self._scope = self._label = ""
-        self._entered = 0
+        self._entered = self._before = 0
         self._count = 0
         #: the file's own outputs: a layer that happens to be called so keeps its generated name
         self._names: set[str] = {"logits", "logprobs", "encoded_lengths"}
         self._shared: dict[tuple[Any, ...], Sym] = {}
         #: tensor → its shape, where it is known, and its type
         self.dims: dict[str, Dims] = {}
-        self._types: dict[str, IntType] = {}
+        self._types: dict[str, int] = {}
         #: initializer → its entries, of axes and shapes
         self._vectors: dict[str, tuple[int, ...]] = {}
         #: tensors whose shape ONNX must be told
@@ -88,6 +99,7 @@ class GraphBuilder:
     def enter(self, i: Instruction) -> None:
         """Name the nodes that follow after instruction ``i``."""
         self._entered += 1
+        self._before = len(self.nodes)
         # a file of thousands of nodes would else be largely names
         self.scope(i.out, str(self._entered))
         self.proof.where = f"{i.out} ({i.op})"
@@ -100,12 +112,13 @@ class GraphBuilder:
         """Count the spelling and give the last node's output the instruction's own name."""
         counts = self.spellings.setdefault(i.op, {})
         counts[spelling] = counts.get(spelling, 0) + 1
-        if self.nodes and self.nodes[-1].output[0] == result.name and i.out not in self._names:
+        made = len(self.nodes) > self._before and self.nodes[-1].output[0] == result.name
+        if made and i.out not in self._names:
             self.nodes[-1].output[0] = i.out
             self._names.add(i.out)
             self._rename(result.name, i.out)
             result = replace(result, name=i.out)
-        self._types[result.name] = result.interval.type
+        self._types[result.name] = type_of(result)
         return result
 
     def input(self, name: str, interval: Interval, dims: Dims) -> Sym:
@@ -127,7 +140,7 @@ class GraphBuilder:
     def value_infos(self) -> list[ValueInfoProto]:
         """The shapes that ONNX does not find by itself."""
         return [
-            helper.make_tensor_value_info(name, onnx_type(self._types[name]), list(self.dims[name]))
+            helper.make_tensor_value_info(name, self._types[name], list(self.dims[name]))
             for name in self._told
             if name in self.dims and name in self._types
         ]
@@ -150,7 +163,7 @@ class GraphBuilder:
         output = f"{self._label}/{self._count}"
         self._names.add(output)
         names = [i if isinstance(i, str) else i.name for i in inputs]
-        self._types.update((i.name, i.interval.type) for i in inputs if isinstance(i, Sym))
+        self._types.update((i.name, type_of(i)) for i in inputs if isinstance(i, Sym))
         self._infer(op, names, output, attrs)
         name = output if self._label == self._scope else ""
         self.nodes.append(helper.make_node(op, names, [output], name=name, domain=domain, **attrs))
@@ -166,8 +179,8 @@ class GraphBuilder:
         if op in _GIVES:
             self._types[output] = _GIVES[op]
         elif op == "Cast":
-            self._types.update((output, kind) for kind in ONNX_TYPES if ONNX_TYPES[kind] == attrs["to"])
-        elif op in OPAQUE and names[0] in self._types:
+            self._types[output] = attrs["to"]
+        elif op in KEEPS_TYPE and names[0] in self._types:
             self._types[output] = self._types[names[0]]
 
     def store(self, name: str, array: np.ndarray) -> str:
@@ -201,18 +214,27 @@ class GraphBuilder:
 
 def decode(array: np.ndarray, encoding: str) -> np.ndarray:
     """Read a program constant back from its initializer; ExportError for an unknown encoding."""
+    if encoding.endswith(TRANSPOSED):
+        return decode(array, encoding.removesuffix(TRANSPOSED)).T[:, :, None]
     if encoding == "u8+128":
         return (array.astype(np.int16) - WEIGHT_ZERO_POINT).astype(np.int8)
     if encoding in ("i32[C,1]", "i32[C,1,1]"):
         return array.reshape(len(array)).astype(np.int32)
     if encoding in ("i8", "u8", "i32"):
         return array
+    if encoding in CODES:
+        return (array.astype(np.int64) >> 8 * CODES.index(encoding) & 255).astype(np.uint8)
     if match := re.fullmatch(r"f32/2\^(\d+)(\[C,1(,1)?\])?", encoding):
         scaled = array.astype(np.float64).reshape(-1) * 2.0 ** int(match[1])
         if np.all(scaled == np.rint(scaled)) and np.all(np.abs(scaled) < 2**31):
             return scaled.astype(np.int32)
         raise ExportError(encoding, "a stored multiplier is no multiple of its dyadic unit")
     raise ExportError(encoding, "unknown encoding of a constant", "use the version that wrote the file")
+
+
+def type_of(v: Sym) -> int:
+    """ONNX's number of the type of a tensor."""
+    return int(TensorProto.FLOAT) if v.carried else onnx_type(v.interval.type)
 
 
 def onnx_type(kind: IntType) -> int:

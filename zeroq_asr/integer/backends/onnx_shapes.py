@@ -14,7 +14,12 @@ Dim = int | str
 Dims = tuple[Dim, ...]
 
 #: operators whose result ONNX cannot follow through unknown extents
-OPAQUE = ("Conv", "ConvInteger", "QLinearConv", "Reshape", "Slice", "Pad")
+OPAQUE = (
+    *("Conv", "ConvInteger", "QLinearConv", "QLinearAdd", "QLinearMul", "MatMulIntegerToFloat"),
+    *("Reshape", "Slice", "Pad"),
+)
+#: operators whose result has the type of their first operand, as far as types are needed
+KEEPS_TYPE = (*OPAQUE, "Transpose", "Add", "Sub", "Mul", "Div", "Min", "Max", "Floor", "Round", "Clip")
 _CONVS = {"Conv": 1, "ConvInteger": 1, "QLinearConv": 3}
 _REDUCTIONS = ("ReduceSum", "ReduceMax", "ReduceSumSquare")
 #: operators of which only the listed operand has a say
@@ -43,7 +48,7 @@ _ELEMENTWISE = (
         "Abs",
         "Neg",
     ),
-    *("BitwiseAnd", "Floor", "Round", "Sqrt", "Reciprocal", "Exp", "QLinearSigmoid"),
+    *("BitwiseAnd", "Floor", "Ceil", "Round", "Sqrt", "Reciprocal", "Exp", "QLinearSigmoid"),
 )
 _QLINEAR = {"QLinearAdd": (0, 3), "QLinearMul": (0, 3)}
 
@@ -65,7 +70,7 @@ def infer(
         return broadcast(operands)
     if op == "GatherElements":
         return operands[1]
-    if op == "MatMulInteger":
+    if op in ("MatMulInteger", "MatMulIntegerToFloat"):
         return _product(first, operands[1])
     if first is None:
         return None
@@ -109,7 +114,7 @@ def broadcast(operands: Sequence[Dims | None]) -> Dims | None:
 
 
 def _product(a: Dims | None, b: Dims | None) -> Dims | None:
-    if a is None or b is None or len(a) != len(b):
+    if a is None or b is None:
         return None
     outer = broadcast([a[:-2], b[:-2]])
     return None if outer is None else (*outer, a[-2], b[-1])
@@ -119,12 +124,13 @@ def _convolved(x: Dims, w: Dims | None, attrs: dict[str, Any]) -> Dims | None:
     if w is None:
         return None
     axes = len(x) - 2
-    out: list[Dim] = [x[0], w[0]]
+    last = attrs.get("channels_last", 0)
+    out: list[Dim] = [x[0]] if last else [x[0], w[0]]
     for axis in range(axes):
         grows = attrs["pads"][axis] + attrs["pads"][axis + axes]
         grows -= attrs["dilations"][axis] * (int(w[axis + 2]) - 1)
-        out.append(_stepped(x[axis + 2], grows, attrs["strides"][axis]))
-    return tuple(out)
+        out.append(_stepped(x[axis + (1 if last else 2)], grows, attrs["strides"][axis]))
+    return (*out, w[0]) if last else tuple(out)
 
 
 def _stepped(dim: Dim, grows: int, stride: int) -> Dim:

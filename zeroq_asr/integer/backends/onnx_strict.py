@@ -9,7 +9,7 @@ import numpy as np
 from onnx import TensorProto
 
 from zeroq_asr.integer.backends.interval import Interval, length_interval, shift_offset
-from zeroq_asr.integer.backends.onnx_graph import GraphBuilder, Sym, onnx_type
+from zeroq_asr.integer.backends.onnx_graph import GraphBuilder, Sym, onnx_type, type_of
 from zeroq_asr.integer.program import Program
 from zeroq_asr.integer.types import I16, I32, I64, U8, WEIGHT_ZERO_POINT, IntType
 from zeroq_asr.integer.wellformed import check
@@ -239,7 +239,7 @@ class OnnxStrictBackend(GraphBuilder):
         part = self.add_node("Slice", [stored, begin, end, self.axes(1)])
         if like.name in self.dims:
             self.tell_dims(part, (len(table.exact), f"2*{self.dims[like.name][2]}"))
-        self._types[part] = U8
+        self._types[part] = onnx_type(U8)
         return Sym(self.add_node("Unsqueeze", [part, self.axes(0)]), interval)
 
     def relative_shift(self, v: Sym) -> Sym:
@@ -259,8 +259,8 @@ class OnnxStrictBackend(GraphBuilder):
             self.dims[rest] = (batch, heads, f"{count}*({wide}-1)")
             self.dims[back] = (batch, heads, count, f"({wide}-1)")
             self.dims[name] = (batch, heads, count, count)
-            self._types.update(dict.fromkeys((rest, back, name), v.interval.type))
-        return Sym(name, self.proof.relative_shift(v.interval))
+            self._types.update(dict.fromkeys((rest, back, name), type_of(v)))
+        return Sym(name, self.proof.relative_shift(v.interval), carried=v.carried)
 
     def of_keys(self, mask: Sym) -> Sym:
         """Unsqueeze."""

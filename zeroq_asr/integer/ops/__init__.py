@@ -39,7 +39,7 @@ class Op:
     define: Callable[..., Any]
     fused: Callable[..., Any] | None = None
     exact_if: Callable[..., list[Condition]] | None = None
-    #: what the fused spelling is called; "": its kernel
+    #: what the fused spelling is called; "": its first kernel
     kernel: str = ""
     qdq: Callable[..., Any] | None = None
 

@@ -7,6 +7,7 @@ with a clamp it is a ReLU or a Hardtanh.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from zeroq_asr.integer.dyadic import MAX_SHIFT, requantize
@@ -57,12 +58,15 @@ def _bytes(i: Any, xs: Any) -> bool:
 @fused(add_requant, exact_if=_exact_if)
 def _qlinear_add(b: Any, i: Any, ins: list[Any]) -> Any:
     a = i.attrs
+    ins = b.alike(ins)
     if len(ins) == 2 and _bytes(i, [x.interval for x in ins]):
         operands: list[Any] = []
         for x, z, factor in zip(ins, a["zx"], a["m"], strict=True):
             operands += [x, b.float_scalar(factor / 2.0 ** a["c"]), b.scalar(z, U8)]
         operands += [b.float_scalar(1.0), b.scalar(a["zy"], U8)]
-        return b.clip_u8(b.node("QLinearAdd", operands, U8, domain="com.microsoft"), a["lo"], a["hi"])
+        y = b.node("QLinearAdd", operands, U8, domain="com.microsoft")
+        return replace(b.clip_u8(y, a["lo"], a["hi"]), frames_first=ins[0].frames_first)
+    b.called("sum in exact floats")
     # any other: float32 carries the same exact dyadics, and what rounds it rounds half to even
     total = None
     for x, factor in zip(ins, a["m"], strict=True):
@@ -75,7 +79,7 @@ def _qlinear_add(b: Any, i: Any, ins: list[Any]) -> Any:
     constant += a["zy"]
     if constant:
         total = b.node("Add", [total, b.float_scalar(constant)], None)
-    return b.rounded(total, i)
+    return replace(b.rounded(total, i), frames_first=ins[0].frames_first)
 
 
 @qdq(add_requant)

@@ -8,27 +8,36 @@ Shapes: B batch, H heads, E channels a head, T frames.
 The scale of the distances r was chosen such that the second sum is in units of the first: nothing is
 rounded.  Softmax does not change when a row's largest score is taken from all of them, so that
 d = max − score ≥ 0 needs no calibration: the numerator exp(−u·d) is looked up in steps of 2^shift units, 15
-bits of it in two bytes.  An 8-bit *probability* would lose a long row's mass; numerators are kept, their
-products with the values summed byte by byte, and each output is divided once:
+bits of it as 2^7·high + low.  An 8-bit *probability* would lose a long row's mass; numerators are kept, their
+products with the values summed part by part, and each output is divided once:
 
-    u_i = (2^8·Σ_j n_ij·v_j + Σ_j n_ij div 2) div Σ_j n_ij,   y = requantize(u_i − 2^8·z_v)
+    u_i = ⌊(2^8·Σ_j n_ij·v_j + ½·Σ_j n_ij) / Σ_j n_ij⌋,   y = requantize(u_i − 2^8·z_v)
+
+In the fused form float32 carries the scores, of at most 24 bits, and float64 the sums.  Of T < 2^20 frames
+n = Σ n_ij is below 2^35, a quotient u + ½ that is no integer differs from all by at least 1 / 2n, and
+rounding quotients below 2^17 moves them by less.
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from zeroq_asr.integer.dyadic import requantize
-from zeroq_asr.integer.ops import integer_op, lowers, qdq
-from zeroq_asr.integer.types import I32, I64
+from zeroq_asr.integer.ops import Condition, fused, integer_op, lowers, qdq
+from zeroq_asr.integer.types import I32, I64, U8
 
 #: numerators are at most 2^15 − 1
 _NUMERATOR = (1 << 15) - 1
+#: bits of the lower part of a numerator
+_LOW = 7
 #: entries of the table at most, and scores at most
 _ENTRIES, _SCORE = 2048, (1 << 30) - 1
+#: scores that a float32 carries
+_CARRIED = 1 << 24
 #: binary places of the weighted mean
 _FRACTION = 8
 
@@ -65,7 +74,7 @@ def attention(
     """y uint8 [B, H·E, T]; query, key, value uint8 [B, H·E, T], mask bool [B, 1, T], lengths int64 [B].
 
     ``position``: nothing, or queries uint8 [B, H·E, T] and distances uint8 [1, H·E, 2T].
-    ``high`` and ``low`` uint8 [N]: entry i is a byte of the numerator at d = i·2^shift; d ≥ ``cap`` is the
+    ``high`` and ``low`` uint8 [N]: entry i is a part of the numerator at d = i·2^shift; d ≥ ``cap`` is the
     last one.  ``up`` and ``mp`` are 2^a and m_p.
     """
     rows = (0, 1, 3, 2)
@@ -84,15 +93,97 @@ def attention(
         f.cast(f.matmul(f.lookup(index, part), values, za=0, zb=0, terms=lengths), I64)
         for part in (high, low)
     ]
-    weighted, total = f.without_ones(f.add(f.mul(sums[0], 256), sums[1]), size)
+    weighted, total = f.without_ones(f.add(f.mul(sums[0], 1 << _LOW), sums[1]), size)
     # bounds cannot know that each row has its own largest score, whose numerator is not 0
     total = f.clamp(total, 1, 1 << 40)
-    u = f.divide(f.add(f.mul(weighted, 1 << _FRACTION), f.divide(total, 2)), total)
+    u = f.divide(f.add(f.mul(weighted, 2 << _FRACTION), total), f.mul(total, 2))
     # a mean of bytes is a byte: bounds cannot know that the numerators add up to their own sum
     u = f.cast(f.clamp(u, 0, 255 << _FRACTION), I32)
     u = f.merge(f.transpose(u, rows), heads * size)
-    v = f.add(f.mul(f.sub(u, zv << _FRACTION), m), zy << c)
-    return requantize(f, v, c=c, zero_point=0, lo=lo, hi=hi, type=type)
+    v = f.mul(f.sub(u, zv << _FRACTION), m)
+    return requantize(f, v, c=c, zero_point=zy, lo=lo, hi=hi, type=type)
+
+
+def _exact_if(
+    i: Any, query: Any, key: Any, value: Any, mask: Any, lengths: Any, high: Any, low: Any, *position: Any
+) -> list[Condition]:
+    a = i.attrs
+
+    def reach(left: Any, zero_left: int, right: Any, zero_right: int) -> int:
+        ends = (max(v.max - z, z - v.min) for v, z in ((left, zero_left), (right, zero_right)))
+        return int(a["size"] * math.prod(ends))
+
+    most = a["up"] * reach(query, a["zq"], key, a["zk"])
+    if position:
+        most += a["mp"] * reach(position[0], a["zp"], position[1], a["zr"])
+    largest = (max(a["zv"], 255 - a["zv"]) << _FRACTION) * a["m"]
+    result = max(abs(a["lo"] - a["zy"]), abs(a["hi"] - a["zy"]))
+    return [
+        Condition("scores and cap ≤ 2^24", max(most, a["cap"]) <= _CARRIED, f"{most}, {a['cap']}"),
+        Condition("low < 2^7: a code 2^8·high + low rounds to high", int(low.exact.max()) < 1 << _LOW),
+        Condition("T < 2^20", lengths.max < 1 << 20, f"T ≤ {lengths.max}"),
+        Condition("|u − 2^8·z_v|·m ≤ 2^24", largest <= 1 << 24, f"{largest}"),
+        Condition("(y − z_y)·2^c ≤ 2^24", result << a["c"] <= 1 << 24, f"{result << a['c']}"),
+        Condition("the output is bytes", a["type"] == U8.name, a["type"]),
+    ]
+
+
+@fused(attention, exact_if=_exact_if, kernel="attention in exact floats")
+def _carried(b: Any, i: Any, ins: list[Any]) -> Any:
+    query, key, value, mask, _, high, low, *position = ins
+    a = i.attrs
+    # in steps of the table
+    unit = 2.0 ** -a["shift"]
+
+    def node(op: str, *operands: Any, **attrs: Any) -> str:
+        return str(b.node(op, list(operands), None, **attrs))
+
+    def heads(v: Any, *perm: int) -> str:
+        split = node("Reshape", b.frames_first(v), b.axes(0, 0, a["heads"], a["size"]))
+        return node("Transpose", split, perm=list(perm))
+
+    def product(left: str, zero_left: int, right: str, zero_right: int, scale: float) -> str:
+        scales = (b.float_scalar(scale), b.float_scalar(1.0))
+        zeros = (b.scalar(zero_left, U8), b.scalar(zero_right, U8))
+        operands = [left, right, *scales, *zeros]
+        return str(b.node("MatMulIntegerToFloat", operands, None, "com.microsoft"))
+
+    rows, columns = (0, 2, 1, 3), (0, 2, 3, 1)
+    score = product(heads(query, *rows), a["zq"], heads(key, *columns), a["zk"], a["up"] * unit)
+    if position:
+        queries, distances = heads(position[0], *rows), heads(position[1], *columns)
+        by_distance = product(queries, a["zp"], distances, a["zr"], a["mp"] * unit)
+        score = node("Add", score, b.relative_shift(b.tensor(by_distance, I32, carried=True)).name)
+    hidden = b.shared(("hidden", mask.name), lambda: _hidden(b, mask))
+    score = node("Min", score, hidden)
+    below = node("Sub", node("ReduceMax", score, b.axes(-1), keepdims=1), score)
+    index = b.to_int32(node("Min", below, b.float_scalar(a["cap"] * unit)))
+    code = b.codes(index, high, low)
+    parts = node("QuantizeLinear", b.to_float(code), b.float_scalar(256.0), b.scalar(0, U8)), b.to_byte(code)
+    # a column of ones beside the values adds up the numerators
+    values = b.with_ones(b.tensor(heads(value, *rows), U8)).name
+    zeros = b.scalar(0, U8), b.scalar(0, U8)
+    sums = [b.to_double(node("MatMulInteger", part, values, *zeros)) for part in parts]
+    both = node("Add", node("Mul", sums[0], b.double_scalar(1 << _LOW)), sums[1])
+    weighted = node("Slice", both, b.axes(0), b.axes(a["size"]), b.axes(3))
+    total = node("Slice", both, b.axes(a["size"]), b.axes(a["size"] + 1), b.axes(3))
+    if dims := b.dims.get(both):
+        b.tell_dims(weighted, (*dims[:3], a["size"]))
+        b.tell_dims(total, (*dims[:3], 1))
+    # ⌊2^8·w/n + ½⌋
+    mean = node("Div", weighted, node("Mul", total, b.double_scalar(2.0**-_FRACTION)))
+    u = b.to_float(node("Floor", node("Add", mean, b.double_scalar(0.5))))
+    u = node("Reshape", node("Transpose", u, perm=list(rows)), b.axes(0, 0, a["heads"] * a["size"]))
+    if a["zv"]:
+        u = node("Sub", u, b.float_scalar(a["zv"] << _FRACTION))
+    v = node("Mul", u, b.float_scalar(a["m"] / 2.0 ** a["c"]))
+    return replace(b.quantized(v, i), frames_first=True)
+
+
+def _hidden(b: Any, mask: Any) -> str:
+    """[B, 1, 1, T]: no bound for what is valid, less than any score for what is not."""
+    ends = b.float_scalar(2.0**30), b.float_scalar(-(2.0**30))
+    return str(b.node("Where", [b.of_keys(mask), *ends], None))
 
 
 @qdq(attention)
@@ -108,17 +199,33 @@ def hides(high: np.ndarray, low: np.ndarray, attrs: dict[str, Any]) -> bool:
     return ends and largest + attrs["cap"] <= _SCORE
 
 
-def aligned(ratio: float, size: int) -> tuple[int, int]:
-    """Return 2^a and m_p ≥ ``ratio``·2^a, the largest at which both scores over ``size`` channels add up.
+def reach_of(unit: float) -> int:
+    """d beyond which exp(−``unit``·d) rounds to no numerator."""
+    return min(math.ceil(math.log(2.0 * (_NUMERATOR + 1)) / unit), _SCORE // 2)
 
-    ``ratio`` = s_p·s_r / (s_q·s_k): the unit of a position's score in that of a content's.
+
+def aligned(query: Any, key: Any, position: Any, distances: Any, size: int, scale: float) -> tuple[int, int]:
+    """Return 2^a and m_p ≥ 2^a·s_p·s_r / (s_q·s_k), the largest at which both scores add up to 24 bits.
+
+    The four are formats (scale, zero point and ends), ``size`` the channels of a head, ``scale`` that of the
+    scores.
     """
-    room = _SCORE // 2 // (255 * 255 * size)
+    ratio = position.scale * distances.scale / (query.scale * key.scale)
+    content, by_distance = (size * _reach(a) * _reach(b) for a, b in ((query, key), (position, distances)))
+    unit = scale * query.scale * key.scale
+
+    def factor(up: int) -> int:
+        # a ratio that is one already must not become the next by a rounding of its division
+        return max(1, math.ceil(ratio * up * (1 - 1e-9)))
+
     up = 1 << 12
-    while up > 1 and up + max(1, math.ceil(ratio * up)) > room:
+    while up > 1 and max(up * content + factor(up) * by_distance, reach_of(unit / up)) > _CARRIED:
         up >>= 1
-    # a ratio that is one already must not become the next by a rounding of its division
-    return up, max(1, math.ceil(ratio * up * (1 - 1e-9)))
+    return up, factor(up)
+
+
+def _reach(info: Any) -> int:
+    return int(max(info.hi - info.zero_point, info.zero_point - info.lo))
 
 
 @lowers("attention")
@@ -130,19 +237,20 @@ def _lower(ctx: Any, node: Any) -> None:
     target = ctx.activation(node)
     lo, hi = ctx.clamp(target, a.get("clamp"))
     heads, size = a["heads"], ctx.channels(query) // a["heads"]
-    up, mp = aligned(p.scale * r.scale / (q.scale * k.scale) if position else 0.0, size)
+    up, mp = aligned(q, k, p, r, size, a["scale"]) if position else (1, 1)
     unit = a["scale"] * q.scale * k.scale / up
-    # beyond this a numerator rounds to nothing
-    cap = min(math.ceil(math.log(2.0 * (_NUMERATOR + 1)) / unit), _SCORE // 2)
+    cap = reach_of(unit)
     shift = max(0, (cap // _ENTRIES).bit_length())
     steps = np.arange((cap >> shift) + 1)
     exponential = np.rint(_NUMERATOR * np.exp(-unit * 2.0**shift * steps)).astype(np.int32)
     exponential[-1] = 0
     ratio = v.scale / target.scale
     c = 16
-    # u has 16 bits, the multiplier gets 13
-    while c > 0 and round(ratio * 2.0 ** (c - _FRACTION)) > 1 << 13:
+    # u has 16 bits and the multiplier gets 8; the scale of the result gives way, so that it is exact
+    while c > 0 and round(ratio * 2.0 ** (c - _FRACTION)) > 1 << 8:
         c -= 1
+    m = max(1, round(ratio * 2.0 ** (c - _FRACTION)))
+    ctx.alias(node, replace(target, scale=v.scale * 2.0 ** (c - _FRACTION) / m))
     ctx.emit(
         "attention",
         node,
@@ -152,8 +260,8 @@ def _lower(ctx: Any, node: Any) -> None:
             value,
             ctx.mask(query, lengths),
             lengths,
-            ctx.constant(f"{node.out}:high", (exponential >> 8).astype(np.uint8)),
-            ctx.constant(f"{node.out}:low", (exponential & 255).astype(np.uint8)),
+            ctx.constant(f"{node.out}:high", (exponential >> _LOW).astype(np.uint8)),
+            ctx.constant(f"{node.out}:low", (exponential & 127).astype(np.uint8)),
             *position,
         ),
         heads=heads,
@@ -167,7 +275,7 @@ def _lower(ctx: Any, node: Any) -> None:
         mp=mp,
         cap=cap,
         shift=shift,
-        m=max(1, round(ratio * 2.0 ** (c - _FRACTION))),
+        m=m,
         c=c,
         zy=target.zero_point,
         lo=lo,

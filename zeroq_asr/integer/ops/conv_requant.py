@@ -91,9 +91,15 @@ def emit_kernel(b: Any, i: Any, ins: list[Any], **layout: Any) -> Any:
     axes = w.exact.ndim - 2
     layout |= {"group": a["groups"], "kernel_shape": list(w.exact.shape[2:])}
     if a["type"] != U8.name:
+        x = b.channels_first(x)
         acc = b.add_node("Add", [b.conv_integer(x, w, a["zx"], **layout), b.per_channel(bias, axes)])
         return b.quantized(b.add_node("Mul", [b.to_float(acc), b.scaled(m, a["c"], axes)]), i)
     weight, weight_zero_point = b.kernel_weight(w, a["groups"])
+    domain = ""
+    if axes == 1:
+        # as ONNX Runtime computes it in any case
+        x, domain = b.frames_first(x), "com.microsoft"
+        layout["channels_last"] = 1
     y = b.node(
         "QLinearConv",
         [
@@ -108,9 +114,49 @@ def emit_kernel(b: Any, i: Any, ins: list[Any], **layout: Any) -> Any:
             b.vector(bias),
         ],
         U8,
+        domain,
         **layout,
     )
-    return b.clip_u8(y, a["lo"], a["hi"])
+    return replace(b.clip_u8(y, a["lo"], a["hi"]), frames_first=axes == 1)
+
+
+def emit_product(b: Any, i: Any, ins: list[Any]) -> Any:
+    """MatMulIntegerToFloat of a pointwise convolution to 16 bits, which a float32 carries."""
+    x, w, bias, m = ins
+    a = i.attrs
+    weight, weight_zero_point = b.matrix(w)
+    real = b.node(
+        "MatMulIntegerToFloat",
+        [
+            b.frames_first(x),
+            weight,
+            b.float_scalar(1.0),
+            b.multiplier(m, a["c"]),
+            b.scalar(a["zx"], U8),
+            weight_zero_point,
+            b.store(f"{i.out}/bias", real_bias(bias, m, a["c"]).astype(np.float32)),
+        ],
+        None,
+        "com.microsoft",
+    )
+    return replace(b.quantized(real, i), frames_first=True)
+
+
+def real_bias(bias: Any, m: Any, c: int) -> np.ndarray:
+    """bias·m / 2^c, float64 [C]."""
+    product: np.ndarray = bias.exact.astype(np.float64) * m.exact.astype(np.float64)
+    return product / 2.0**c
+
+
+def is_product(i: Any, w: Any, bias: Any, m: Any) -> bool:
+    """Whether a pointwise convolution may be one matrix product, scaled before its bias is added.
+
+    In range |acc·m/2^c| ≤ |y − z_y| + |bias·m/2^c|, which then has no more bits than a float32.
+    """
+    a = i.attrs
+    pointwise = w.exact.shape[2] == 1 and a["stride"] == 1 and a["groups"] == 1 and not any(a["padding"])
+    reach = max(abs(a["lo"] - a["zy"]), abs(a["hi"] - a["zy"]))
+    return bool(pointwise and (reach + np.abs(real_bias(bias, m, a["c"])).max()) * 2.0 ** a["c"] <= 1 << 24)
 
 
 def layout_1d(i: Any) -> dict[str, list[int]]:
@@ -121,6 +167,8 @@ def layout_1d(i: Any) -> dict[str, list[int]]:
 
 @fused(conv_requant, exact_if=exact_if)
 def _qlinear_conv(b: Any, i: Any, ins: list[Any]) -> Any:
+    if i.attrs["type"] != U8.name and is_product(i, *ins[1:]):
+        return emit_product(b, i, ins)
     return emit_kernel(b, i, ins, **layout_1d(i))
 
 
@@ -234,7 +282,11 @@ def quantize_convolution(ctx: Any, node: Any) -> Quantized:
             "calibrate on features that excite it",
         )
     # the largest shift that leaves room for the largest multiplier it entails
-    c = ctx.largest_shift(node.out, target)
+    bias = 0.0
+    if target.type != U8.name:
+        # rounding the weights may move it a little
+        bias = 1.05 * float(np.abs(np.asarray(a["bias"], dtype=np.float64)).max()) / target.scale + 16
+    c = ctx.largest_shift(node.out, target, bias)
     while True:
         ratio = target.scale / 2.0**c / source.scale
         q, m = quantize_weight(weight, ratio, bits)
@@ -257,12 +309,12 @@ def quantize_convolution(ctx: Any, node: Any) -> Quantized:
         ctx.means.get(node.ins[0]),
         a["groups"],
     )
-    bias = np.rint(real_bias / (m * ratio * source.scale))
-    bias = np.clip(bias, -(2**30), 2**30).astype(np.int32)
+    offset = np.rint(real_bias / (m * ratio * source.scale))
+    offset = np.clip(offset, -(2**30), 2**30).astype(np.int32)
     reach = np.abs(q.astype(np.int64)).sum(axis=(1, 2)) * max(
         source.hi - source.zero_point, source.zero_point
     )
-    saturate = bool(((reach + np.abs(bias.astype(np.int64))) * m).max() > I32.hi // 2)
+    saturate = bool(((reach + np.abs(offset.astype(np.int64))) * m).max() > I32.hi // 2)
     attrs = {
         "zx": source.zero_point,
         "c": c,
@@ -272,7 +324,7 @@ def quantize_convolution(ctx: Any, node: Any) -> Quantized:
         "type": target.type,
         "saturate": saturate,
     }
-    return Quantized(q.reshape(shape), bias, m.astype(np.int32), attrs)
+    return Quantized(q.reshape(shape), offset, m.astype(np.int32), attrs)
 
 
 #: operator → that which reads 16 bits

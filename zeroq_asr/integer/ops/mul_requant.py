@@ -5,6 +5,7 @@ y = z_y + (s_a·s_b / s_y)·(q_a − z_a)(q_b − z_b), the ratio rounded to m /
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from zeroq_asr.integer.dyadic import requantize
@@ -44,6 +45,7 @@ def _exact_if(i: Any, a: Any, b: Any) -> list[Condition]:
 @fused(mul_requant, exact_if=_exact_if)
 def _qlinear_mul(b: Any, i: Any, ins: list[Any]) -> Any:
     a = i.attrs
+    ins = b.alike(ins)
     operands = [
         ins[0],
         b.float_scalar(1.0),
@@ -54,7 +56,8 @@ def _qlinear_mul(b: Any, i: Any, ins: list[Any]) -> Any:
         b.float_scalar(1.0),
         b.scalar(a["zy"], U8),
     ]
-    return b.clip_u8(b.node("QLinearMul", operands, U8, domain="com.microsoft"), a["lo"], a["hi"])
+    y = b.node("QLinearMul", operands, U8, domain="com.microsoft")
+    return replace(b.clip_u8(y, a["lo"], a["hi"]), frames_first=ins[0].frames_first)
 
 
 @qdq(mul_wide_requant)

@@ -49,6 +49,7 @@ def _exact_if(i: Any, a: Any, b: Any) -> list[Condition]:
 @fused(mul_wide_requant, exact_if=_exact_if, kernel="product of 16 bits in exact floats")
 def _carried(b: Any, i: Any, ins: list[Any]) -> Any:
     a = i.attrs
+    ins = b.alike(ins)
     factor = b.carry(ins[1])
     if a["zb"]:
         factor = b.node("Sub", [factor, b.float_scalar(a["zb"])], None)
@@ -58,7 +59,7 @@ def _carried(b: Any, i: Any, ins: list[Any]) -> Any:
     y = b.node("Mul", [cut, b.float_scalar(a["m"] / 2.0 ** a["c"])], None)
     if a["zy"]:
         y = b.node("Add", [y, b.float_scalar(a["zy"])], None)
-    return b.rounded(y, i)
+    return replace(b.rounded(y, i), frames_first=ins[0].frames_first)
 
 
 def lower_product(ctx: Any, node: Any, wide: str, gate: str) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
-from zeroq_asr.integer.ops import integer_op, lowers, qdq
+from zeroq_asr.integer.ops import Condition, fused, integer_op, lowers, qdq
 
 
 @integer_op
@@ -17,6 +18,19 @@ def take_channels(f: Any, x: Any, *, index: tuple[int, ...]) -> Any:
 def transpose(f: Any, x: Any, *, perm: tuple[int, ...]) -> Any:
     """Permute the axes."""
     return f.transpose(x, perm)
+
+
+def _always(i: Any, x: Any) -> list[Condition]:
+    return [Condition("it moves integers and computes none", True)]
+
+
+@fused(transpose, exact_if=_always, kernel="Transpose")
+def _turned(b: Any, i: Any, ins: list[Any]) -> Any:
+    (x,) = ins
+    if tuple(i.attrs["perm"]) == (0, 2, 1):
+        # what one calls channels is what the other calls frames
+        return replace(x, frames_first=not x.frames_first)
+    return replace(x, name=b.node("Transpose", [b.channels_first(x)], None, perm=list(i.attrs["perm"])))
 
 
 @qdq(take_channels)

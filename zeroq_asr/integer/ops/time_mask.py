@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
-from zeroq_asr.integer.ops import integer_op, lowers, qdq
+from zeroq_asr.integer.ops import Condition, fused, integer_op, lowers, qdq
 
 
 @integer_op
@@ -23,6 +24,17 @@ def mask_time(f: Any, x: Any, mask: Any, *, zx: int) -> Any:
 def mask_image(f: Any, x: Any, mask: Any, *, zx: int) -> Any:
     """y = x where the mask is true, else zx; x uint8 [B, C, T, F], mask bool [B, 1, T]."""
     return f.select(f.of_image(mask), x, zx)
+
+
+def _always(i: Any, *operands: Any) -> list[Condition]:
+    return [Condition("it moves integers and computes none", True)]
+
+
+@fused(mask_time, exact_if=_always)
+def _where(b: Any, i: Any, ins: list[Any]) -> Any:
+    x, mask = b.alike(ins)
+    zero = b.float_scalar(i.attrs["zx"]) if x.carried else b.scalar(i.attrs["zx"], x.interval.type)
+    return replace(x, name=b.node("Where", [mask, x, zero], None))
 
 
 @qdq(mask_image)
