@@ -44,7 +44,7 @@ def test_attention_keeps_its_words_without_data(tmp_path: Path) -> None:
     assert exact.words.rate is not None
     assert exact.words.rate <= 0.12
     made = zq.quantize(model, tmp_path / "conformer.onnx", synthesis=zq.SynthesisSpec.preset("fast"))
-    assert made.exported.backend.spellings["attention"] == {"primitives": 6}
+    assert made.exported.backend.spellings["attention"] == {"attention in exact floats": 6}
     certificate = zq.verify(tmp_path / "conformer.onnx")
     assert certificate.dialect == "fused"
     found = zq.evaluate(zq.OnnxRecognizer(tmp_path / "conformer.onnx"), test)

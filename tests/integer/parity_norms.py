@@ -56,7 +56,7 @@ def norm_case(
     lo: int = 0,
     hi: int = 255,
     kind: str = "uint8",
-    spelled: str = "LayerNorm in exact floats",
+    spelled: str = "layer norm in exact floats",
     seed: int = 0,
 ) -> Case:
     generator = np.random.default_rng(seed)

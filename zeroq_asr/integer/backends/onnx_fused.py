@@ -173,7 +173,7 @@ class OnnxFusedBackend(OnnxStrictBackend):
         return self._shared[key].name, self._shared[(*key, "low")].name
 
     def codes(self, index: str, high: Sym, low: Sym) -> str:
-        """2^8·high[i] + low[i] as int32, for an index int32 of any shape: one lookup for two tables of bytes."""
+        """2^8·high[i] + low[i] as int32, index int32 of any shape: one lookup for two tables of bytes."""
         entries = high.exact.astype(np.int32) << 8 | low.exact
         name = self.store(f"{high.constant}/codes", entries)
         self.encodings.setdefault(low.constant, (name, CODES[0]))

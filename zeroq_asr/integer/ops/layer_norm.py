@@ -1,8 +1,8 @@
 """Normalization of every frame over its channels: y = γ·(x − μ) / √(σ² + ε) + β, without a float.
 
 With C channels of integers x, d = 2^7·x − 2^7·μ, the mean cut to 7 binary places.  A frame's d are cut to b
-bits and a sign, e = d / k with k = ⌊max|d| / 2^b⌋ + 1, so that loud and quiet frames are equally fine; b is the
-largest for which Σ e² has 31 bits.  Then with
+bits and a sign, e = d / k with k = ⌊max|d| / 2^b⌋ + 1, so that loud and quiet frames are equally fine; b is
+the largest for which Σ e² has 31 bits.  Then with
 
     V = Σ e² + ⌊4^7·C·ε / (s_x²·k²)⌋ + 1           (+ 1: a frame of equal channels has a root, too)
     r = ⌊2^23 / √V⌋,   (x − μ)/σ = e·r·√C / 2^23
@@ -90,7 +90,7 @@ def _exact_if(i: Any, x: Any, m: Any, bias: Any) -> list[Condition]:
     ]
 
 
-@fused(layer_norm, exact_if=_exact_if, kernel="LayerNorm in exact floats")
+@fused(layer_norm, exact_if=_exact_if, kernel="layer norm in exact floats")
 def _carried(b: Any, i: Any, ins: list[Any]) -> Any:
     a = i.attrs
     channels, unit = a["channels"], 2.0**-_PLACES
