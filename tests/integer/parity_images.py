@@ -22,7 +22,7 @@ def _image() -> Iterator[Case]:
 def _flatten() -> Iterator[Case]:
     for name, channels, width in (("images", 3, 5), ("one-channel", 1, 4), ("one-frequency", 6, 1)):
         inputs = [{"x": edge_bytes((batch, channels, t, width), t)} for batch, t in ((1, 1), (3, 7), (2, 41))]
-        yield Case("flatten", name, {"channels": channels * width}, ("x",), inputs)
+        yield Case("flatten", name, {"channels": channels * width}, ("x",), inputs, kernel="Reshape")
 
 
 @cases("mask_image")

@@ -11,11 +11,11 @@ d = max − score ≥ 0 needs no calibration: the numerator exp(−u·d) is look
 bits of it as 2^7·high + low.  An 8-bit *probability* would lose a long row's mass; numerators are kept, their
 products with the values summed part by part, and each output is divided once:
 
-    u_i = ⌊(2^8·Σ_j n_ij·v_j + ½·Σ_j n_ij) / Σ_j n_ij⌋,   y = requantize(u_i − 2^8·z_v)
+    u_i = ⌊2^8·Σ_j n_ij·v_j / Σ_j n_ij⌋,   y = requantize(u_i − 2^8·z_v)
 
 In the fused form float32 carries the scores, of at most 24 bits, and float64 the sums.  Of T < 2^20 frames
-n = Σ n_ij is below 2^35, a quotient u + ½ that is no integer differs from all by at least 1 / 2n, and
-rounding quotients below 2^17 moves them by less.
+n = Σ n_ij is below 2^35, a quotient u that is no integer differs from all by at least 1 / n, and rounding
+quotients below 2^16 moves them by less.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def attention(
     weighted, total = f.without_ones(f.add(f.mul(sums[0], 1 << _LOW), sums[1]), size)
     # bounds cannot know that each row has its own largest score, whose numerator is not 0
     total = f.clamp(total, 1, 1 << 40)
-    u = f.divide(f.add(f.mul(weighted, 2 << _FRACTION), total), f.mul(total, 2))
+    u = f.divide(f.mul(weighted, 1 << _FRACTION), total)
     # a mean of bytes is a byte: bounds cannot know that the numerators add up to their own sum
     u = f.cast(f.clamp(u, 0, 255 << _FRACTION), I32)
     u = f.merge(f.transpose(u, rows), heads * size)
@@ -170,9 +170,8 @@ def _carried(b: Any, i: Any, ins: list[Any]) -> Any:
     if dims := b.dims.get(both):
         b.tell_dims(weighted, (*dims[:3], a["size"]))
         b.tell_dims(total, (*dims[:3], 1))
-    # ⌊2^8·w/n + ½⌋
     mean = node("Div", weighted, node("Mul", total, b.double_scalar(2.0**-_FRACTION)))
-    u = b.to_float(node("Floor", node("Add", mean, b.double_scalar(0.5))))
+    u = b.to_float(node("Floor", mean))
     u = node("Reshape", node("Transpose", u, perm=list(rows)), b.axes(0, 0, a["heads"] * a["size"]))
     if a["zv"]:
         u = node("Sub", u, b.float_scalar(a["zv"] << _FRACTION))

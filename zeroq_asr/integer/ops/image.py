@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
-from zeroq_asr.integer.ops import integer_op, lowers, qdq
+from zeroq_asr.integer.ops import Condition, fused, integer_op, lowers, qdq
 
 
 @integer_op
@@ -17,6 +18,17 @@ def image(f: Any, x: Any) -> Any:
 def flatten(f: Any, x: Any, *, channels: int) -> Any:
     """[B, C, T, F] → [B, C·F, T], frequencies innermost; ``channels`` = C·F."""
     return f.merge(f.transpose(x, (0, 1, 3, 2)), channels)
+
+
+def _always(i: Any, x: Any) -> list[Condition]:
+    return [Condition("it moves integers and computes none", True)]
+
+
+@fused(flatten, exact_if=_always)
+def _frames_first(b: Any, i: Any, ins: list[Any]) -> Any:
+    turned = b.node("Transpose", ins, None, perm=[0, 2, 1, 3])
+    y = b.node("Reshape", [turned, b.axes(0, 0, i.attrs["channels"])], None)
+    return replace(ins[0], name=y, frames_first=True)
 
 
 @qdq(image)

@@ -121,8 +121,8 @@ def _carried(b: Any, i: Any, ins: list[Any]) -> Any:
     # ⌊ε / k²⌋ + 1
     bias = node("Ceil", node("Div", double(a["epsilon"] + 1), node("Mul", k, k)))
     root = node("Sqrt", node("Div", double(1 << 2 * _UNIT), node("Add", energy, bias)))
-    r = node("Min", node("Floor", root), double(1 << _LARGEST_ROOT))
-    r = b.to_float(node("Mul", r, double(2.0**-_CUT)))
+    # beyond 17 bits there is no e but 0 to be multiplied
+    r = b.to_float(node("Mul", node("Floor", root), double(2.0**-_CUT)))
     z = node("Floor", node("Mul", b.to_float(cut), r))
     v = node("Mul", z, b.multiplier(ins[1], a["c"]))
     if ins[2].exact.any():
