@@ -530,6 +530,7 @@ def test_unwritable_folder(work: Path, out: Path) -> None:
         (("--objective", "guess"), "'guess' is not one of kl, kl_reverse"),
         (("--percentile", "120"), "percentile"),
         (("--calibration", "absent.npz"), "there is no file or folder absent.npz"),
+        (("--set", "nonlinearity=spline"), "'spline' is not one of table, polynomial"),
         (("--set", "colour=red"), "NAME=VALUE with one of weight_bits"),
         (("--set", "floor"), "cannot read 'floor'"),
         (("--set", "floor=high"), "floor must be a finite number"),
@@ -545,6 +546,7 @@ def test_senseless_options(options: tuple[str, ...], words: str, work: Path, out
     [
         (("quantize", "m", "--dialect", "loose"), "fused, strict, qdq"),
         (("quantize", "m", "--target", "z80"), "x86-any"),
+        (("quantize", "m", "--nonlinearity", "spline"), "table, polynomial"),
         (("quantize", "m", "--method", "guess"), "minmax, percentile, mse"),
         (("quantize", "m", "--limit", "0"), "limit"),
         (("quantize", "m", "--nonsense"), "--nonsense"),

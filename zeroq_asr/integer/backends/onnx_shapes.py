@@ -42,6 +42,7 @@ _ELEMENTWISE = (
         "Or",
         "Abs",
         "Neg",
+        "Relu",
     ),
     *("BitwiseAnd", "Floor", "Round", "Sqrt", "Reciprocal", "Exp", "QLinearSigmoid"),
 )
