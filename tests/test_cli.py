@@ -102,6 +102,19 @@ def test_quantize_reports_in_json(work: Path) -> None:
     assert {"name", "kl_before", "kl_after"} <= report["synthesis"]["layers"][0].keys()
 
 
+def test_nonlinearities_can_be_polynomials(work: Path, tmp_path: Path) -> None:
+    path = tmp_path / "polynomial.onnx"
+    command = ("quantize", work / "small.pt", "-o", path, *FAST, "--max-seconds", 2)
+    assert _run(*command, "--nonlinearity", "polynomial").exit_code == 0
+    content = json.loads(_run("inspect", path, "--json").stdout)
+    assert content["recipe"]["quantization"]["nonlinearity"] == "polynomial"
+    assert "polynomial_requant" in content["instructions"]
+    assert "table" not in content["instructions"]
+    assert _run("verify", path).exit_code == 0
+    found = _run(*command, "--set", "nonlinearity=polynomial", "--json")
+    assert json.loads(found.stdout)["program_sha256"] == content["program_sha256"]
+
+
 def test_quantize_for_people(work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     result = _run(

@@ -10,9 +10,9 @@ symmetry of the rest allows:
 So it is exact at 0, and constant, or that line, beyond the reach R.  g is a polynomial of degree 4 at most,
 by Horner's scheme in u / 2^shift ≤ 1, so that no step is larger than the coefficients together.
 
-I-BERT's i-GELU (Kim et al., arXiv 2101.01321, section 3.4) clips |x| likewise and fits erf by degree 2, once for
-all scales.  Here degree and reach are chosen for the scales at hand, by the error in steps of the output, and
-u·g(u) does not jump at 0.
+I-BERT's i-GELU (Kim et al., arXiv 2101.01321, section 3.4) clips |x| likewise and fits erf by degree 2, once
+for all scales.  Here degree and reach are chosen for the scales at hand, by the error in steps of the output,
+and u·g(u) does not jump at 0.
 
 Products have at most 24 bits, by the choice of c, so that float32 may carry them.
 """
