@@ -50,7 +50,7 @@ _DEGREE, _ENOUGH = 5, 1.0
 _REACHES, _TRIED = 64, 3
 #: rounds of reweighted least squares
 _ROUNDS = 40
-#: beyond so many steps of the output everything saturates
+#: beyond so many steps of the output, also for a step of the input, everything saturates
 _SATURATED = 4096.0
 
 
@@ -151,7 +151,6 @@ def _carried(b: Any, i: Any, ins: list[Any]) -> Any:
 class _Fit:
     """A real polynomial Σ_j ``weights``[j − 1]·(u / ``reach``)^j, in steps of the output."""
 
-    error: float
     reach: int
     weights: np.ndarray
 
@@ -167,12 +166,12 @@ def fitted(
     odd = SYMMETRIES[function] == "odd"
     x = np.arange(source.lo, source.hi + 1)
     centred = (x - source.zero_point).tolist()
-    ideal = np.array([real(source.scale * d) for d in centred]) / target.scale + target.zero_point
-    ideal = np.clip(ideal, *clamp)
+    reals = [real(source.scale * d) / target.scale + target.zero_point for d in centred]
+    ideal = np.clip(reals, *clamp)
     rises = bool((np.diff(ideal) >= 0).all())
     widest = -centred[0] if SYMMETRIES[function] == "none" else max(-centred[0], centred[-1])
     unit = source.scale if odd else -source.scale
-    left = np.array([real(unit * u) - real(0.0) for u in range(1, widest + 1)]) / target.scale
+    left = [(real(unit * u) - real(0.0)) / target.scale for u in range(1, widest + 1)]
     best: tuple[bool, float, dict[str, Any]] | None = None
     for degree in range(1, _DEGREE + 1):
         for fit in _fits(np.clip(left, -_SATURATED, _SATURATED), degree)[:_TRIED]:
@@ -196,7 +195,7 @@ def _fits(left: np.ndarray, degree: int) -> list[_Fit]:
     """
     widest = len(left)
     if widest == 0:
-        return [_Fit(0.0, 0, np.zeros(1))]
+        return [_Fit(0, np.zeros(1))]
     degree = min(degree, widest)
     every = {round(widest * 2.0 ** (-k / 8)) for k in range(_REACHES)}
     reaches = np.array(sorted(reach for reach in every if reach >= degree))
@@ -218,7 +217,7 @@ def _fits(left: np.ndarray, degree: int) -> list[_Fit]:
         # a weight that is 0 would never come back
         weights *= residual + 1e-12 * largest[:, None] + 1e-300
         weights /= weights.sum(axis=1, keepdims=True)
-    return [_Fit(float(errors[k]), int(reaches[k]), found[k]) for k in np.argsort(errors, kind="stable")]
+    return [_Fit(int(reaches[k]), found[k]) for k in np.argsort(errors, kind="stable")]
 
 
 def _integers(
@@ -236,8 +235,10 @@ def _integers(
     # a floor takes half a unit on average, which the next coefficient gives back
     taken = np.where(powers < powers[-1], 0.5 if shift else 0.0, 0.0)
     symmetry = SYMMETRIES[function]
+    middle = min(real(0.0) / target.scale, _SATURATED)
     # what the function tends to over x, far from 0
-    slope = 0.0 if symmetry == "odd" else real(64.0) / 64.0 * source.scale / target.scale
+    line = 0.0 if symmetry == "odd" else real(64.0) / 64.0
+    slope = min(line * source.scale / target.scale, _SATURATED)
     x = Interval.of(source.lo, source.hi, U8)
     for c in range(MAX_SHIFT, -1, -1):
         attrs = {
@@ -247,7 +248,7 @@ def _integers(
             "coefficients": tuple(int(v) for v in np.rint(reals * 2.0**c + taken)[::-1]),
             "shift": shift,
             "slope": round(slope * 2.0**c),
-            "bias": round(real(0.0) / target.scale * 2.0**c),
+            "bias": round(middle * 2.0**c),
             "c": c,
             "zy": target.zero_point,
             "lo": clamp[0],
@@ -255,9 +256,6 @@ def _integers(
             "type": target.type,
             "function": function,
         }
-        if c == 0:
-            # a line so steep saturates all the same
-            attrs["slope"] = min(attrs["slope"], _LARGEST >> 9)
         try:
             if _peak(x, attrs) <= _LARGEST:
                 break
