@@ -102,6 +102,19 @@ def test_quantize_reports_in_json(work: Path) -> None:
     assert {"name", "kl_before", "kl_after"} <= report["synthesis"]["layers"][0].keys()
 
 
+def test_nonlinearities_can_be_polynomials(work: Path, tmp_path: Path) -> None:
+    path = tmp_path / "polynomial.onnx"
+    command = ("quantize", work / "small.pt", "-o", path, *FAST, "--max-seconds", 2)
+    assert _run(*command, "--nonlinearity", "polynomial").exit_code == 0
+    content = json.loads(_run("inspect", path, "--json").stdout)
+    assert content["recipe"]["quantization"]["nonlinearity"] == "polynomial"
+    assert "polynomial_requant" in content["instructions"]
+    assert "table" not in content["instructions"]
+    assert _run("verify", path).exit_code == 0
+    found = _run(*command, "--set", "nonlinearity=polynomial", "--json")
+    assert json.loads(found.stdout)["program_sha256"] == content["program_sha256"]
+
+
 def test_quantize_for_people(work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     result = _run(
@@ -530,6 +543,7 @@ def test_unwritable_folder(work: Path, out: Path) -> None:
         (("--objective", "guess"), "'guess' is not one of kl, kl_reverse"),
         (("--percentile", "120"), "percentile"),
         (("--calibration", "absent.npz"), "there is no file or folder absent.npz"),
+        (("--set", "nonlinearity=spline"), "'spline' is not one of table, polynomial"),
         (("--set", "colour=red"), "NAME=VALUE with one of weight_bits"),
         (("--set", "floor"), "cannot read 'floor'"),
         (("--set", "floor=high"), "floor must be a finite number"),
@@ -545,6 +559,7 @@ def test_senseless_options(options: tuple[str, ...], words: str, work: Path, out
     [
         (("quantize", "m", "--dialect", "loose"), "fused, strict, qdq"),
         (("quantize", "m", "--target", "z80"), "x86-any"),
+        (("quantize", "m", "--nonlinearity", "spline"), "table, polynomial"),
         (("quantize", "m", "--method", "guess"), "minmax, percentile, mse"),
         (("quantize", "m", "--limit", "0"), "limit"),
         (("quantize", "m", "--nonsense"), "--nonsense"),

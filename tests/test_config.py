@@ -12,6 +12,7 @@ from zeroq_asr.errors import ConfigError
 SPECS = [
     QuantSpec(),
     QuantSpec(weight_bits=4, activation_bits=6, logit_bits=8, target="arm", max_seconds=12.5),
+    QuantSpec(nonlinearity="polynomial"),
     SynthesisSpec.preset("paper"),
     SynthesisSpec.preset("default", seed=7),
     SynthesisSpec.preset("fast"),

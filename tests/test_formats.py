@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from zeroq_asr.calibrate import calibrate
 from zeroq_asr.capture import capture
-from zeroq_asr.config import CalibrationSpec, QuantSpec
+from zeroq_asr.config import NONLINEARITIES, CalibrationSpec, QuantSpec
 from zeroq_asr.errors import ConfigError
 from zeroq_asr.float_graph import FloatGraph
 from zeroq_asr.formats import named_values
@@ -64,8 +64,8 @@ def ranges(graph: FloatGraph) -> Any:
     return calibrate(graph, features, CalibrationSpec("audio")).ranges
 
 
-def lowered(graph: FloatGraph, ranges: Any, *names: str) -> Program:
-    spec = QuantSpec.parse_bits("8", *(f"{name}=16" for name in names))
+def lowered(graph: FloatGraph, ranges: Any, *names: str, **fields: Any) -> Program:
+    spec = QuantSpec.parse_bits("8", *(f"{name}=16" for name in names), **fields)
     return lower(graph, ranges, spec, channels=MELS, max_frames=3000)
 
 
@@ -73,9 +73,12 @@ EVERYTHING = ("*",)
 SOME = [("depthwise",), ("stem",), ("pointwise",), ("up", "down"), ("*wise", "up"), EVERYTHING]
 
 
+@pytest.mark.parametrize("nonlinearity", NONLINEARITIES)
 @pytest.mark.parametrize("names", SOME, ids="+".join)
-def test_named_layers_are_equal_everywhere(graph: FloatGraph, ranges: Any, names: tuple[str, ...]) -> None:
-    program = lowered(graph, ranges, *names)
+def test_named_layers_are_equal_everywhere(
+    graph: FloatGraph, ranges: Any, names: tuple[str, ...], nonlinearity: str
+) -> None:
+    program = lowered(graph, ranges, *names, nonlinearity=nonlinearity)
     assert prove(program).headroom_bits >= 0
     generator = torch.Generator().manual_seed(1)
     x, n = torch.randn(3, MELS, 33, generator=generator) * 2, torch.tensor([33, 1, 20])
@@ -98,8 +101,14 @@ def error(graph: FloatGraph, program: Program) -> float:
     return float((meant - real).square().mean() / real.square().mean())
 
 
-def test_each_16_bit_layer_brings_the_logits_nearer(graph: FloatGraph, ranges: Any) -> None:
-    errors = [error(graph, lowered(graph, ranges, *names)) for names in ((), ("stem", "*wise"), EVERYTHING)]
+@pytest.mark.parametrize("nonlinearity", NONLINEARITIES)
+def test_each_16_bit_layer_brings_the_logits_nearer(
+    graph: FloatGraph, ranges: Any, nonlinearity: str
+) -> None:
+    errors = [
+        error(graph, lowered(graph, ranges, *names, nonlinearity=nonlinearity))
+        for names in ((), ("stem", "*wise"), EVERYTHING)
+    ]
     assert errors[1] < errors[0]
     # what is left is the weights', and the input's
     assert errors[2] < 0.7 * errors[0]
@@ -126,6 +135,17 @@ def test_the_qdq_spelling_knows_16_bits(graph: FloatGraph, ranges: Any) -> None:
     backend = OnnxQdqBackend(program)
     build(backend, program)
     assert backend.spellings["conv_wide_requant"].keys() == {"qdq"}
+
+
+def test_both_forms_of_a_nonlinearity_have_one_qdq_spelling(graph: FloatGraph, ranges: Any) -> None:
+    nodes = []
+    for nonlinearity, op in (("table", "table"), ("polynomial", "polynomial_requant")):
+        program = lowered(graph, ranges, *EVERYTHING, nonlinearity=nonlinearity)
+        backend = OnnxQdqBackend(program)
+        build(backend, program)
+        assert backend.spellings[op].keys() == {"qdq"}
+        nodes.append([node.op_type for node in backend.nodes if node.op_type != "Clip"])
+    assert nodes[0] == nodes[1]
 
 
 def test_a_name_that_is_none_lists_near_ones(graph: FloatGraph) -> None:

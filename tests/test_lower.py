@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from zeroq_asr.calibrate import calibrate
 from zeroq_asr.capture import capture
-from zeroq_asr.config import CalibrationSpec, QuantSpec
+from zeroq_asr.config import NONLINEARITIES, CalibrationSpec, QuantSpec
 from zeroq_asr.errors import CalibrationError, UnsupportedOperatorError, ZeroqError
 from zeroq_asr.float_graph import FloatGraph, FloatNode
 from zeroq_asr.integer.backends.numpy import NumpyBackend
@@ -100,9 +100,13 @@ def run(program: Program, x: Tensor, n: Tensor) -> tuple[np.ndarray, np.ndarray]
     return program.run(NumpyBackend(), x.numpy(), n.numpy())
 
 
+@pytest.mark.parametrize("nonlinearity", NONLINEARITIES)
 @pytest.mark.parametrize("bits", BITS)
-def test_whole_network_is_equal_everywhere(graph: FloatGraph, ranges: Any, bits: str) -> None:
-    program = lowered(graph, ranges, bits)
+def test_whole_network_is_equal_everywhere(
+    graph: FloatGraph, ranges: Any, bits: str, nonlinearity: str
+) -> None:
+    program = lowered(graph, ranges, bits, nonlinearity=nonlinearity)
+    assert ("table" in {i.op for i in program.code}) == (nonlinearity == "table")
     assert prove(program).headroom_bits >= 0
     backends = [OnnxStrictBackend(), OnnxFusedBackend()]
     if BITS[bits][0] < 8:
@@ -149,10 +153,11 @@ def test_padding_never_matters(graph: FloatGraph, ranges: Any) -> None:
 
 
 @pytest.mark.parametrize(("bits", "error"), [("w8a8", 0.03), ("w7a8", 0.05), ("w6a6", 0.2)])
+@pytest.mark.parametrize("nonlinearity", NONLINEARITIES)
 def test_logits_approximate_the_network(
-    network: nn.Module, graph: FloatGraph, ranges: Any, bits: str, error: float
+    network: nn.Module, graph: FloatGraph, ranges: Any, bits: str, error: float, nonlinearity: str
 ) -> None:
-    program = lowered(graph, ranges, bits)
+    program = lowered(graph, ranges, bits, nonlinearity=nonlinearity)
     x, n = batch(1, 60, [60])
     wanted, _ = network(x, n)
     logits, _ = run(program, x, n)

@@ -161,11 +161,14 @@ def test_logits_are_equal_everywhere(
     print(f"\n{compared} integers compared on {len(speech)} utterances, 0 differ")
 
 
-@pytest.fixture(params=TINY)
+@pytest.fixture(
+    params=[*((name, "table") for name in TINY), ("conformer_ctc_tiny", "polynomial")], ids="-".join
+)
 def tiny(request: pytest.FixtureRequest, test_data: Path) -> tuple[zq.AsrModel, zq.Quantized]:
-    model = zq.load_checkpoint(test_data / "models" / f"{request.param}.nemo")
+    name, nonlinearity = request.param
+    model = zq.load_checkpoint(test_data / "models" / f"{name}.nemo")
     spec = zq.SynthesisSpec(batch=2, frames=64, iterations=5)
-    return model, zq.quantize(model, synthesis=spec)
+    return model, zq.quantize(model, spec=zq.QuantSpec(nonlinearity=nonlinearity), synthesis=spec)
 
 
 def test_logits_of_every_family_are_equal_everywhere(

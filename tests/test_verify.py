@@ -53,6 +53,26 @@ def test_certificate_states_program_and_dialect(file: Path, quantized: Quantized
     assert json.loads(json.dumps(certificate.to_dict()))["dialect"] == file.stem
 
 
+@pytest.mark.parametrize("dialect", ["fused", "strict"])
+def test_polynomials_are_certified(small_model: Any, dialect: str, tmp_path: Path) -> None:
+    spec = QuantSpec(nonlinearity="polynomial")
+    path = tmp_path / "polynomial.onnx"
+    made = quantize(small_model, path, spec=spec, synthesis=FAST, dialect=dialect)
+    assert QuantSpec.from_dict(made.deployment.recipe["quantization"]) == spec
+    certificate = verify(path)
+    assert "table" not in certificate.spellings
+    kernel = "polynomial in exact floats" if dialect == "fused" else "primitives"
+    assert certificate.spellings["polynomial_requant"].keys() == {kernel}
+    if dialect == "fused":
+        assert any("2^24" in statement for statement in certificate.kernels[kernel])
+    for forged in ({"coefficients": [1]}, {"reach": 3}, {"coefficients": []}, {"symmetry": "any"}):
+        model = onnx.load(path)
+        _forge_instruction(model, "polynomial_requant", **forged)
+        (tmp_path / "forged.onnx").write_bytes(model.SerializeToString())
+        with pytest.raises(VerificationError):
+            verify(tmp_path / "forged.onnx")
+
+
 def test_both_dialects_hold_the_same_program(quantized: Quantized) -> None:
     digests = {
         read_program(export(quantized.program, quantized.deployment, d).model)[0].digest()

@@ -30,6 +30,11 @@ TARGETS = {
 MADE_MARGIN = 1.1
 #: bits that the result of a single layer can have beside those of all
 LAYER_BITS = 16
+#: forms of the nonlinearities by name
+NONLINEARITIES = {
+    "table": "256 entries, exact to half a step",
+    "polynomial": "of degree 5 at most, exact to a step: for targets without a fast gather",
+}
 ROUNDINGS = ("auto", "nearest", "feedback")
 METHODS = ("auto", "minmax", "percentile", "mse")
 SCHEDULES = ("constant", "cosine", "plateau")
@@ -53,6 +58,8 @@ class QuantSpec:
     logit_bits: int = 16
     #: a key of ``TARGETS``
     target: str = "x86-any"
+    #: how sigmoid, tanh, Swish, GELU, ELU and SELU are computed: a key of ``NONLINEARITIES``
+    nonlinearity: str = "table"
     #: longest input in seconds that the interval proof covers and the file accepts
     max_seconds: float = 60.0
     #: give back through the biases what rounding the weights takes from the means of a layer
@@ -74,6 +81,7 @@ class QuantSpec:
         object.__setattr__(self, "layer_bits", _layer_bits(where, self.layer_bits))
         _whole(where, "logit_bits", self.logit_bits, 8, 16)
         _choice(where, "target", self.target, TARGETS)
+        _choice(where, "nonlinearity", self.nonlinearity, NONLINEARITIES)
         _real(where, "max_seconds", self.max_seconds, above=0.0, at_most=1e6)
         _flag(where, "bias_correction", self.bias_correction)
         _choice(where, "rounding", self.rounding, ROUNDINGS)

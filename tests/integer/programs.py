@@ -168,6 +168,16 @@ class _Writer:
         name, channels = self.pick()
         self.live.append((self.table(name), channels))
 
+    def step_polynomial(self) -> None:
+        name, channels = self.pick()
+        reach = self.whole(0, 255)
+        coefficients = tuple(self.whole(-20000, 20000) for _ in range(self.whole(1, 4)))
+        attrs = {"zx": self.whole(0, 255), "reach": reach, "coefficients": coefficients}
+        attrs |= {"symmetry": ("odd", "even", "none")[self.whole(0, 2)], "function": "silu"}
+        attrs |= {"shift": self.whole(7, 8), "slope": self.whole(0, 1) * self.whole(0, 30000)}
+        attrs |= {"bias": self.whole(-(1 << 20), 1 << 20), "c": self.whole(13, 16)}
+        self.keep("polynomial_requant", channels, (name,), **attrs, **self.output_format())
+
     def step_mask(self) -> None:
         name, channels = self.pick()
         self.need_mask(name)

@@ -68,7 +68,8 @@ def seeds_with(*ops: str, count: int = 3) -> list[int]:
 
 
 @pytest.mark.parametrize(
-    "seed", seeds_with("attention", "positions", "conv2d_requant", "layer_norm", "table")
+    "seed",
+    seeds_with("attention", "positions", "conv2d_requant", "layer_norm", "table", "polynomial_requant"),
 )
 @pytest.mark.parametrize("backend", [OnnxStrictBackend, OnnxFusedBackend])
 def test_shapes_are_those_of_the_tensors(seed: int, backend: Any) -> None:

@@ -14,12 +14,13 @@ import numpy as np
 import pytest
 import torch
 
+from zeroq_asr.config import QuantSpec
 from zeroq_asr.float_graph import FLOAT_OPS
 from zeroq_asr.integer.backends.numpy import NumpyBackend
 from zeroq_asr.integer.dyadic import MAX_SHIFT
 from zeroq_asr.integer.ops import LOWERINGS, OPS
 from zeroq_asr.integer.ops.attention import aligned
-from zeroq_asr.integer.ops.table import FUNCTIONS
+from zeroq_asr.integer.ops.table import FUNCTIONS, RANGES
 from zeroq_asr.integer.program import ValueInfo
 
 from .parity import edge_bytes, edge_words
@@ -31,6 +32,10 @@ TOLERANCE = {
     "conv_requant": 0.5,
     "conv2d_requant": 0.5,
     "table": 0.5,
+    # the lowest degree that does, of 5 at most
+    "polynomial_requant": 1.0,
+    # the dip of silu and of gelu, seen alone, is a whole output of 255 steps
+    "polynomial_requant, of negative inputs": 4.5,
     # the ratios of activations are rounded to m / 2^c: half a unit of 2^-c for every step of an input
     "add_requant": 0.5 + 3 * 255 * 0.5 / 2**13,
     # integers of one scale are added as they are
@@ -77,7 +82,9 @@ FLOAT32 = 1e-4
 class Context:
     """Just enough of a lowering to lower one node between given formats."""
 
-    def __init__(self, target: ValueInfo, *sources: ValueInfo, weight_bits: int = 8) -> None:
+    def __init__(
+        self, target: ValueInfo, *sources: ValueInfo, weight_bits: int = 8, nonlinearity: str = "table"
+    ) -> None:
         self.sources = dict(zip("abcde", sources, strict=False))
         self.target = target
         self.max_frames = 3000
@@ -86,7 +93,7 @@ class Context:
         self.covariances: dict[str, np.ndarray] = {}
         self.constants: dict[str, np.ndarray] = {}
         self.emitted: tuple[str, tuple[str, ...], dict[str, Any]] = ("", (), {})
-        self.spec = type("Spec", (), {"weight_bits": weight_bits})
+        self.spec = QuantSpec(weight_bits=weight_bits, nonlinearity=nonlinearity)
 
     def info(self, name: str) -> ValueInfo:
         return self.sources[name]
@@ -227,6 +234,32 @@ def measure_table() -> float:
         target = byte(scale, round(-min(wanted.min(), 0) / scale))
         found = Context(target, source).lower_and_run(name, ("a",), {"a": x})
         worst = max(worst, distance(found, wanted, target))
+    return worst
+
+
+def elementwise_formats(name: str, reach: float, zero_point: int) -> tuple[ValueInfo, ValueInfo]:
+    """Formats of the input, 255 steps of which ``reach`` spans 128, and of what the function makes of it."""
+    source = byte(reach / 128, zero_point)
+    outputs = [FUNCTIONS[name](float(v)) for v in real(np.arange(256), source)]
+    lo, hi = RANGES.get(name, (min(*outputs, 0.0), max(*outputs, 0.0)))
+    scale = (hi - lo) / 255 or 1.0
+    return source, byte(scale, round(-lo / scale))
+
+
+def measure_polynomial(zero_points: tuple[int, ...]) -> float:
+    worst = 0.0
+    x = np.arange(256, dtype=np.uint8).reshape(1, 1, 256)
+    for name in FUNCTIONS.keys() & LOWERINGS.keys():
+        for reach in (0.01, 0.3, 1.0, 2.0, 3.0, 4.5, 6.0, 8.0, 12.0, 20.0, 50.0, 1000.0):
+            for zero_point in zero_points:
+                source, target = elementwise_formats(name, reach, zero_point)
+                wanted = np.array([FUNCTIONS[name](float(v)) for v in real(x, source).ravel()]).reshape(
+                    x.shape
+                )
+                ctx = Context(target, source, nonlinearity="polynomial")
+                found = ctx.lower_and_run(name, ("a",), {"a": x})
+                assert ctx.emitted[0] == "polynomial_requant"
+                worst = max(worst, distance(found, wanted, target))
     return worst
 
 
@@ -449,6 +482,8 @@ MEASURES: dict[str, Callable[[], float]] = {
     "add_requant, 16 bits to bytes": measure_add_16_to_bytes,
     "mul_requant": measure_mul,
     "table": measure_table,
+    "polynomial_requant": lambda: measure_polynomial((0, 30, 90, 128, 200)),
+    "polynomial_requant, of negative inputs": lambda: measure_polynomial((255,)),
     "mean_requant": measure_mean,
     "layer_norm": lambda: measure_norm("layer_norm", 8),
     "layer_norm, of bytes": lambda: measure_norm("layer_norm", 8, 8),

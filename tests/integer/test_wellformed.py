@@ -224,6 +224,61 @@ BROKEN: dict[str, tuple[str, Callable[[Program], Any], str]] = {
         edited("layer_norm", 1, lambda m: m.astype(np.int8)),
         "m is int32",
     ),
+    "a polynomial of nothing": (
+        "polynomial_requant",
+        attribute("polynomial_requant", coefficients=()),
+        "coefficients must be",
+    ),
+    "coefficients that are no integers": (
+        "polynomial_requant",
+        attribute("polynomial_requant", coefficients=(1.5,)),
+        "coefficients must be",
+    ),
+    "a polynomial of any degree": (
+        "polynomial_requant",
+        attribute("polynomial_requant", coefficients=(1,) * 17),
+        "coefficients must be",
+    ),
+    "a coefficient that is no tuple": (
+        "polynomial_requant",
+        attribute("polynomial_requant", coefficients=5),
+        "coefficients must be",
+    ),
+    "a polynomial that leaves int32": (
+        "polynomial_requant",
+        attribute("polynomial_requant", coefficients=(1 << 30,), reach=255),
+        "outside of int32",
+    ),
+    "a reach beyond bytes": (
+        "polynomial_requant",
+        attribute("polynomial_requant", reach=256),
+        "reach must be",
+    ),
+    "a reach below nothing": (
+        "polynomial_requant",
+        attribute("polynomial_requant", reach=-1),
+        "reach must be",
+    ),
+    "another symmetry": (
+        "polynomial_requant",
+        attribute("polynomial_requant", symmetry="both"),
+        "symmetry must be",
+    ),
+    "a falling line": (
+        "polynomial_requant",
+        attribute("polynomial_requant", slope=-1),
+        "slope must be",
+    ),
+    "a bias beyond int32": (
+        "polynomial_requant",
+        attribute("polynomial_requant", bias=1 << 31),
+        "bias must be",
+    ),
+    "a function of another name": (
+        "polynomial_requant",
+        attribute("polynomial_requant", function="sine"),
+        "function must be",
+    ),
     "one pad": ("conv2d_requant", attribute("conv2d_requant", pads=(1,)), "pads must be"),
     "a pad that cuts": ("conv2d_requant", attribute("conv2d_requant", pads=(0, -1)), "pads must be"),
     "no stride over frequencies": (

@@ -34,7 +34,7 @@ from zeroq_asr.cli.synthesize import (
     show_statistics,
 )
 from zeroq_asr.cli.terminal import Terminal, session, size
-from zeroq_asr.config import LAYER_BITS, MADE_MARGIN, METHODS, TARGETS
+from zeroq_asr.config import LAYER_BITS, MADE_MARGIN, METHODS, NONLINEARITIES, TARGETS
 from zeroq_asr.errors import ConfigError
 from zeroq_asr.export import DIALECTS
 from zeroq_asr.machine import best_target, this_machine
@@ -71,6 +71,14 @@ def quantize(
             help="The processors on which the fused kernels are exact; auto: the fastest for this one.",
         ),
     ] = "x86-any",
+    nonlinearity: Annotated[
+        str,
+        typer.Option(
+            metavar=alternatives(NONLINEARITIES),
+            callback=one_of(NONLINEARITIES),
+            help="How sigmoid, Swish, GELU and the like are computed; polynomial: where gathers are slow.",
+        ),
+    ] = "table",
     max_seconds: Annotated[float, typer.Option(help="Longest recording that the proof covers.")] = 60.0,
     config: Config = None,
     loader: Loader = None,
@@ -128,7 +136,11 @@ def quantize(
     """
     with session(ctx, as_json=as_json, quiet=quiet, developer=developer) as terminal:
         spec = zq.QuantSpec.parse_bits(
-            *(bits or ()), target=target, max_seconds=max_seconds, bias_correction=bias_correction
+            *(bits or ()),
+            target=target,
+            nonlinearity=nonlinearity,
+            max_seconds=max_seconds,
+            bias_correction=bias_correction,
         )
         synthesis = chosen(
             preset,

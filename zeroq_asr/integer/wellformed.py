@@ -17,6 +17,7 @@ import numpy as np
 from zeroq_asr.errors import ProofError
 from zeroq_asr.integer.ops import OPS
 from zeroq_asr.integer.ops.attention import hides
+from zeroq_asr.integer.ops.polynomial_requant import SYMMETRIES
 from zeroq_asr.integer.ops.table import FUNCTIONS
 from zeroq_asr.integer.program import Instruction, Program
 from zeroq_asr.integer.types import I32, TYPES, U8
@@ -39,6 +40,7 @@ def _pair(value: Any, low: int) -> bool:
 
 
 _BYTES = ("zx", "za", "zb", "zy", "zero_point", "zq", "zk", "zv", "zp", "zr")
+_SYMMETRIES = sorted({*SYMMETRIES.values()})
 #: attribute → (its invariant, the test)
 ATTRIBUTES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     **{name: ("a byte", lambda v: _each(v, U8.lo, U8.hi)) for name in _BYTES},
@@ -57,6 +59,13 @@ ATTRIBUTES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "channels": ("1 or more", lambda v: _whole(v, 1, _FAR)),
     "epsilon": ("0 ≤ ε < 2^39", lambda v: _whole(v, 0, (1 << 39) - 1)),
     "cap": ("0 ≤ cap < 2^30", lambda v: _whole(v, 0, (1 << 30) - 1)),
+    "coefficients": (
+        "1 to 16 int32s",
+        lambda v: isinstance(v, tuple) and len(v) <= 16 and _each(v, I32.lo, I32.hi),
+    ),
+    "reach": ("a byte", lambda v: _whole(v, U8.lo, U8.hi)),
+    "slope": ("0 ≤ slope < 2^31", lambda v: _whole(v, 0, I32.hi)),
+    "bias": ("an int32", lambda v: _whole(v, I32.lo, I32.hi)),
     "shift": ("0 ≤ shift ≤ 30", lambda v: _whole(v, 0, 30)),
     "divisor": ("1 or more", lambda v: _whole(v, 1, _FAR)),
     **{name: ("two counts", lambda v: _pair(v, 0)) for name in ("padding", "pads")},
@@ -66,6 +75,7 @@ ATTRIBUTES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "scale": ("positive and finite", lambda v: isinstance(v, float) and math.isfinite(v) and v > 0),
     "index": ("channel numbers", lambda v: isinstance(v, tuple) and _each(v, 0, _FAR)),
     "perm": ("a permutation of the axes", lambda v: isinstance(v, tuple) and sorted(v) == [0, 1, 2]),
+    "symmetry": (f"one of {', '.join(_SYMMETRIES)}", lambda v: isinstance(v, str) and v in _SYMMETRIES),
     "function": (f"one of {', '.join(FUNCTIONS)}", lambda v: isinstance(v, str) and v in FUNCTIONS),
 }
 

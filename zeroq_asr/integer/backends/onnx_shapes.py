@@ -47,6 +47,7 @@ _ELEMENTWISE = (
         "Or",
         "Abs",
         "Neg",
+        "Relu",
     ),
     *("BitwiseAnd", "Floor", "Ceil", "Round", "Sqrt", "Reciprocal", "Exp", "QLinearSigmoid"),
 )

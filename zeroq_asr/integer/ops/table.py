@@ -2,6 +2,8 @@
 
 Of 16 bits, silu(x) = x·σ(x) and gelu(x) = x·Φ(x): x itself times a table of its bytes, whose range ends where
 the factor rounds to 0 or 1.
+
+With ``QuantSpec.nonlinearity`` "polynomial" a ``polynomial_requant`` stands for each table.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import numpy as np
 from zeroq_asr.errors import UnsupportedOperatorError
 from zeroq_asr.integer.ops import integer_op, lowers, qdq
 from zeroq_asr.integer.ops.mul_wide_requant import lower_product
+from zeroq_asr.integer.ops.polynomial_requant import fitted, polynomial_requant
 from zeroq_asr.integer.types import U8
 
 _SELU_ALPHA, _SELU_SCALE = 1.6732632423543772, 1.0507009873554805
@@ -29,7 +32,7 @@ def _normal_cdf(x: float) -> float:
     return 0.5 * (1.0 + math.erf(x / math.sqrt(2.0)))
 
 
-#: The functions, on Python floats (float64); the table is rounded once, half to even.
+#: The functions, on Python floats (float64).
 FUNCTIONS: dict[str, Callable[[float], float]] = {
     "sigmoid": _sigmoid,
     "tanh": math.tanh,
@@ -53,20 +56,29 @@ def table(f: Any, x: Any, entries: Any, *, function: str) -> Any:
     return f.lookup(x, entries)
 
 
-@qdq(table)
-def _qdq(b: Any, i: Any, ins: list[Any]) -> Any:
+def _real(b: Any, i: Any, x: str) -> Any:
+    """The function that ``i`` stands for, of a float."""
     function = i.attrs["function"]
-    x = b.dequantize(ins[0], i.ins[0])
     if function == "silu":
-        y = b.node("Mul", [x, b.node("Sigmoid", [x], None)], None)
-    elif function in ("gelu", "normal_cdf"):
+        return b.node("Mul", [x, b.node("Sigmoid", [x], None)], None)
+    if function in ("gelu", "normal_cdf"):
         half = b.node("Mul", [x, b.float_scalar(0.5)], None) if function == "gelu" else b.float_scalar(0.5)
         erf = b.node("Erf", [b.node("Mul", [x, b.float_scalar(math.sqrt(0.5))], None)], None)
-        y = b.node("Mul", [half, b.node("Add", [erf, b.float_scalar(1.0)], None)], None)
-    else:
-        y = b.node(function.capitalize(), [x], None)
+        return b.node("Mul", [half, b.node("Add", [erf, b.float_scalar(1.0)], None)], None)
+    return b.node(function.capitalize(), [x], None)
+
+
+@qdq(table)
+def _qdq(b: Any, i: Any, ins: list[Any]) -> Any:
     entries = ins[1].exact
+    y = _real(b, i, b.dequantize(ins[0], i.ins[0]))
     return b.quantize_to(y, i.out, int(entries.min()), int(entries.max()))
+
+
+@qdq(polynomial_requant)
+def _qdq_polynomial(b: Any, i: Any, ins: list[Any]) -> Any:
+    y = _real(b, i, b.dequantize(ins[0], i.ins[0]))
+    return b.quantize_to(y, i.out, i.attrs["lo"], i.attrs["hi"])
 
 
 @lowers("sigmoid", "tanh", "silu", "gelu", "selu", "elu")
@@ -74,27 +86,33 @@ def _lower(ctx: Any, node: Any) -> None:
     if ctx.info(node.ins[0]).type != U8.name:
         _lower_wide(ctx, node)
         return
-    source, target = ctx.info(node.ins[0]), ctx.activation(node, RANGES.get(node.op))
+    target = ctx.activation(node, RANGES.get(node.op))
     if target.type != U8.name:
         raise UnsupportedOperatorError(
             node.where or node.out,
             f"{node.op} makes bytes and cannot make the logits",
             "end the network in a convolution or a linear layer",
         )
-    lo, hi = ctx.clamp(target, node.attrs.get("clamp"))
-    function = FUNCTIONS[node.op]
-    reals = [function(source.scale * (q - source.zero_point)) / target.scale for q in range(256)]
-    entries = np.clip(np.rint(reals) + target.zero_point, lo, hi).astype(np.uint8)
-    ctx.emit("table", node, (node.ins[0], ctx.constant(f"{node.out}:table", entries)), function=node.op)
+    _emit(ctx, node, node.ins[0], node.op, target, ctx.clamp(target, node.attrs.get("clamp")))
 
 
 def _lower_wide(ctx: Any, node: Any) -> None:
     """x times its factor; the factor's bytes reach from 0 to 1 exactly."""
     function, reach = FACTORS[node.op]
     bytes_ = ctx.narrow(node.ins[0], (-reach, reach))
-    source, factor = ctx.info(bytes_), replace(node, out=f"{node.out}:factor")
-    reals = [255 * FUNCTIONS[function](source.scale * (q - source.zero_point)) for q in range(256)]
-    entries = ctx.constant(f"{factor.out}:table", np.rint(reals).astype(np.uint8))
-    ctx.alias(factor, replace(source, scale=1 / 255, zero_point=0, lo=0, hi=255))
-    ctx.emit("table", factor, (bytes_, entries), function=function)
+    factor = replace(node, out=f"{node.out}:factor")
+    target = replace(ctx.info(bytes_), scale=1 / 255, zero_point=0, lo=0, hi=255)
+    ctx.alias(factor, target)
+    _emit(ctx, factor, bytes_, function, target, (0, 255))
     lower_product(ctx, node, node.ins[0], factor.out)
+
+
+def _emit(ctx: Any, node: Any, name: str, function: str, target: Any, clamp: tuple[int, int]) -> None:
+    """Emit ``node``, of format ``target``, as ``function`` of the bytes ``name``."""
+    real, source = FUNCTIONS[function], ctx.info(name)
+    if ctx.spec.nonlinearity == "polynomial":
+        ctx.emit("polynomial_requant", node, (name,), **fitted(source, target, function, real, clamp))
+        return
+    reals = [real(source.scale * (q - source.zero_point)) / target.scale for q in range(256)]
+    entries = np.clip(np.rint(reals) + target.zero_point, *clamp).astype(np.uint8)
+    ctx.emit("table", node, (name, ctx.constant(f"{node.out}:table", entries)), function=function)
