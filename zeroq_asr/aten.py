@@ -358,5 +358,9 @@ def _assertion(t: Tracer, *arguments: Any) -> Any:
     return None
 
 
+def _of_sizes(t: Tracer, *arguments: Any) -> Any:
+    return Size() if all(isinstance(a, (Size, int)) for a in arguments) else NotImplemented
+
+
 for _builtin in (operator.add, operator.sub, operator.mul, operator.floordiv, operator.mod, operator.neg):
-    HANDLERS.setdefault(_builtin.__name__, lambda t, *arguments: Size())
+    HANDLERS.setdefault(_builtin.__name__, _of_sizes)

@@ -25,6 +25,7 @@ from zeroq_asr.aten import HANDLERS
 from zeroq_asr.canonicalize import canonicalize
 from zeroq_asr.errors import CaptureError, UnsupportedOperatorError
 from zeroq_asr.float_graph import FLOAT_OPS, FloatGraph
+from zeroq_asr.framewise import collect, of_time_index, settle
 from zeroq_asr.tracer import Lengths, Real, Tracer
 
 #: largest difference allowed between the module and its captured graph, relative to the logits' spread
@@ -95,18 +96,11 @@ def _interpret(exported: Any, name: str) -> FloatGraph:
         if node.op == "placeholder":
             tracer.placeholder(node)
         elif node.op == "output":
+            settle(tracer, node)
             outputs = [tracer.env.get(n) for n in node.args[0]]
         elif node.op == "call_function":
             tracer.enter(node)
-            operator = getattr(node.target, "overloadpacket", node.target)
-            key = getattr(operator, "__name__", str(operator))
-            handler = HANDLERS.get(key)
-            if tracer.is_constant(node):
-                result = tracer.evaluate(node)
-            elif tracer.is_of_frames(node):
-                result = tracer.of_frames(node)
-            else:
-                result = NotImplemented if handler is None else handler(tracer, *tracer.arguments(node))
+            result = _meaning(tracer, node)
             if result is NotImplemented:
                 raise unsupported(tracer.where or node.name, str(node.target), tracer.kind)
             tracer.env[node] = result
@@ -128,6 +122,23 @@ def _interpret(exported: Any, name: str) -> FloatGraph:
             "return them as whole numbers, divided by // where the network strides",
         )
     return tracer.finish(logits, lengths)
+
+
+def _meaning(tracer: Tracer, node: Any) -> Any:
+    """The kind of what ``node`` makes; NotImplemented if it has no meaning here."""
+    if tracer.is_constant(node):
+        return tracer.evaluate(node)
+    if tracer.is_of_frames(node):
+        return tracer.of_frames(node)
+    result = collect(tracer, node, begun=True)
+    if result is NotImplemented:
+        settle(tracer, node)
+        target = getattr(node.target, "overloadpacket", node.target)
+        handler = HANDLERS.get(getattr(target, "__name__", str(target)))
+        result = NotImplemented if handler is None else handler(tracer, *tracer.arguments(node))
+    if result is NotImplemented:
+        result = of_time_index(tracer, node)
+    return collect(tracer, node) if result is NotImplemented else result
 
 
 def unsupported(where: str, operator: str, layer: str = "") -> UnsupportedOperatorError:
