@@ -253,7 +253,7 @@ def _attention(
 def _rotate(
     x: Tensor, *, coefficients: Callable[[int], tuple[Tensor, Tensor]], pair: tuple[int, ...]
 ) -> Tensor:
-    """a·x + b·x[:, pair], where coefficients(T) is (a, b), [C, T] each: a cosine and a signed sine a channel."""
+    """a·x + b·x[:, pair], where coefficients(T) is (a, b), [C, T] each: cosines and signed sines."""
     a, b = (table.to(x) for table in coefficients(x.shape[2]))
     return x * a + x[:, list(pair)] * b
 

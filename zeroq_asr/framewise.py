@@ -21,7 +21,7 @@ from torch import Tensor
 
 from zeroq_asr.aten import also_handles
 from zeroq_asr.errors import UnsupportedOperatorError
-from zeroq_asr.tracer import FramewiseLinear, Heads, OfFrames, Real, Size, TimeIndex, Tracer
+from zeroq_asr.tracer import FramewiseLinear, Heads, LogProbs, OfFrames, Real, Size, TimeIndex, Tracer
 
 #: frames that are tried, and how far rounding may take what is equal
 _TRIED, _CLOSE = 6, 1e-4
@@ -85,6 +85,8 @@ def collect(t: Tracer, node: Any, *, begun: bool = False) -> Any:
     name = getattr(operator, "__name__", str(operator)).removesuffix("_")
     operands = {n: t.env.get(n) for n in node.all_input_nodes}
     linear = {n: v for n, v in operands.items() if isinstance(v, (Real, Heads, FramewiseLinear))}
+    if any(isinstance(v, LogProbs) for v in linear.values()):
+        return NotImplemented
     collected = any(isinstance(v, FramewiseLinear) for v in linear.values())
     if len({_source(v) for v in linear.values()}) != 1 or (begun and not collected):
         return NotImplemented
@@ -113,7 +115,7 @@ def _collected(t: Tracer, node: Any, linear: dict[Any, Any], shaped: bool) -> An
         known = {n: v.compute(frames) if isinstance(v, OfFrames) else v for n, v in operands.items()}
         known.update((n, made(x)) for n, made in runs.items())
         if shaped:
-            shape = [len(x) if s == "batch" else frames if s is None else s for s in extents]
+            shape = _shape(extents, len(x), frames)
             source = known[node.args[0]]
             return source.expand(shape) if "expand" in str(node.target) else source.reshape(shape)
         if node.target is torch.ops.aten.view_as_complex.default:
@@ -130,8 +132,12 @@ def _collected(t: Tracer, node: Any, linear: dict[Any, Any], shaped: bool) -> An
         tried = run(_some(channels))
     except (RuntimeError, TypeError, ValueError, IndexError):  # it takes another shape than the trace says
         return NotImplemented
-    wanted = tuple(2 if s == "batch" else _TRIED if s is None else s for s in extents)
-    return made if not isinstance(tried, Tensor) or tuple(tried.shape) == wanted else NotImplemented
+    fits = not isinstance(tried, Tensor) or list(tried.shape) == _shape(extents, 2, _TRIED)
+    return made if fits else NotImplemented
+
+
+def _shape(extents: tuple[int | str | None, ...], batch: int, frames: int) -> list[int]:
+    return [size if isinstance(size, int) else frames if size is None else batch for size in extents]
 
 
 def _some(channels: int) -> Tensor:
@@ -183,7 +189,7 @@ def _settled(t: Tracer, value: FramewiseLinear) -> Real | Heads:
     if found is None or kind is None:
         raise UnsupportedOperatorError(
             value.where,
-            "joins, scales or moves channels in a way that is neither a move of channels nor rotary positions",
+            "joins or scales channels in a way that is neither a move of channels nor rotary positions",
             "a channel may be a sum of two, each times what depends on the frame's number alone",
         )
     reader, t.where = t.where, value.where
@@ -221,7 +227,7 @@ def _kind(value: FramewiseLinear) -> Callable[[str], Real | Heads] | None:
         return lambda name: Real(name, frames_first)
     if len(extents) == 4:
         rest = iter("he")
-        layout = "".join({"batch": "b", None: "t"}.get(e) or next(rest) for e in extents)  # type: ignore[call-overload]
+        layout = "".join(next(rest) if isinstance(e, int) else "b" if e == "batch" else "t" for e in extents)
         heads, size = (e for e in extents if isinstance(e, int))
         return lambda name: Heads(name, heads, layout, size)
     return None
@@ -263,13 +269,13 @@ def _two_terms(value: FramewiseLinear) -> _TwoTerms | None:
 
     units = torch.eye(value.channels)[:, :, None].expand(-1, -1, _TRIED)
     seen = run(units).permute(1, 0, 2)
-    reach = seen.abs().amax(dim=2)
-    terms = [row.nonzero().flatten().tolist() for row in reach > _CLOSE * 1e-2 * reach.max()]
+    # what has no part in a sum is exactly zero
+    terms = [row.nonzero().flatten().tolist() for row in seen.abs().amax(dim=2) > 0]
     if not all(1 <= len(term) <= 2 for term in terms):
         return None
     # at the first frame nothing is turned: what is larger there is the channel itself
     for row, term in zip(seen[:, :, 0].abs(), terms, strict=True):
-        term.sort(key=lambda channel: -float(row[channel]))  # noqa: B023
+        term.sort(key=lambda channel: -float(row[channel]))
     first, second = tuple(term[0] for term in terms), tuple(term[-1] for term in terms)
     if not {*second} <= {*first}:
         return None

@@ -4,7 +4,7 @@ Kinds: ``Real`` (an activation of the float graph), ``Lengths`` (an affine funct
 lengths), ``TimeIndex`` (0, 1, 2 … over frames), ``Mask`` (frame < length), ``TimeSum`` (a masked sum
 over frames), a torch tensor (a constant), ``Size`` (a symbolic extent), or a plain Python value; for
 attention and 2-D convolutions ``Image``, ``Heads``, ``OfFrames``, ``Scores`` and ``Weights``; on their way to
-a length ``Unrounded``, to a normalization over time ``Centred`` and ``Spread``; on its way to rotary positions
+a length ``Unrounded``, to a normalization over time ``Centred`` and ``Spread``, to rotary positions
 ``FramewiseLinear``.
 """
 
@@ -171,7 +171,7 @@ class Weights:
 
 @dataclass(frozen=True, eq=False)
 class FramewiseLinear:
-    """What is linear in the channels of an activation, frame by frame, with coefficients of the frame's number."""
+    """What is linear in the channels of an activation, with coefficients by the frame's number."""
 
     #: name of the activation, and its channels
     source: str

@@ -6,8 +6,8 @@ places, because they look at more than an utterance or cannot be traced at any l
 - a group norm with a group a channel takes its statistics over the padding of a batch too: `InstanceNorm`
   takes them over the valid frames alone;
 - the depthwise convolutions of Wav2Vec2-Conformer see what lies behind an utterance: `MaskedConv` clears it;
-- its tables of positions are kept from one call to the next: `RelativePositions` and `RotaryPositions` compute
-  them.
+- its tables of positions are kept from one call to the next: `RelativePositions` and `RotaryPositions`
+  compute them.
 
 So a batch of unequal lengths gives every utterance what transformers gives it alone.
 
@@ -82,14 +82,15 @@ class RelativePositions(nn.Module):
 
 
 class RotaryPositions(nn.Module):
-    """Cosines and sines of every frame's number times the frequencies of ``embedding``, transformers' module."""
+    """Cosines and sines of a frame's number times the frequencies of ``embedding``, transformers' module."""
 
     def __init__(self, embedding: Any) -> None:
         super().__init__()
+        self.inv_freq: torch.Tensor
         self.register_buffer("inv_freq", embedding.inv_freq)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Return [2, S, 1, 1, E] for a stream [B, S, D] of heads of E channels: both halves of E are alike."""
+        """Return [2, S, 1, 1, E] for a stream [B, S, D] of heads of E channels, both halves alike."""
         angles = torch.arange(x.shape[1], device=x.device).type_as(self.inv_freq)[:, None] * self.inv_freq
         angles = torch.cat((angles, angles), dim=-1)[:, None, None]
         return torch.stack((angles.cos(), angles.sin())).type_as(x)
