@@ -103,7 +103,7 @@ def _qdq(g: Any, i: Any, ins: list[Any]) -> Any:
 
 
 def distinct(coefficients: np.ndarray) -> tuple[np.ndarray, tuple[int, ...], np.ndarray]:
-    """Return a table [R, T], rows and signs [C]: row c of ``coefficients`` [C, T] is signs[c]·table[rows[c]]."""
+    """Return a table [R, T], rows and signs [C]; row c of ``coefficients`` is signs[c]·table[rows[c]]."""
     # no row begins with a minus; adding nothing makes the zero of floats one number
     led = coefficients[np.arange(len(coefficients)), np.argmax(coefficients != 0, axis=1)]
     signs = np.where(led < 0, -1, 1)
