@@ -57,7 +57,7 @@ def test_the_same_integers_everywhere(name: str) -> None:
 
 
 def test_queries_keys_and_layers_share_small_tables(huggingface_graph: Callable[[str], Any]) -> None:
-    model, graph = huggingface_graph("rotary")
+    _, graph = huggingface_graph("rotary")
     seconds = torch.from_numpy(np.random.default_rng(0).standard_normal((1, 16000)).astype(np.float32))
     ranges = calibrate(graph, iter([seconds]), CalibrationSpec()).ranges
     program = lower(graph, ranges, QuantSpec(), channels=1, max_frames=32000, waveform=True)
@@ -76,7 +76,7 @@ def test_queries_keys_and_layers_share_small_tables(huggingface_graph: Callable[
 def test_a_stored_table_ends_somewhere() -> None:
     _, graph = captured(SPELLINGS["by_stored_tables"])
     lowered(graph, 64)
-    with pytest.raises(UnsupportedOperatorError, match="positions end before 65 frames.*--max-seconds"):
+    with pytest.raises(UnsupportedOperatorError, match=r"positions end before 65 frames.*--max-seconds"):
         lowered(graph, 65)
 
 
