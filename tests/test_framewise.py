@@ -68,6 +68,12 @@ def by_products_of_numbers(module: Attention, x: Tensor) -> Tensor:
     return (x * angles.cos()) + (half(x) * angles.sin())
 
 
+def by_rolling(module: Attention, x: Tensor) -> Tensor:
+    cos, sin = (torch.cat((table, table), -1)[None, :, None] for table in tables(module, x.shape[1]))
+    signs = torch.tensor([-1.0, 1.0]).repeat_interleave(SIZE // 2)
+    return torch.addcmul(x * cos, x.roll(SIZE // 2, -1), sin * signs)
+
+
 def of_some_channels(module: Attention, x: Tensor) -> Tensor:
     cos, sin = (torch.cat((table, table), -1)[None, :, None] for table in tables(module, x.shape[1]))
     turned, rest = x[..., :4], x[..., 4:]
@@ -94,6 +100,7 @@ SPELLINGS: dict[str, Turn] = {
         by_stored_tables,
         by_looking_up,
         by_products_of_numbers,
+        by_rolling,
         of_some_channels,
         of_pairs_set_apart,
         scaled,

@@ -33,7 +33,7 @@ _KEEPS = ("contiguous", "clone", "alias", "detach", "to", "_to_copy", "type_as",
 _SHAPES = ("view", "reshape", "_unsafe_view", "expand", "unflatten")
 _MOVES = (
     *("slice", "narrow", "select", "chunk", "split", "split_with_sizes", "unbind", "getitem", "index_select"),
-    *("flatten", "transpose", "permute", "movedim", "swapaxes", "unsqueeze", "squeeze", "flip"),
+    *("flatten", "transpose", "permute", "movedim", "swapaxes", "unsqueeze", "squeeze", "flip", "roll"),
     *("view_as_complex", "view_as_real"),
 )
 #: what is asked of a tensor, not computed from it
@@ -92,15 +92,16 @@ def collect(t: Tracer, node: Any, *, begun: bool = False) -> Any:
         return NotImplemented
     constants = [v for n, v in operands.items() if n not in linear]
     known = all(isinstance(v, (OfFrames, Tensor, int, float)) for v in constants)
-    factors = [isinstance(a, torch.fx.Node) and a in linear for a in node.args[:2]]
+    factors = [isinstance(a, torch.fx.Node) and a in linear for a in node.args[:3]]
     if name in _KEEPS:
         return operands[node.args[0]] if factors[0] else NotImplemented
     fits = {
-        **dict.fromkeys(_SUMS, all(factors)),
+        **dict.fromkeys(_SUMS, factors == [True, True]),
         **dict.fromkeys(_JOINS, not constants),
         **dict.fromkeys(_MOVES, len(linear) == 1 and known),
         **dict.fromkeys(_SHAPES, factors[0]),
         "mul": known and sum(factors) == 1,
+        "addcmul": known and factors[0] and sum(factors) == 2,
         "div": known and factors == [True, False] and not node.kwargs,
     }
     return _collected(t, node, linear, name in _SHAPES) if fits.get(name) else NotImplemented
