@@ -92,7 +92,7 @@ def collect(t: Tracer, node: Any, *, begun: bool = False) -> Any:
         return NotImplemented
     constants = [v for n, v in operands.items() if n not in linear]
     known = all(isinstance(v, (OfFrames, Tensor, int, float)) for v in constants)
-    factors = [isinstance(a, torch.fx.Node) and a in linear for a in node.args[:3]]
+    factors = [isinstance(a, torch.fx.Node) and a in linear for a in node.args[:3]] or [False]
     if name in _KEEPS:
         return operands[node.args[0]] if factors[0] else NotImplemented
     fits = {
