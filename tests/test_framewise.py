@@ -200,7 +200,7 @@ def of_its_own_products(module: Attention, x: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("turn", [of_neighbours, of_three_channels])
 def test_what_is_no_rotation_is_refused(turn: Turn) -> None:
-    with pytest.raises(UnsupportedOperatorError, match="neither a move of channels nor rotary positions"):
+    with pytest.raises(UnsupportedOperatorError, match="neither a move of them nor rotary positions"):
         captured(turn)
 
 

@@ -52,6 +52,13 @@ def _chain(first: Handler, then: Handler | None) -> Handler:
     return handler
 
 
+def supported() -> str:
+    """The operators that have a meaning, for error texts."""
+    # inner names of torch and the forms that write in place say nothing new
+    names = sorted(n for n in HANDLERS if not n.startswith("_") and not n.endswith("_"))
+    return f"supported: {', '.join(names)}"
+
+
 # -- elementwise ---------------------------------------------------------------------------------
 
 

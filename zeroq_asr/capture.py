@@ -21,7 +21,7 @@ from torch import nn
 
 # they register their handlers
 from zeroq_asr import aten_attention, aten_convs, aten_masks, aten_norms  # noqa: F401
-from zeroq_asr.aten import HANDLERS
+from zeroq_asr.aten import HANDLERS, supported
 from zeroq_asr.canonicalize import canonicalize
 from zeroq_asr.errors import CaptureError, UnsupportedOperatorError
 from zeroq_asr.float_graph import FLOAT_OPS, FloatGraph
@@ -147,12 +147,10 @@ def unsupported(where: str, operator: str, layer: str = "") -> UnsupportedOperat
     reason = "has no integer lowering"
     if name in HANDLERS:
         reason = "is used in a way that has no integer lowering (its operands, axes or options)"
-    # inner names of torch and the forms that write in place say nothing new
-    names = sorted(n for n in HANDLERS if not n.startswith("_") and not n.endswith("_"))
     return UnsupportedOperatorError(
         where,
         f"operator {operator}{f' (in {layer})' if layer else ''} {reason}",
-        f"supported: {', '.join(names)}",
+        supported(),
     )
 
 

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zeroq_asr.aten import also_handles
+from zeroq_asr.aten import also_handles, supported
 from zeroq_asr.errors import UnsupportedOperatorError
 from zeroq_asr.tracer import FramewiseLinear, Heads, LogProbs, OfFrames, Real, Size, TimeIndex, Tracer
 
@@ -190,8 +190,8 @@ def _settled(t: Tracer, value: FramewiseLinear) -> Real | Heads:
     if found is None or kind is None:
         raise UnsupportedOperatorError(
             value.where,
-            "joins or scales channels in a way that is neither a move of channels nor rotary positions",
-            "a channel may be a sum of two, each times what depends on the frame's number alone",
+            "rearranges or scales channels in a way that is neither a move of them nor rotary positions",
+            f"a channel may be a sum of two, each times a function of the frame's number; {supported()}",
         )
     reader, t.where = t.where, value.where
     try:
