@@ -190,8 +190,9 @@ def _settled(t: Tracer, value: FramewiseLinear) -> Real | Heads:
     if found is None or kind is None:
         raise UnsupportedOperatorError(
             value.where,
-            "rearranges or scales channels in a way that is neither a move of them nor rotary positions",
-            f"a channel may be a sum of two, each times a function of the frame's number; {supported()}",
+            "rearranges or scales channels in a way that is neither a move of them nor rotary positions (a "
+            "channel may be a sum of two, each times a function of the frame's number)",
+            supported(),
         )
     reader, t.where = t.where, value.where
     try:
