@@ -73,7 +73,7 @@ def report(kind: str, seconds: float, rounds: int) -> None:
     print(f"  quantize  {took:.1f} s ({stages}), {size(peak)} at the peak")
     print(f"  file      {size(made.size)}, {model.float_bytes / made.size:.2f} times smaller")
     proof = made.proof
-    print(f"  proof     {proof.instructions} instructions, int32 to {100 * proof.peak / 2**31:.0f} %")
+    print(f"  proof     {proof.instructions} instructions, up to {proof.max_frames / RATE:g} s of audio")
 
     waveform = np.random.default_rng(0).standard_normal((1, 1, round(seconds * RATE))).astype(np.float32)
     spelled = {
