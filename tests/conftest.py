@@ -221,6 +221,18 @@ HUGGINGFACE: dict[str, tuple[str, str, dict[str, Any]]] = {
         "Wav2Vec2ConformerConfig",
         {"feat_extract_norm": "group", "position_embeddings_type": "rotary"},
     ),
+    # the convolutions' own strides: 50 frames a second
+    "rotary, 20 ms": (
+        "Wav2Vec2ConformerForCTC",
+        "Wav2Vec2ConformerConfig",
+        {
+            "feat_extract_norm": "layer",
+            "position_embeddings_type": "rotary",
+            "conv_dim": (12,) * 7,
+            "conv_kernel": (10, 3, 3, 3, 3, 2, 2),
+            "conv_stride": (5, 2, 2, 2, 2, 2, 2),
+        },
+    ),
     "parakeet": ("ParakeetForCTC", "ParakeetCTCConfig", {}),
 }
 
@@ -250,7 +262,7 @@ def huggingface_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[st
     def make(kind: str) -> Path:
         if kind in made:
             return made[kind]
-        folder = made[kind] = tmp_path_factory.mktemp(kind)
+        folder = made[kind] = tmp_path_factory.mktemp(kind.replace(", ", "_").replace(" ", "_"))
         model_class, config_class, options = HUGGINGFACE[kind]
         tokenizer = tokenizer_of(kind, folder)
         shape: dict[str, Any] = {"num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 40}

@@ -208,6 +208,7 @@ TRANSFORMERS = {
     "hubert": {"attention": 2, "layer_norm": 7, "gelu": 5, "mask_time": 1},
     # two of its convolutions are of a gate
     "conformer": {"attention": 2, "layer_norm": 14, "silu": 6, "sigmoid": 2, "mask_time": 3},
+    "rotary": {"attention": 2, "rotate": 2, "instance_norm": 1, "layer_norm": 12, "mask_time": 3},
     "parakeet": {"attention": 2, "layer_norm": 10, "silu": 6, "sigmoid": 2, "conv2d": 5},
 }
 
@@ -237,11 +238,18 @@ def test_relative_positions_of_transformers(huggingface_graph: Callable[[str], A
         same(model.network, exposed, *example_of(model))
 
 
-def test_rotary_positions_are_refused_by_layer(huggingface_folder: Callable[[str], Path]) -> None:
-    model = zq.load_checkpoint(huggingface_folder("rotary"))
-    example_input = model.example_input()
-    with pytest.raises(UnsupportedOperatorError, match=r"encoder\.embed_positions: operator aten\.mul"):
-        capture(model.network, example_input, model.name)
+def test_rotary_positions_of_transformers(huggingface_graph: Callable[[str], Any]) -> None:
+    model, graph = huggingface_graph("rotary")
+    turns = [node for node in graph.nodes if node.op == "rotate"]
+    assert [node.where.rpartition(".")[2] for node in turns] == ["self_attn", "self_attn"]
+    # queries and keys are made of what is turned, values are not
+    readers = graph.consumers()
+    assert [len(readers[node.out]) for node in turns] == [2, 2]
+    a, b = turns[0].attrs["coefficients"](50)
+    angles = torch.arange(50)[None] / 10000.0 ** (torch.arange(4)[:, None] / 4)
+    torch.testing.assert_close(a, angles.cos().repeat(8, 1), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(b, torch.cat((-angles.sin(), angles.sin())).repeat(4, 1), atol=1e-5, rtol=1e-5)
+    assert turns[0].attrs["pair"][:9] == (4, 5, 6, 7, 0, 1, 2, 3, 12)
     # nothing of the trace is left in the network
-    logits, _ = model.network(*example_input)
+    logits, _ = model.network(*example_of(model))
     assert torch.isfinite(logits).all()

@@ -82,7 +82,7 @@ def test_a_real_conformer(test_data: Path) -> None:
     same(model.network, exported(model.network, 80, 27, 4), 80)
 
 
-@pytest.mark.parametrize("kind", ["wav2vec2", "hubert", "conformer", "parakeet"])
+@pytest.mark.parametrize("kind", ["wav2vec2", "hubert", "conformer", "rotary", "parakeet"])
 def test_networks_of_transformers(huggingface_graph: Callable[[str], Any], kind: str) -> None:
     model, graph = huggingface_graph(kind)
     deployment = Deployment("float", model.frontend, model.tokenizer, 1.0, model.subsampling_factor)

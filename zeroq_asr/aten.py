@@ -52,6 +52,13 @@ def _chain(first: Handler, then: Handler | None) -> Handler:
     return handler
 
 
+def supported() -> str:
+    """The operators that have a meaning, for error texts."""
+    # inner names of torch and the forms that write in place say nothing new
+    names = sorted(n for n in HANDLERS if not n.startswith("_") and not n.endswith("_"))
+    return f"supported: {', '.join(names)}"
+
+
 # -- elementwise ---------------------------------------------------------------------------------
 
 
@@ -358,5 +365,9 @@ def _assertion(t: Tracer, *arguments: Any) -> Any:
     return None
 
 
+def _of_sizes(t: Tracer, *arguments: Any) -> Any:
+    return Size() if all(isinstance(a, (Size, int)) for a in arguments) else NotImplemented
+
+
 for _builtin in (operator.add, operator.sub, operator.mul, operator.floordiv, operator.mod, operator.neg):
-    HANDLERS.setdefault(_builtin.__name__, lambda t, *arguments: Size())
+    HANDLERS.setdefault(_builtin.__name__, _of_sizes)

@@ -24,6 +24,7 @@ FRAMEWISE = (
     "image",
     "flatten",
     "layer_norm",
+    "rotate",
     *ELEMENTWISE,
 )
 

@@ -21,10 +21,11 @@ from torch import nn
 
 # they register their handlers
 from zeroq_asr import aten_attention, aten_convs, aten_masks, aten_norms  # noqa: F401
-from zeroq_asr.aten import HANDLERS
+from zeroq_asr.aten import HANDLERS, supported
 from zeroq_asr.canonicalize import canonicalize
 from zeroq_asr.errors import CaptureError, UnsupportedOperatorError
 from zeroq_asr.float_graph import FLOAT_OPS, FloatGraph
+from zeroq_asr.framewise import collect, of_time_index, settle
 from zeroq_asr.tracer import Lengths, Real, Tracer
 
 #: largest difference allowed between the module and its captured graph, relative to the logits' spread
@@ -95,18 +96,11 @@ def _interpret(exported: Any, name: str) -> FloatGraph:
         if node.op == "placeholder":
             tracer.placeholder(node)
         elif node.op == "output":
+            settle(tracer, node)
             outputs = [tracer.env.get(n) for n in node.args[0]]
         elif node.op == "call_function":
             tracer.enter(node)
-            operator = getattr(node.target, "overloadpacket", node.target)
-            key = getattr(operator, "__name__", str(operator))
-            handler = HANDLERS.get(key)
-            if tracer.is_constant(node):
-                result = tracer.evaluate(node)
-            elif tracer.is_of_frames(node):
-                result = tracer.of_frames(node)
-            else:
-                result = NotImplemented if handler is None else handler(tracer, *tracer.arguments(node))
+            result = _meaning(tracer, node)
             if result is NotImplemented:
                 raise unsupported(tracer.where or node.name, str(node.target), tracer.kind)
             tracer.env[node] = result
@@ -130,18 +124,33 @@ def _interpret(exported: Any, name: str) -> FloatGraph:
     return tracer.finish(logits, lengths)
 
 
+def _meaning(tracer: Tracer, node: Any) -> Any:
+    """The kind of what ``node`` makes; NotImplemented if it has no meaning here."""
+    if tracer.is_constant(node):
+        return tracer.evaluate(node)
+    if tracer.is_of_frames(node):
+        return tracer.of_frames(node)
+    result = collect(tracer, node, begun=True)
+    if result is NotImplemented:
+        settle(tracer, node)
+        target = getattr(node.target, "overloadpacket", node.target)
+        handler = HANDLERS.get(getattr(target, "__name__", str(target)))
+        result = NotImplemented if handler is None else handler(tracer, *tracer.arguments(node))
+    if result is NotImplemented:
+        result = of_time_index(tracer, node)
+    return collect(tracer, node) if result is NotImplemented else result
+
+
 def unsupported(where: str, operator: str, layer: str = "") -> UnsupportedOperatorError:
     """Error for an operator that no handler covers, or not as it is used here, listing those covered."""
     name = operator.removeprefix("aten.").partition(".")[0]
     reason = "has no integer lowering"
     if name in HANDLERS:
         reason = "is used in a way that has no integer lowering (its operands, axes or options)"
-    # inner names of torch and the forms that write in place say nothing new
-    names = sorted(n for n in HANDLERS if not n.startswith("_") and not n.endswith("_"))
     return UnsupportedOperatorError(
         where,
         f"operator {operator}{f' (in {layer})' if layer else ''} {reason}",
-        f"supported: {', '.join(names)}",
+        supported(),
     )
 
 

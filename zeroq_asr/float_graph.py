@@ -250,6 +250,14 @@ def _attention(
     return out.reshape(batch, channels, frames)
 
 
+def _rotate(
+    x: Tensor, *, coefficients: Callable[[int], tuple[Tensor, Tensor]], pair: tuple[int, ...]
+) -> Tensor:
+    """a·x + b·x[:, pair], where coefficients(T) is (a, b), [C, T] each: cosines and signed sines."""
+    a, b = (table.to(x) for table in coefficients(x.shape[2]))
+    return x * a + x[:, list(pair)] * b
+
+
 def _elementwise(function: Callable[[Tensor], Tensor]) -> Callable[..., Tensor]:
     return lambda x, *, clamp=None: _clamped(function(x), clamp)
 
@@ -271,6 +279,7 @@ FLOAT_OPS: dict[str, Callable[..., Tensor]] = {
     "layer_norm": _layer_norm,
     "instance_norm": _instance_norm,
     "attention": _attention,
+    "rotate": _rotate,
     "take_channels": lambda x, *, index: x[:, list(index)],
     "transpose": lambda x, *, perm: x.permute(perm),
     "sigmoid": _elementwise(torch.sigmoid),

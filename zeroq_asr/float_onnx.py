@@ -17,6 +17,7 @@ from zeroq_asr._version import __version__
 from zeroq_asr.errors import UnsupportedOperatorError
 from zeroq_asr.export import IR_VERSION, METADATA_KEY, OPSET, Deployment
 from zeroq_asr.float_graph import FloatGraph, FloatNode, frame_counts, images
+from zeroq_asr.integer.ops.rotate import coefficients_of, distinct
 from zeroq_asr.integer.program import canonical_json
 
 
@@ -89,6 +90,7 @@ class _Writer:
         self.images = images(graph)
         self._frame_counts = frame_counts(graph)
         self._masks: dict[tuple[str, Any, tuple[int, ...]], str] = {}
+        self._tables: dict[tuple[Any, ...], str] = {}
         self._count = 0
 
     def add(self, op: str, inputs: list[str], out: str = "", **attrs: Any) -> str:
@@ -157,6 +159,19 @@ class _Writer:
                 column = self.add("Unsqueeze", [lengths, self.axes(1)])
                 self._masks[key] = self.add("Less", [index, column])
         return self._masks[key]
+
+    def frame_table(self, like: str, table: np.ndarray, frames_first: bool) -> str:
+        """The first columns of ``table`` [C, L], as many as there are frames: [C, T] or [T, C]; made once."""
+        kept, rows, signs = distinct(table.astype(np.float32))
+        key = (kept.tobytes(), rows, signs.tobytes(), self._frame_counts[like], frames_first)
+        if key not in self._tables:
+            axis, name = (1, self.frames(like)) if like in self.frames_first else (2, like)
+            frames = self.add("Shape", [name], start=axis, end=axis + 1)
+            part = self.add("Slice", [self.store(kept), self.axes(0), frames, self.axes(1)])
+            each = self.add("Gather", [part, self.store(rows, np.int64)], axis=0)
+            signed = self.add("Mul", [each, self.store(signs[:, None])])
+            self._tables[key] = self.add("Transpose", [signed], perm=[1, 0]) if frames_first else signed
+        return self._tables[key]
 
     def axes(self, *values: int) -> str:
         return self.store(list(values), np.int64)
@@ -279,6 +294,13 @@ def _shift(w: _Writer, scores: str) -> str:
     return w.add("Slice", [back, w.axes(0), frames, w.axes(3)])
 
 
+def _rotate(w: _Writer, node: FloatNode) -> None:
+    (x,), together = w.forms(node)
+    a, b = (w.frame_table(node.ins[0], table, together) for table in coefficients_of(node, w.longest))
+    other = w.add("Gather", [x, w.store(node.attrs["pair"], np.int64)], axis=2 if together else 1)
+    w.done(node, w.add("Add", [w.add("Mul", [x, a]), w.add("Mul", [other, b])]), together)
+
+
 def _sum(w: _Writer, node: FloatNode) -> None:
     (total, *rest), together = w.forms(node)
     for operand in rest:
@@ -350,6 +372,7 @@ SPELLINGS: dict[str, Callable[[_Writer, FloatNode], None]] = {
     "layer_norm": _layer_norm,
     "instance_norm": _instance_norm,
     "attention": _attention,
+    "rotate": _rotate,
     "add": _sum,
     "clamp": _sum,
     "mul": _elementwise("Mul"),

@@ -19,6 +19,7 @@ from zeroq_asr.float_graph import FloatGraph, FloatNode, channel_counts, frame_c
 from zeroq_asr.formats import aligned_scales, byte_format, named_values, wide_formats
 from zeroq_asr.integer.dyadic import MAX_SHIFT
 from zeroq_asr.integer.ops import LOWERINGS
+from zeroq_asr.integer.ops.rotate import distinct
 from zeroq_asr.integer.ops.table import FACTORS
 from zeroq_asr.integer.program import Instruction, Program, ValueInfo
 from zeroq_asr.integer.types import U8, signed_range
@@ -109,6 +110,7 @@ class Lowering:
         #: float value → integer value of another name
         self._quantized: dict[str, str] = {}
         self._masks: dict[tuple[str, Any], str] = {}
+        self._tables: dict[tuple[Any, ...], str] = {}
         self._frames = frame_counts(graph)
         self._logits = self._logit_values()
         self._channels = channel_counts(graph, channels)
@@ -270,6 +272,19 @@ class Lowering:
             self.code.append(Instruction("time_mask", name, (source, lengths), {}, "mask"))
             self._masks[key] = name
         return self._masks[key]
+
+    def frame_table(self, name: str, like: str, table: np.ndarray, scale: float) -> str:
+        """Name of a table int16 [C, T] of steps of ``scale`` for the frames of ``like``, emitted once."""
+        kept, rows, signs = distinct(table)
+        source = self._quantized.get(like, like)
+        ins = self.constant(f"{name}:table", kept), self.constant(f"{name}:signs", signs)
+        key = (ins, rows, self._frames[like])
+        if key not in self._tables:
+            reach = int(np.abs(table).max(initial=1))
+            self.values[name] = ValueInfo("int32", scale, 0, -reach, reach)
+            self.code.append(Instruction("frame_table", name, (source, *ins), {"rows": rows}, "positions"))
+            self._tables[key] = name
+        return self._tables[key]
 
     def emit(self, op: str, node: FloatNode, ins: tuple[str, ...], **attrs: Any) -> None:
         """Append the instruction that makes ``node.out``."""

@@ -4,11 +4,13 @@ Kinds: ``Real`` (an activation of the float graph), ``Lengths`` (an affine funct
 lengths), ``TimeIndex`` (0, 1, 2 … over frames), ``Mask`` (frame < length), ``TimeSum`` (a masked sum
 over frames), a torch tensor (a constant), ``Size`` (a symbolic extent), or a plain Python value; for
 attention and 2-D convolutions ``Image``, ``Heads``, ``OfFrames``, ``Scores`` and ``Weights``; on their way to
-a length ``Unrounded``, to a normalization over time ``Centred`` and ``Spread``.
+a length ``Unrounded``, to a normalization over time ``Centred`` and ``Spread``, to rotary positions
+``FramewiseLinear``.
 """
 
 from __future__ import annotations
 
+import operator
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -167,6 +169,21 @@ class Weights:
     scores: Scores
 
 
+@dataclass(frozen=True, eq=False)
+class FramewiseLinear:
+    """What is linear in the channels of an activation, with coefficients by the frame's number."""
+
+    #: name of the activation, and its channels
+    source: str
+    channels: int
+    #: from an activation [B, C, T] to the traced tensor, or to several of them
+    run: Callable[[Tensor], Any]
+    #: of the traced tensor: "batch", None where they depend on the frames
+    extents: tuple[int | str | None, ...]
+    #: the layer
+    where: str
+
+
 @dataclass(frozen=True)
 class LogProbs(Real):
     """Logits whose log-softmax was taken; good for nothing but to leave the network."""
@@ -196,7 +213,10 @@ class Tracer:
         self.kind = ""
         #: extents of what the node under way makes: "batch", None where they depend on the frames
         self.shape: tuple[int | str | None, ...] = ()
-        self._batch: Any = None
+        #: whether that has the shape of its first operand
+        self.unchanged = False
+        #: as expressions; a network that never joins its inputs leaves two
+        self._batch: list[Any] = []
         self._exported = exported
         self._names: set[str] = {"audio_signal", "length"}
         self._inputs = ["audio_signal", "length"]
@@ -217,7 +237,7 @@ class Tracer:
             self.env[node] = self._exported.constants[target]
             return
         name = self._inputs.pop(0)
-        self._batch = node.meta["val"].shape[0]
+        self._batch.append(_expression(node.meta["val"].shape[0]))
         self.env[node] = Real(name) if name == "audio_signal" else Lengths(name)
 
     def enter(self, node: Any) -> None:
@@ -226,15 +246,21 @@ class Tracer:
         self.where, kind = list(stack.values())[-1] if stack else ("", "")
         # torch gives the class, or its dotted name
         self.kind = getattr(kind, "__name__", str(kind)).rpartition(".")[2]
+        self.shape = self.extents(node)
+        operand = node.args[0] if node.args and isinstance(node.args[0], torch.fx.Node) else None
+        shapes = [_expressions(n) for n in (node, operand)]
+        self.unchanged = shapes[0] is not None and shapes[0] == shapes[1]
+
+    def extents(self, node: Any) -> tuple[int | str | None, ...]:
+        """Extents of what a traced node makes: "batch", None where they depend on the frames."""
         value = node.meta.get("val")
-        self.shape = tuple(map(self._extent, value.shape)) if isinstance(value, Tensor) else ()
+        return tuple(map(self._extent, value.shape)) if isinstance(value, Tensor) else ()
 
     def _extent(self, size: Any) -> int | str | None:
         if isinstance(size, int):
             return size
-        # as expressions: comparing symbols themselves would constrain them
-        symbols = [getattr(getattr(s, "node", None), "expr", None) for s in (size, self._batch)]
-        return "batch" if symbols[0] is not None and symbols[0] == symbols[1] else None
+        # comparing symbols themselves would constrain them
+        return "batch" if _expression(size) in self._batch else None
 
     def arguments(self, node: Any) -> tuple[Any, ...]:
         """Positional and keyword arguments of an exported node, as kinds, in schema order."""
@@ -257,7 +283,7 @@ class Tracer:
         """Whether a node computes from constants and what depends on the number of frames alone."""
         operands = [self.env.get(n, NotImplemented) for n in node.all_input_nodes]
         return (
-            isinstance(node.target, torch._ops.OpOverload)
+            (isinstance(node.target, torch._ops.OpOverload) or node.target is operator.getitem)
             and any(isinstance(value, OfFrames) for value in operands)
             and all(isinstance(value, (OfFrames, Tensor, int, float)) for value in operands)
         )
@@ -334,3 +360,18 @@ class Tracer:
             name = f"{base}:{count}"
         self._names.add(name)
         return name
+
+
+def _expression(size: Any) -> Any:
+    """A symbolic extent as an expression, None for a number."""
+    return getattr(getattr(size, "node", None), "expr", None)
+
+
+def _expressions(node: Any) -> list[Any] | None:
+    """Extents of what a traced node makes, as they can be compared."""
+    value = None if node is None else node.meta.get("val")
+    return (
+        [size if isinstance(size, int) else _expression(size) for size in value.shape]
+        if isinstance(value, Tensor)
+        else None
+    )

@@ -610,7 +610,7 @@ def _take_channels() -> Iterator[Case]:
         "repeated": (0, 0, 5, 5, 1, 1, 2),
         "one": (3,),
     }.items():
-        yield Case("take_channels", name, {"index": index}, ("x",), inputs)
+        yield Case("take_channels", name, {"index": index}, ("x",), inputs, kernel="Gather")
 
 
 @cases("transpose")

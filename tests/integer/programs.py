@@ -245,6 +245,18 @@ class _Writer:
         attrs |= {"cap": cap, "shift": shift, "m": self.whole(1, 1000), "c": self.whole(12, 16)}
         self.live.append((self.emit("attention", ins, **attrs, **self.output_format()), channels))
 
+    def step_rotate(self) -> None:
+        x, channels = self.pick()
+        pair = tuple(self.whole(0, channels - 1) for _ in range(channels))
+        rows = tuple(self.whole(0, 1) for _ in range(channels))
+        tables = []
+        for _ in range(2):
+            table = self.generator.integers(-(1 << 14), (1 << 14) + 1, (2, MAX_FRAMES)).astype(np.int16)
+            signs = self.generator.choice(np.array([-1, 1], np.int32), channels)
+            tables.append(self.emit("frame_table", (x, *self.store(t=table, s=signs)), rows=rows))
+        attrs = {"pair": pair, "zx": self.whole(0, 255), "m": self.whole(1, 4000), "c": 15}
+        self.live.append((self.emit("rotate", (x, *tables), **attrs, **self.output_format()), channels))
+
     def need_mask(self, like: str) -> None:
         if not self.mask:
             self.mask = self.emit("time_mask", (like, self.lengths))

@@ -69,7 +69,9 @@ def seeds_with(*ops: str, count: int = 3) -> list[int]:
 
 @pytest.mark.parametrize(
     "seed",
-    seeds_with("attention", "positions", "conv2d_requant", "layer_norm", "table", "polynomial_requant"),
+    seeds_with(
+        *("attention", "positions", "rotate", "conv2d_requant", "layer_norm", "table", "polynomial_requant")
+    ),
 )
 @pytest.mark.parametrize("backend", [OnnxStrictBackend, OnnxFusedBackend])
 def test_shapes_are_those_of_the_tensors(seed: int, backend: Any) -> None:
@@ -87,7 +89,7 @@ def test_shapes_are_those_of_the_tensors(seed: int, backend: Any) -> None:
 
 @pytest.mark.parametrize("backend", [OnnxStrictBackend, OnnxFusedBackend])
 def test_what_onnx_cannot_follow_is_told(backend: Any) -> None:
-    for seed in seeds_with("attention", "positions", "conv2d_requant"):
+    for seed in seeds_with("attention", "positions", "rotate", "conv2d_requant"):
         builder = backend()
         build(builder, random_program(seed))
         told = {info.name: info.type.tensor_type.elem_type for info in builder.value_infos()}

@@ -20,6 +20,7 @@ from zeroq_asr.integer.backends.numpy import NumpyBackend
 from zeroq_asr.integer.dyadic import MAX_SHIFT
 from zeroq_asr.integer.ops import LOWERINGS, OPS
 from zeroq_asr.integer.ops.attention import aligned
+from zeroq_asr.integer.ops.rotate import distinct
 from zeroq_asr.integer.ops.table import FUNCTIONS, RANGES
 from zeroq_asr.integer.program import ValueInfo
 
@@ -59,6 +60,10 @@ TOLERANCE = {
     # a numerator is that of the next larger score in a table of a thousand steps or more: up to 1% too much
     "attention": 0.5 + 0.25,
     "positions": 0.5,
+    # entries of a table, in steps of 2^-14
+    "frame_table": 0.5,
+    # products cut to a 16th of a step, a ratio of 11 bits for each of 180 steps, coefficients of 14 bits
+    "rotate": 0.5 + 1 / 32 + 180 / 2**12 + 255 / 2**14,
     "time_mask": 0.0,
     "mask_time": 0.0,
     "mask_image": 0.0,
@@ -126,6 +131,9 @@ class Context:
 
     def mask(self, like: str, lengths: str) -> str:
         return "mask"
+
+    def frame_table(self, name: str, like: str, table: np.ndarray, scale: float) -> str:
+        return self.constant(name, table[None].astype(np.int32))
 
     def emit(self, op: str, node: Any, ins: tuple[str, ...], **attrs: Any) -> None:
         self.emitted = (op, ins, attrs)
@@ -379,6 +387,35 @@ def measure_positions() -> float:
     return worst
 
 
+def turns(frames: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Coefficients [12, T] of two heads whose halves turn."""
+    angles = torch.arange(frames) / 10.0 ** (torch.arange(3)[:, None] / 3)
+    return angles.cos().repeat(4, 1), torch.cat((-angles.sin(), angles.sin())).repeat(2, 1)
+
+
+def measure_frame_table() -> float:
+    reals = np.stack([table.double().numpy() for table in turns(500)])
+    table, rows, signs = distinct(np.rint(reals[1] * 2**14).astype(np.int16))
+    assert (len(table), len(rows)) == (3, 12)
+    f = NumpyBackend()
+    found = OPS["frame_table"].define(f, np.zeros((2, 1, 499), np.uint8), table, signs, rows=rows)
+    return float(np.abs(found - reals[1][None, :, :499] * 2**14).max())
+
+
+def measure_rotate() -> float:
+    worst = 0.0
+    pair = (3, 4, 5, 0, 1, 2, 9, 10, 11, 6, 7, 8)
+    for x, target in ((byte(0.03, 128), byte(0.03 * 1.4, 128)), (byte(1.7, 3), byte(1.9, 140))):
+        ctx = Context(target, x)
+        ctx.max_frames = 300
+        q = edge_bytes((3, 12, 300), 5, x.zero_point)
+        attrs = {"coefficients": turns, "pair": pair}
+        found = ctx.lower_and_run("rotate", ("a",), {"a": q}, **attrs)
+        wanted = FLOAT_OPS["rotate"](torch.from_numpy(real(q, x)), **attrs).numpy()
+        worst = max(worst, distance(found, wanted, target))
+    return worst
+
+
 def measure_input() -> float:
     worst = 0.0
     for scale, zero_point in ((0.0173, 100), (3.7, 0)):
@@ -493,6 +530,8 @@ MEASURES: dict[str, Callable[[], float]] = {
     "instance_norm, 16 bits": lambda: measure_norm("instance_norm", 16),
     "attention": measure_attention,
     "positions": measure_positions,
+    "frame_table": measure_frame_table,
+    "rotate": measure_rotate,
     "quantize_input": measure_input,
     **dict.fromkeys(MOVES, measure_moves),
     "conv_wide_requant": lambda: measure_wide_conv("conv1d"),

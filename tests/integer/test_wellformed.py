@@ -80,6 +80,11 @@ def without_last_operand(program: Program) -> None:
     program.code[at] = replace(program.code[at], ins=program.code[at].ins[:-1])
 
 
+def pair_of(program: Program) -> tuple[int, ...]:
+    pair: tuple[int, ...] = next(i for i in program.code if i.op == "rotate").attrs["pair"]
+    return pair
+
+
 def last_is_one(low: np.ndarray) -> np.ndarray:
     low[-1] = 1
     return low
@@ -209,6 +214,43 @@ BROKEN: dict[str, tuple[str, Callable[[Program], Any], str]] = {
         "positions",
         edited("positions", 1, lambda t: t[:, 1:]),
         "even number of columns",
+    ),
+    "fewer distances than frames": (
+        "positions",
+        edited("positions", 1, lambda t: t[:, :2]),
+        r"has a table for \d+ frames, its operand up to \d+",
+    ),
+    "fewer angles than frames": (
+        "frame_table",
+        edited("frame_table", 1, lambda t: t[:, :1]),
+        r"has a table for 1 frames, its operand up to \d+",
+    ),
+    "angles of bytes": (
+        "frame_table",
+        edited("frame_table", 1, lambda t: t.astype(np.int8)),
+        "int16 of 2 axes",
+    ),
+    "rows that are not there": ("frame_table", attribute("frame_table", rows=(0, 2)), "takes rows that its"),
+    "rows below the first": ("frame_table", attribute("frame_table", rows=(-1,)), "rows must be"),
+    "fewer signs than rows": (
+        "frame_table",
+        edited("frame_table", 2, lambda s: s[1:]),
+        "signs has . entries",
+    ),
+    "a pair beyond the channels": (
+        "rotate",
+        lambda p: change(p, "rotate", attrs={"pair": (99, *pair_of(p)[1:])}),
+        "turns channels of",
+    ),
+    "a pair too many": (
+        "rotate",
+        lambda p: change(p, "rotate", attrs={"pair": (0, *pair_of(p))}),
+        "turns . channels, its operands have",
+    ),
+    "a table that reads constants": (
+        "frame_table",
+        operand("frame_table", 0, lambda i: i.ins[1]),
+        "no constant",
     ),
     "distances in a row": ("positions", edited("positions", 1, lambda t: t[0]), "uint8 of 2 axes"),
     "a norm of other channels": (

@@ -6,7 +6,8 @@ places, because they look at more than an utterance or cannot be traced at any l
 - a group norm with a group a channel takes its statistics over the padding of a batch too: `InstanceNorm`
   takes them over the valid frames alone;
 - the depthwise convolutions of Wav2Vec2-Conformer see what lies behind an utterance: `MaskedConv` clears it;
-- its tables of positions are kept from one call to the next: `RelativePositions` computes them.
+- its tables of positions are kept from one call to the next: `RelativePositions` and `RotaryPositions`
+  compute them.
 
 So a batch of unequal lengths gives every utterance what transformers gives it alone.
 
@@ -80,6 +81,21 @@ class RelativePositions(nn.Module):
         return relative_positions(x.shape[1], x.shape[2], x.device)[None]
 
 
+class RotaryPositions(nn.Module):
+    """Cosines and sines of a frame's number times the frequencies of ``embedding``, transformers' module."""
+
+    def __init__(self, embedding: Any) -> None:
+        super().__init__()
+        self.inv_freq: torch.Tensor
+        self.register_buffer("inv_freq", embedding.inv_freq)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return [2, S, 1, 1, E] for a stream [B, S, D] of heads of E channels, both halves alike."""
+        angles = torch.arange(x.shape[1], device=x.device).type_as(self.inv_freq)[:, None] * self.inv_freq
+        angles = torch.cat((angles, angles), dim=-1)[:, None, None]
+        return torch.stack((angles.cos(), angles.sin())).type_as(x)
+
+
 class WaveformCtc(nn.Module):
     """wav2vec 2.0, HuBERT or Wav2Vec2-Conformer with a CTC head: waveform to logits.
 
@@ -94,8 +110,11 @@ class WaveformCtc(nn.Module):
         if isinstance(getattr(first, "layer_norm", None), nn.GroupNorm):
             first.layer_norm = InstanceNorm(first.layer_norm)
         _bake_weight_norm(encoder)
-        if getattr(model.config, "position_embeddings_type", None) == "relative":
+        positions = getattr(model.config, "position_embeddings_type", None)
+        if positions == "relative":
             encoder.embed_positions = RelativePositions()
+        elif positions == "rotary":
+            encoder.embed_positions = RotaryPositions(encoder.embed_positions)
         for layer in encoder.layers:
             if hasattr(layer, "conv_module"):
                 layer.conv_module.depthwise_conv = MaskedConv(layer.conv_module.depthwise_conv)
@@ -108,9 +127,6 @@ class WaveformCtc(nn.Module):
     def forward(self, features: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return logits [B, S, V] of a waveform [B, 1, N] with lengths [B] in samples, and lengths [B]."""
         body, x = self._body, features
-        rotary: Any = getattr(body.encoder, "embed_positions", None)
-        if hasattr(rotary, "cached_sequence_length"):
-            rotary.cached_sequence_length = None  # what a trace leaves there is no tensor
         for layer, (kernel, stride) in zip(body.feature_extractor.conv_layers, self.layers, strict=True):
             # without padding, so no valid frame has seen what lies behind the last sample
             lengths = (lengths - kernel) // stride + 1

@@ -74,12 +74,16 @@ ATTRIBUTES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "after": ("a whole number", lambda v: _whole(v, -_FAR, _FAR)),
     "scale": ("positive and finite", lambda v: isinstance(v, float) and math.isfinite(v) and v > 0),
     "index": ("channel numbers", lambda v: isinstance(v, tuple) and _each(v, 0, _FAR)),
+    "rows": ("row numbers", lambda v: isinstance(v, tuple) and _each(v, 0, _FAR)),
+    "pair": ("channel numbers", lambda v: isinstance(v, tuple) and _each(v, 0, _FAR)),
     "perm": ("a permutation of the axes", lambda v: isinstance(v, tuple) and sorted(v) == [0, 1, 2]),
     "symmetry": (f"one of {', '.join(_SYMMETRIES)}", lambda v: isinstance(v, str) and v in _SYMMETRIES),
     "function": (f"one of {', '.join(FUNCTIONS)}", lambda v: isinstance(v, str) and v in FUNCTIONS),
 }
 
 
+#: operators with a table of frames → its columns a frame
+_TABLES = {"positions": 2, "frame_table": 1}
 #: operators that take a mean over frames → the places of their mask and of its lengths
 _MASKED = {"mean_requant": (1, 2), "attention": (3, 4), "instance_norm": (1, 2)}
 
@@ -92,6 +96,7 @@ def check(program: Program) -> dict[str, int]:
     _require(_whole(program.max_frames, 1, _FAR), "program", "max_frames must be 1 or more")
     _require(_whole(program.channels, 1, _FAR), "program", "channels must be 1 or more")
     made = {program.inputs[0]: program.channels, program.inputs[1]: 0}
+    frames = dict.fromkeys(program.inputs, program.max_frames)
     clash = sorted(program.constants.keys() & {*made, *(i.out for i in program.code)})
     _require(not clash, "program", f"{clash} name a value and a constant")
     for i in program.code:
@@ -110,6 +115,7 @@ def check(program: Program) -> dict[str, int]:
             mask = next((j for j in program.code if j.out == masked), None)
             same = mask is not None and mask.op == "time_mask" and mask.ins[1] == length
             _require(same, where, "a mean must run over the frames that its mask keeps")
+        frames[i.out] = _frames(i, program, [frames[name] for name in i.ins if name in frames], where)
         made[i.out] = _channels(i, program, [made[name] for name in i.ins if name in made], where)
     for name in program.outputs:
         _require(name in made, "program", f"output {name!r} is never made")
@@ -150,6 +156,7 @@ _CONSTANTS: dict[str, dict[int, tuple[str, type[np.generic], int]]] = {
     "table": {1: ("entries", np.uint8, 1)},
     "attention": {5: ("high", np.uint8, 1), 6: ("low", np.uint8, 1)},
     "positions": {1: ("table", np.uint8, 2)},
+    "frame_table": {1: ("table", np.int16, 2), 2: ("signs", np.int32, 1)},
 }
 
 
@@ -182,10 +189,31 @@ def _check_constants(i: Instruction, program: Program, where: str) -> None:
             _require(entries.shape == (steps,), where, f"its tables have {steps} entries")
         problem = "numerators fall from 1 or more to 0, which is where masked scores lie"
         _require(hides(found["high"], found["low"], i.attrs), where, problem)
+    if i.op == "frame_table":
+        rows = len(i.attrs["rows"])
+        _require(max(i.attrs["rows"]) < len(found["table"]), where, "takes rows that its table has")
+        _require(found["signs"].shape == (rows,), where, f"signs has {rows} entries")
     if i.op == "positions":
         _require(
             found["table"].shape[1] % 2 == 0, where, "a table of distances has an even number of columns"
         )
+
+
+def _frames(i: Instruction, program: Program, operands: list[int], where: str) -> int:
+    """Most frames of the result of ``i``, for whose operands' a table must do."""
+    _require(bool(operands), where, "reads constants alone")
+    a, count = i.attrs, operands[0]
+    if i.op in _TABLES:
+        columns = program.constants[i.ins[1]].shape[1] // _TABLES[i.op]
+        _require(columns >= count, where, f"has a table for {columns} frames, its operand up to {count}")
+    if "stride" in a:
+        stride, grows, dilation = a["stride"], sum(a["padding"]), a["dilation"]
+    elif "strides" in a:
+        stride, grows, dilation = a["strides"][0], 2 * a["pads"][0], a["dilations"][0]
+    else:
+        return count
+    grows -= dilation * (program.constants[i.ins[1]].shape[2] - 1)
+    return max((count + grows - 1) // stride + 1, 1)
 
 
 def _channels(i: Instruction, program: Program, operands: list[int], where: str) -> int:
@@ -207,6 +235,12 @@ def _channels(i: Instruction, program: Program, operands: list[int], where: str)
         return int(i.attrs["channels"])
     if i.op == "positions":
         return len(program.constants[i.ins[1]])
+    if i.op == "frame_table":
+        return len(i.attrs["rows"])
+    if i.op == "rotate":
+        takes = len(i.attrs["pair"])
+        _require({*operands} == {takes}, where, f"turns {takes} channels, its operands have {operands}")
+        _require(max(i.attrs["pair"]) < takes, where, f"turns channels of {takes}")
     if i.op == "attention":
         query, key, value, _, _, *position = operands
         takes = i.attrs["heads"] * i.attrs["size"]

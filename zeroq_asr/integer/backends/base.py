@@ -115,6 +115,9 @@ class Backend(Protocol):
     def middle(self, table: V, like: V) -> V:
         """The middle columns of a constant [C, 2L] as [1, C, 2T]; ``like`` [B, C', T] gives T ≤ L."""
 
+    def first_frames(self, table: V, like: V) -> V:
+        """The first columns of an int16 constant [R, L] as int32 [1, R, T]; ``like`` [B, C, T] gives T."""
+
     def relative_shift(self, v: V) -> V:
         """[B, H, T, 2T] by falling distance → [B, H, T, T] with entry (i, j) = v[i, T − i + j]."""
 

@@ -223,6 +223,12 @@ class IntervalBackend:
         """Bounds of the whole."""
         return Interval.of(table.min, table.max, table.type)
 
+    def first_frames(self, table: Interval, like: Interval) -> Interval:
+        """Bounds of each row."""
+        entries = self.array(table)
+        ends = entries.min(axis=1, keepdims=True), entries.max(axis=1, keepdims=True)
+        return self._checked(*ends, I32, "first_frames")
+
     def relative_shift(self, v: Interval) -> Interval:
         """Nothing but a move."""
         return v

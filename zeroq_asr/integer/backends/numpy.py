@@ -169,6 +169,13 @@ class NumpyBackend:
             raise ProofError("middle", f"{frames} frames, the table has distances of {longest}")
         return table[None, :, longest - frames : longest + frames]
 
+    def first_frames(self, table: Array, like: Array) -> Array:
+        """First columns."""
+        frames = like.shape[2]
+        if frames > table.shape[1]:
+            raise ProofError("first_frames", f"{frames} frames, the table has {table.shape[1]}")
+        return table[None, :, :frames].astype(np.int32)
+
     def relative_shift(self, v: Array) -> Array:
         """Line up distances with pairs."""
         index = np.arange(v.shape[2])

@@ -22,7 +22,7 @@ from zeroq_asr.integer.program import Instruction
 from zeroq_asr.integer.types import I8, I32, TYPES, U8, WEIGHT_ZERO_POINT, IntType
 
 #: operators that look at every entry by itself, whatever the order of its axes
-AXIS_FREE = ("table",)
+AXIS_FREE = ("table", "polynomial_requant")
 
 
 class OnnxFusedBackend(OnnxStrictBackend):

@@ -19,11 +19,12 @@ from zeroq_asr.integer.backends.interval import Interval, IntervalBackend
 from zeroq_asr.integer.backends.onnx_shapes import KEEPS_TYPE, OPAQUE, Dims, infer
 from zeroq_asr.integer.ops import OPS
 from zeroq_asr.integer.program import Instruction
-from zeroq_asr.integer.types import BOOL, I32, I64, U8, WEIGHT_ZERO_POINT, IntType
+from zeroq_asr.integer.types import BOOL, I16, I32, I64, U8, WEIGHT_ZERO_POINT, IntType
 
 ONNX_TYPES: dict[IntType, int] = {
     BOOL: TensorProto.BOOL,
     U8: TensorProto.UINT8,
+    I16: TensorProto.INT16,
     I32: TensorProto.INT32,
     I64: TensorProto.INT64,
 }
@@ -220,7 +221,7 @@ def decode(array: np.ndarray, encoding: str) -> np.ndarray:
         return (array.astype(np.int16) - WEIGHT_ZERO_POINT).astype(np.int8)
     if encoding in ("i32[C,1]", "i32[C,1,1]"):
         return array.reshape(len(array)).astype(np.int32)
-    if encoding in ("i8", "u8", "i32"):
+    if encoding in ("i8", "u8", "i16", "i32"):
         return array
     if encoding in CODES:
         return (array.astype(np.int64) >> 8 * CODES.index(encoding) & 255).astype(np.uint8)

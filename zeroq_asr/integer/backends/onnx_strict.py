@@ -242,6 +242,18 @@ class OnnxStrictBackend(GraphBuilder):
         self._types[part] = onnx_type(U8)
         return Sym(self.add_node("Unsqueeze", [part, self.axes(0)]), interval)
 
+    def first_frames(self, table: Sym, like: Sym) -> Sym:
+        """Slice from 0 to T, and Cast."""
+        interval = self.proof.first_frames(table.interval, like.interval)
+        stored = self.encode(table, "i16", table.exact.astype(np.int16))
+        frames = self.add_node("Shape", [like], start=2, end=3)
+        part = self.add_node("Slice", [stored, self.axes(0), frames, self.axes(1)])
+        if like.name in self.dims:
+            self.tell_dims(part, (len(table.exact), self.dims[like.name][2]))
+        self._types[part] = onnx_type(I16)
+        wide = self.add_node("Cast", [part], to=TensorProto.INT32)
+        return Sym(self.add_node("Unsqueeze", [wide, self.axes(0)]), interval)
+
     def relative_shift(self, v: Sym) -> Sym:
         """Diagonals of [T, 2T] are columns of [T, 2T − 1] (arXiv 1901.02860, appendix B): Reshape, Slice.
 
@@ -392,8 +404,11 @@ class OnnxStrictBackend(GraphBuilder):
     def take_channels(self, v: Sym, index: tuple[int, ...]) -> Sym:
         """Gather on the channel axis."""
         interval = self.proof.take_channels(v.interval, index)
-        stored = self.store(f"{self._scope}/index", np.array(index, dtype=np.int64))
-        return Sym(self.add_node("Gather", [v, stored], axis=1), interval)
+        return Sym(self.add_node("Gather", [v, self.channel_index(index)], axis=1), interval)
+
+    def channel_index(self, index: tuple[int, ...]) -> str:
+        """Channel numbers, int64 [C]."""
+        return self.store(f"{self._scope}/index", np.array(index, dtype=np.int64))
 
     def transpose(self, v: Sym, perm: tuple[int, ...]) -> Sym:
         """Transpose."""
@@ -434,7 +449,7 @@ def build(backend: Any, program: Program) -> tuple[Sym, Sym]:
     shape = ("batch", program.channels, "frames")
     features = backend.input(program.inputs[0], Interval.of(0, 0, I32), shape)
     lengths = backend.input(program.inputs[1], length_interval(program.max_frames), ("batch",))
-    bounded = any(i.op == "positions" for i in program.code)
+    bounded = any(i.op in ("positions", "frame_table") for i in program.code)
     guarded = _guarded(backend, features, lengths, program.max_frames, bounded)
     logits, encoded = program.run(backend, features, guarded)
     return backend.plain(logits), encoded
@@ -443,7 +458,7 @@ def build(backend: Any, program: Program) -> tuple[Sym, Sym]:
 def _guarded(backend: Any, features: Sym, lengths: Sym, max_frames: int, bounded: bool) -> Sym:
     """Lengths, behind nodes that make the run fail where the program is not defined.
 
-    ``bounded``: padded frames count, for there is a table of as many distances.
+    ``bounded``: padded frames count, for there is a table for as many.
 
     ONNX has no assertion; an index out of the bounds of Gather's data is an error that names the node.
     """

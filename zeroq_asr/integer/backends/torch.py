@@ -176,6 +176,10 @@ class TorchBackend:
         frames, longest = like.shape[2], table.shape[1] // 2
         return table[None, :, longest - frames : longest + frames]
 
+    def first_frames(self, table: Tensor, like: Tensor) -> Tensor:
+        """First columns."""
+        return table[None, :, : like.shape[2]].to(torch.int32)
+
     def relative_shift(self, v: Tensor) -> Tensor:
         """Line up distances with pairs."""
         frames = v.shape[2]

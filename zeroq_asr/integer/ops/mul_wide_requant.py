@@ -34,7 +34,7 @@ def mul_wide_requant(
 
 def _exact_if(i: Any, a: Any, b: Any) -> list[Condition]:
     attrs = i.attrs
-    reach = _reach(attrs["lo"], attrs["hi"], attrs["zy"])
+    reach = significant(attrs["lo"], attrs["hi"], attrs["zy"])
     return [
         Condition("16 bits times bytes", b.type is U8 and a.type is I32 and I16.holds(a.min, a.max)),
         Condition(
@@ -72,7 +72,9 @@ def lower_product(ctx: Any, node: Any, wide: str, gate: str) -> None:
     lo, hi = ctx.clamp(target, node.attrs.get("clamp"))
     ratio = left.scale * right.scale / target.scale * 2.0**_CUT
     c = 15
-    while c > 0 and (ratio * 2**c > _LARGEST_MULTIPLIER or _reach(lo, hi, target.zero_point) << c > 1 << 24):
+    while c > 0 and (
+        ratio * 2**c > _LARGEST_MULTIPLIER or significant(lo, hi, target.zero_point) << c > 1 << 24
+    ):
         c -= 1
     m = max(1, round(ratio * 2**c))
     if target.type != U8.name and ratio * 2**c >= 1:
@@ -92,6 +94,6 @@ def lower_product(ctx: Any, node: Any, wide: str, gate: str) -> None:
     )
 
 
-def _reach(lo: int, hi: int, zero_point: int) -> int:
+def significant(lo: int, hi: int, zero_point: int) -> int:
     """Largest magnitude before saturation that a float32 must hold, in units of the result."""
     return max(abs(lo), abs(hi)) + abs(zero_point) + 1

@@ -20,7 +20,7 @@ Products have at most 24 bits, by the choice of c, so that float32 may carry the
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -141,7 +141,7 @@ def _carried(b: Any, i: Any, ins: list[Any]) -> Any:
         y = node("Add", y, node("Mul", node("Relu", d), single(a["slope"] / 2.0 ** a["c"])))
     if a["bias"]:
         y = node("Add", y, single(a["bias"] / 2.0 ** a["c"]))
-    return b.quantized(y, i)
+    return replace(b.quantized(y, i), frames_first=ins[0].frames_first)
 
 
 # -- lowering ------------------------------------------------------------------------------------

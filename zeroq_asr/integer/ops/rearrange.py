@@ -24,6 +24,13 @@ def _always(i: Any, x: Any) -> list[Condition]:
     return [Condition("it moves integers and computes none", True)]
 
 
+@fused(take_channels, exact_if=_always)
+def _gathered(b: Any, i: Any, ins: list[Any]) -> Any:
+    (x,) = ins
+    index = b.channel_index(i.attrs["index"])
+    return replace(x, name=b.node("Gather", [x, index], None, axis=2 if x.frames_first else 1))
+
+
 @fused(transpose, exact_if=_always, kernel="Transpose")
 def _turned(b: Any, i: Any, ins: list[Any]) -> Any:
     (x,) = ins
