@@ -10,10 +10,8 @@ read what is named exactly, where of streams they read bytes.
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Iterable, Mapping
-from fnmatch import fnmatchcase
 
 from zeroq_asr.config import LAYER_BITS
 from zeroq_asr.errors import ConfigError
@@ -31,7 +29,7 @@ WIDE_BITS = LAYER_BITS
 #: the range nothing.
 WIDE_MARGIN = 2.0
 #: what can give 16 bits; moves give what they are given
-_MAKERS = ("conv1d", "add", "layer_norm", "instance_norm")
+_MAKERS = ("conv1d", "add", "layer_norm", "instance_norm", "float_island")
 #: normalizations, whose input must be fine
 NORMS = ("layer_norm", "instance_norm")
 _MOVES = ("mask_time", "take_channels", "transpose")
@@ -110,12 +108,8 @@ def named_values(graph: FloatGraph, layer_bits: Iterable[tuple[str, int]]) -> se
     attended = {name for n in graph.nodes if n.op == "attention" for name in n.ins}
     matched: dict[str, list[FloatNode]] = {}
     for pattern, _ in layer_bits:
-        nodes = [n for n in graph.nodes if fnmatchcase(n.out, pattern) or fnmatchcase(n.where, pattern)]
-        if not nodes:
-            known = {name: None for n in graph.nodes for name in (n.where, n.out) if name}
-            near = difflib.get_close_matches(pattern, known, 4, 0.4)
-            remedy = f"near it: {', '.join(near)}" if near else "inspect --sensitivity lists them"
-            raise ConfigError("bits", f"the network has no layer or value {pattern!r}", remedy)
+        # an island goes by its result
+        nodes = [producer.get(n.out, n) for n in graph.matching(pattern, "bits")]
         matched[pattern] = nodes
         for node in nodes:
             while node.op in _NAMED_MOVES and node.ins[0] in producer:
@@ -128,6 +122,8 @@ def named_values(graph: FloatGraph, layer_bits: Iterable[tuple[str, int]]) -> se
         if possible and (node.out in named or node.op in _NAMED_MOVES):
             wide.add(node.out)
     for pattern, nodes in matched.items():
+        if not any(n.out in producer for n in nodes):
+            raise ConfigError("bits", f"{pattern!r} lies inside of what is kept in float", "leave it out")
         if not any(n.out in wide for n in nodes):
             raise ConfigError(
                 "bits",

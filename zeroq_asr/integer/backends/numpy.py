@@ -12,6 +12,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 from zeroq_asr.errors import ProofError
+from zeroq_asr.integer.float_body import evaluate
 from zeroq_asr.integer.types import I32, IntType
 
 Array = np.ndarray
@@ -258,6 +259,15 @@ class NumpyBackend:
         with np.errstate(over="ignore"):  # a quotient beyond float32 saturates like any large one
             quotient = np.rint(v.astype(np.float32) / np.float32(scale))
         return np.clip(quotient + zero_point, lo, hi).astype(to.name)
+
+    def dequantize(self, v: Array, *, scale: float, zero_point: int) -> Array:
+        """One float32 product."""
+        return (v.astype(np.int32) - np.int32(zero_point)).astype(np.float32) * np.float32(scale)
+
+    def float_graph(self, body: str, operands: list[Array], weights: list[Array]) -> Array:
+        """Run by ONNX Runtime."""
+        result = evaluate(body, operands, weights)
+        return np.where(np.isnan(result), np.float32(0), result)
 
 
 def _carrier(w: Array) -> type[np.floating]:

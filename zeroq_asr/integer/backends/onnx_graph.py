@@ -207,6 +207,10 @@ def decode(array: np.ndarray, encoding: str) -> np.ndarray:
         return array.reshape(len(array)).astype(np.int32)
     if encoding in ("i8", "u8", "i32"):
         return array
+    if encoding == "f32 bits":
+        if array.dtype != np.float32:
+            raise ExportError(encoding, f"a weight of a float island is stored as {array.dtype}")
+        return np.ascontiguousarray(array).view(np.int32)
     if match := re.fullmatch(r"f32/2\^(\d+)(\[C,1(,1)?\])?", encoding):
         scaled = array.astype(np.float64).reshape(-1) * 2.0 ** int(match[1])
         if np.all(scaled == np.rint(scaled)) and np.all(np.abs(scaled) < 2**31):

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from zeroq_asr.integer.float_body import evaluate
 from zeroq_asr.integer.types import IntType
 
 _DTYPES = {
@@ -269,6 +270,17 @@ class TorchBackend:
         divisor = torch.tensor(scale, dtype=torch.float32, device=v.device)
         quotient = torch.round(v.to(torch.float32) / divisor)
         return (quotient + zero_point).clamp(lo, hi).to(_DTYPES[to.name])
+
+    def dequantize(self, v: Tensor, *, scale: float, zero_point: int) -> Tensor:
+        """One float32 product."""
+        factor = torch.tensor(scale, dtype=torch.float32, device=v.device)
+        return (v.to(torch.int32) - zero_point).to(torch.float32) * factor
+
+    def float_graph(self, body: str, operands: list[Tensor], weights: list[Tensor]) -> Tensor:
+        """Run by ONNX Runtime, on the CPU, as numpy has it."""
+        arrays = [v.contiguous().cpu().numpy() for v in operands]
+        result = torch.from_numpy(evaluate(body, arrays, [self.array(w) for w in weights]))
+        return torch.where(result.isnan(), 0.0, result).to(self.device)
 
 
 def _fits_int8(x: Tensor, w: Tensor) -> bool:

@@ -56,7 +56,7 @@ def table(f: Any, x: Any, entries: Any, *, function: str) -> Any:
 @qdq(table)
 def _qdq(b: Any, i: Any, ins: list[Any]) -> Any:
     function = i.attrs["function"]
-    x = b.dequantize(ins[0], i.ins[0])
+    x = b.real(ins[0], i.ins[0])
     if function == "silu":
         y = b.node("Mul", [x, b.node("Sigmoid", [x], None)], None)
     elif function in ("gelu", "normal_cdf"):
