@@ -2,8 +2,8 @@
 
 Kept are the operators without an integer lowering, what the user names, and what is light and lies between
 two of them, so that nothing is rounded for its sake.  Kept nodes join into *maximal fanout-free cones*: a
-node belongs to its reader's island if all of its readers do.  So every island gives one value, and no path leaves
-one and comes back; a kept value that others read, too, is the boundary between islands.
+node belongs to its reader's island if all of its readers do.  So every island gives one value, and no path
+leaves one and comes back; a kept value that others read, too, is the boundary between islands.
 """
 
 from __future__ import annotations

@@ -27,8 +27,8 @@ _FAR = 1 << 40
 
 
 def _positive(value: Any) -> bool:
-    # a float32 of zero or infinity is neither, too
-    return isinstance(value, float) and 2.0**-126 <= value < 2.0**127
+    # as the float32 that it becomes
+    return isinstance(value, float) and 2.0**-149 <= value < 2.0**128
 
 
 def _whole(value: Any, low: int, high: int) -> bool:
