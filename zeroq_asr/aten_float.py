@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from zeroq_asr.errors import ConfigError, UnsupportedOperatorError
-from zeroq_asr.integer.float_body import IR_VERSION, OPSET, encode, evaluate
+from zeroq_asr.integer.backends.onnxruntime_islands import IR_VERSION, OPSET, encode, evaluate
 from zeroq_asr.tracer import Real, Tracer
 
 #: largest difference allowed between an operator and its ONNX form, relative to the largest result

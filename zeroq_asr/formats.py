@@ -29,12 +29,12 @@ WIDE_BITS = LAYER_BITS
 #: the range nothing.
 WIDE_MARGIN = 2.0
 #: what can give 16 bits; moves give what they are given
-_MAKERS = ("conv1d", "add", "layer_norm", "instance_norm", "float_island")
+_MAKERS = ("conv1d", "add", "layer_norm", "instance_norm")
 #: normalizations, whose input must be fine
 NORMS = ("layer_norm", "instance_norm")
 _MOVES = ("mask_time", "take_channels", "transpose")
 #: the same of what the user names; functions that are a product with their operand need one of 16 bits
-_NAMED_MAKERS = (*_MAKERS, "conv2d", "clamp", "mul", *FACTORS)
+_NAMED_MAKERS = (*_MAKERS, "conv2d", "clamp", "mul", "float_island", *FACTORS)
 _NAMED_MOVES = (*_MOVES, "image", "flatten")
 
 
@@ -57,7 +57,11 @@ def byte_format(real: Range, bits: int, unit: float | None = None) -> ValueInfo:
 
 
 def wide_values(graph: FloatGraph) -> list[set[str]]:
-    """Return the groups of wide values that share a scale: streams, and what only normalizations read."""
+    """Return the groups of wide values that share a scale: streams, and what only normalizations read.
+
+    What is inside of an island counts: a stream is one whatever of it runs in float.
+    """
+    graph = FloatGraph(graph.inputs, graph.outputs, graph.flat())
     producer, consumers = graph.producer(), graph.consumers()
     joined: dict[str, set[str]] = {}
 

@@ -20,7 +20,7 @@ from zeroq_asr.errors import ConfigError
 from zeroq_asr.float_graph import ELEMENTWISE, FloatGraph, FloatNode
 from zeroq_asr.float_onnx import SPELLINGS, spell
 from zeroq_asr.float_writer import Writer
-from zeroq_asr.integer.float_body import IR_VERSION, OPSET, encode
+from zeroq_asr.integer.backends.onnxruntime_islands import IR_VERSION, OPSET, encode
 
 #: operators that move integers as they are: by themselves they are no reason for an island
 _MOVES = ("mask_time", "take_channels", "transpose", "image", "flatten")
@@ -38,13 +38,15 @@ def with_islands(graph: FloatGraph, keep_float: Iterable[str] = ()) -> FloatGrap
     if not kept:
         return graph
     tables = _tables(graph)
-    roots = _roots(graph, kept)
+    roots = _roots(graph, kept, tables)
     inside: dict[str, list[FloatNode]] = {}
     for node in graph.nodes:
         if node.out in roots:
             inside.setdefault(roots[node.out], []).append(node)
     nodes: list[FloatNode] = []
     for node in graph.nodes:
+        if node.out in tables:
+            continue  # they come with their attentions
         if node.out not in roots:
             nodes.append(node)
         elif roots[node.out] == node.out:
@@ -53,7 +55,7 @@ def with_islands(graph: FloatGraph, keep_float: Iterable[str] = ()) -> FloatGrap
                 nodes += cone
             else:
                 nodes.append(_island(_with_tables(cone, tables)))
-    return drop_unused(FloatGraph(graph.inputs, graph.outputs, nodes))
+    return drop_unused(FloatGraph(graph.inputs, graph.outputs, _with_tables(nodes, tables)))
 
 
 def _kept(graph: FloatGraph, keep_float: Iterable[str]) -> set[str]:
@@ -105,30 +107,32 @@ def _tables(graph: FloatGraph) -> dict[str, FloatNode]:
     return found
 
 
-def _roots(graph: FloatGraph, kept: set[str]) -> dict[str, str]:
+def _roots(graph: FloatGraph, kept: set[str], tables: Mapping[str, FloatNode]) -> dict[str, str]:
     """Kept value → the value that its island gives."""
     consumers = graph.consumers()
     roots: dict[str, str] = {}
     for node in reversed(graph.nodes):
         if node.out in kept:
-            above = {roots.get(reader.out, "") for reader in consumers.get(node.out, [])}
+            # a table wants no more than a number of frames
+            readers = [reader for reader in consumers.get(node.out, []) if reader.out not in tables]
+            above = {roots.get(reader.out, "") for reader in readers}
             one = above.pop() if len(above) == 1 and node.out not in graph.outputs else ""
             roots[node.out] = one or node.out
     return roots
 
 
-def _with_tables(cone: list[FloatNode], tables: Mapping[str, FloatNode]) -> list[FloatNode]:
-    """Put copies of the distances that its attentions read into an island: they are computed, not rounded."""
+def _with_tables(given: list[FloatNode], tables: Mapping[str, FloatNode]) -> list[FloatNode]:
+    """Put the distances that attentions read before them: islands compute their own, in float."""
     nodes: list[FloatNode] = []
     made: set[str] = set()
-    for node in cone:
+    for node in given:
         chain, name = [], node.ins[5] if node.op == "attention" and len(node.ins) == 6 else ""
         while name in tables and name not in made:
             made.add(name)
             table = tables[name]
             # a table depends on no value but for its number of frames
             ins = node.ins[:1] if table.op == "positions" else table.ins
-            chain.append(FloatNode(table.op, table.out, ins, table.attrs, table.where))
+            chain.append(FloatNode(table.op, table.out, ins, table.attrs, node.where))
             name = table.ins[0]
         nodes += [*reversed(chain), node]
     return nodes

@@ -16,7 +16,7 @@ from onnx import helper
 from tests.integer.programs import random_program
 from zeroq_asr.errors import ProofError
 from zeroq_asr.float_graph import FloatNode
-from zeroq_asr.integer.float_body import decode, encode
+from zeroq_asr.integer.backends.onnxruntime_islands import decode, encode
 from zeroq_asr.integer.ops import OPS
 from zeroq_asr.integer.program import Instruction, Program, ValueInfo
 from zeroq_asr.integer.proof import prove

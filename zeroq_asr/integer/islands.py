@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from zeroq_asr.integer.float_body import operators
 from zeroq_asr.integer.program import Program
 
 
@@ -37,6 +36,9 @@ class Island:
 
 def islands(program: Program) -> tuple[Island, ...]:
     """Return the float islands of a well-formed program, in its order; none if it is integer-only."""
+    # here, since integers alone need no ONNX
+    from zeroq_asr.integer.backends.onnxruntime_islands import operators
+
     found = []
     for i in program.code:
         if i.op != "float_island":

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 
 from zeroq_asr.errors import ProofError
-from zeroq_asr.integer.float_body import check_operands
 from zeroq_asr.integer.ops import OPS
 from zeroq_asr.integer.ops.attention import hides
 from zeroq_asr.integer.ops.table import FUNCTIONS
@@ -227,6 +226,9 @@ def _channels(i: Instruction, program: Program, operands: list[int], where: str)
 
 def _check_island(i: Instruction, program: Program, made: dict[str, int], where: str) -> int:
     """Return the channels of a float island, whose body takes what it is given and gives one value."""
+    # here, since integers alone need no ONNX
+    from zeroq_asr.integer.backends.onnxruntime_islands import check_operands
+
     a = i.attrs
     first, last = len(a["scales"]), len(a["scales"]) + a["lengths"]
     _require(isinstance(a["zx"], tuple) and len(a["zx"]) == first, where, "has as many zero points as scales")

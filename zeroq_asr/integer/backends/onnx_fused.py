@@ -18,7 +18,7 @@ from zeroq_asr.integer.backends.interval import Interval
 from zeroq_asr.integer.backends.onnx_graph import Sym, onnx_type
 from zeroq_asr.integer.backends.onnx_shapes import Dim
 from zeroq_asr.integer.backends.onnx_strict import OnnxStrictBackend
-from zeroq_asr.integer.float_body import decode as decode_body
+from zeroq_asr.integer.backends.onnxruntime_islands import decode as decode_body
 from zeroq_asr.integer.ops import OPS, Condition
 from zeroq_asr.integer.program import Instruction
 from zeroq_asr.integer.types import I8, TYPES, U8, WEIGHT_ZERO_POINT, IntType

@@ -12,7 +12,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from zeroq_asr.integer.float_body import evaluate
 from zeroq_asr.integer.types import IntType
 
 _DTYPES = {
@@ -278,6 +277,8 @@ class TorchBackend:
 
     def float_graph(self, body: str, operands: list[Tensor], weights: list[Tensor]) -> Tensor:
         """Run by ONNX Runtime, on the CPU, as numpy has it."""
+        from zeroq_asr.integer.backends.onnxruntime_islands import evaluate
+
         arrays = [v.contiguous().cpu().numpy() for v in operands]
         result = torch.from_numpy(evaluate(body, arrays, [self.array(w) for w in weights]))
         return torch.where(result.isnan(), 0.0, result).to(self.device)
