@@ -32,8 +32,9 @@ def float_island(
 
     ``operands``: an activation [B, C, T] or [B, C, T, F] for every one of ``scales``, uint8 or int32 of 16
     bits; ``lengths`` lengths [B]; and the weights, whose float32 bits are the program's int32 constants.
-    ``body`` is an ONNX graph (``integer/backends/onnxruntime_islands.py``); ``layers`` are the paths of what it computes.
-    Within an island results may differ by rounding between versions and devices, so its integers by 1.
+    ``body`` is an ONNX graph (``integer/backends/onnxruntime_islands.py``), ``layers`` are the paths of what
+    it computes.  Within an island results may differ by rounding between graphs, versions and devices, so its
+    integers by 1.
     """
     activations, rest = operands[: len(scales)], operands[len(scales) :]
     reals = [f.dequantize(x, scale=s, zero_point=z) for x, s, z in zip(activations, scales, zx, strict=True)]
