@@ -18,15 +18,20 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import zeroq_asr as zq
+from zeroq_asr.calibrate import calibrate
 from zeroq_asr.capture import capture
-from zeroq_asr.export import export
+from zeroq_asr.export import Deployment, export
 from zeroq_asr.expose import expose_positions
 from zeroq_asr.float_graph import FloatGraph, FloatNode
 from zeroq_asr.float_onnx import export_float
 from zeroq_asr.frontend import FrontendConfig
 from zeroq_asr.integer.backends.numpy import NumpyBackend
 from zeroq_asr.integer.backends.torch import TorchBackend
+from zeroq_asr.integer.islands import islands
+from zeroq_asr.integer.program import Program
+from zeroq_asr.integer.proof import prove
 from zeroq_asr.islands import with_islands
+from zeroq_asr.lower import lower
 from zeroq_asr.pipeline import quantize
 from zeroq_asr.verify import load_onnx, verify
 
@@ -164,19 +169,19 @@ def session_of(path: Path | bytes, level: str = "ORT_ENABLE_ALL") -> onnxruntime
     return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
 
 
-def agree(made: zq.Quantized, path: Path, x: Tensor, lengths: Tensor) -> None:
+def agree(program: Program, data: bytes, x: Tensor, lengths: Tensor) -> None:
     """Numpy and torch, which have one evaluator, are equal; in the file the first island may differ by 1."""
-    first, observed = made.islands[0].name, {}
+    first, observed = islands(program)[0].name, {}
 
     def observe(instruction: Any, value: np.ndarray) -> None:
         observed[instruction.out] = value
 
-    wanted, encoded = made.program.run(NumpyBackend(), x.numpy(), lengths.numpy(), observe)
+    wanted, encoded = program.run(NumpyBackend(), x.numpy(), lengths.numpy(), observe)
     with torch.inference_mode():
-        simulated, _ = made.program.run(TorchBackend(), x, lengths)
+        simulated, _ = program.run(TorchBackend(), x, lengths)
     np.testing.assert_array_equal(simulated.numpy(), wanted)
     for level in ("ORT_ENABLE_ALL", "ORT_DISABLE_ALL"):
-        model = load_onnx(path)
+        model = onnx.load_model_from_string(data)
         model.graph.output.append(onnx.ValueInfoProto(name=first))
         session = session_of(model.SerializeToString(), level)
         np.testing.assert_array_equal(logits(session, x, lengths)[1], encoded)
@@ -199,7 +204,7 @@ def test_an_odd_network_is_quantized_and_verified(name: str, tmp_path: Path) -> 
     assert not certificate.integer_only
     assert certificate.islands == made.islands
     assert certificate.float_tensors == []
-    agree(made, path, *batch())
+    agree(made.program, path.read_bytes(), *batch())
     # as near to the float network as bytes elsewhere allow
     x, lengths = batch(3)
     real = torch.log_softmax(model.network(x, lengths)[0], -1).numpy()
@@ -264,16 +269,16 @@ def test_islands_give_one_value_and_no_path_leaves_and_returns() -> None:
     ]
     graph = FloatGraph(("audio_signal", "length"), ("e", "length"), nodes)
 
-    def islands(*keep: str) -> list[list[str]]:
+    def cones(*keep: str) -> list[list[str]]:
         grouped = with_islands(graph, keep)
         return [[n.out for n in i.attrs["nodes"]] for i in grouped.nodes if i.op == "float_island"]
 
     # c, which is none, reads a
-    assert islands("a", "b") == [["a"], ["b"]]
-    assert islands("b", "d") == [["b", "d"]]
+    assert cones("a", "b") == [["a"], ["b"]]
+    assert cones("b", "d") == [["b", "d"]]
     # what is light and lies between joins
-    assert islands("a", "d") == islands("a", "b", "c", "d") == [["a", "b", "c", "d"]]
-    assert islands() == []
+    assert cones("a", "d") == cones("a", "b", "c", "d") == [["a", "b", "c", "d"]]
+    assert cones() == []
     assert with_islands(graph) is graph
 
 
@@ -319,7 +324,7 @@ def test_layers_of_the_conformer_stay_in_float(
     for name in made.program.values.keys() & plain.program.values.keys() - {"logits"}:
         assert made.program.values[name].type == plain.program.values[name].type or name.endswith(":bytes")
     x, lengths = batch(2, model.frontend.features)
-    agree(made, path, x.repeat(1, 1, 4), lengths * 4)
+    agree(made.program, path.read_bytes(), x.repeat(1, 1, 4), lengths * 4)
     for dialect in ("strict", "qdq"):
         with pytest.raises(zq.ExportError, match=f"{made.islands[0].name}.*{dialect} cannot hold"):
             export(made.program, made.deployment, dialect)
@@ -393,3 +398,34 @@ def test_sensitivity_and_report_know_what_is_kept(tmp_path: Path) -> None:
         (layer.name, layer.kind) for layer in zq.sensitivity(model, replace(spec, keep_float=()), FAST).layers
     }
     assert zq.report(model, path, FAST).divergence < 0.05
+
+
+def test_every_node_can_be_kept_by_itself(small_model: zq.AsrModel) -> None:
+    graph = capture(small_model.network, small_model.example_input())
+    x, lengths = batch(4, small_model.frontend.features)
+    ranges = calibrate(graph, x, zq.CalibrationSpec("noise")).ranges
+    deployment = Deployment(
+        "small", small_model.frontend, small_model.tokenizer, 1.0, small_model.subsampling_factor
+    )
+    kept = 0
+    for node in graph.nodes:
+        spec = zq.QuantSpec(keep_float=(node.out,), max_seconds=1.0)
+        if node.op in ("mask_time", "transpose", "length_step", "take_channels"):
+            with pytest.raises(zq.ConfigError, match="rounds nothing by itself"):
+                with_islands(graph, spec.keep_float)
+            continue
+        program = lower(graph, ranges, spec, channels=MELS, max_frames=deployment.max_frames)
+        assert [i.out for i in program.code if i.op == "float_island"] == [node.out]
+        prove(program)
+        agree(program, export(program, deployment, "fused").to_bytes(), x, lengths)
+        kept += 1
+    assert kept > 10
+
+
+def test_compare_measures_what_is_kept() -> None:
+    pytest.importorskip("onnxscript")
+    body, out, layers = ODD["mish"]
+    model = model_of(Odd(body, out, **layers))
+    found = zq.compare(model, spec=zq.QuantSpec(allow_float=True), synthesis=FAST)
+    assert {row.label for row in found.rows} == {"float", "data-free", "noise"}
+    assert found.rows[1].divergence < 0.05
