@@ -311,23 +311,31 @@ def test_layers_of_the_conformer_stay_in_float(
     conformer: tuple[zq.AsrModel, FloatGraph],
     tmp_path: Path,
 ) -> None:
-    model, path = conformer[0], tmp_path / "kept.onnx"
-    spec = zq.QuantSpec(keep_float=keep, max_seconds=4.0)
+    (model, graph), path = conformer, tmp_path / "kept.onnx"
+    x, lengths = batch(2, model.frontend.features)
+    x, lengths = x.repeat(1, 1, 4), lengths * 4
+    ranges = calibrate(graph, x, zq.CalibrationSpec("noise")).ranges
+    deployment = Deployment(model.name, model.frontend, model.tokenizer, 4.0, model.subsampling_factor)
+
+    def lowered(**fields: Any) -> Program:
+        spec = zq.QuantSpec(max_seconds=4.0, **fields)
+        return lower(graph, ranges, spec, channels=x.shape[1], max_frames=deployment.max_frames)
+
     if layer_bits:
         with pytest.raises(zq.ConfigError, match="lies inside of what is kept"):
-            quantize(model, spec=replace(spec, layer_bits=layer_bits), synthesis=FAST)
-    made = quantize(model, path, spec=spec, synthesis=FAST)
+            lowered(keep_float=keep, layer_bits=layer_bits)
+    program, plain = lowered(keep_float=keep), lowered()
+    path.write_bytes(export(program, deployment, "fused").to_bytes())
     certificate = verify(path)
-    assert certificate.islands == made.islands
-    plain = quantize(model, spec=replace(spec, keep_float=()), synthesis=FAST)
+    assert certificate.islands == islands(program) != ()
+    assert certificate.program_sha256 == program.digest()
     # what the stream is made of keeps its format, whatever of it runs in float
-    for name in made.program.values.keys() & plain.program.values.keys() - {"logits"}:
-        assert made.program.values[name].type == plain.program.values[name].type or name.endswith(":bytes")
-    x, lengths = batch(2, model.frontend.features)
-    agree(made.program, path.read_bytes(), x.repeat(1, 1, 4), lengths * 4)
+    for name in program.values.keys() & plain.values.keys():
+        assert program.values[name].type == plain.values[name].type or name.endswith(":bytes")
+    agree(program, path.read_bytes(), x, lengths)
     for dialect in ("strict", "qdq"):
-        with pytest.raises(zq.ExportError, match=f"{made.islands[0].name}.*{dialect} cannot hold"):
-            export(made.program, made.deployment, dialect)
+        with pytest.raises(zq.ExportError, match=f"{certificate.islands[0].name}.*{dialect} cannot hold"):
+            export(program, deployment, dialect)
 
 
 def test_a_file_may_hold_nothing_but_what_it_exports(tmp_path: Path, small_model: zq.AsrModel) -> None:
