@@ -861,10 +861,13 @@ def test_unsupported_operators_name_the_layer_and_what_is_supported(name: str) -
     assert "\n" not in text
     assert "conv1d" in caught.value.remedy
     assert "masked_fill" in caught.value.remedy
-    listed = caught.value.remedy.removeprefix("supported: ").split(", ")
+    listed, _, other = caught.value.remedy.removeprefix("supported: ").partition("; ")
+    assert "--allow-float" in other
     # the names a user knows: neither torch's inner ones nor the forms that write in place
-    assert set(listed) == {name for name in HANDLERS if not (name.startswith("_") or name.endswith("_"))}
-    assert {"conv1d", "batch_norm", "relu", "add", "mul", "clamp", "sigmoid"} <= {*listed}
+    assert set(listed.split(", ")) == {
+        name for name in HANDLERS if not (name.startswith("_") or name.endswith("_"))
+    }
+    assert {"conv1d", "batch_norm", "relu", "add", "mul", "clamp", "sigmoid"} <= {*listed.split(", ")}
 
 
 @pytest.mark.parametrize(

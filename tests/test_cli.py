@@ -806,3 +806,87 @@ def test_interruption_leaves_nothing(loaders: Path, work: Path, out: Path) -> No
         process.send_signal(signal.SIGINT)
         _, stderr = process.communicate(timeout=30)
     assert (process.returncode, stderr) == (130, "error: interrupted\n")
+
+
+# -- float islands -----------------------------------------------------------------------------
+
+
+def test_a_layer_is_kept_in_float_from_quantize_to_transcribe(work: Path, tmp_path: Path) -> None:
+    file = tmp_path / "kept.onnx"
+    keep = ("--keep-float", "encoder.encoder.1.*", "--max-seconds", 2)
+    result = _run("quantize", work / "small.pt", "-o", file, *keep, *FAST)
+    assert result.exit_code == 0, result.output
+    assert "not integer-only" in result.stdout
+    for command in ("verify", "inspect"):
+        result = _run(command, file)
+        assert result.exit_code == 0, result.output
+        text = " ".join(result.stdout.split())
+        assert "float island" in text
+        assert "encoder.encoder.1." in text
+        assert "scale" in text
+    text = _run("verify", file).stdout
+    assert "verified; not integer-only" in text
+    assert "The integer program is proven." not in text
+    report = json.loads(_run("verify", file, "--json").stdout)
+    assert report["integer_only"] is False
+    assert {"layers", "operators", "inputs", "result", "bounds"} <= set(report["islands"][0])
+    assert report["islands"] == json.loads(_run("inspect", file, "--json").stdout)["islands"]
+    plain = json.loads(_run("verify", work / "small.onnx", "--json").stdout)
+    assert (plain["integer_only"], plain["islands"]) == (True, [])
+    assert _run("transcribe", file, work / "half.wav").exit_code == 0
+    assert _run("evaluate", file, "--manifest", work / "manifest.jsonl").exit_code == 0
+    model = onnx.load(str(file))
+    comment = next(p.value for p in model.metadata_props if p.key == "comment")
+    assert comment.startswith("not integer-only")
+
+
+def test_what_cannot_be_kept_in_float(work: Path, out: Path) -> None:
+    command = ("quantize", work / "small.pt", "-o", out / "x.onnx", *FAST, "--keep-float")
+    _fails(_run(*command, "encoder.encodr.1"), 2, "no layer or value 'encoder.encodr.1'", "near it: ")
+    _fails(_run(*command, "encoder*", "--dialect", "strict"), 4, "strict cannot hold", "--keep-float")
+    _fails(_run("inspect", work / "small.pt", "--allow-float"), 2, "of --sensitivity")
+
+
+ODD_LOADER = """
+import torch, zeroq_asr as zq
+
+class Odd(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.act = torch.nn.Conv1d(16, 8, 3, padding=1), torch.nn.Mish()
+        self.last = torch.nn.Conv1d(8, 29, 1)
+
+    def forward(self, x, lengths):
+        return self.last(self.act(self.first(x))).transpose(1, 2), lengths
+
+def odd(path):
+    torch.manual_seed(0)
+    network = Odd().eval().requires_grad_(False)
+    tokens = zq.Tokenizer(tuple(" abcdefghijklmnopqrstuvwxyz'"), "characters")
+    return zq.AsrModel(
+        network=network, frontend=zq.FrontendConfig(features=16), tokenizer=tokens, name="odd",
+        architecture="", config={}, subsampling_factor=1,
+    )
+"""
+
+
+def test_an_unsupported_operator_is_allowed_in_float(
+    work: Path, tmp_path: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("onnxscript")
+    (tmp_path / "odd_loader.py").write_text(ODD_LOADER)
+    monkeypatch.syspath_prepend(tmp_path)
+    file = tmp_path / "odd.onnx"
+    source = (work / "small.pt", "--loader", "odd_loader:odd")
+    noise = ("--calibration", "noise", "--frames", 64, "--batch", 2)
+    refused = _run("quantize", *source, "-o", out / "x.onnx", *noise)
+    _fails(refused, 4, "act: operator aten.mish.default (in Mish)", "--allow-float")
+    result = _run("quantize", *source, "-o", file, "--allow-float", *noise)
+    assert result.exit_code == 0, result.output
+    report = json.loads(_run("verify", file, "--json").stdout)
+    assert [island["layers"] for island in report["islands"]] == [["act"]]
+    assert report["islands"][0]["operators"] == {"Mish": 1}
+    assert _run("transcribe", file, work / "half.wav").exit_code == 0
+    ranked = _run("inspect", *source, "--sensitivity", "--source", "noise", "--allow-float")
+    assert ranked.exit_code == 0, ranked.output
+    assert "--allow-float" in ranked.stdout

@@ -32,6 +32,7 @@ API = [
     "ExportError",
     "Frontend",
     "FrontendConfig",
+    "Island",
     "LayerAccount",
     "LayerSensitivity",
     "ManifestError",

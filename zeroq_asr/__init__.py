@@ -35,6 +35,7 @@ from zeroq_asr.errors import (
 from zeroq_asr.evaluate import Evaluation, evaluate, transcribe
 from zeroq_asr.frontend import Frontend, FrontendConfig
 from zeroq_asr.inspection import inspect_file
+from zeroq_asr.integer.islands import Island
 from zeroq_asr.manifest import Utterance, read_manifest
 from zeroq_asr.model import AsrModel
 from zeroq_asr.pipeline import Quantized, quantize
@@ -62,6 +63,7 @@ __all__ = [
     "ExportError",
     "Frontend",
     "FrontendConfig",
+    "Island",
     "LayerAccount",
     "LayerSensitivity",
     "ManifestError",

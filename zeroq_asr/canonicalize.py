@@ -141,6 +141,8 @@ def affine_to_conv(graph: FloatGraph) -> FloatGraph:
             }
         elif node.op == "take_channels":
             channels[node.out] = len(node.attrs["index"])
+        elif node.op == "aten":
+            channels[node.out] = node.attrs["channels"]
         elif known := [channels[name] for name in node.ins if name in channels]:
             # a gate of one channel broadcasts
             channels[node.out] = max(known)

@@ -22,6 +22,7 @@ from torch import nn
 # they register their handlers
 from zeroq_asr import aten_attention, aten_convs, aten_masks, aten_norms  # noqa: F401
 from zeroq_asr.aten import HANDLERS, supported
+from zeroq_asr.aten_float import float_call
 from zeroq_asr.canonicalize import canonicalize
 from zeroq_asr.errors import CaptureError, UnsupportedOperatorError
 from zeroq_asr.float_graph import FLOAT_OPS, FloatGraph
@@ -33,16 +34,21 @@ TOLERANCE = 1e-3
 
 
 def capture(
-    network: nn.Module, example: tuple[torch.Tensor, torch.Tensor], name: str = "network"
+    network: nn.Module,
+    example: tuple[torch.Tensor, torch.Tensor],
+    name: str = "network",
+    *,
+    allow_float: bool = False,
 ) -> FloatGraph:
     """Trace ``network(features [B, M, T], lengths [B])`` → (logits [B, S, V], lengths [B]).
 
     Returns the canonical graph, checked against the module on the example.  Raises CaptureError if
     torch.export refuses the module or the graph does not compute what the module computes, and
-    UnsupportedOperatorError, with the layer's path, for an operator without a lowering.
+    UnsupportedOperatorError, with the layer's path, for an operator without a lowering.  ``allow_float``:
+    such an operator becomes an ``aten`` node, to be kept in float, if it may be (``zeroq_asr.aten_float``).
     """
     exported = _export(network, example, name)
-    graph = canonicalize(_interpret(exported, name))
+    graph = canonicalize(_interpret(exported, name, allow_float))
     for node in graph.nodes:
         if node.op not in FLOAT_OPS:  # a padding that no convolution absorbed
             raise unsupported(node.where or node.out, node.op)
@@ -89,7 +95,7 @@ def _quiet() -> Iterator[None]:
         root.setLevel(level)
 
 
-def _interpret(exported: Any, name: str) -> FloatGraph:
+def _interpret(exported: Any, name: str, allow_float: bool) -> FloatGraph:
     tracer = Tracer(exported)
     outputs: list[Any] = []
     for node in exported.graph.nodes:
@@ -102,7 +108,9 @@ def _interpret(exported: Any, name: str) -> FloatGraph:
             tracer.enter(node)
             result = _meaning(tracer, node)
             if result is NotImplemented:
-                raise unsupported(tracer.where or node.name, str(node.target), tracer.kind)
+                if not allow_float:
+                    raise unsupported(tracer.where or node.name, str(node.target), tracer.kind)
+                result = float_call(tracer, node)
             tracer.env[node] = result
         else:
             raise unsupported(node.name, node.op)
@@ -150,7 +158,7 @@ def unsupported(where: str, operator: str, layer: str = "") -> UnsupportedOperat
     return UnsupportedOperatorError(
         where,
         f"operator {operator}{f' (in {layer})' if layer else ''} {reason}",
-        supported(),
+        f"{supported()}; --allow-float keeps others in float",
     )
 
 

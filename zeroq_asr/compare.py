@@ -228,7 +228,8 @@ def _build(
     if real is not None:
         made = ours(REAL, REAL, CalibrationSpec(real, limit=limit), syntheses[0])
         progress(ORT, 0, 1)
-        graph = capture(model.network, model.example_input(), model.name)
+        example = model.example_input()
+        graph = capture(model.network, example, model.name, allow_float=specs[0].allow_float)
         source = _Recordings(model, read_manifest(real)[:limit])
         path = folder / "ort.onnx"
         plain = export_float(graph, made.deployment, shared_masks=False)

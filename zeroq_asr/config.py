@@ -54,6 +54,11 @@ class QuantSpec:
     #: (name, bits) of single layers' results, finer than ``activation_bits``: a layer's path, a value's
     #: name, or a glob of them, and 16, the only width there is beside bytes (``zeroq_asr.formats``)
     layer_bits: tuple[tuple[str, int], ...] = ()
+    #: what stays in float: paths of layers, names of values, or globs of them.  The file is then not
+    #: integer-only, and its certificate lists these islands (``zeroq_asr.islands``)
+    keep_float: tuple[str, ...] = ()
+    #: keep operators that have no integer lowering in float, too, instead of refusing the network
+    allow_float: bool = False
     #: bits of the integer logits, 8..16
     logit_bits: int = 16
     #: a key of ``TARGETS``
@@ -79,6 +84,8 @@ class QuantSpec:
         _whole(where, "activation_bits", self.activation_bits, 2, 8)
         # JSON has no tuples
         object.__setattr__(self, "layer_bits", _layer_bits(where, self.layer_bits))
+        object.__setattr__(self, "keep_float", _names(where, "keep_float", self.keep_float))
+        _flag(where, "allow_float", self.allow_float)
         _whole(where, "logit_bits", self.logit_bits, 8, 16)
         _choice(where, "target", self.target, TARGETS)
         _choice(where, "nonlinearity", self.nonlinearity, NONLINEARITIES)
@@ -353,6 +360,14 @@ def _layer_bits(where: str, value: object) -> tuple[tuple[str, int], ...]:
             problem = f"{pair[0]} cannot have {pair[1]} bits: a single layer can have {LAYER_BITS}"
             raise ConfigError(where, problem, f"write --bits '{pair[0]}={LAYER_BITS}', or leave it out")
     return tuple((str(name), int(bits)) for name, bits in pairs)
+
+
+def _names(where: str, name: str, value: object) -> tuple[str, ...]:
+    if not isinstance(value, tuple | list):
+        raise ConfigError(where, f"{name} must be a list of names, got {value!r}")
+    for one in value:
+        _name(where, f"a name of {name}", one)
+    return tuple(str(one) for one in value)
 
 
 def _flag(where: str, name: str, value: object) -> None:

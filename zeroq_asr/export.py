@@ -25,6 +25,7 @@ from zeroq_asr.frontend import FrontendConfig
 from zeroq_asr.integer.backends.onnx_fused import OnnxFusedBackend
 from zeroq_asr.integer.backends.onnx_qdq import OnnxQdqBackend
 from zeroq_asr.integer.backends.onnx_strict import OnnxStrictBackend, build
+from zeroq_asr.integer.islands import islands
 from zeroq_asr.integer.program import Program, canonical_json
 from zeroq_asr.integer.types import I32, IntType
 from zeroq_asr.integer.wellformed import check
@@ -176,6 +177,12 @@ def _check_interface(program: Program, deployment: Deployment, kind: IntType) ->
 def _backend(program: Program, dialect: str, target: str) -> OnnxStrictBackend:
     if target not in TARGET_BOUNDS:
         raise ExportError(target, "unknown target", f"choose one of {', '.join(TARGET_BOUNDS)}")
+    if dialect in ("strict", "qdq") and (floats := islands(program)):
+        raise ExportError(
+            ", ".join(island.name for island in floats),
+            f"{dialect} cannot hold what is kept in float",
+            "export fused, or quantize without --keep-float and --allow-float",
+        )
     if dialect == "strict":
         return OnnxStrictBackend(target)
     if dialect == "qdq":
@@ -184,7 +191,11 @@ def _backend(program: Program, dialect: str, target: str) -> OnnxStrictBackend:
         raise ExportError(dialect, "unknown dialect", f"choose one of {', '.join(DIALECTS)}")
     if target == "x86-fast":
         for name, array in program.constants.items():
-            if array.ndim == 3 and int(np.abs(array.astype(np.int16)).max(initial=0)) > 64:
+            if (
+                array.ndim == 3
+                and array.dtype == np.int8
+                and int(np.abs(array.astype(np.int16)).max(initial=0)) > 64
+            ):
                 raise ExportError(name, "target x86-fast needs |w| <= 64", "use --bits w7a8 or fewer")
     return OnnxFusedBackend(target)
 
@@ -204,9 +215,10 @@ def _metadata(
     }
     own["metadata_sha256"] = metadata_digest(own)
     normalize = deployment.frontend.normalize
+    only = "not integer-only" if islands(program) else "integer-only"
     kind = "EncDecCTCModel" if deployment.tokenizer.kind == "characters" else "EncDecCTCModelBPE"
     return {
-        "comment": f"integer-only, {dialect}; made by zeroq-asr without data",
+        "comment": f"{only}, {dialect}; made by zeroq-asr without data",
         "model_author": "zeroq-asr",
         "model_type": kind,
         "normalize_type": normalize if isinstance(normalize, str) else "",

@@ -6,13 +6,17 @@ attribute, if present, is a fused ReLU or Hardtanh (lowest, highest real value; 
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from zeroq_asr.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,24 @@ class FloatGraph:
                 readers.setdefault(name, []).append(node)
         return readers
 
+    def flat(self) -> list[FloatNode]:
+        """The nodes with those of every ``float_island`` in its place."""
+        return [inner for node in self.nodes for inner in node.attrs.get("nodes", (node,))]
+
+    def matching(self, pattern: str, option: str) -> list[FloatNode]:
+        """Nodes whose value or layer path ``pattern`` names, or matches as a glob; those in islands, too.
+
+        Raises ConfigError for the ``option`` that gave a pattern of nothing, with what is near it.
+        """
+        nodes = self.flat()
+        found = [n for n in nodes if fnmatchcase(n.out, pattern) or fnmatchcase(n.where, pattern)]
+        if not found:
+            known = {name: None for n in nodes for name in (n.where, n.out) if name}
+            near = difflib.get_close_matches(pattern, known, 4, 0.4)
+            remedy = f"near it: {', '.join(near)}" if near else "inspect --sensitivity lists them"
+            raise ConfigError(option, f"the network has no layer or value {pattern!r}", remedy)
+        return found
+
     @torch.inference_mode()
     def run(
         self, features: Tensor, lengths: Tensor, observe: Callable[[str, Tensor], None] | None = None
@@ -87,7 +109,7 @@ def frame_counts(graph: FloatGraph) -> dict[str, Any]:
     None stands for the single frame of a mean, which broadcasts, and for lengths.
     """
     counts: dict[str, Any] = {graph.inputs[0]: ()}
-    for node in graph.nodes:
+    for node in graph.flat():
         known = [counts[name] for name in node.ins if counts.get(name) is not None]
         history = known[0] if known and node.op != "mean_time" else None
         if node.op == "positions":
@@ -105,13 +127,13 @@ def frame_counts(graph: FloatGraph) -> dict[str, Any]:
 def channel_counts(graph: FloatGraph, channels: int) -> dict[str, int]:
     """Channels of every activation; the input has ``channels``."""
     counts = {graph.inputs[0]: channels}
-    for node in graph.nodes:
+    for node in graph.flat():
         a = node.attrs
         if node.op in ("conv1d", "conv2d"):
             counts[node.out] = a["weight"].shape[0]
         elif node.op == "image":
             counts[node.out] = 1
-        elif node.op == "flatten":
+        elif node.op in ("flatten", "aten"):
             counts[node.out] = a["channels"]
         elif node.op == "positions":
             counts[node.out] = a["compute"](1).shape[0]
@@ -126,7 +148,7 @@ def channel_counts(graph: FloatGraph, channels: int) -> dict[str, int]:
 def images(graph: FloatGraph) -> set[str]:
     """Values [B, C, T, F]: what is made of an image, until it is flattened."""
     found: set[str] = set()
-    for node in graph.nodes:
+    for node in graph.flat():
         if node.op == "image" or (node.op not in ("flatten", "length_step") and node.ins[0] in found):
             found.add(node.out)
     return found
@@ -258,6 +280,15 @@ def _rotate(
     return x * a + x[:, list(pair)] * b
 
 
+def _island(*operands: Tensor, nodes: tuple[FloatNode, ...]) -> Tensor:
+    takes = dict.fromkeys(name for node in nodes for name in node.ins)
+    made = {node.out for node in nodes}
+    env = dict(zip((name for name in takes if name not in made), operands, strict=True))
+    for node in nodes:
+        env[node.out] = FLOAT_OPS[node.op](*(env[name] for name in node.ins), **node.attrs)
+    return env[nodes[-1].out]
+
+
 def _elementwise(function: Callable[[Tensor], Tensor]) -> Callable[..., Tensor]:
     return lambda x, *, clamp=None: _clamped(function(x), clamp)
 
@@ -280,6 +311,9 @@ FLOAT_OPS: dict[str, Callable[..., Tensor]] = {
     "instance_norm": _instance_norm,
     "attention": _attention,
     "rotate": _rotate,
+    # an operator of ATen that is none of these: its call takes and gives [B, C, T]
+    "aten": lambda *xs, call, channels: call(*xs),
+    "float_island": _island,
     "take_channels": lambda x, *, index: x[:, list(index)],
     "transpose": lambda x, *, perm: x.permute(perm),
     "sigmoid": _elementwise(torch.sigmoid),

@@ -11,13 +11,14 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import NodeProto, TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 
 from zeroq_asr._version import __version__
 from zeroq_asr.errors import UnsupportedOperatorError
 from zeroq_asr.export import IR_VERSION, METADATA_KEY, OPSET, Deployment
 from zeroq_asr.float_graph import FloatGraph, FloatNode, frame_counts, images
-from zeroq_asr.integer.ops.rotate import coefficients_of, distinct
+from zeroq_asr.float_writer import Writer
+from zeroq_asr.integer.ops.rotate import coefficients_of
 from zeroq_asr.integer.program import canonical_json
 
 
@@ -32,13 +33,9 @@ def export_float(
     Raises UnsupportedOperatorError for an operator without a spelling.
     """
     longest = -(-deployment.max_frames // deployment.subsampling_factor) + 1
-    writer = _Writer(graph, flat, shared_masks, longest)
+    writer = Writer(images(graph), frame_counts(graph), longest, flat=flat, shared_masks=shared_masks)
     for node in graph.nodes:
-        if node.op not in SPELLINGS:
-            raise UnsupportedOperatorError(
-                node.where or node.out, f"operator {node.op} has no float spelling"
-            )
-        SPELLINGS[node.op](writer, node)
+        spell(writer, node)
     logits, lengths = graph.outputs
     writer.add("LogSoftmax", [logits], "logprobs", axis=-1)
     writer.add("Identity", [lengths], "encoded_lengths")
@@ -68,116 +65,18 @@ def export_float(
     return model
 
 
+def spell(writer: Writer, node: FloatNode) -> None:
+    """Write a node of a float graph; UnsupportedOperatorError where there is no spelling."""
+    if node.op not in SPELLINGS:
+        raise UnsupportedOperatorError(node.where or node.out, f"operator {node.op} has no float spelling")
+    SPELLINGS[node.op](writer, node)
+
+
 #: a masked score, as NeMo exports it: nothing beside any other, and a number that other quantizers can take
 _MASKED = -10000.0
 
 
-class _Writer:
-    """Collects nodes; a value [B, C, T] may exist frames first too, whatever its readers like best."""
-
-    def __init__(self, graph: FloatGraph, flat: bool, shared_masks: bool, longest: int) -> None:
-        #: leave depthwise convolutions 1-D
-        self.flat = flat
-        self.shared_masks = shared_masks
-        #: encoded frames of the longest input, for tables of positions
-        self.longest = longest
-        self.nodes: list[NodeProto] = []
-        self.initializers: dict[str, TensorProto] = {}
-        #: value → the same with frames first [B, T, C]; a value may have this form alone
-        self.frames_first: dict[str, str] = {}
-        self._channels_first: dict[str, str] = {}
-        #: values [B, C, T, F]
-        self.images = images(graph)
-        self._frame_counts = frame_counts(graph)
-        self._masks: dict[tuple[str, Any, tuple[int, ...]], str] = {}
-        self._tables: dict[tuple[Any, ...], str] = {}
-        self._count = 0
-
-    def add(self, op: str, inputs: list[str], out: str = "", **attrs: Any) -> str:
-        self._count += 1
-        out = out or f"{op}_{self._count}"
-        self.nodes.append(helper.make_node(op, inputs, [out], **attrs))
-        return out
-
-    def store(self, value: Any, dtype: type = np.float32) -> str:
-        array: np.ndarray = np.asarray(value, dtype=dtype)
-        name = (
-            f"const/{array.dtype}/{array.tolist()}" if array.size <= 4 else f"weight_{len(self.initializers)}"
-        )
-        self.initializers.setdefault(name, numpy_helper.from_array(array, name))
-        return name
-
-    def channels(self, value: str) -> str:
-        """Name of the form [B, C, T]."""
-        if value not in self.frames_first:
-            return value
-        if value not in self._channels_first:
-            self._channels_first[value] = self.add("Transpose", [self.frames_first[value]], perm=[0, 2, 1])
-        return self._channels_first[value]
-
-    def frames(self, value: str) -> str:
-        """Name of the form [B, T, C]."""
-        if value not in self.frames_first:
-            self._channels_first[value] = value
-            self.frames_first[value] = self.add("Transpose", [value], perm=[0, 2, 1])
-        return self.frames_first[value]
-
-    def has_frames(self, *values: str) -> bool:
-        """Whether all of ``values`` exist frames first."""
-        return all(value in self.frames_first for value in values)
-
-    def forms(self, node: FloatNode) -> tuple[list[str], bool]:
-        """Names of an elementwise node's operands in one form, and whether that is frames first."""
-        together = self.has_frames(*node.ins)
-        return [self.frames(n) if together else self.channels(n) for n in node.ins], together
-
-    def done(self, node: FloatNode, name: str, frames_first: bool) -> None:
-        """Take ``name`` for the result of ``node``, its fused clamp applied."""
-        lo, hi = node.attrs.get("clamp") or (None, None)
-        out = f"{node.out}:frames" if frames_first else node.out
-        if lo is None and hi is None:
-            self.add("Identity", [name], out)
-        elif lo == 0.0 and hi is None:
-            self.add("Relu", [name], out)
-        else:
-            self.add("Clip", [name, *("" if b is None else self.store(b) for b in (lo, hi))], out)
-        if frames_first:
-            self.frames_first[node.out] = out
-
-    def mask(self, value: str, lengths: str, *axes: int) -> str:
-        """Bool [B, T] with ones at ``axes``: a value's valid frames, made once for equal numbers of them."""
-        key = (lengths, self._frame_counts[value], axes)
-        if key not in self._masks or not self.shared_masks:
-            if axes:
-                self._masks[key] = self.add("Unsqueeze", [self.mask(value, lengths), self.axes(*axes)])
-            else:
-                first = value in self.frames_first
-                axis, name = (1, self.frames(value)) if first else (2, value)
-                shape = self.add("Shape", [name], start=axis, end=axis + 1)
-                frames = self.add("Squeeze", [shape, self.axes(0)])
-                index = self.add("Range", [self.store(0, np.int64), frames, self.store(1, np.int64)])
-                column = self.add("Unsqueeze", [lengths, self.axes(1)])
-                self._masks[key] = self.add("Less", [index, column])
-        return self._masks[key]
-
-    def frame_table(self, like: str, table: np.ndarray, frames_first: bool) -> str:
-        """The first columns of ``table`` [C, L], as many as there are frames: [C, T] or [T, C]; made once."""
-        kept, rows, signs = distinct(table.astype(np.float32))
-        key = (kept.tobytes(), rows, signs.tobytes(), self._frame_counts[like], frames_first)
-        if key not in self._tables:
-            axis, name = (1, self.frames(like)) if like in self.frames_first else (2, like)
-            frames = self.add("Shape", [name], start=axis, end=axis + 1)
-            part = self.add("Slice", [self.store(kept), self.axes(0), frames, self.axes(1)])
-            each = self.add("Gather", [part, self.store(rows, np.int64)], axis=0)
-            signed = self.add("Mul", [each, self.store(signs[:, None])])
-            self._tables[key] = self.add("Transpose", [signed], perm=[1, 0]) if frames_first else signed
-        return self._tables[key]
-
-    def axes(self, *values: int) -> str:
-        return self.store(list(values), np.int64)
-
-
-def _conv1d(w: _Writer, node: FloatNode) -> None:
+def _conv1d(w: Writer, node: FloatNode) -> None:
     a = node.attrs
     weight, bias = a["weight"].numpy(), w.store(a["bias"].numpy())
     left, right = a["padding"]
@@ -211,11 +110,11 @@ def _conv1d(w: _Writer, node: FloatNode) -> None:
     w.done(node, w.add("Squeeze", [y, axis]), False)
 
 
-def _image(w: _Writer, node: FloatNode) -> None:
+def _image(w: Writer, node: FloatNode) -> None:
     w.add("Unsqueeze", [w.frames(node.ins[0]), w.axes(1)], node.out)
 
 
-def _conv2d(w: _Writer, node: FloatNode) -> None:
+def _conv2d(w: Writer, node: FloatNode) -> None:
     a = node.attrs
     (time, frequency) = a["padding"]
     y = w.add(
@@ -229,19 +128,19 @@ def _conv2d(w: _Writer, node: FloatNode) -> None:
     w.done(node, y, False)
 
 
-def _flatten(w: _Writer, node: FloatNode) -> None:
+def _flatten(w: Writer, node: FloatNode) -> None:
     moved = w.add("Transpose", [node.ins[0]], perm=[0, 2, 1, 3])
     out = w.add("Reshape", [moved, w.axes(0, 0, node.attrs["channels"])], f"{node.out}:frames")
     w.frames_first[node.out] = out
 
 
-def _layer_norm(w: _Writer, node: FloatNode) -> None:
+def _layer_norm(w: Writer, node: FloatNode) -> None:
     a = node.attrs
     inputs = [w.frames(node.ins[0]), w.store(a["weight"].numpy()), w.store(a["bias"].numpy())]
     w.done(node, w.add("LayerNormalization", inputs, axis=-1, epsilon=a["epsilon"]), True)
 
 
-def _instance_norm(w: _Writer, node: FloatNode) -> None:
+def _instance_norm(w: Writer, node: FloatNode) -> None:
     a, (x, lengths) = node.attrs, node.ins
     source, valid, zero = w.channels(x), w.mask(x, lengths, 1), w.store(0.0)
     count = w.add("Unsqueeze", [w.add("Cast", [lengths], to=TensorProto.FLOAT), w.axes(1, 2)])
@@ -255,7 +154,7 @@ def _instance_norm(w: _Writer, node: FloatNode) -> None:
     w.done(node, w.add("Add", [scaled, w.store(a["bias"].numpy()[:, None])]), False)
 
 
-def _attention(w: _Writer, node: FloatNode) -> None:
+def _attention(w: Writer, node: FloatNode) -> None:
     a = node.attrs
     query, key, value, lengths, *position = node.ins
 
@@ -266,7 +165,11 @@ def _attention(w: _Writer, node: FloatNode) -> None:
     scores = w.add("MatMul", [split(query, [0, 2, 1, 3]), split(key, [0, 2, 3, 1])])
     source = w.frames(query)
     if position:
-        by_distance = w.add("MatMul", [split(position[0], [0, 2, 1, 3]), _positions(w, source, a)])
+        if a.get("positions") is not None:
+            distances = _positions(w, source, a)
+        else:  # a value [1, H·E, 2T − 1] of the graph
+            distances = w.add("Reshape", [w.channels(position[1]), w.axes(a["heads"], -1, 0)])
+        by_distance = w.add("MatMul", [split(position[0], [0, 2, 1, 3]), distances])
         scores = w.add("Add", [scores, _shift(w, by_distance)])
     scaled = w.add("Mul", [scores, w.store(a["scale"])])
     kept = w.add("Where", [w.mask(query, lengths, 1, 2), scaled, w.store(_MASKED)])
@@ -275,7 +178,7 @@ def _attention(w: _Writer, node: FloatNode) -> None:
     w.done(node, w.add("Reshape", [joined, w.axes(0, 0, -1)]), True)
 
 
-def _positions(w: _Writer, source: str, a: dict[str, Any]) -> str:
+def _positions(w: Writer, source: str, a: dict[str, Any]) -> str:
     """The middle [H, E, 2T − 1] of a table [H, E, 2L − 1] for L frames: distances T − 1 down to 1 − T."""
     table = w.store(a["positions"](w.longest).numpy())
     frames = w.add("Shape", [source], start=1, end=2)
@@ -284,7 +187,33 @@ def _positions(w: _Writer, source: str, a: dict[str, Any]) -> str:
     return w.add("Slice", [table, begin, end, w.axes(2)])
 
 
-def _shift(w: _Writer, scores: str) -> str:
+def _table(w: Writer, node: FloatNode) -> None:
+    """The distances of as many frames as the operand has, [1, D, 2T − 1]."""
+    shaped = {"positions": lambda frames: node.attrs["compute"](frames)[None]}
+    w.add("Identity", [_positions(w, w.frames(node.ins[0]), shaped)], node.out)
+
+
+def _aten(w: Writer, node: FloatNode) -> None:
+    """The nodes of the operator's own export, in the layout that it was traced in."""
+    call = node.attrs["call"]
+    graph = call.onnx.graph
+    takes = [
+        w.frames(name) if first else w.channels(name)
+        for name, first in zip(node.ins, call.frames_first, strict=True)
+    ]
+    names = {"": "", **{value.name: name for value, name in zip(graph.input, takes, strict=True)}}
+    for tensor in graph.initializer:
+        array = numpy_helper.to_array(tensor)
+        names[tensor.name] = w.store(array, array.dtype)
+    for inner in graph.node:
+        attrs = {a.name: helper.get_attribute_value(a) for a in inner.attribute}
+        names.update((name, w.unique(inner.op_type)) for name in inner.output if name)
+        ins, outs = ([names[name] for name in side] for side in (inner.input, inner.output))
+        w.nodes.append(helper.make_node(inner.op_type, ins, outs, **attrs))
+    w.done(node, names[graph.output[0].name], call.result_frames_first)
+
+
+def _shift(w: Writer, scores: str) -> str:
     """Scores of distances [B, H, T, 2T − 1] as scores of pairs [B, H, T, T]: see relative_shift."""
     frames = w.add("Shape", [scores], start=2, end=3)
     padded = w.add("Pad", [scores, w.store([0, 0, 0, 1, 0, 0, 0, 0], np.int64)])
@@ -294,21 +223,21 @@ def _shift(w: _Writer, scores: str) -> str:
     return w.add("Slice", [back, w.axes(0), frames, w.axes(3)])
 
 
-def _rotate(w: _Writer, node: FloatNode) -> None:
+def _rotate(w: Writer, node: FloatNode) -> None:
     (x,), together = w.forms(node)
     a, b = (w.frame_table(node.ins[0], table, together) for table in coefficients_of(node, w.longest))
     other = w.add("Gather", [x, w.store(node.attrs["pair"], np.int64)], axis=2 if together else 1)
     w.done(node, w.add("Add", [w.add("Mul", [x, a]), w.add("Mul", [other, b])]), together)
 
 
-def _sum(w: _Writer, node: FloatNode) -> None:
+def _sum(w: Writer, node: FloatNode) -> None:
     (total, *rest), together = w.forms(node)
     for operand in rest:
         total = w.add("Add", [total, operand])
     w.done(node, total, together)
 
 
-def _mask_time(w: _Writer, node: FloatNode) -> None:
+def _mask_time(w: Writer, node: FloatNode) -> None:
     x, lengths = node.ins
     first = w.has_frames(x)
     axes = (2,) if first else (1, 3) if x in w.images else (1,)
@@ -316,7 +245,7 @@ def _mask_time(w: _Writer, node: FloatNode) -> None:
     w.done(node, w.add("Where", [w.mask(x, lengths, *axes), source, w.store(0.0)]), first)
 
 
-def _mean_time(w: _Writer, node: FloatNode) -> None:
+def _mean_time(w: Writer, node: FloatNode) -> None:
     source = w.channels(node.ins[0])
     kept = w.add("Where", [w.mask(node.ins[0], node.ins[1], 1), source, w.store(0.0)])
     total = w.add("ReduceSum", [kept, w.axes(2)], keepdims=1)
@@ -324,7 +253,7 @@ def _mean_time(w: _Writer, node: FloatNode) -> None:
     w.done(node, w.add("Div", [total, count]), False)
 
 
-def _length_step(w: _Writer, node: FloatNode) -> None:
+def _length_step(w: Writer, node: FloatNode) -> None:
     a = node.attrs
     raised = w.add("Add", [node.ins[0], w.store(a["before"], np.int64)])
     kept = w.add("Max", [raised, w.store(0, np.int64)])
@@ -332,31 +261,31 @@ def _length_step(w: _Writer, node: FloatNode) -> None:
     w.add("Add", [divided, w.store(a["after"], np.int64)], node.out)
 
 
-def _take_channels(w: _Writer, node: FloatNode) -> None:
+def _take_channels(w: Writer, node: FloatNode) -> None:
     (x,), together = w.forms(node)
     index = w.store(node.attrs["index"], np.int64)
     w.done(node, w.add("Gather", [x, index], axis=2 if together else 1), together)
 
 
-def _transpose(w: _Writer, node: FloatNode) -> None:
+def _transpose(w: Writer, node: FloatNode) -> None:
     # frames first is the transpose already
     w.add("Identity", [w.frames(node.ins[0])], node.out)
 
 
-def _elementwise(op: str) -> Callable[[_Writer, FloatNode], None]:
-    def spell(w: _Writer, node: FloatNode) -> None:
+def _elementwise(op: str) -> Callable[[Writer, FloatNode], None]:
+    def spell(w: Writer, node: FloatNode) -> None:
         operands, together = w.forms(node)
         w.done(node, w.add(op, operands), together)
 
     return spell
 
 
-def _silu(w: _Writer, node: FloatNode) -> None:
+def _silu(w: Writer, node: FloatNode) -> None:
     (x,), together = w.forms(node)
     w.done(node, w.add("Mul", [x, w.add("Sigmoid", [x])]), together)
 
 
-def _gelu(w: _Writer, node: FloatNode) -> None:
+def _gelu(w: Writer, node: FloatNode) -> None:
     (x,), together = w.forms(node)
     erf = w.add("Erf", [w.add("Mul", [x, w.store(np.sqrt(0.5))])])
     half = w.add("Mul", [x, w.store(0.5)])
@@ -364,7 +293,7 @@ def _gelu(w: _Writer, node: FloatNode) -> None:
 
 
 #: float graph operator → how to write it
-SPELLINGS: dict[str, Callable[[_Writer, FloatNode], None]] = {
+SPELLINGS: dict[str, Callable[[Writer, FloatNode], None]] = {
     "conv1d": _conv1d,
     "image": _image,
     "conv2d": _conv2d,
@@ -373,6 +302,8 @@ SPELLINGS: dict[str, Callable[[_Writer, FloatNode], None]] = {
     "instance_norm": _instance_norm,
     "attention": _attention,
     "rotate": _rotate,
+    "positions": _table,
+    "aten": _aten,
     "add": _sum,
     "clamp": _sum,
     "mul": _elementwise("Mul"),

@@ -10,10 +10,8 @@ read what is named exactly, where of streams they read bytes.
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Iterable, Mapping
-from fnmatch import fnmatchcase
 
 from zeroq_asr.config import LAYER_BITS
 from zeroq_asr.errors import ConfigError
@@ -38,7 +36,7 @@ _MAKERS = ("conv1d", "add", "layer_norm", "instance_norm")
 NORMS = ("layer_norm", "instance_norm")
 _MOVES = ("mask_time", "take_channels", "transpose")
 #: the same of what the user names; functions that are a product with their operand need one of 16 bits
-_NAMED_MAKERS = (*_MAKERS, "conv2d", "clamp", "mul", *FACTORS)
+_NAMED_MAKERS = (*_MAKERS, "conv2d", "clamp", "mul", "float_island", *FACTORS)
 _NAMED_MOVES = (*_MOVES, "image", "flatten")
 
 
@@ -61,7 +59,11 @@ def byte_format(real: Range, bits: int, unit: float | None = None) -> ValueInfo:
 
 
 def wide_values(graph: FloatGraph) -> list[set[str]]:
-    """Return the groups of wide values that share a scale: streams, and what only normalizations read."""
+    """Return the groups of wide values that share a scale: streams, and what only normalizations read.
+
+    What is inside of an island counts: a stream is one whatever of it runs in float.
+    """
+    graph = FloatGraph(graph.inputs, graph.outputs, graph.flat())
     producer, consumers = graph.producer(), graph.consumers()
     joined: dict[str, set[str]] = {}
 
@@ -112,12 +114,8 @@ def named_values(graph: FloatGraph, layer_bits: Iterable[tuple[str, int]]) -> se
     attended = {name for n in graph.nodes if n.op == "attention" for name in n.ins}
     matched: dict[str, list[FloatNode]] = {}
     for pattern, _ in layer_bits:
-        nodes = [n for n in graph.nodes if fnmatchcase(n.out, pattern) or fnmatchcase(n.where, pattern)]
-        if not nodes:
-            known = {name: None for n in graph.nodes for name in (n.where, n.out) if name}
-            near = difflib.get_close_matches(pattern, known, 4, 0.4)
-            remedy = f"near it: {', '.join(near)}" if near else "inspect --sensitivity lists them"
-            raise ConfigError("bits", f"the network has no layer or value {pattern!r}", remedy)
+        # an island goes by its result
+        nodes = [producer.get(n.out, n) for n in graph.matching(pattern, "bits")]
         matched[pattern] = nodes
         for node in nodes:
             while node.op in _NAMED_MOVES and node.ins[0] in producer:
@@ -130,6 +128,8 @@ def named_values(graph: FloatGraph, layer_bits: Iterable[tuple[str, int]]) -> se
         if possible and (node.out in named or node.op in _NAMED_MOVES):
             wide.add(node.out)
     for pattern, nodes in matched.items():
+        if not any(n.out in producer for n in nodes):
+            raise ConfigError("bits", f"{pattern!r} lies inside of what is kept in float", "leave it out")
         if not any(n.out in wide for n in nodes):
             raise ConfigError(
                 "bits",

@@ -9,6 +9,7 @@ import math
 import os
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from torch import nn
 from zeroq_asr.checkpoints import load_checkpoint
 from zeroq_asr.errors import CheckpointError, VerificationError
 from zeroq_asr.export import METADATA_KEY
+from zeroq_asr.integer.islands import islands
 from zeroq_asr.integer.program import Program, ValueInfo
 from zeroq_asr.model import AsrModel
 from zeroq_asr.recognizer import is_onnx
@@ -86,6 +88,11 @@ def _checkpoint(path: str | os.PathLike[str], model: AsrModel) -> dict[str, Any]
 def _quantized(path: str | os.PathLike[str], model: onnx.ModelProto) -> dict[str, Any]:
     program, deployment, own = read_program(model, os.fspath(path))
     quantization = deployment.recipe.get("quantization", {})
+    try:
+        kept = islands(program)
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        problem = f"its float islands cannot be read ({type(error).__name__})"
+        raise VerificationError(path, problem, "do not trust this file") from None
     return {
         "kind": "quantized",
         "file": os.fspath(path),
@@ -97,6 +104,8 @@ def _quantized(path: str | os.PathLike[str], model: onnx.ModelProto) -> dict[str
         "version": own.get("version"),
         "format": own.get("format"),
         **_versions(model),
+        "integer_only": not kept,
+        "islands": [asdict(island) for island in kept],
         "program_sha256": own.get("program_sha256"),
         "max_seconds": deployment.max_seconds,
         "max_frames": program.max_frames,

@@ -23,13 +23,17 @@ from zeroq_asr.integer.ops.rotate import distinct
 from zeroq_asr.integer.ops.table import FACTORS
 from zeroq_asr.integer.program import Instruction, Program, ValueInfo
 from zeroq_asr.integer.types import U8, signed_range
+from zeroq_asr.islands import float_body, with_islands
 
 #: Logits are 16 bits wide, so they can afford a range twice the one that was seen: clipping the best
 #: token costs words, a coarser step of 2^-15 of the range costs nothing.
 LOGIT_MARGIN = 2.0
 
 #: operators of the float graph that read values of 16 bits; all others read bytes
-TAKES_WIDE = ("add", "layer_norm", "instance_norm", "mask_time", "take_channels", "transpose", "length_step")
+TAKES_WIDE = (
+    *("add", "layer_norm", "instance_norm", "mask_time", "take_channels", "transpose", "length_step"),
+    "float_island",
+)
 #: those that read 16 bits exactly where the user asked for them: it costs them time
 TAKES_NAMED = ("conv1d", "conv2d", "clamp", "mul", "image", "flatten", *FACTORS)
 
@@ -47,8 +51,9 @@ def lower(
     covariances: Mapping[str, np.ndarray] | None = None,
     waveform: bool = False,
 ) -> Program:
-    """Lower every node.  ``ranges`` maps each value to its smallest and largest real value.
+    """Lower every node, those that ``spec`` keeps in float as islands.
 
+    ``ranges`` maps each value to its smallest and largest real value.
     ``channels``: mels of the input; ``max_frames``: longest input the program must be proven for;
     ``means``: input of a convolution → its mean a channel [C], to correct biases by; ``covariances``: a
     convolution → covariance of its inputs, to round its weights by; ``waveform``: the input is one, and
@@ -56,6 +61,7 @@ def lower(
     Raises CalibrationError for a value without a range, UnsupportedOperatorError for an operator
     without a lowering.
     """
+    graph = with_islands(graph, spec.keep_float)
     check_operators(graph)
     context = Lowering(graph, ranges, spec, channels, max_frames, means or {}, covariances or {}, waveform)
     context.quantize_input()
@@ -147,7 +153,7 @@ class Lowering:
         integer = f"{name}:quantized"
         self.values[integer] = info
         self._quantized[name] = integer
-        scale = float(np.float32(info.scale))
+        scale = self.single(info.scale)
         attrs: dict[str, Any] = {"scale": scale, "zero_point": info.zero_point}
         attrs |= {"lo": info.lo, "hi": info.hi, "type": info.type}
         self.values[integer] = ValueInfo(info.type, scale, info.zero_point, info.lo, info.hi)
@@ -252,6 +258,22 @@ class Lowering:
         if high is not None:
             hi = min(hi, max(lo, round(high / info.scale) + info.zero_point))
         return lo, hi
+
+    def float_body(self, node: FloatNode) -> tuple[str, list[str], list[str], dict[str, np.ndarray]]:
+        """The ONNX body of a float island: see ``zeroq_asr.islands.float_body``."""
+        longest = [self.longest(n.ins[0]) for n in node.attrs["nodes"] if n.op == "positions"]
+        return float_body(
+            node,
+            lengths={name for name in node.ins if name not in self._channels},
+            channels=self._channels,
+            frames=self._frames,
+            images=self._images,
+            longest=max(longest, default=1),
+        )
+
+    def single(self, scale: float) -> float:
+        """A scale as float32 holds it."""
+        return float(np.float32(scale))
 
     def constant(self, name: str, array: np.ndarray) -> str:
         """Add a constant and return its name, or that of an equal one of the same kind."""

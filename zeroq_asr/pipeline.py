@@ -1,11 +1,11 @@
-"""quantize(): a checkpoint in, a proven integer-only ONNX file out; every stage on one screen."""
+"""quantize(): a checkpoint in, a proven integer ONNX file out; every stage on one screen."""
 
 from __future__ import annotations
 
 import os
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +24,10 @@ from zeroq_asr.expose import expose_positions
 from zeroq_asr.files import atomic_write_bytes
 from zeroq_asr.formats import named_values
 from zeroq_asr.frontend import Frontend
+from zeroq_asr.integer.islands import Island, islands
 from zeroq_asr.integer.program import Program
 from zeroq_asr.integer.proof import Proof, prove
+from zeroq_asr.islands import with_islands
 from zeroq_asr.lower import check_operators, lower
 from zeroq_asr.machine import settled
 from zeroq_asr.manifest import Utterance, read_manifest
@@ -54,6 +56,11 @@ class Quantized:
     #: stage → seconds
     seconds: dict[str, float] = field(default_factory=dict)
 
+    @property
+    def islands(self) -> tuple[Island, ...]:
+        """What stayed in float; none if the program is integer-only."""
+        return islands(self.program)
+
     def to_dict(self) -> dict[str, Any]:
         """Return the account as JSON values."""
         return {
@@ -62,6 +69,8 @@ class Quantized:
             "float_bytes": self.float_bytes,
             "name": self.deployment.name,
             "dialect": self.exported.backend.dialect,
+            "integer_only": not self.islands,
+            "islands": [asdict(island) for island in self.islands],
             "program_sha256": self.program.digest(),
             "proof": self.proof.to_dict(),
             "recipe": self.deployment.recipe,
@@ -84,7 +93,9 @@ def quantize(
     """Quantize a checkpoint (or a loaded model) and write it to ``output`` if given.
 
     ``config`` and ``loader`` are as in ``load_checkpoint``.  Raises a ZeroqError for anything that
-    is wrong with the input; the output file is whole or not there at all.
+    is wrong with the input; the output file is whole or not there at all.  The file is integer-only unless
+    ``spec`` keeps something in float (``keep_float``, ``allow_float``), which ``Quantized.islands`` lists and
+    only the dialect ``fused`` can hold.
     """
     spec, calibration = settled(spec or QuantSpec()), calibration or CalibrationSpec()
     synthesis = synthesis or SynthesisSpec.preset("default")
@@ -98,9 +109,13 @@ def quantize(
     with clock("source"):
         source_of_ranges = open_source(model, calibration)
     with clock("capture"):
-        graph = expose_positions(capture(model.network, model.example_input(), model.name))
-        check_operators(graph)  # before the long work begins
-        named_values(graph, spec.layer_bits)
+        graph = expose_positions(
+            capture(model.network, model.example_input(), model.name, allow_float=spec.allow_float)
+        )
+        # before the long work begins
+        whole = with_islands(graph, spec.keep_float)
+        check_operators(whole)
+        named_values(whole, spec.layer_bits)
     with clock("features"):
         features, stream, total = calibration_features(
             model, source_of_ranges, synthesis, calibration, progress

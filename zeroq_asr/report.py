@@ -81,7 +81,9 @@ def report(
     another network, SynthesisError when ``model`` has no statistics to make features from.
     """
     program, deployment, _ = read_program(load_onnx(path), os.fspath(path))
-    graph = expose_positions(capture(model.network, model.example_input(), model.name))
+    made_with = deployment.recipe.get("quantization", {})
+    allowed = made_with.get("allow_float") is True
+    graph = expose_positions(capture(model.network, model.example_input(), model.name, allow_float=allowed))
     produced = {node.out for node in graph.nodes} | {*graph.inputs}
     strangers = sorted(i.out for i in program.code if ":" not in i.out and i.out not in produced)
     if strangers or deployment.frontend.features != model.frontend.features:
@@ -92,7 +94,7 @@ def report(
         model, dataclasses.replace(synthesis, seed=synthesis.seed + HELD_OUT), progress
     )
     # equalization and smoothing scale these channel by channel, so that the two are not to be compared
-    made_with, skipped = deployment.recipe.get("quantization", {}), set()
+    skipped = set()
     if made_with.get("equalization"):
         skipped |= {depthwise.out for depthwise, _ in depthwise_pointwise(graph)}
     if made_with.get("smoothing"):

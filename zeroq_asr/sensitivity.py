@@ -28,6 +28,7 @@ from zeroq_asr.integer.ops.conv_requant import quantize_weight
 from zeroq_asr.integer.ops.table import FACTORS
 from zeroq_asr.integer.program import ValueInfo
 from zeroq_asr.integer.types import U8, weight_limit
+from zeroq_asr.islands import with_islands
 from zeroq_asr.model import AsrModel
 from zeroq_asr.pipeline import calibration_features, open_source
 from zeroq_asr.progress import Progress, silent
@@ -101,13 +102,17 @@ def sensitivity(
     """
     spec, calibration = spec or QuantSpec(), calibration or CalibrationSpec()
     source = open_source(model, calibration)
-    graph = expose_positions(capture(model.network, model.example_input(), model.name))
-    named = named_values(graph, spec.layer_bits)
+    graph = expose_positions(
+        capture(model.network, model.example_input(), model.name, allow_float=spec.allow_float)
+    )
+    named = named_values(with_islands(graph, spec.keep_float), spec.layer_bits)
     _, stream, total = calibration_features(
         model, source, synthesis or SynthesisSpec.preset("default"), calibration, progress
     )
     levels = 2**spec.activation_bits - 1
     ranges = calibrate(graph, stream(), calibration, levels=levels, total=total, progress=progress).ranges
+    # what stays in float is not tried
+    graph = with_islands(graph, spec.keep_float)
     utterances = [x for x, _ in zip(stream(), range(UTTERANCES), strict=False)]
     replays = [Replay(graph, x[None], torch.tensor([x.shape[1]])) for x in utterances]
     tried = [*_results(graph, formats(graph, ranges, spec, named)), *_weights(graph, spec.weight_bits)]

@@ -317,9 +317,11 @@ class Tracer:
             return [self._value(a) for a in argument]
         return argument
 
-    def emit(self, op: str, ins: tuple[str, ...], frames_first: bool = False, **attrs: Any) -> Real:
-        """Append a float node named after its layer."""
-        out = self._unique(self.where or op)
+    def emit(
+        self, op: str, ins: tuple[str, ...], frames_first: bool = False, *, name: str = "", **attrs: Any
+    ) -> Real:
+        """Append a float node named after its layer; ``name``: or, where there is none, so."""
+        out = self._unique(self.where or name or op)
         node = FloatNode(op, out, ins, attrs, self.where)
         self.nodes.append(node)
         self._made[out] = node

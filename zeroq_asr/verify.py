@@ -2,7 +2,9 @@
 
 Two statements are made: *the integer program is proven* (the interval proof holds for every input
 up to the stated length), and *the dialect* (strict: no float type between the quantizer and the
-logits; fused: floats only inside the listed kernels, under conditions that make them exact).
+logits; fused: floats only inside the listed kernels, under conditions that make them exact).  What the
+user kept in float makes a program that is not integer-only: the certificate lists these islands, and all
+else is proven.
 
 The program is rebuilt from the file itself (its instructions from the metadata, its constants from
 the initializers, where they are stored once), exported again, and the result must equal the file
@@ -37,6 +39,7 @@ from zeroq_asr.export import (
 )
 from zeroq_asr.integer.backends.onnx_fused import OnnxFusedBackend
 from zeroq_asr.integer.backends.onnx_graph import decode
+from zeroq_asr.integer.islands import Island, islands
 from zeroq_asr.integer.program import Program, canonical_json
 from zeroq_asr.integer.proof import Proof, prove
 
@@ -64,12 +67,19 @@ class Certificate:
     spellings: dict[str, dict[str, int]]
     #: exact kernel → the conditions that hold for each of its nodes
     kernels: dict[str, list[str]] = field(default_factory=dict)
-    #: names of the float tensors that are neither the input nor behind the logits
+    #: what runs in float, of which nothing is proven but the bounds of its results; none: integer-only
+    islands: tuple[Island, ...] = ()
+    #: names of the float tensors that are neither the input, behind the logits, nor in an island
     float_tensors: list[str] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the certificate as JSON values."""
-        return {**asdict(self), "proof": self.proof.to_dict()}
+        return {**asdict(self), "integer_only": self.integer_only, "proof": self.proof.to_dict()}
+
+    @property
+    def integer_only(self) -> bool:
+        """Whether the program computes in integers alone."""
+        return not self.islands
 
 
 def read_own_metadata(model: onnx.ModelProto, where: str) -> dict[str, Any]:
@@ -180,6 +190,7 @@ def _verified(model: onnx.ModelProto, data: bytes, where: str) -> Certificate:
         raise VerificationError(where, f"strict, but {floats[0]} is a float tensor", _REMEDY)
     backend = again.backend
     kernels = backend.conditions if isinstance(backend, OnnxFusedBackend) else {}
+    inside = backend.island_tensors if isinstance(backend, OnnxFusedBackend) else set()
     return Certificate(
         file=where,
         name=deployment.name,
@@ -193,7 +204,8 @@ def _verified(model: onnx.ModelProto, data: bytes, where: str) -> Certificate:
         nodes=dict(Counter(n.op_type for n in model.graph.node)),
         spellings=backend.spellings,
         kernels={kernel: list(conditions) for kernel, conditions in kernels.items()},
-        float_tensors=floats,
+        islands=islands(program),
+        float_tensors=[name for name in floats if name not in inside],
     )
 
 

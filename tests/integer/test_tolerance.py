@@ -25,6 +25,8 @@ from zeroq_asr.integer.ops.table import FUNCTIONS, RANGES
 from zeroq_asr.integer.program import ValueInfo
 
 from .parity import edge_bytes, edge_words
+from .parity_islands import form as island_form
+from .parity_islands import spelled
 
 #: operator → largest distance to the real function, in output steps
 TOLERANCE = {
@@ -64,6 +66,8 @@ TOLERANCE = {
     "frame_table": 0.5,
     # products cut to a 16th of a step, a ratio of 11 bits for each of 180 steps, coefficients of 14 bits
     "rotate": 0.5 + 1 / 32 + 180 / 2**12 + 255 / 2**14,
+    # float32, then one rounding
+    "float_island": 0.5 + 2e-4,
     "time_mask": 0.0,
     "mask_time": 0.0,
     "mask_image": 0.0,
@@ -510,6 +514,18 @@ def measure_wide_mul() -> float:
     return worst
 
 
+def measure_island() -> float:
+    worst = 0.0
+    for zx in (0, 100, 255):
+        x = edge_bytes((2, 3, 200), zx, zx)
+        attrs = island_form(zero_point=120, scale=0.0123)
+        attrs |= {"scales": (0.031,), "zx": (zx,), "lengths": 0, "layers": (), "body": spelled("Sin")}
+        found = OPS["float_island"].define(NumpyBackend(), x, **attrs)
+        wanted = np.sin(float(np.float32(0.031)) * (x.astype(np.float64) - zx)) / np.float32(0.0123) + 120
+        worst = max(worst, np.abs(found - wanted.clip(0, 255)).max())
+    return worst
+
+
 MEASURES: dict[str, Callable[[], float]] = {
     "conv_requant": measure_conv,
     "conv2d_requant": lambda: measure_conv(2),
@@ -534,6 +550,7 @@ MEASURES: dict[str, Callable[[], float]] = {
     "rotate": measure_rotate,
     "quantize_input": measure_input,
     **dict.fromkeys(MOVES, measure_moves),
+    "float_island": measure_island,
     "conv_wide_requant": lambda: measure_wide_conv("conv1d"),
     "conv2d_wide_requant": lambda: measure_wide_conv("conv2d"),
     "mul_wide_requant": measure_wide_mul,

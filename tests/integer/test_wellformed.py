@@ -8,14 +8,20 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
+import torch
+from onnx import helper
 
 from tests.integer.programs import random_program
 from zeroq_asr.errors import ProofError
+from zeroq_asr.float_graph import FloatNode
+from zeroq_asr.integer.backends.onnxruntime_islands import decode, encode
 from zeroq_asr.integer.ops import OPS
-from zeroq_asr.integer.program import Program, ValueInfo
+from zeroq_asr.integer.program import Instruction, Program, ValueInfo
 from zeroq_asr.integer.proof import prove
 from zeroq_asr.integer.wellformed import ATTRIBUTES, check
+from zeroq_asr.islands import float_body
 
 
 def program_with(*ops: str) -> Program:
@@ -362,3 +368,118 @@ def test_every_attribute_of_every_operator_has_an_invariant() -> None:
         for parameter in inspect.signature(op.define).parameters.values():
             if parameter.kind is parameter.KEYWORD_ONLY:
                 assert parameter.name in ATTRIBUTES, f"{op.name}: {parameter.name}"
+
+
+def with_island() -> Program:
+    """A program whose convolution runs in float: weights, a mask's lengths, and a body of the lowering's."""
+    weight = torch.ones(3, 4, 3)
+    layout = {"stride": 1, "padding": (1, 1), "dilation": 1, "groups": 1, "bias": torch.zeros(3)}
+    nodes = [
+        FloatNode("mask_time", "m", ("q", "length")),
+        FloatNode("conv1d", "c", ("m",), {"weight": weight, **layout}),
+    ]
+    island = FloatNode("float_island", "c", ("q", "length"), {"nodes": (*nodes,)}, "layer")
+    frames: dict[str, Any] = dict.fromkeys("qmc", ())
+    body, activations, lengths, weights = float_body(
+        island, lengths={"length"}, channels={"q": 4, "m": 4, "c": 3}, frames=frames, images=set(), longest=1
+    )
+    words = {"lo": -32768, "hi": 32767, "type": "int32"}
+    way_in = {"scale": 0.1, "zero_point": 7, "lo": 0, "hi": 255, "type": "uint8"}
+    attrs = {"scales": (0.1,), "zx": (7,), "lengths": 1, "body": body, "layers": ("layer",)}
+    attrs |= {"scale": 0.5, "zero_point": 0, **words}
+    code = [
+        Instruction("quantize_input", "q", ("audio_signal",), way_in, "input"),
+        Instruction("float_island", "c", (*activations, *lengths, *weights), attrs, "layer"),
+        Instruction("transpose", "logits", ("c",), {"perm": (0, 2, 1)}, "logits"),
+    ]
+    values = {"c": ValueInfo("int32", 0.5, 0, -32768, 32767)}
+    names = ("audio_signal", "length")
+    return Program(names, ("logits", "length"), code, weights, values, channels=4, max_frames=100)
+
+
+def other_body(edit: Callable[[onnx.ModelProto], Any]) -> Callable[[Program], None]:
+    """The island's body is changed."""
+
+    def damage(program: Program) -> None:
+        model = onnx.ModelProto()
+        model.CopyFrom(decode(program.code[1].attrs["body"]))
+        edit(model)
+        change(program, "float_island", attrs={"body": encode(model)})
+
+    return damage
+
+
+def outside(model: onnx.ModelProto) -> None:
+    tensor = model.graph.initializer[0]
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value="/etc/passwd")
+
+
+def constants_of(**changes: Any) -> Callable[[Program], None]:
+    """The island's weight is another array."""
+
+    def damage(program: Program) -> None:
+        name = program.code[1].ins[-1]
+        program.constants[name] = changes["edit"](program.constants[name])
+
+    return damage
+
+
+#: name → (what is done to the program of ``with_island``, what is said of it)
+BROKEN_ISLANDS: dict[str, tuple[Callable[[Program], Any], str]] = {
+    "no base64": (attribute("float_island", body="§"), "its body is no ONNX graph"),
+    "no graph": (attribute("float_island", body="AAAA"), "its body"),
+    "no text": (attribute("float_island", body=7), "body must be text"),
+    "another domain": (
+        other_body(lambda m: setattr(m.graph.node[0], "domain", "com.microsoft")),
+        "of another domain",
+    ),
+    "another opset": (other_body(lambda m: setattr(m.opset_import[0], "version", 20)), "standard ONNX 18"),
+    "random": (
+        other_body(lambda m: m.graph.node.insert(0, helper.make_node("RandomNormal", [], ["r"], shape=[1]))),
+        "RandomNormal, which is random",
+    ),
+    "tensors outside": (other_body(outside), "tensors outside of itself"),
+    "a dangling name": (
+        other_body(lambda m: m.graph.node[-1].input.__setitem__(0, "nothing")),
+        "is not valid ONNX",
+    ),
+    "two results": (
+        other_body(lambda m: m.graph.output.add().CopyFrom(m.graph.output[0])),
+        "valid ONNX|one float32",
+    ),
+    "other channels of the result": (
+        other_body(lambda m: setattr(m.graph.output[0].type.tensor_type.shape.dim[1], "dim_value", 5)),
+        "is not valid ONNX",
+    ),
+    "other channels of an operand": (
+        other_body(lambda m: setattr(m.graph.input[0].type.tensor_type.shape.dim[1], "dim_value", 5)),
+        "valid ONNX|does not take 4 channels",
+    ),
+    "weights of another shape": (constants_of(edit=lambda w: w[:2]), "takes weights float32"),
+    "weights of another type": (constants_of(edit=lambda w: w.astype(np.int8)), "takes weights float32"),
+    "a weight that is a value": (operand("float_island", 2, lambda i: "q"), "a weight is no constant"),
+    "lengths that are a value": (operand("float_island", 1, lambda i: "q"), "activations, then lengths"),
+    "too few operands": (lambda p: change(p, "float_island", ins=("q",)), "has 1 operands, not 2"),
+    "a scale of zero": (attribute("float_island", scales=(0.0,)), "scales must be"),
+    "a scale below float32's": (attribute("float_island", scale=1e-60), "scale must be"),
+    "zero points of more operands": (attribute("float_island", zx=(7, 7)), "as many zero points"),
+    "a zero point by itself": (attribute("float_island", zx=7), "as many zero points"),
+    "words around another zero": (attribute("float_island", zero_point=1), "zero point 0"),
+    "a range beyond its type": (attribute("float_island", type="uint8"), "no range of uint8"),
+    "paths that are none": (attribute("float_island", layers=(1,)), "layers must be paths"),
+}
+
+
+def test_an_island_is_well_formed() -> None:
+    assert check(with_island())["c"] == 3
+    assert prove(with_island()).instructions == 3
+
+
+@pytest.mark.parametrize("name", BROKEN_ISLANDS)
+def test_ill_formed_islands_are_refused(name: str) -> None:
+    damage, message = BROKEN_ISLANDS[name]
+    program = with_island()
+    damage(program)
+    with pytest.raises(ProofError, match=message):
+        prove(program)

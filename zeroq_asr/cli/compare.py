@@ -8,7 +8,18 @@ from typing import Annotated
 import typer
 
 import zeroq_asr as zq
-from zeroq_asr.cli.options import AsJson, Config, Developer, Loader, Quiet, Set, check_output, with_settings
+from zeroq_asr.cli.options import (
+    AllowFloat,
+    AsJson,
+    Config,
+    Developer,
+    KeepFloat,
+    Loader,
+    Quiet,
+    Set,
+    check_output,
+    with_settings,
+)
 from zeroq_asr.cli.synthesize import Batch, Frames, Iterations, Objective, Patience, Preset, Seed, chosen
 from zeroq_asr.cli.terminal import Terminal, session, size
 from zeroq_asr.compare import Gap, Row
@@ -47,6 +58,8 @@ def compare(
             help="Of weights and activations: 8, w7a8, …; after a comma, others to compare without data."
         ),
     ] = "8",
+    keep_float: KeepFloat = None,
+    allow_float: AllowFloat = False,
     max_seconds: Annotated[float, typer.Option(help="Longest recording.")] = 60.0,
     seeds: Annotated[int, typer.Option(min=1, help="Syntheses, each with a row of its own.")] = 1,
     preset: Preset = "default",
@@ -71,7 +84,8 @@ def compare(
     Example: zeroq-asr compare quartznet.nemo --manifest test-other --calibration-manifest train
     """
     with session(ctx, as_json=as_json, quiet=quiet, developer=developer) as terminal:
-        specs = [zq.QuantSpec.parse_bits(part, max_seconds=max_seconds) for part in bits.split(",")]
+        kept = {"keep_float": tuple(keep_float or ()), "allow_float": allow_float}
+        specs = [zq.QuantSpec.parse_bits(part, max_seconds=max_seconds, **kept) for part in bits.split(",")]
         synthesis = chosen(
             preset,
             seed=seed,

@@ -11,7 +11,18 @@ from typing import Annotated, Any
 import typer
 
 import zeroq_asr as zq
-from zeroq_asr.cli.options import AsJson, Config, Developer, Loader, Quiet, alternatives, one_of
+from zeroq_asr.cli.islands import show_islands
+from zeroq_asr.cli.options import (
+    AllowFloat,
+    AsJson,
+    Config,
+    Developer,
+    KeepFloat,
+    Loader,
+    Quiet,
+    alternatives,
+    one_of,
+)
 from zeroq_asr.cli.terminal import Terminal, session, size
 from zeroq_asr.config import LAYER_BITS
 from zeroq_asr.errors import ConfigError
@@ -35,6 +46,8 @@ def inspect(
         list[str] | None,
         typer.Option(help="With --sensitivity: as of quantize; 8 by default, LAYER=16 repeatable."),
     ] = None,
+    keep_float: KeepFloat = None,
+    allow_float: AllowFloat = False,
     features: Annotated[
         Path | None,
         typer.Option(metavar="FILE.npz", help="With --sensitivity: features that synthesize saved."),
@@ -58,11 +71,15 @@ def inspect(
     """
     with session(ctx, as_json=as_json, quiet=quiet, developer=developer) as terminal:
         if sensitivity:
-            _sensitivity(terminal, file, config, loader, bits or (), features, source, top)
+            kept = {"keep_float": tuple(keep_float or ()), "allow_float": allow_float}
+            spec = zq.QuantSpec.parse_bits(*(bits or ()), **kept)
+            _sensitivity(terminal, file, config, loader, bits or (), spec, features, source, top)
             return
-        if bits or features is not None or source != "synthetic":
+        if bits or keep_float or allow_float or features is not None or source != "synthetic":
             raise ConfigError(
-                "inspect", "--bits, --features and --source are of --sensitivity", "add it, or leave them out"
+                "inspect",
+                "--bits, --keep-float, --allow-float, --features and --source are of --sensitivity",
+                "add it, or leave them out",
             )
         with terminal.progress() as progress:
             progress("read", 0, 1)
@@ -81,11 +98,11 @@ def _sensitivity(
     config: Path | None,
     loader: str | None,
     bits: Sequence[str],
+    spec: zq.QuantSpec,
     features: Path | None,
     source: str,
     top: int,
 ) -> None:
-    spec = zq.QuantSpec.parse_bits(*bits)
     if features is not None and not features.is_file():
         raise ConfigError(
             "--features", f"there is no file {features}", "make it: synthesize MODEL -o FILE.npz"
@@ -126,6 +143,8 @@ def _sensitivity(
     )
     if finer is not None:
         options = " ".join(f"--bits {shlex.quote(text)}" for text in (*bits, f"{finer}={LAYER_BITS}"))
+        options += "".join(f" --keep-float {shlex.quote(name)}" for name in spec.keep_float)
+        options += " --allow-float" if spec.allow_float else ""
         terminal.next(f"quantize {shlex.quote(str(file))} {options}")
 
 
@@ -184,6 +203,7 @@ def _quantized(terminal: Terminal, found: dict[str, Any]) -> None:
             *((name, _pairs(part)) for name, part in found["recipe"].items() if isinstance(part, dict)),
         ]
     )
+    show_islands(terminal, found["islands"])
     terminal.text()
     terminal.table(
         ["value", "type", "scale", "zero", "smallest", "largest"],

@@ -45,6 +45,18 @@ Set = Annotated[
         help="Any other field of QuantSpec, SynthesisSpec or CalibrationSpec, e.g. init=speech; repeatable.",
     ),
 ]
+KeepFloat = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="LAYER",
+        help="Keep a layer in float: a path, a value's name or a glob; repeatable. Then the file is not "
+        "integer-only.",
+    ),
+]
+AllowFloat = Annotated[
+    bool,
+    typer.Option("--allow-float", help="Keep operators without an integer lowering in float, too."),
+]
 BatchSize = Annotated[int, typer.Option(min=1, help="Recordings that run together.")]
 Threads = Annotated[
     int | None, typer.Option(min=1, max=512, help="Threads of the network; all cores by default.")

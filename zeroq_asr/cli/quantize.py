@@ -9,10 +9,13 @@ from typing import Annotated, Any
 import typer
 
 import zeroq_asr as zq
+from zeroq_asr.cli.islands import show_islands
 from zeroq_asr.cli.options import (
+    AllowFloat,
     AsJson,
     Config,
     Developer,
+    KeepFloat,
     Loader,
     Quiet,
     Set,
@@ -79,6 +82,8 @@ def quantize(
             help="How sigmoid, Swish, GELU and the like are computed; polynomial: where gathers are slow.",
         ),
     ] = "table",
+    keep_float: KeepFloat = None,
+    allow_float: AllowFloat = False,
     max_seconds: Annotated[float, typer.Option(help="Longest recording that the proof covers.")] = 60.0,
     config: Config = None,
     loader: Loader = None,
@@ -137,6 +142,8 @@ def quantize(
     with session(ctx, as_json=as_json, quiet=quiet, developer=developer) as terminal:
         spec = zq.QuantSpec.parse_bits(
             *(bits or ()),
+            keep_float=tuple(keep_float or ()),
+            allow_float=allow_float,
             target=target,
             nonlinearity=nonlinearity,
             max_seconds=max_seconds,
@@ -193,6 +200,7 @@ def default_name(model: Path, spec: zq.QuantSpec, dialect: str) -> str:
     both = (spec.weight_bits, spec.activation_bits)
     bits = "int8" if both == (8, 8) else "w{}a{}".format(*both)
     bits += f"-{LAYER_BITS}" if spec.layer_bits else ""
+    bits += "-float" if spec.keep_float else ""
     return ".".join([model.stem, bits, *([] if dialect == "fused" else [dialect]), "onnx"])
 
 
@@ -214,8 +222,9 @@ def _report(
     ]
     if tokens is not None:
         rows.insert(0, ("tokens", str(tokens)))
-    terminal.title(str(path))
+    terminal.title(str(path), "" if not result.islands else "not integer-only")
     terminal.facts(rows)
+    show_islands(terminal, result.to_dict()["islands"])
     if result.features is not None and result.features.account:
         terminal.text()
         show_statistics(terminal, result.features.account, worst=3)

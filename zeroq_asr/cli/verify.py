@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 import zeroq_asr as zq
+from zeroq_asr.cli.islands import show_islands
 from zeroq_asr.cli.options import AsJson, Developer, Quiet
 from zeroq_asr.cli.terminal import Terminal, session
 
@@ -28,6 +29,8 @@ def verify(
     developer: Developer = False,
 ) -> None:
     """Verify that FILE is the proven integer program that it says it is; exit code 5 if not.
+
+    What was kept in float is listed; a file with such islands is not integer-only.
 
     Example: zeroq-asr verify quartznet.int8.onnx
     """
@@ -59,9 +62,13 @@ def _hash(text: str) -> str:
 
 def _report(terminal: Terminal, certificate: zq.Certificate) -> None:
     proof = certificate.proof
-    terminal.title(certificate.file, "verified")
+    whole = certificate.integer_only
+    terminal.title(certificate.file, "verified" if whole else "verified; not integer-only")
     terminal.text()
-    terminal.text("1. The integer program is proven.", "bold green")
+    if whole:
+        terminal.text("1. The integer program is proven.", "bold green")
+    else:
+        terminal.text("1. Not integer-only. All that lies outside of float islands is proven.", "bold yellow")
     terminal.facts(
         [
             ("program", certificate.program_sha256),
@@ -78,6 +85,7 @@ def _report(terminal: Terminal, certificate: zq.Certificate) -> None:
             ("checked", f"{proof.instructions} instructions; the graph equals their export byte for byte"),
         ]
     )
+    show_islands(terminal, certificate.to_dict()["islands"])
     terminal.text()
     terminal.text(f"2. {_dialect(certificate)}", "bold green")
     for kernel, conditions in certificate.kernels.items():
@@ -95,6 +103,7 @@ def _report(terminal: Terminal, certificate: zq.Certificate) -> None:
 def _dialect(certificate: zq.Certificate) -> str:
     if certificate.dialect == "strict":
         return "The dialect is strict: no float type between the input quantizer and the logits."
+    beside = "" if certificate.integer_only else " beside the islands"
     if not (certificate.kernels or certificate.float_tensors):
-        return "The dialect is fused, and the file holds no float kernel."
-    return "The dialect is fused: float only inside these kernels, which are exact."
+        return f"The dialect is fused, and the file holds no float kernel{beside}."
+    return f"The dialect is fused:{beside} float only inside these kernels, which are exact."

@@ -2,7 +2,7 @@
 
 What a value's integers *mean* (scale, zero point) is metadata in ``Program.values`` which no
 backend can see, so a program is integer-only by construction: its one contact with floating
-point is the ``quantize_input`` instruction.
+point is the ``quantize_input`` instruction, and what the user keeps in float, ``float_island``.
 """
 
 from __future__ import annotations

@@ -26,6 +26,11 @@ from zeroq_asr.integer.types import I32, TYPES, U8
 _FAR = 1 << 40
 
 
+def _positive(value: Any) -> bool:
+    # as the float32 that it becomes
+    return isinstance(value, float) and 2.0**-149 <= value < 2.0**128
+
+
 def _whole(value: Any, low: int, high: int) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
 
@@ -72,7 +77,11 @@ ATTRIBUTES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     **{name: ("two numbers of 1 or more", lambda v: _pair(v, 1)) for name in ("strides", "dilations")},
     "before": ("a whole number", lambda v: _whole(v, -_FAR, _FAR)),
     "after": ("a whole number", lambda v: _whole(v, -_FAR, _FAR)),
-    "scale": ("positive and finite", lambda v: isinstance(v, float) and math.isfinite(v) and v > 0),
+    "scale": ("positive and finite", lambda v: _positive(v)),
+    "scales": ("positive and finite", lambda v: isinstance(v, tuple) and bool(v) and all(map(_positive, v))),
+    "lengths": ("a count", lambda v: _whole(v, 0, _FAR)),
+    "body": ("text", lambda v: isinstance(v, str)),
+    "layers": ("paths", lambda v: isinstance(v, tuple) and all(isinstance(path, str) for path in v)),
     "index": ("channel numbers", lambda v: isinstance(v, tuple) and _each(v, 0, _FAR)),
     "rows": ("row numbers", lambda v: isinstance(v, tuple) and _each(v, 0, _FAR)),
     "pair": ("channel numbers", lambda v: isinstance(v, tuple) and _each(v, 0, _FAR)),
@@ -116,7 +125,10 @@ def check(program: Program) -> dict[str, int]:
             same = mask is not None and mask.op == "time_mask" and mask.ins[1] == length
             _require(same, where, "a mean must run over the frames that its mask keeps")
         frames[i.out] = _frames(i, program, [frames[name] for name in i.ins if name in frames], where)
-        made[i.out] = _channels(i, program, [made[name] for name in i.ins if name in made], where)
+        given = [made[name] for name in i.ins if name in made]
+        island = i.op == "float_island"
+        channels = _check_island(i, program, made, where) if island else _channels(i, program, given, where)
+        made[i.out] = channels
     for name in program.outputs:
         _require(name in made, "program", f"output {name!r} is never made")
     return made
@@ -161,6 +173,8 @@ _CONSTANTS: dict[str, dict[int, tuple[str, type[np.generic], int]]] = {
 
 
 def _check_constants(i: Instruction, program: Program, where: str) -> None:
+    if i.op == "float_island":
+        return  # its operands are its body's
     wanted = _CONSTANTS.get(i.op, {})
     found: dict[str, np.ndarray] = {}
     for place, name in enumerate(i.ins):
@@ -251,6 +265,29 @@ def _channels(i: Instruction, program: Program, operands: list[int], where: str)
         _require({*operands} <= {1, widest}, where, f"joins values of {operands} channels")
         return widest
     return operands[0]
+
+
+def _check_island(i: Instruction, program: Program, made: dict[str, int], where: str) -> int:
+    """Return the channels of a float island, whose body takes what it is given and gives one value."""
+    # here, since integers alone need no ONNX
+    from zeroq_asr.integer.backends.onnxruntime_islands import check_operands
+
+    a = i.attrs
+    first, last = len(a["scales"]), len(a["scales"]) + a["lengths"]
+    _require(isinstance(a["zx"], tuple) and len(a["zx"]) == first, where, "has as many zero points as scales")
+    _require(a["type"] == U8.name or a["zero_point"] == 0, where, "an int32 has zero point 0")
+    _require(len(i.ins) >= last, where, f"has {len(i.ins)} operands, not {last} or more")
+    values, weights = i.ins[:last], i.ins[last:]
+    _require(all(name in made for name in values), where, "an operand before its weights is a constant")
+    _require(all(name in program.constants for name in weights), where, "a weight is no constant")
+    channels = [made[name] for name in values]
+    right = all(channels[:first]) and not any(channels[first:])
+    _require(right, where, "its operands are activations, then lengths, then weights")
+    try:
+        arrays = [program.constants[name] for name in weights]
+        return check_operands(a["body"], channels[:first], a["lengths"], arrays)
+    except ValueError as error:
+        raise ProofError(where, f"its body {error}") from None
 
 
 def _check_meaning(i: Instruction, program: Program, where: str) -> None:

@@ -1,8 +1,9 @@
 """The primitives: the whole vocabulary in which integer operators are defined.
 
 Shapes: B batch, C channels, T frames.  Activations are [B, C, T], lengths [B].  An operand
-written ``v`` is a backend value, ``n`` a Python int.  Every primitive but ``quantize`` maps
-integers to integers, and the interval backend proves that none leaves its type.
+written ``v`` is a backend value, ``n`` a Python int.  Every primitive but ``quantize`` and those of float
+islands, ``dequantize`` and ``float_graph``, maps integers to integers, and the interval backend proves that
+none leaves its type.
 """
 
 from __future__ import annotations
@@ -179,4 +180,13 @@ class Backend(Protocol):
         """clamp(half_even(v / scale) + zero_point, lo, hi) as uint8 or int32, v float32: the way in.
 
         The division is float32, as in ONNX QuantizeLinear.
+        """
+
+    def dequantize(self, v: V, *, scale: float, zero_point: int) -> V:
+        """scale · (v − zero_point) as float32, |v − zero_point| ≤ 2^24: the way into a float island."""
+
+    def float_graph(self, body: str, operands: list[V], weights: list[V]) -> V:
+        """Float32 result of an ONNX graph (``integer/backends/onnxruntime_islands.py``), a NaN as 0.
+
+        ``operands``: float32 values and lengths; ``weights``: int32 constants, the bits of float32.
         """

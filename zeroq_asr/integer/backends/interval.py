@@ -336,6 +336,15 @@ class IntervalBackend:
         """Anything within the saturation bounds."""
         return self._checked(_exact(lo), _exact(hi), to, "quantize")
 
+    def dequantize(self, v: Interval, *, scale: float, zero_point: int) -> None:
+        """No integer, where float32 holds the integers exactly."""
+        reach = max(abs(v.min - zero_point), abs(v.max - zero_point))
+        if reach > 1 << 24:
+            raise ProofError(self.where, f"dequantize needs magnitudes of at most 2^24, found {reach}")
+
+    def float_graph(self, body: str, operands: list[Interval | None], weights: list[Interval]) -> None:
+        """Nothing is known of a float."""
+
     def _operand(self, b: Interval | int, kind: IntType) -> tuple[np.ndarray, np.ndarray]:
         if isinstance(b, int):  # an attribute of the instruction, which must fit as well
             self._checked(_exact(b), _exact(b), kind, "constant")

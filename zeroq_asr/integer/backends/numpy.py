@@ -266,6 +266,17 @@ class NumpyBackend:
             quotient = np.rint(v.astype(np.float32) / np.float32(scale))
         return np.clip(quotient + zero_point, lo, hi).astype(to.name)
 
+    def dequantize(self, v: Array, *, scale: float, zero_point: int) -> Array:
+        """One float32 product."""
+        return (v.astype(np.int32) - np.int32(zero_point)).astype(np.float32) * np.float32(scale)
+
+    def float_graph(self, body: str, operands: list[Array], weights: list[Array]) -> Array:
+        """Run by ONNX Runtime, which integers alone do not need."""
+        from zeroq_asr.integer.backends.onnxruntime_islands import evaluate
+
+        result = evaluate(body, operands, weights)
+        return np.where(np.isnan(result), np.float32(0), result)
+
 
 def _carrier(w: Array) -> type[np.floating]:
     """float32 where no partial sum of bytes times these weights can reach 2^24, else float64."""

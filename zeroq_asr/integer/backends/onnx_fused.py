@@ -11,12 +11,15 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from onnx import TensorProto
+import onnx
+from onnx import TensorProto, helper, numpy_helper
 
 from zeroq_asr.errors import ExportError
 from zeroq_asr.integer.backends.interval import Interval
 from zeroq_asr.integer.backends.onnx_graph import CODES, TRANSPOSED, Sym, onnx_type
+from zeroq_asr.integer.backends.onnx_shapes import Dim
 from zeroq_asr.integer.backends.onnx_strict import OnnxStrictBackend
+from zeroq_asr.integer.backends.onnxruntime_islands import decode as decode_body
 from zeroq_asr.integer.ops import OPS, Condition
 from zeroq_asr.integer.program import Instruction
 from zeroq_asr.integer.types import I8, I32, TYPES, U8, WEIGHT_ZERO_POINT, IntType
@@ -35,10 +38,14 @@ class OnnxFusedBackend(OnnxStrictBackend):
         #: kernel → its conditions, merged over instructions
         self.conditions: dict[str, dict[str, Condition]] = {}
         self._kernel = ""
+        #: float tensors of float islands
+        self.island_tensors: set[str] = set()
 
     def instruction(self, i: Instruction, operands: list[Any]) -> Sym:
         """Emit the exact kernel if its conditions hold, else the definition."""
         op = OPS[i.op]
+        if i.op == "float_island":
+            return self._island(i, [self.plain(o) for o in operands])
         if op.fused is None or op.exact_if is None:
             return self._spelled(i, operands)
         self.enter(i)
@@ -66,6 +73,58 @@ class OnnxFusedBackend(OnnxStrictBackend):
             return super().instruction(i, [self.plain(o) for o in operands])
         operands = [self._uncarried(o) for o in operands]
         return replace(super().instruction(i, operands), frames_first=operands[0].frames_first)
+
+    def _island(self, i: Instruction, operands: list[Sym]) -> Sym:
+        """Spell a float island, whose shape ONNX may lose inside."""
+        first = len(self.nodes)
+        self.enter(i)
+        result = self.finish(i, OPS[i.op].define(self, *operands, **i.attrs), "float")
+        self._told.append(result.name)
+        for node in self.nodes[first:]:
+            self.island_tensors.update({*node.input, *node.output} - {result.name})
+        return result
+
+    def dequantize(self, v: Sym, *, scale: float, zero_point: int) -> str:
+        """Cast, Sub, Mul: a DequantizeLinear might be fused with what follows into integer kernels."""
+        self.proof.dequantize(v.interval, scale=scale, zero_point=zero_point)
+        real = self.carry(v)
+        if zero_point:
+            real = self.add_node("Sub", [real, self.float_scalar(zero_point)])
+        factor = self.store(f"{self._scope}/scale/{scale!r}", np.array(scale, dtype=np.float32))
+        return self.add_node("Mul", [real, factor])
+
+    def float_graph(self, body: str, operands: list[Any], weights: list[Sym]) -> str:
+        """The body's own nodes under names of this graph; IsNaN and Where behind them."""
+        graph = decode_body(body).graph
+        given = [v if isinstance(v, str) else v.name for v in operands]
+        given += [self.encode(w, "f32 bits", w.exact.view(np.float32)) for w in weights]
+        names = {"": "", **{value.name: name for value, name in zip(graph.input, given, strict=True)}}
+        for tensor in graph.initializer:
+            names[tensor.name] = self.store(
+                f"{self._scope}/body/{tensor.name}", numpy_helper.to_array(tensor)
+            )
+        for node in graph.node:
+            attrs = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+            ins = [names[name] for name in node.input]
+            outs = [name and f"{self._label}/body/{len(names) + k}" for k, name in enumerate(node.output)]
+            names.update(zip(node.output, outs, strict=True))
+            self.nodes.append(helper.make_node(node.op_type, ins, outs, **attrs))
+            self._infer(node.op_type, ins, outs[0], attrs)
+        result, zero = names[graph.output[0].name], self.float_scalar(0.0)
+        if result not in self.dims:
+            self._declare(result, graph, given)
+        return self.add_node("Where", [self.add_node("IsNaN", [result]), zero, result])
+
+    def _declare(self, result: str, graph: onnx.GraphProto, given: list[str]) -> None:
+        """Tell the shape that a body says its result has, if its named extents are those of its inputs."""
+        known: dict[str, Dim] = {}
+        for value, name in zip(graph.input, given, strict=True):
+            extents = value.type.tensor_type.shape.dim
+            known.update(zip((d.dim_param for d in extents), self.dims.get(name, ()), strict=False))
+        extents = graph.output[0].type.tensor_type.shape.dim
+        dims = [d.dim_value or (known.get(d.dim_param) if d.dim_param else None) for d in extents]
+        if all(dim is not None for dim in dims):
+            self.tell_dims(result, tuple(dim for dim in dims if dim is not None))
 
     def plain(self, v: Sym) -> Sym:
         """A tensor [B, C, T] of the integers' own type."""

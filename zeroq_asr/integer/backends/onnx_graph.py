@@ -225,6 +225,10 @@ def decode(array: np.ndarray, encoding: str) -> np.ndarray:
         return array
     if encoding in CODES:
         return (array.astype(np.int64) >> 8 * CODES.index(encoding) & 255).astype(np.uint8)
+    if encoding == "f32 bits":
+        if array.dtype != np.float32:
+            raise ExportError(encoding, f"a weight of a float island is stored as {array.dtype}")
+        return np.ascontiguousarray(array).view(np.int32)
     if match := re.fullmatch(r"f32/2\^(\d+)(\[C,1(,1)?\])?", encoding):
         scaled = array.astype(np.float64).reshape(-1) * 2.0 ** int(match[1])
         if np.all(scaled == np.rint(scaled)) and np.all(np.abs(scaled) < 2**31):

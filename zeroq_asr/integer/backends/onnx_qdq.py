@@ -56,7 +56,7 @@ class OnnxQdqBackend(OnnxStrictBackend):
         value = float(np.float32(value))
         return self.store(f"const/float/{value!r}", np.array(value, dtype=np.float32))
 
-    def dequantize(self, v: Sym, name: str) -> str:
+    def real(self, v: Sym, name: str) -> str:
         """DequantizeLinear by the value's own scale."""
         info = self.info(name)
         if TYPES[info.type] is U8:

@@ -30,6 +30,7 @@ _FIRST = {
     "Clip": 1,
     "Identity": 1,
     "LayerNormalization": 1,
+    **dict.fromkeys(("Relu", "Sigmoid", "Tanh", "Erf", "Elu", "Selu", "Softplus", "Mish", "Sin", "IsNaN"), 1),
 }
 _ELEMENTWISE = (
     *(
@@ -71,7 +72,7 @@ def infer(
         return broadcast(operands)
     if op == "GatherElements":
         return operands[1]
-    if op in ("MatMulInteger", "MatMulIntegerToFloat"):
+    if op in ("MatMulInteger", "MatMulIntegerToFloat", "MatMul"):
         return _product(first, operands[1])
     if first is None:
         return None
@@ -83,16 +84,18 @@ def infer(
     if op in _CONVS:
         return _convolved(first, operands[_CONVS[op]], attrs)
     if op == "Transpose":
-        return tuple(first[axis] for axis in attrs["perm"])
+        return tuple(first[axis] for axis in attrs.get("perm", reversed(range(len(first)))))
     axes = constants[1] if len(constants) > 1 else None
     if axes is None:
         return None
     if op in _REDUCTIONS:
         gone = {axis % len(first) for axis in axes}
+        if not attrs.get("keepdims", 1):
+            return tuple(dim for axis, dim in enumerate(first) if axis not in gone)
         return tuple(1 if axis in gone else dim for axis, dim in enumerate(first))
     if op == "Unsqueeze":
         out = list(first)
-        for axis in sorted(axes):
+        for axis in sorted(axis % (len(first) + len(axes)) for axis in axes):
             out.insert(axis, 1)
         return tuple(out)
     return _reshaped(first, axes) if op == "Reshape" else None
@@ -115,14 +118,14 @@ def broadcast(operands: Sequence[Dims | None]) -> Dims | None:
 
 
 def _product(a: Dims | None, b: Dims | None) -> Dims | None:
-    if a is None or b is None:
+    if a is None or b is None or min(len(a), len(b)) < 2:
         return None
     outer = broadcast([a[:-2], b[:-2]])
     return None if outer is None else (*outer, a[-2], b[-1])
 
 
 def _convolved(x: Dims, w: Dims | None, attrs: dict[str, Any]) -> Dims | None:
-    if w is None:
+    if w is None or not {"pads", "dilations", "strides"} <= attrs.keys():
         return None
     axes = len(x) - 2
     last = attrs.get("channels_last", 0)
@@ -147,6 +150,8 @@ def _reshaped(first: Dims, shape: tuple[int, ...]) -> Dims | None:
     """Zeros copy an extent; −1 is what is left over, where it is one axis or the product of all."""
     if shape == (-1,):
         return ("*".join(str(dim) for dim in first),)
+    if any(extent == 0 for extent in shape[len(first) :]):
+        return None
     out: list[Dim] = [first[place] if extent == 0 else extent for place, extent in enumerate(shape)]
     if -1 not in shape:
         return tuple(out)

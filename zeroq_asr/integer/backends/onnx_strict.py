@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from onnx import TensorProto
 
+from zeroq_asr.errors import ExportError
 from zeroq_asr.integer.backends.interval import Interval, length_interval, shift_offset
 from zeroq_asr.integer.backends.onnx_graph import GraphBuilder, Sym, onnx_type, type_of
 from zeroq_asr.integer.program import Program
@@ -426,6 +427,14 @@ class OnnxStrictBackend(GraphBuilder):
         rounded = self.add_node("Round", [self.add_node("Div", [v, stored])])
         clipped = self.add_node("Clip", [rounded, *ends])
         return Sym(self.add_node("Cast", [clipped], to=onnx_type(to)), interval)
+
+    def dequantize(self, v: Sym, *, scale: float, zero_point: int) -> Any:
+        """Refuse: this dialect holds no float."""
+        raise ExportError(self._scope, f"{self.dialect} cannot hold a float island", "export fused")
+
+    def float_graph(self, body: str, operands: list[Any], weights: list[Sym]) -> Any:
+        """Refuse."""
+        raise ExportError(self._scope, f"{self.dialect} cannot hold a float island", "export fused")
 
     def clip_u8(self, v: Sym, lo: int, hi: int, interval: Interval | None = None) -> Sym:
         """Clip a byte that its kernel saturates at 0 and 255 to a narrower range."""

@@ -274,6 +274,19 @@ class TorchBackend:
         quotient = torch.round(v.to(torch.float32) / divisor)
         return (quotient + zero_point).clamp(lo, hi).to(_DTYPES[to.name])
 
+    def dequantize(self, v: Tensor, *, scale: float, zero_point: int) -> Tensor:
+        """One float32 product."""
+        factor = torch.tensor(scale, dtype=torch.float32, device=v.device)
+        return (v.to(torch.int32) - zero_point).to(torch.float32) * factor
+
+    def float_graph(self, body: str, operands: list[Tensor], weights: list[Tensor]) -> Tensor:
+        """Run by ONNX Runtime, on the CPU, as numpy has it."""
+        from zeroq_asr.integer.backends.onnxruntime_islands import evaluate
+
+        arrays = [v.contiguous().cpu().numpy() for v in operands]
+        result = torch.from_numpy(evaluate(body, arrays, [self.array(w) for w in weights]))
+        return torch.where(result.isnan(), 0.0, result).to(self.device)
+
 
 def _fits_int8(x: Tensor, w: Tensor) -> bool:
     """Whether CUDA's int8 product takes the shapes: more than 16 rows, the other sides multiples of 8."""

@@ -18,7 +18,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-#: attributes of an instruction: ints, floats (quantize_input alone), strings, and tuples of them
+#: attributes of an instruction: ints, strings, tuples of them, and floats, of
+#: quantize_input and float_island alone
 Attrs = dict[str, Any]
 
 

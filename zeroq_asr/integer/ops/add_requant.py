@@ -84,9 +84,9 @@ def _qlinear_add(b: Any, i: Any, ins: list[Any]) -> Any:
 
 @qdq(add_requant)
 def _qdq(b: Any, i: Any, ins: list[Any]) -> Any:
-    total = b.dequantize(ins[0], i.ins[0])
+    total = b.real(ins[0], i.ins[0])
     for x, name in zip(ins[1:], i.ins[1:], strict=True):
-        total = b.node("Add", [total, b.dequantize(x, name)], None)
+        total = b.node("Add", [total, b.real(x, name)], None)
     return b.quantize_to(total, i.out, i.attrs["lo"], i.attrs["hi"])
 
 

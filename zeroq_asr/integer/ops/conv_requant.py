@@ -180,7 +180,7 @@ def emit_qdq(b: Any, i: Any, ins: list[Any], **layout: Any) -> Any:
     unit = as_bytes(source).scale
     weight_scale = m.exact / 2.0 ** a["c"] * target.scale / unit
     operands = [
-        b.dequantize(x, i.ins[0]),
+        b.real(x, i.ins[0]),
         b.dequantized_weight(w, weight_scale),
         b.dequantized_bias(bias, weight_scale * unit),
     ]

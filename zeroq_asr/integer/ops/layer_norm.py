@@ -139,7 +139,7 @@ def _qdq(b: Any, i: Any, ins: list[Any]) -> Any:
     gamma = m.exact * step * 2.0 ** (_UNIT - _CUT) / math.sqrt(a["channels"])
     beta = (bias.exact - m.exact / 2) * step
     epsilon = a["epsilon"] / 4.0**_PLACES / a["channels"] * source.scale**2
-    last = b.add_node("Transpose", [b.dequantize(x, i.ins[0])], perm=[0, 2, 1])
+    last = b.add_node("Transpose", [b.real(x, i.ins[0])], perm=[0, 2, 1])
     operands = [last, b.real_vector(f"{i.out}/gamma", gamma), b.real_vector(f"{i.out}/beta", beta)]
     y = b.node("LayerNormalization", operands, None, axis=-1, epsilon=epsilon)
     return b.quantize_to(b.node("Transpose", [y], None, perm=[0, 2, 1]), i.out, a["lo"], a["hi"])

@@ -45,7 +45,7 @@ def mean_requant(
 @qdq(mean_requant)
 def _qdq(b: Any, i: Any, ins: list[Any]) -> Any:
     x, mask, lengths = ins
-    kept = b.node("Where", [mask, b.dequantize(x, i.ins[0]), b.float_scalar(0.0)], None)
+    kept = b.node("Where", [mask, b.real(x, i.ins[0]), b.float_scalar(0.0)], None)
     total = b.node("ReduceSum", [kept, b.axes(2)], None, keepdims=1)
     return b.quantize_to(
         b.node("Div", [total, b.float_per_batch(lengths)], None), i.out, i.attrs["lo"], i.attrs["hi"]

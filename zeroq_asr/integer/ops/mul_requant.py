@@ -63,7 +63,7 @@ def _qlinear_mul(b: Any, i: Any, ins: list[Any]) -> Any:
 @qdq(mul_wide_requant)
 @qdq(mul_requant)
 def _qdq(b: Any, i: Any, ins: list[Any]) -> Any:
-    product = b.node("Mul", [b.dequantize(x, name) for x, name in zip(ins, i.ins, strict=True)], None)
+    product = b.node("Mul", [b.real(x, name) for x, name in zip(ins, i.ins, strict=True)], None)
     return b.quantize_to(product, i.out, i.attrs["lo"], i.attrs["hi"])
 
 

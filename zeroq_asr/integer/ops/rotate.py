@@ -98,7 +98,7 @@ def _qdq_table(g: Any, i: Any, ins: list[Any]) -> Any:
 
 @qdq(rotate)
 def _qdq(g: Any, i: Any, ins: list[Any]) -> Any:
-    x, a, b = (g.dequantize(value, name) for value, name in zip(ins, i.ins, strict=True))
+    x, a, b = (g.real(value, name) for value, name in zip(ins, i.ins, strict=True))
     other = g.node("Gather", [x, g.channel_index(i.attrs["pair"])], axis=1)
     total = g.node("Add", [g.node("Mul", [x, a]), g.node("Mul", [other, b])])
     return g.quantize_to(total, i.out, i.attrs["lo"], i.attrs["hi"])

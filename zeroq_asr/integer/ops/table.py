@@ -71,13 +71,13 @@ def _real(b: Any, i: Any, x: str) -> Any:
 @qdq(table)
 def _qdq(b: Any, i: Any, ins: list[Any]) -> Any:
     entries = ins[1].exact
-    y = _real(b, i, b.dequantize(ins[0], i.ins[0]))
+    y = _real(b, i, b.real(ins[0], i.ins[0]))
     return b.quantize_to(y, i.out, int(entries.min()), int(entries.max()))
 
 
 @qdq(polynomial_requant)
 def _qdq_polynomial(b: Any, i: Any, ins: list[Any]) -> Any:
-    y = _real(b, i, b.dequantize(ins[0], i.ins[0]))
+    y = _real(b, i, b.real(ins[0], i.ins[0]))
     return b.quantize_to(y, i.out, i.attrs["lo"], i.attrs["hi"])
 
 

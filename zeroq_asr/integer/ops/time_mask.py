@@ -45,7 +45,7 @@ def _qdq_time_mask(b: Any, i: Any, ins: list[Any]) -> Any:
 
 @qdq(mask_time)
 def _qdq_mask_time(b: Any, i: Any, ins: list[Any]) -> Any:
-    kept = b.node("Where", [ins[1], b.dequantize(ins[0], i.ins[0]), b.float_scalar(0.0)], None)
+    kept = b.node("Where", [ins[1], b.real(ins[0], i.ins[0]), b.float_scalar(0.0)], None)
     return b.quantize_to(kept, i.out)
 
 
