@@ -128,7 +128,6 @@ def test_an_unsupported_operator_is_captured_as_it_is(name: str) -> None:
 #: what may not be kept → why
 REFUSED: dict[str, tuple[Body, str]] = {
     "softmax over time": (lambda self, x: torch.softmax(x, 2), "looks at frames to come"),
-    "reversed": (lambda self, x: torch.flip(x, [2]), "looks at frames to come"),
     "pooled": (lambda self, x: F.avg_pool1d(x, 3, 1, 1), "looks at frames to come"),
     "over utterances": (lambda self, x: torch.cumsum(x, 0), "mixes utterances"),
     "random": (lambda self, x: torch.rand_like(x) * x, "is random"),

@@ -110,7 +110,8 @@ def read_program(model: onnx.ModelProto, where: str = "model") -> tuple[Program,
         if any(i.data_location == TensorProto.EXTERNAL for i in model.graph.initializer):
             raise VerificationError(where, "weights are stored outside of the file", _REMEDY)
         constants = {
-            name: decode(numpy_helper.to_array(arrays[stored]), encoding)
+            # what stands for no initializer is said by its encoding alone
+            name: decode(numpy_helper.to_array(arrays[stored]) if stored else np.zeros(0), encoding)
             for name, (stored, encoding) in own["encodings"].items()
         }
         program = Program.from_json(own["program"], constants)

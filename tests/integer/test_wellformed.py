@@ -193,7 +193,7 @@ BROKEN: dict[str, tuple[str, Callable[[Program], Any], str]] = {
     ),
     "scores behind which none is hidden": (
         "attention",
-        attribute("attention", up=1 << 14),
+        attribute("attention", up=1 << 24),
         "numerators fall",
     ),
     "tables of other lengths": (

@@ -216,6 +216,9 @@ def _check_constants(i: Instruction, program: Program, where: str) -> None:
 def _frames(i: Instruction, program: Program, operands: list[int], where: str) -> int:
     """Most frames of the result of ``i``, for whose operands' a table must do."""
     _require(bool(operands), where, "reads constants alone")
+    if i.op == "float_island":
+        # which may leave out frames, as no shape of it says
+        return 0
     a, count = i.attrs, operands[0]
     if i.op in _TABLES:
         columns = program.constants[i.ins[1]].shape[1] // _TABLES[i.op]

@@ -208,6 +208,11 @@ class GraphBuilder:
         name = v.constant if known[1] == encoding else f"{v.constant}/{encoding}"
         return self.store(name, array)
 
+    def leave_out(self, v: Sym) -> None:
+        """Remember a vector of zeros [C] of the program that no node needs."""
+        zeros = f"zeros[{v.exact.size}]"
+        self.encodings.setdefault(v.constant, ("", zeros))
+
     def weight(self, w: Sym) -> str:
         """Weights as unsigned bytes around 128: ConvInteger is several times slower with signed ones."""
         return self.encode(w, "u8+128", (w.exact.astype(np.int16) + WEIGHT_ZERO_POINT).astype(np.uint8))
@@ -223,6 +228,8 @@ def decode(array: np.ndarray, encoding: str) -> np.ndarray:
         return array.reshape(len(array)).astype(np.int32)
     if encoding in ("i8", "u8", "i16", "i32"):
         return array
+    if match := re.fullmatch(r"zeros\[(\d{1,6})\]", encoding):
+        return np.zeros(int(match[1]), dtype=np.int32)
     if encoding in CODES:
         return (array.astype(np.int64) >> 8 * CODES.index(encoding) & 255).astype(np.uint8)
     if encoding == "f32 bits":

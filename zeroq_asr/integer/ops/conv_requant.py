@@ -124,6 +124,7 @@ def emit_product(b: Any, i: Any, ins: list[Any]) -> Any:
     """MatMulIntegerToFloat of a pointwise convolution to 16 bits, which a float32 carries."""
     x, w, bias, m = ins
     a = i.attrs
+    b.called("MatMulIntegerToFloat")
     weight, weight_zero_point = b.matrix(w)
     real = b.node(
         "MatMulIntegerToFloat",
@@ -134,7 +135,8 @@ def emit_product(b: Any, i: Any, ins: list[Any]) -> Any:
             b.multiplier(m, a["c"]),
             b.scalar(a["zx"], U8),
             weight_zero_point,
-            b.store(f"{i.out}/bias", real_bias(bias, m, a["c"]).astype(np.float32)),
+            # both are constants, and ONNX Runtime multiplies them once
+            b.node("Mul", [b.to_float(b.vector(bias)), b.multiplier(m, a["c"])], None),
         ],
         None,
         "com.microsoft",

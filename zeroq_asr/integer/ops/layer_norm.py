@@ -127,6 +127,8 @@ def _carried(b: Any, i: Any, ins: list[Any]) -> Any:
     v = node("Mul", z, b.multiplier(ins[1], a["c"]))
     if ins[2].exact.any():
         v = node("Add", v, b.multiplier(ins[2], a["c"]))
+    else:
+        b.leave_out(ins[2])
     return replace(b.quantized(v, i), frames_first=True)
 
 
