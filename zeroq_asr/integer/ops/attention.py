@@ -165,18 +165,22 @@ def _carried(b: Any, i: Any, ins: list[Any]) -> Any:
     zeros = b.scalar(0, U8), b.scalar(0, U8)
     sums = [b.to_double(node("MatMulInteger", part, values, *zeros)) for part in parts]
     both = node("Add", node("Mul", sums[0], b.double_scalar(1 << _LOW)), sums[1])
-    weighted = node("Slice", both, b.axes(0), b.axes(a["size"]), b.axes(3))
     total = node("Slice", both, b.axes(a["size"]), b.axes(a["size"] + 1), b.axes(3))
-    if dims := b.dims.get(both):
-        b.tell_dims(weighted, (*dims[:3], a["size"]))
+    dims = b.dims.get(both)
+    if dims:
         b.tell_dims(total, (*dims[:3], 1))
-    mean = node("Div", weighted, node("Mul", total, b.double_scalar(2.0**-_FRACTION)))
-    u = b.to_float(node("Floor", mean))
-    u = node("Reshape", node("Transpose", u, perm=list(rows)), b.axes(0, 0, a["heads"] * a["size"]))
+    mean = node("Div", both, node("Mul", total, b.double_scalar(2.0**-_FRACTION)))
+    # the last column is the sum's own mean
+    u = b.node("Slice", [b.to_int32(mean), b.axes(0), b.axes(a["size"]), b.axes(3)], I32)
+    if dims:
+        b.tell_dims(u.name, (*dims[:3], a["size"]))
+    v = b.to_float(u)
     if a["zv"]:
-        u = node("Sub", u, b.float_scalar(a["zv"] << _FRACTION))
-    v = node("Mul", u, b.float_scalar(a["m"] / 2.0 ** a["c"]))
-    return replace(b.quantized(v, i), frames_first=True)
+        v = node("Sub", v, b.float_scalar(a["zv"] << _FRACTION))
+    y = b.quantized(node("Mul", v, b.float_scalar(a["m"] / 2.0 ** a["c"])), i)
+    turned = node("Transpose", y, perm=list(rows))
+    merged = node("Reshape", turned, b.axes(0, 0, a["heads"] * a["size"]))
+    return replace(y, name=merged, frames_first=True)
 
 
 def _hidden(b: Any, mask: Any) -> str:
