@@ -162,7 +162,11 @@ def test_logits_are_equal_everywhere(
 
 
 @pytest.fixture(
-    params=[*((name, "table") for name in TINY), ("conformer_ctc_tiny", "polynomial")], ids="-".join
+    params=[
+        *((name, "table") for name in (*TINY, "conformer_ctc_small")),
+        ("conformer_ctc_tiny", "polynomial"),
+    ],
+    ids="-".join,
 )
 def tiny(request: pytest.FixtureRequest, test_data: Path) -> tuple[zq.AsrModel, zq.Quantized]:
     name, nonlinearity = request.param

@@ -11,13 +11,13 @@ read what is named exactly, where of streams they read bytes.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 
 from zeroq_asr.config import LAYER_BITS
 from zeroq_asr.errors import ConfigError
 from zeroq_asr.float_graph import FloatGraph, FloatNode
 from zeroq_asr.integer.ops.attention import aligned
-from zeroq_asr.integer.ops.table import FACTORS
+from zeroq_asr.integer.ops.table import FACTORS, LIMITS, RANGES, flat_beyond
 from zeroq_asr.integer.program import ValueInfo
 from zeroq_asr.integer.types import U8, activation_range, signed_range
 
@@ -138,6 +138,28 @@ def named_values(graph: FloatGraph, layer_bits: Iterable[tuple[str, int]]) -> se
                 f"{' and '.join(FACTORS)} behind one of 16 bits",
             )
     return wide
+
+
+def within_reach(
+    graph: FloatGraph, ranges: Mapping[str, Range], bits: int, wide: Container[str] = ()
+) -> dict[str, Range]:
+    """Return ``ranges`` without what a function flattens: its operand, if not ``wide``, needs no steps there.
+
+    Beyond the ends the result is within a quarter of its step, of ``bits`` bits, of what it tends to: the
+    ends move by a part of a step when they are rounded, and the last entry of a table must be the limit's.
+    """
+    found, consumers = dict(ranges), graph.consumers()
+    for node in graph.nodes:
+        name = node.ins[0] if node.ins else ""
+        if node.op not in LIMITS or name in wide or name in graph.outputs or len(consumers[name]) > 1:
+            continue
+        if name in ranges and node.out in ranges:
+            low, high = RANGES.get(node.op, ranges[node.out])
+            step = (max(high, 0.0) - min(low, 0.0)) / activation_range(bits)[1]
+            least, most = flat_beyond(node.op, step / 4)
+            lo, hi = (min(max(end, least), most) for end in ranges[name])
+            found[name] = lo, hi
+    return found
 
 
 def wide_formats(

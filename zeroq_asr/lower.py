@@ -16,7 +16,7 @@ import numpy as np
 from zeroq_asr.config import QuantSpec
 from zeroq_asr.errors import CalibrationError, UnsupportedOperatorError
 from zeroq_asr.float_graph import FloatGraph, FloatNode, channel_counts, frame_counts, images
-from zeroq_asr.formats import aligned_scales, byte_format, named_values, wide_formats
+from zeroq_asr.formats import aligned_scales, byte_format, named_values, wide_formats, within_reach
 from zeroq_asr.integer.dyadic import MAX_SHIFT
 from zeroq_asr.integer.ops import LOWERINGS
 from zeroq_asr.integer.ops.rotate import distinct
@@ -104,7 +104,6 @@ class Lowering:
         waveform: bool = False,
     ) -> None:
         self.graph = graph
-        self.ranges = ranges
         self.spec = spec
         self.max_frames = max_frames
         self.means = dict(means)
@@ -122,6 +121,7 @@ class Lowering:
         self._channels = channel_counts(graph, channels)
         self._images = images(graph)
         self._named = named_values(graph, spec.layer_bits)
+        self.ranges = within_reach(graph, ranges, spec.activation_bits, self._named)
         if waveform:
             # its loudest samples lie far above most: the first convolution reads 16 bits
             self._named |= {graph.inputs[0]}

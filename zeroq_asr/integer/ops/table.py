@@ -46,8 +46,35 @@ FUNCTIONS: dict[str, Callable[[float], float]] = {
 #: function → what x is multiplied by, and from where on that rounds to 0 or 1 in 255 steps
 FACTORS = {"silu": ("sigmoid", 6.3), "gelu": ("normal_cdf", 2.9)}
 
+#: function → what it tends to far below and far above 0; None: it goes on
+LIMITS: dict[str, tuple[float | None, float | None]] = {
+    "sigmoid": (0.0, 1.0),
+    "tanh": (-1.0, 1.0),
+    "silu": (0.0, None),
+    "gelu": (0.0, None),
+    "selu": (-_SELU_SCALE * _SELU_ALPHA, None),
+    "elu": (-1.0, None),
+}
+
 #: Functions whose range is known, with no need to calibrate.
 RANGES = {"sigmoid": (0.0, 255 / 256), "tanh": (-1.0, 1.0)}
+
+
+def flat_beyond(function: str, tolerance: float) -> tuple[float, float]:
+    """The ends, to a 16th, beyond which ``function`` is within ``tolerance`` of what it tends to, if to any.
+
+    Each function approaches its limits from its last turn on, and none turns beyond 2.
+    """
+
+    def reach(sign: int, limit: float | None) -> float:
+        if limit is None:
+            return math.inf
+        steps = range(2 * 16, 40 * 16)
+        near = (n for n in steps if abs(FUNCTIONS[function](sign * n / 16) - limit) <= tolerance)
+        return next(near, steps.stop) / 16
+
+    low, high = LIMITS[function]
+    return -reach(-1, low), reach(1, high)
 
 
 @integer_op
