@@ -52,6 +52,7 @@ LEVERS: dict[str, dict[str, Any]] = {
     "rounding by feedback": {"rounding": "feedback"},
     "rounding to nearest": {"rounding": "nearest"},
     "no bias correction": {"bias_correction": False},
+    "ranges beyond flat ends": {"flat_ends": False},
     "polynomial nonlinearities": {"nonlinearity": "polynomial"},
 }
 #: log-probabilities below this say nothing

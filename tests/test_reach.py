@@ -50,6 +50,8 @@ def test_what_a_function_flattens_needs_no_steps(function: str, peak: float) -> 
     assert entries[0] == info.zero_point
     if function == "sigmoid" and peak > 10:
         assert entries[255] == 255
+    whole = lower(graph, ranges, QuantSpec(flat_ends=False), channels=MELS, max_frames=100)
+    assert whole.values[x].scale > 1.5 * program.values[x].scale
 
 
 def test_what_others_read_or_has_16_bits_keeps_its_range() -> None:

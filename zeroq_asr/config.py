@@ -65,6 +65,8 @@ class QuantSpec:
     target: str = "x86-any"
     #: how sigmoid, tanh, Swish, GELU, ELU and SELU are computed: a key of ``NONLINEARITIES``
     nonlinearity: str = "table"
+    #: end the range of what sigmoid, tanh, Swish and the like read where they are flat
+    flat_ends: bool = True
     #: longest input in seconds that the interval proof covers and the file accepts
     max_seconds: float = 60.0
     #: give back through the biases what rounding the weights takes from the means of a layer
@@ -89,6 +91,7 @@ class QuantSpec:
         _whole(where, "logit_bits", self.logit_bits, 8, 16)
         _choice(where, "target", self.target, TARGETS)
         _choice(where, "nonlinearity", self.nonlinearity, NONLINEARITIES)
+        _flag(where, "flat_ends", self.flat_ends)
         _real(where, "max_seconds", self.max_seconds, above=0.0, at_most=1e6)
         _flag(where, "bias_correction", self.bias_correction)
         _choice(where, "rounding", self.rounding, ROUNDINGS)

@@ -121,7 +121,8 @@ class Lowering:
         self._channels = channel_counts(graph, channels)
         self._images = images(graph)
         self._named = named_values(graph, spec.layer_bits)
-        self.ranges = within_reach(graph, ranges, spec.activation_bits, self._named)
+        trimmed = within_reach(graph, ranges, spec.activation_bits, self._named)
+        self.ranges = trimmed if spec.flat_ends else ranges
         if waveform:
             # its loudest samples lie far above most: the first convolution reads 16 bits
             self._named |= {graph.inputs[0]}
