@@ -20,7 +20,7 @@ demo: setup
 
 # the whole suite; tests on real models run where ZEROQ_TEST_DATA names their folder, else skip
 test: setup
-	$(BIN)/python -m pytest
+	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n auto --dist loadfile
 
 # only the tests on real models and real speech
 real: setup
