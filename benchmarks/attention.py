@@ -44,7 +44,7 @@ def lost_mass(
     high, low = (constants[name].astype(np.int64) for name in i.ins[5:7])
     probability = np.exp(-unit * below)
     probability /= probability.sum(axis=-1, keepdims=True)
-    lost = np.where((high * 256 + low)[index] == 0, probability, 0.0).sum(axis=-1)
+    lost = np.where((high | low)[index] == 0, probability, 0.0).sum(axis=-1)
     share: np.ndarray = lost.mean(axis=(0, 2))
     return share
 

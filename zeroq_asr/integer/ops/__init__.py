@@ -45,6 +45,11 @@ class Op:
     qdq: Callable[..., Any] | None = None
 
 
+def moves(i: Any, *operands: Any) -> list[Condition]:
+    """The condition of what only moves integers."""
+    return [Condition("it moves integers and computes none", True)]
+
+
 OPS: dict[str, Op] = {}
 LOWERINGS: dict[str, Callable[..., Any]] = {}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from zeroq_asr.integer.ops import Condition, fused, integer_op, lowers, qdq
+from zeroq_asr.integer.ops import fused, integer_op, lowers, moves, qdq
 
 
 @integer_op
@@ -20,11 +20,7 @@ def flatten(f: Any, x: Any, *, channels: int) -> Any:
     return f.merge(f.transpose(x, (0, 1, 3, 2)), channels)
 
 
-def _always(i: Any, x: Any) -> list[Condition]:
-    return [Condition("it moves integers and computes none", True)]
-
-
-@fused(flatten, exact_if=_always)
+@fused(flatten, exact_if=moves)
 def _frames_first(b: Any, i: Any, ins: list[Any]) -> Any:
     turned = b.node("Transpose", ins, None, perm=[0, 2, 1, 3])
     y = b.node("Reshape", [turned, b.axes(0, 0, i.attrs["channels"])], None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from zeroq_asr.integer.ops import Condition, fused, integer_op, lowers, qdq
+from zeroq_asr.integer.ops import fused, integer_op, lowers, moves, qdq
 
 
 @integer_op
@@ -20,18 +20,14 @@ def transpose(f: Any, x: Any, *, perm: tuple[int, ...]) -> Any:
     return f.transpose(x, perm)
 
 
-def _always(i: Any, x: Any) -> list[Condition]:
-    return [Condition("it moves integers and computes none", True)]
-
-
-@fused(take_channels, exact_if=_always)
+@fused(take_channels, exact_if=moves)
 def _gathered(b: Any, i: Any, ins: list[Any]) -> Any:
     (x,) = ins
     index = b.channel_index(i.attrs["index"])
     return replace(x, name=b.node("Gather", [x, index], None, axis=2 if x.frames_first else 1))
 
 
-@fused(transpose, exact_if=_always, kernel="Transpose")
+@fused(transpose, exact_if=moves, kernel="Transpose")
 def _turned(b: Any, i: Any, ins: list[Any]) -> Any:
     (x,) = ins
     if tuple(i.attrs["perm"]) == (0, 2, 1):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from zeroq_asr.integer.ops import Condition, fused, integer_op, lowers, qdq
+from zeroq_asr.integer.ops import fused, integer_op, lowers, moves, qdq
 
 
 @integer_op
@@ -26,11 +26,7 @@ def mask_image(f: Any, x: Any, mask: Any, *, zx: int) -> Any:
     return f.select(f.of_image(mask), x, zx)
 
 
-def _always(i: Any, *operands: Any) -> list[Condition]:
-    return [Condition("it moves integers and computes none", True)]
-
-
-@fused(mask_time, exact_if=_always)
+@fused(mask_time, exact_if=moves)
 def _where(b: Any, i: Any, ins: list[Any]) -> Any:
     x, mask = b.alike(ins)
     zero = b.float_scalar(i.attrs["zx"]) if x.carried else b.scalar(i.attrs["zx"], x.interval.type)
