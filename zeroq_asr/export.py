@@ -36,7 +36,7 @@ METADATA_KEY = "zeroq_asr"
 #: version of that object's layout
 FORMAT = 1
 DIALECTS = ("fused", "strict", "qdq")
-#: BitwiseAnd and Shape slices need opset 18; ONNX Runtime has kernels for arithmetic on bytes since 1.21
+#: BitwiseAnd and Shape slices need opset 18; ONNX Runtime has kernels for Min on bytes since 1.24
 OPSET, IR_VERSION = 18, 8
 
 #: what a target promises about the products that the fused kernels form
