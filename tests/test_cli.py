@@ -537,7 +537,6 @@ def test_unwritable_folder(work: Path, out: Path) -> None:
         (("--bits", "encoder=12"), "encoder cannot have 12 bits: a single layer can have 16"),
         (("--bits", "stemm=16"), "no layer or value 'stemm'"),
         (("--max-seconds", "-1"), "max_seconds"),
-        (("--target", "x86-fast"), "--bits w7a8"),
         (("--preset", "best"), "paper, default, fast"),
         (("--frames", "1"), "frames"),
         (("--objective", "guess"), "'guess' is not one of kl, kl_reverse"),

@@ -85,12 +85,6 @@ def test_fewer_bits_are_rounded_by_feedback() -> None:
     assert not QuantSpec(weight_bits=4, rounding="nearest").feedback
 
 
-def test_fast_target_needs_seven_bits() -> None:
-    with pytest.raises(ConfigError, match=r"saturate at int16.*w7a8.*x86-any"):
-        QuantSpec(target="x86-fast")
-    assert QuantSpec.parse_bits("w7a8", target="x86-fast").weight_bits == 7
-
-
 @pytest.mark.parametrize(
     ("cls", "field", "value"),
     [

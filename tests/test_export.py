@@ -124,8 +124,6 @@ def test_unknown_dialect_and_target_are_refused(quantized: Quantized) -> None:
         export(quantized.program, quantized.deployment, "turbo")
     with pytest.raises(ExportError, match="x86-any"):
         export(quantized.program, quantized.deployment, "fused", "z80")
-    with pytest.raises(ExportError, match="w7a8"):
-        export(quantized.program, quantized.deployment, "fused", "x86-fast")
 
 
 def test_the_file_runs_without_this_package(quantized: Quantized, tmp_path: Path) -> None:

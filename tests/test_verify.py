@@ -281,12 +281,12 @@ def test_a_sum_over_too_many_frames_is_not_proven(small_model: Any) -> None:
     assert longer.proof.max_frames == 360_001
 
 
-def test_signed_targets_say_what_they_rely_on(small_model: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("target", "bound"), [("x86-any", "128"), ("x86-vnni", "VNNI"), ("arm", "ARM")])
+def test_targets_say_what_they_rely_on(small_model: Any, tmp_path: Path, target: str, bound: str) -> None:
     path = tmp_path / "fast.onnx"
-    spec = QuantSpec(weight_bits=7, target="x86-fast")
-    quantize(small_model, path, synthesis=FAST, spec=spec)
+    quantize(small_model, path, synthesis=FAST, spec=QuantSpec(target=target))
     certificate = verify(path)
-    assert "64" in certificate.target_bound
+    assert bound in certificate.target_bound
     weights = [i for i in load_onnx(path).graph.initializer if len(i.dims) == 3]
     # the logits' layer runs on ConvInteger, whose weights are unsigned in every target
     assert {numpy_helper.to_array(w).dtype.name for w in weights} == {"int8", "uint8"}

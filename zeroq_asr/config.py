@@ -19,9 +19,8 @@ from zeroq_asr.errors import ConfigError
 #: targets by name: what each promises about the kernels that will run the file
 TARGETS = {
     "auto": "whichever of these is exact and fastest on the machine that quantizes",
-    "x86-any": "u8 x u8 products, weights stored with zero point 128: exact on every x86",
-    "x86-fast": "u8 x s8 products with |w| <= 64: exact and fastest on every x86",
-    "x86-vnni": "u8 x s8 products at full range: exact only where the CPU has VNNI",
+    "x86-any": "u8 x s8 products, weights such that no pair of them saturates: exact on every x86",
+    "x86-vnni": "u8 x s8 products, weights at full range: exact only where the CPU has VNNI",
     "arm": "s8 weights at full range: exact on ARM",
 }
 #: Matching means and variances says nothing about tails: the extremes of made features fall short of
@@ -97,13 +96,6 @@ class QuantSpec:
         _choice(where, "rounding", self.rounding, ROUNDINGS)
         _real(where, "equalization", self.equalization, at_least=0.0, at_most=1.0)
         _real(where, "smoothing", self.smoothing, at_least=0.0, at_most=1.0)
-        if self.target == "x86-fast" and self.weight_bits > 7:
-            raise ConfigError(
-                where,
-                f"target x86-fast needs weight_bits <= 7, got {self.weight_bits}: "
-                "u8×s8 kernels saturate at int16 on x86 without VNNI unless |w| ≤ 64",
-                "use --bits w7a8 or --target x86-any",
-            )
 
     @property
     def feedback(self) -> bool:

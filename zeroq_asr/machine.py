@@ -114,14 +114,14 @@ def best_target(machine: Machine, weight_bits: int) -> tuple[str, str]:
     if machine.architecture == "arm":
         return "arm", "u8 × s8 products are exact on ARM"
     if machine.architecture != "x86":
-        return "x86-any", "u8 × u8 is exact everywhere, and what else is on this processor nobody knows"
+        return "x86-any", "it is exact everywhere, and what else is on this processor nobody knows"
     if weight_bits <= 7:
-        return "x86-fast", "weights of 7 bits or fewer make u8 × s8 exact on every x86"
+        return "x86-any", "weights of 7 bits or fewer are exact on every x86"
     if machine.exact_at_full_range:
         return "x86-vnni", "this processor has VNNI"
     if not machine.features:
         return "x86-any", "the system does not say whether this processor has VNNI"
-    return "x86-any", "this processor has no VNNI, and 8-bit weights are exact as u8 × u8"
+    return "x86-any", "this processor has no VNNI, and pairs of weights that do not saturate are exact"
 
 
 def settled(spec: QuantSpec, machine: Machine | None = None) -> QuantSpec:

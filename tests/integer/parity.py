@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 
 from zeroq_asr.integer.dyadic import largest_shift
-from zeroq_asr.integer.types import weight_limit
+from zeroq_asr.integer.neighbours import most, out_of_order, saturates
+from zeroq_asr.integer.types import U8, weight_limit
 
 Arrays = dict[str, np.ndarray]
 #: longest sequence that the proofs of the cases assume
@@ -102,6 +103,22 @@ def kernel_of(kind: str, reach: int, c: int, bias: np.ndarray, pointwise: bool) 
         return "QLinearConv"
     product = pointwise and (reach << c) + int(np.abs(bias).max()) <= 1 << 24
     return "MatMulIntegerToFloat" if product else "ConvInteger"
+
+
+def at_the_bound(shape: tuple[int, ...], seed: int) -> np.ndarray:
+    """8-bit weights whose neighbours are as large as u8 × s8 kernels bear on every x86, of either sign."""
+    generator = np.random.default_rng(seed)
+    rows = generator.integers(1, 128, (shape[0], int(np.prod(shape[1:]))))
+    even = rows.shape[1] // 2 * 2
+    rows[0], rows[-1] = 127, 64
+    rows[:, 1:even:2] = most(U8.hi) - rows[:, 0:even:2]
+    signs = generator.choice([-1, 1], (len(rows), -(-rows.shape[1] // 2))).repeat(2, axis=1)
+    rows *= signs[:, : rows.shape[1]]
+    # of different signs they may be of any magnitude
+    rows[1] = np.where(np.arange(rows.shape[1]) % 2, -127, 127)
+    weight = out_of_order(rows, shape)
+    assert not saturates(weight, U8.hi)
+    return weight
 
 
 def conv_case(
@@ -254,6 +271,21 @@ def _conv_requant() -> Iterator[Case]:
     for bits in range(2, 8):
         yield conv_case(f"weight-{bits}-bits", bits=bits, kernel=3, padding=(1, 1), seed=30 + bits)
     yield conv_case("weight-8-bits", bits=8, channels=32, kernel=3, padding=(1, 1), seed=38)
+    for name, shape, layout in (
+        ("pointwise", (9, 64, 1), {}),
+        ("odd-channels", (9, 65, 1), {}),
+        ("odd-channels-k3", (9, 7, 3), {"kernel": 3, "padding": (1, 1)}),
+        ("k3-strided", (9, 64, 3), {"kernel": 3, "stride": 2, "padding": (1, 1)}),
+        ("one-channel", (9, 1, 5), {"kernel": 5, "padding": (2, 2)}),
+        ("grouped", (9, 5, 3), {"channels": 15, "kernel": 3, "padding": (1, 1), "groups": 3}),
+        ("large", (5, 1025, 1), {}),
+        ("depthwise", (9, 1, 5), {"channels": 9, "kernel": 5, "padding": (2, 2), "groups": 9}),
+    ):
+        weight, layout = at_the_bound(shape, 60), {"channels": shape[1], "out": shape[0], **layout}
+        yield conv_case(f"neighbours-{name}", weight=weight, bits=8, **layout, seed=60)
+        if name in ("pointwise", "odd-channels", "k3-strided"):
+            wide = {"lo": -(2**15), "hi": 2**15 - 1, "zy": 0, "kind": "int32", "c": 9}
+            yield conv_case(f"neighbours-{name}-16", weight=weight, bits=8, **layout, **wide, seed=61)
     yield conv_case("relu-range", lo=128, hi=255, seed=40)
     yield conv_case("narrow-range", lo=100, hi=101, zy=100, seed=41)
     yield conv_case("range-beside-zero-point", lo=200, hi=250, zy=10, seed=42)

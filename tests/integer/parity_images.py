@@ -8,7 +8,7 @@ import numpy as np
 
 from zeroq_asr.integer.types import weight_limit
 
-from .parity import Arrays, Case, cases, edge_bytes
+from .parity import Arrays, Case, at_the_bound, cases, edge_bytes
 
 
 @cases("image")
@@ -58,15 +58,17 @@ def conv2d_case(
     c: int = 16,
     bits: int = 7,
     m: int | None = None,
+    weight: np.ndarray | None = None,
     saturate: bool = False,
     spelled: str | None = None,
     seed: int = 0,
 ) -> Case:
-    """Random weights with an output of only the largest and one of only the smallest."""
+    """Random weights, if not given, with an output of only the largest and one of only the smallest."""
     generator = np.random.default_rng(seed)
     limit = weight_limit(bits)
-    weight = generator.integers(-limit, limit + 1, (out, channels // groups, *kernel))
-    weight[0], weight[-1] = limit, -limit
+    if weight is None:
+        weight = generator.integers(-limit, limit + 1, (out, channels // groups, *kernel))
+        weight[0], weight[-1] = limit, -limit
     typical = 2.0**c * (hi - lo) / (150 * limit * np.sqrt(weight[0].size))
     factors = np.maximum(generator.uniform(0.2, 2.0, out) * typical, 1) if m is None else np.full(out, m)
     bias = generator.integers(-100 * limit, 100 * limit + 1, out)
@@ -132,6 +134,11 @@ def _conv2d_requant() -> Iterator[Case]:
             seed=count,
         )
     yield conv2d_case("weight-8-bits", channels=32, bits=8, pads=(1, 1), seed=15)
+    for inputs in (1, 3, 32):
+        weight = at_the_bound((8, inputs, 3, 3), inputs)
+        yield conv2d_case(
+            f"neighbours-{inputs}", channels=inputs, out=8, bits=8, weight=weight, pads=(1, 1), seed=16
+        )
     for zx in (0, 255):
         for zy in (0, 255):
             yield conv2d_case(f"zero-points-{zx}-{zy}", pads=(1, 1), zx=zx, zy=zy, seed=zx + zy)

@@ -56,7 +56,7 @@ class _Writer:
     def conv(self, source: tuple[str, int], out: int, wide: bool = False, **shape: Any) -> str:
         name, channels = source
         layout = {"stride": 1, "padding": (0, 0), "dilation": 1, "groups": 1, "kernel": 1, **shape}
-        kernel, limit = layout.pop("kernel"), weight_limit(self.whole(2, 7))
+        kernel, limit = layout.pop("kernel"), weight_limit(self.whole(2, 8))
         weight = self.generator.integers(-limit, limit + 1, (out, channels // layout["groups"], kernel))
         key = f"k{len(self.code)}"
         typical = 65536 / (limit * np.sqrt(weight[0].size) * (1 if wide else 30))

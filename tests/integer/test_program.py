@@ -144,7 +144,7 @@ def test_digest_does_not_depend_on_who_ran_the_program() -> None:
     program = random_program(7)
     before = program.digest()
     program.run(NumpyBackend(), *random_features(1))
-    for backend in (OnnxStrictBackend(), OnnxFusedBackend(), OnnxFusedBackend("x86-fast")):
+    for backend in (OnnxStrictBackend(), OnnxFusedBackend(), OnnxFusedBackend("x86-vnni")):
         build(backend, program)
         assert program.digest() == before
 

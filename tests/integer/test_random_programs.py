@@ -27,7 +27,6 @@ def test_every_interpreter_agrees(seed: int) -> None:
     backends = {
         "strict": OnnxStrictBackend(),
         "fused": OnnxFusedBackend(),
-        "fused signed weights": OnnxFusedBackend("x86-fast"),
     }
     sessions = {name: session_of(program, backend) for name, backend in backends.items()}
     for batch, frames in SHAPES:
@@ -57,7 +56,7 @@ def test_every_constant_is_stored_once() -> None:
 def test_stored_constants_are_read_back_exactly() -> None:
     for seed in range(5):
         program = random_program(seed)
-        for backend in (OnnxStrictBackend(), OnnxFusedBackend(), OnnxFusedBackend("x86-fast")):
+        for backend in (OnnxStrictBackend(), OnnxFusedBackend(), OnnxFusedBackend("x86-vnni")):
             build(backend, program)
             read = {
                 constant: decode(numpy_helper.to_array(backend.initializers[name]), encoding)

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from zeroq_asr.integer.neighbours import excess
 from zeroq_asr.integer.rounding import DAMPING, round_by_feedback, weighted_gain
 
 
@@ -34,6 +35,18 @@ def test_integers_within_the_limit(seed: int, inputs: int, limit: int) -> None:
     q = round_by_feedback(weight, scale, correlated(generator, inputs, 4), limit)
     assert np.all(q == np.rint(q))
     assert np.abs(q).max() <= limit
+
+
+@settings(deadline=None, max_examples=40)
+@given(seed=st.integers(0, 2**32 - 1), inputs=st.integers(1, 150), most=st.integers(127, 254))
+def test_neighbours_within_their_limit(seed: int, inputs: int, most: int) -> None:
+    generator = np.random.default_rng(seed)
+    weight = generator.laplace(size=(5, inputs))
+    scale = np.abs(weight).max(axis=1) / 127
+    for covariance in (correlated(generator, inputs, 4), np.zeros((inputs, inputs))):
+        q = round_by_feedback(weight, scale, covariance, 127, most)
+        assert np.abs(q).max() <= 127
+        assert not excess(q, most).any()
 
 
 @pytest.mark.parametrize("limit", [1, 7, 127])

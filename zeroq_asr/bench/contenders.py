@@ -138,12 +138,13 @@ def _integers(model: AsrModel, machine: Machine, max_seconds: float) -> list[Con
         return of_onnx(label, dialect, export(program, deployment, dialect, target).to_bytes())
 
     found = [
-        spelled("fused W8, u8 × u8", wide, "fused", "x86-any"),
-        spelled("fused W7, u8 × s8", narrow, "fused", "x86-fast"),
+        spelled("fused W8", wide, "fused", "x86-any"),
+        spelled("fused W7", narrow, "fused", "x86-any"),
     ]
     if machine.exact_at_full_range:
         target = "arm" if machine.architecture == "arm" else "x86-vnni"
-        found.append(spelled("fused W8, u8 × s8", wide, "fused", target))
+        full, _ = _quantized(model, QuantSpec(target=target, max_seconds=max_seconds))
+        found.append(spelled("fused W8 at full range", full, "fused", target))
     return [
         *found,
         spelled("strict W8", wide, "strict", "x86-any"),

@@ -16,32 +16,45 @@ from __future__ import annotations
 
 import numpy as np
 
+from zeroq_asr.integer.neighbours import bounded
+
 DAMPING = 1.0
 #: columns whose updates to the rest are made at once
 _BLOCK = 64
 
 
 def round_by_feedback(
-    weight: np.ndarray, scale: np.ndarray, covariance: np.ndarray, limit: int
+    weight: np.ndarray, scale: np.ndarray, covariance: np.ndarray, limit: int, most: int | None = None
 ) -> np.ndarray:
     """Return integers within ±``limit`` [O, N] so that ``scale``·integers stand for ``weight`` [O, N].
 
     ``scale`` [O] > 0; ``covariance`` [N, N] of the N inputs.  Inputs that never vary are rounded to nearest.
+    ``most``: what the magnitudes of neighbours of one sign may add up to (``neighbours``).
     """
     variance = np.diag(covariance)
     if not variance.mean() > 0:
-        return np.clip(np.rint(weight / scale[:, None]), -limit, limit)
+        nearest = np.clip(np.rint(weight / scale[:, None]), -limit, limit)
+        return nearest if most is None else bounded(nearest, most)
     # those that vary most come first, while many are left to make up for them
     order = np.argsort(-variance, kind="stable")
     damped = _damped(covariance)[np.ix_(order, order)]
     upper = np.linalg.cholesky(np.linalg.inv(damped)).T
     left = weight[:, order].astype(np.float64) / scale[:, None]
-    rounded = np.empty_like(left)
+    rounded = np.zeros_like(left)
+    # where a column's neighbour is among the ordered; the last of an odd number has none
+    place = np.argsort(order)
+    beside = [place[k ^ 1] if k ^ 1 < len(order) else place[k] for k in order]
     for start in range(0, left.shape[1], _BLOCK):
         block = slice(start, min(start + _BLOCK, left.shape[1]))
         errors = np.empty((len(left), block.stop - start))
         for j in range(start, block.stop):
-            rounded[:, j] = np.clip(np.rint(left[:, j]), -limit, limit)
+            column = np.clip(np.rint(left[:, j]), -limit, limit)
+            if most is not None:
+                # a neighbour that is still to come is 0
+                neighbour = rounded[:, beside[j]]
+                room = np.where(neighbour * column > 0, most - np.abs(neighbour), limit)
+                column = np.clip(column, -room, room)
+            rounded[:, j] = column
             errors[:, j - start] = (left[:, j] - rounded[:, j]) / upper[j, j]
             left[:, j + 1 : block.stop] -= np.outer(errors[:, j - start], upper[j, j + 1 : block.stop])
         left[:, block.stop :] -= errors @ upper[block, block.stop :]

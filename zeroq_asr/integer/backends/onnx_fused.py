@@ -20,6 +20,7 @@ from zeroq_asr.integer.backends.onnx_graph import CODES, TRANSPOSED, Sym, onnx_t
 from zeroq_asr.integer.backends.onnx_shapes import Dim
 from zeroq_asr.integer.backends.onnx_strict import OnnxStrictBackend
 from zeroq_asr.integer.backends.onnxruntime_islands import decode as decode_body
+from zeroq_asr.integer.neighbours import saturates
 from zeroq_asr.integer.ops import OPS, Condition
 from zeroq_asr.integer.program import Instruction
 from zeroq_asr.integer.types import I8, I32, TYPES, U8, WEIGHT_ZERO_POINT, IntType
@@ -163,24 +164,28 @@ class OnnxFusedBackend(OnnxStrictBackend):
             return [self.frames_first(v) for v in operands]
         return operands
 
-    def kernel_weight(self, w: Sym, groups: int) -> tuple[str, str]:
+    def kernel_weight(self, x: Sym, w: Sym, groups: int) -> tuple[str, str]:
         """A kernel's weights and their zero point: signed where u8 times s8 is exact.
 
-        That is up to the target, but for depthwise convolutions: their kernels, which are no matrix products,
-        widen both factors to 16 bits on every x86 and are several times faster with signed weights.
+        That it always is for depthwise convolutions: their kernels, which are no matrix products, widen both
+        factors to 16 bits on every x86 and are several times faster with signed weights.
         """
         depthwise = w.exact.shape[1] == 1 and len(w.exact) == groups > 1
-        if self.target == "x86-any" and not depthwise:
+        if not depthwise and self._saturates(x, w):
             return self.weight(w), self.scalar(WEIGHT_ZERO_POINT, U8)
         return self.encode(w, "i8", w.exact.astype(np.int8)), self.scalar(0, I8)
 
-    def matrix(self, w: Sym) -> tuple[str, str]:
+    def matrix(self, x: Sym, w: Sym) -> tuple[str, str]:
         """Pointwise weights [O, I, 1] as [I, O], and their zero point: signed where u8 × s8 is exact."""
         rows = w.exact[:, :, 0].T
-        if self.target == "x86-any":
+        if self._saturates(x, w):
             unsigned = (rows.astype(np.int16) + WEIGHT_ZERO_POINT).astype(np.uint8)
             return self.encode(w, "u8+128" + TRANSPOSED, unsigned), self.scalar(WEIGHT_ZERO_POINT, U8)
         return self.encode(w, "i8" + TRANSPOSED, rows.astype(np.int8)), self.scalar(0, I8)
+
+    def _saturates(self, x: Sym, w: Sym) -> bool:
+        """Whether a u8 × s8 kernel may saturate on what the target allows."""
+        return self.target == "x86-any" and saturates(w.exact, x.interval.max)
 
     def node(self, op: str, inputs: list[Any], kind: IntType | None, domain: str = "", **attrs: Any) -> Any:
         """Append a kernel; an integer result is a Sym bounded by its type, a float one a name."""

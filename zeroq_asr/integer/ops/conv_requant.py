@@ -17,12 +17,15 @@ import numpy as np
 
 from zeroq_asr.errors import CalibrationError
 from zeroq_asr.integer.dyadic import accumulator_bounds, largest_shift, requantize
+from zeroq_asr.integer.neighbours import bounded, in_order, most, out_of_order
 from zeroq_asr.integer.ops import Condition, fused, integer_op, lowers, qdq
 from zeroq_asr.integer.rounding import round_by_feedback, weighted_gain
 from zeroq_asr.integer.types import I32, U8, weight_limit
 
-#: Fractions of the no-clipping multiplier that are tried for rounding the weights.
+#: Fractions of the no-clipping multiplier that are tried for rounding the weights,
 SHRINK = np.linspace(0.3, 1.0, 29)
+#: and those where neighbours must not add up to too much: at 2 all weights have 7 bits, and none do.
+SHRINK_PAIRS = np.linspace(0.6, 2.0, 36)
 
 
 @integer_op
@@ -94,7 +97,7 @@ def emit_kernel(b: Any, i: Any, ins: list[Any], **layout: Any) -> Any:
         x = b.channels_first(x)
         acc = b.add_node("Add", [b.conv_integer(x, w, a["zx"], **layout), b.per_channel(bias, axes)])
         return b.quantized(b.add_node("Mul", [b.to_float(acc), b.scaled(m, a["c"], axes)]), i)
-    weight, weight_zero_point = b.kernel_weight(w, a["groups"])
+    weight, weight_zero_point = b.kernel_weight(x, w, a["groups"])
     domain = ""
     if axes == 1:
         # as ONNX Runtime computes it in any case
@@ -125,7 +128,7 @@ def emit_product(b: Any, i: Any, ins: list[Any]) -> Any:
     x, w, bias, m = ins
     a = i.attrs
     b.called("MatMulIntegerToFloat")
-    weight, weight_zero_point = b.matrix(w)
+    weight, weight_zero_point = b.matrix(x, w)
     real = b.node(
         "MatMulIntegerToFloat",
         [
@@ -196,12 +199,15 @@ def _qdq(b: Any, i: Any, ins: list[Any]) -> Any:
     return emit_qdq(b, i, ins, **layout_1d(i))
 
 
-def quantize_weight(w: np.ndarray, ratio: float, bits: int) -> tuple[np.ndarray, np.ndarray]:
+def quantize_weight(
+    w: np.ndarray, ratio: float, bits: int, together: int | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Choose per output channel the integer weights closest in angle and the multiplier that keeps the gain.
 
-    ``w`` float [O, I, K]; ``ratio`` = s_y·2^-c / s_x, so that the weight scale is m·ratio.  Returns
-    integer weights [O, I, K] within ±(2^(bits−1) − 1) and multipliers m [O] ≥ 1.  A channel whose
-    weights are all zero gets m = 1: its bias alone speaks.
+    ``w`` float [O, ...]; ``ratio`` = s_y·2^-c / s_x, so that the weight scale is m·ratio.  Returns
+    integer weights [O, ...] within ±(2^(bits−1) − 1) and multipliers m [O] ≥ 1.  A channel whose
+    weights are all zero gets m = 1: its bias alone speaks.  ``together``: what the magnitudes
+    of neighbours of one sign may add up to, if weights are in the order in which kernels sum them.
 
     With g = ⟨ŵ, w⟩ / ⟨w, w⟩ the gain and θ the angle between ŵ and w, tan²θ + (g − 1)² is least.  Least
     squares would give g = cos²θ < 1 instead: every layer would shrink its signal a little, and over the
@@ -219,9 +225,10 @@ def quantize_weight(w: np.ndarray, ratio: float, bits: int) -> tuple[np.ndarray,
     best_cost = np.ones(w.shape[0])
     best_m = np.ones(w.shape[0], dtype=np.int64)
     best_q = np.zeros_like(flat)
-    for fraction in SHRINK:
+    for fraction in SHRINK if together is None else SHRINK_PAIRS:
         for candidate in (np.floor(ideal * fraction), np.ceil(ideal * fraction)):
             q = np.clip(np.rint(flat / (np.maximum(candidate, 1.0) * step)[:, None]), -limit, limit)
+            q = q if together is None else bounded(q, together)
             along = (q * flat).sum(axis=1)
             some = along > 0
             inner = np.where(some, along, 1.0)
@@ -276,7 +283,10 @@ def quantize_convolution(ctx: Any, node: Any) -> Quantized:
     shape = tuple(a["weight"].shape)
     weight = np.asarray(a["weight"], dtype=np.float64).reshape(*shape[:2], -1)
     bits = ctx.spec.weight_bits
-    steepest = np.abs(weight).max() * source.scale / (weight_limit(bits) * target.scale)
+    limit, rows, together = weight_limit(bits), in_order(weight), None
+    if ctx.spec.target == "x86-any" and not shape[1] == 1 < a["groups"] == shape[0]:
+        together = most(source.hi) if most(source.hi) < 2 * limit else None
+    steepest = np.abs(weight).max() * source.scale / (limit * target.scale)
     if steepest > I32.hi // 8:
         raise CalibrationError(
             node.where or node.out,
@@ -291,19 +301,19 @@ def quantize_convolution(ctx: Any, node: Any) -> Quantized:
     c = ctx.largest_shift(node.out, target, bias)
     while True:
         ratio = target.scale / 2.0**c / source.scale
-        q, m = quantize_weight(weight, ratio, bits)
+        q, m = quantize_weight(rows, ratio, bits, together)
         room = largest_shift(lo, hi, target.zero_point, int(m.max()))
         if room >= c:
             break
         c -= 1
     if (covariance := ctx.covariances.get(node.out)) is not None:
-        rows = weight.reshape(len(weight), -1)
-        limit = weight_limit(bits)
-        chosen = round_by_feedback(rows, m * ratio, covariance, limit)
+        order = in_order(np.arange(rows.shape[1]).reshape(1, *weight.shape[1:]))[0]
+        covariance = covariance[np.ix_(order, order)]
+        q = round_by_feedback(rows, m * ratio, covariance, limit, together)
         # c has room for the largest multiplier there was
-        restored = np.rint(m / weighted_gain(rows, chosen * (m * ratio)[:, None], covariance))
+        restored = np.rint(m / weighted_gain(rows, q * (m * ratio)[:, None], covariance))
         m = np.clip(restored, 1, m.max()).astype(np.int64)
-        q = chosen.reshape(weight.shape).astype(np.int8)
+    q = out_of_order(q, weight.shape).astype(np.int8)
     real_bias = corrected_bias(
         np.asarray(a["bias"], dtype=np.float64),
         weight,
