@@ -170,7 +170,7 @@ def small_model() -> Any:
     )
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def conformer_of() -> Callable[..., Any]:
     """Make a small Conformer of 16 mels and 5 classes with random weights and statistics."""
     from zeroq_asr.architectures.conformer import ConformerCtc

@@ -21,6 +21,7 @@ from torch import nn
 from zeroq_asr.checkpoints import load_checkpoint
 from zeroq_asr.errors import CheckpointError, VerificationError
 from zeroq_asr.export import METADATA_KEY
+from zeroq_asr.integer.backends.onnx_loops import every_node
 from zeroq_asr.integer.islands import islands
 from zeroq_asr.integer.program import Program, ValueInfo
 from zeroq_asr.model import AsrModel
@@ -114,7 +115,7 @@ def _quantized(path: str | os.PathLike[str], model: onnx.ModelProto) -> dict[str
         "logit_bits": quantization.get("logit_bits"),
         "constant_bytes": sum(array.nbytes for array in program.constants.values()),
         "instructions": _counts(i.op for i in program.code),
-        "operators": _counts(node.op_type for node in model.graph.node),
+        "operators": _counts(node.op_type for node in every_node(model.graph)),
         "subsampling_factor": deployment.subsampling_factor,
         "frontend": deployment.frontend.to_dict(),
         "tokenizer": _tokenizer(deployment.tokenizer),

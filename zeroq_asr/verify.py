@@ -39,6 +39,7 @@ from zeroq_asr.export import (
 )
 from zeroq_asr.integer.backends.onnx_fused import OnnxFusedBackend
 from zeroq_asr.integer.backends.onnx_graph import decode
+from zeroq_asr.integer.backends.onnx_loops import every_graph, every_node
 from zeroq_asr.integer.islands import Island, islands
 from zeroq_asr.integer.program import Program, canonical_json
 from zeroq_asr.integer.proof import Proof, prove
@@ -202,7 +203,7 @@ def _verified(model: onnx.ModelProto, data: bytes, where: str) -> Certificate:
         file_sha256=hashlib.sha256(data).hexdigest(),
         max_seconds=deployment.max_seconds,
         proof=proof,
-        nodes=dict(Counter(n.op_type for n in model.graph.node)),
+        nodes=dict(Counter(n.op_type for n in every_node(model.graph))),
         spellings=backend.spellings,
         kernels={kernel: list(conditions) for kernel, conditions in kernels.items()},
         islands=islands(program),
@@ -246,29 +247,30 @@ def _float_tensors(model: onnx.ModelProto) -> list[str]:
     typed = onnx.ModelProto()
     typed.CopyFrom(model)
     # com.microsoft kernels used here give bytes but for one; ONNX itself has no inference for them
-    for node in model.graph.node:
+    nodes = every_node(model.graph)
+    for node in nodes:
         if node.domain == "com.microsoft":
             kind = TensorProto.FLOAT if node.op_type == "MatMulIntegerToFloat" else TensorProto.UINT8
             typed.graph.value_info.append(helper.make_tensor_value_info(node.output[0], kind, None))
     inferred = onnx.shape_inference.infer_shapes(typed)
-    types = {v.name: v.type.tensor_type.elem_type for v in inferred.graph.value_info}
-    types.update({v.name: v.type.tensor_type.elem_type for v in inferred.graph.output})
+    known = [v for g in every_graph(inferred.graph) for v in (*g.value_info, *g.output)]
+    types = {v.name: v.type.tensor_type.elem_type for v in known}
     behind = {"logits/float", "logits/real", "logprobs"}
     # the quantizer of a waveform, step by step
     inside = {i.name for i in model.graph.input[:1]}
-    for node in model.graph.node:
+    for node in nodes:
         if node.op_type in ("Div", "Round", "Clip") and node.input[0] in inside:
             inside.add(node.output[0])
     floats = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16)
     found = []
-    for node in model.graph.node:
+    for node in nodes:
         for name in node.output:
             kind = types.get(name, TensorProto.UNDEFINED)
             if name not in behind | inside and (kind in floats or kind == TensorProto.UNDEFINED):
                 found.append(name)
-    if any(n.op_type.startswith("QLinear") for n in model.graph.node):
+    if any(n.op_type.startswith("QLinear") for n in nodes):
         return found
     scales = {i.name for i in model.graph.initializer if i.data_type in floats}
-    allowed = {n.input[1] for n in model.graph.node if n.op_type == "QuantizeLinear"} | {"logits/scale"}
-    allowed |= {name for n in model.graph.node if n.input and n.input[0] in inside for name in n.input}
+    allowed = {n.input[1] for n in nodes if n.op_type == "QuantizeLinear"} | {"logits/scale"}
+    allowed |= {name for n in nodes if n.input and n.input[0] in inside for name in n.input}
     return found + sorted(scales - allowed)

@@ -12,6 +12,7 @@ import torch
 from onnx import TensorProto, helper
 
 from zeroq_asr.errors import ExportError
+from zeroq_asr.integer.backends import base, onnx_loops
 from zeroq_asr.integer.backends.interval import Interval, IntervalBackend
 from zeroq_asr.integer.backends.numpy import NumpyBackend
 from zeroq_asr.integer.backends.onnx_fused import OnnxFusedBackend
@@ -175,15 +176,20 @@ def assert_integer_only(model: onnx.ModelProto, way_in: bool) -> None:
     """No tensor is a float, but the quantizer's own input and scale."""
     inferred = onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True)
     floats = {t.name for t in model.graph.initializer if t.data_type in FLOATS}
-    for value in [*inferred.graph.input, *inferred.graph.value_info, *inferred.graph.output]:
-        if value.type.tensor_type.elem_type in FLOATS:
-            floats.add(value.name)
+    nodes = onnx_loops.every_node(model.graph)
+    typed = {i.name for i in model.graph.initializer}
+    for graph in onnx_loops.every_graph(inferred.graph):
+        for value in [*graph.input, *graph.value_info, *graph.output]:
+            typed.add(value.name)
+            if value.type.tensor_type.elem_type in FLOATS:
+                floats.add(value.name)
+    assert {name for node in nodes for name in node.output} <= typed
     if way_in:
         # the quantizer's own, which for 16 bits goes step by step
-        steps = {n.output[0] for n in model.graph.node if n.op_type in ("Div", "Round", "Clip")}
+        steps = {n.output[0] for n in nodes if n.op_type in ("Div", "Round", "Clip")}
         floats -= {"x", "out/scale"} | {name for name in floats if name in steps or name.startswith("out/")}
     assert not floats
-    assert all(node.domain == "" for node in model.graph.node)
+    assert all(node.domain == "" for node in nodes)
 
 
 @pytest.mark.parametrize("case", ALL, ids=lambda case: case.id)
@@ -200,6 +206,34 @@ def test_fused_equals_numpy(case: Case) -> None:
         signed = exact and case.kernel in ("QLinearConv", "MatMulIntegerToFloat")
         assert stored.data_type == (TensorProto.INT8 if signed else TensorProto.UINT8)
     assert_model_agrees(case, model, reference(case))
+
+
+@pytest.mark.parametrize("dialect", [OnnxStrictBackend, OnnxFusedBackend])
+@pytest.mark.parametrize("case", [c for c in ALL if c.op == "attention"], ids=lambda case: case.id)
+def test_blocks_of_rows_are_the_whole(
+    case: Case, dialect: type[OnnxStrictBackend], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = reference(case)
+    # 70 rows in blocks of 9, of which the last begins inside of the one before
+    for module in (base, onnx_loops):
+        monkeypatch.setattr(module, "ROWS", 9)
+    monkeypatch.setattr(onnx_loops, "LARGEST", 0)
+    monkeypatch.setitem(globals(), "MAX_FRAMES", 80)
+    for inputs, whole in zip(case.inputs, wanted, strict=True):
+        np.testing.assert_array_equal(run_arrays(case, NumpyBackend(), inputs), whole)
+    model = build(case, dialect())
+    assert [n.op_type for n in model.graph.node].count("Loop") == 1
+    if dialect is OnnxStrictBackend:
+        assert_integer_only(model, way_in=False)
+    assert_model_agrees(case, model, wanted)
+
+
+def test_blocks_have_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    case = next(c for c in ALL if c.op == "attention")
+    monkeypatch.setattr(onnx_loops, "LARGEST", 0)
+    monkeypatch.setattr(onnx_loops, "ROWS", 31)
+    with pytest.raises(ExportError, match=r"1000 frames .* at most 960 .* --max-seconds"):
+        build(case, OnnxFusedBackend())
 
 
 @pytest.mark.parametrize("case", [c for c in ALL if OPS[c.op].fused], ids=lambda case: case.id)

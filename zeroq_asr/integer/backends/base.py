@@ -8,6 +8,7 @@ none leaves its type.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 import numpy as np
@@ -16,6 +17,17 @@ from zeroq_asr.integer.types import IntType
 
 #: A backend's own value: an array, a tensor, a node output, a pair of bounds.
 V = Any
+#: what is computed of blocks of rows: queries, and positions and distances or neither
+Body = Callable[[V, V | None, V | None], V]
+#: rows of a block, about
+ROWS = 512
+
+
+def row_blocks(frames: int) -> Iterator[tuple[slice, slice]]:
+    """Rows of each block of [T, T], and the columns of [·, 2T] distances that belong to them."""
+    for first in range(0, frames, ROWS):
+        behind = min(first + ROWS, frames)
+        yield slice(first, behind), slice(frames - behind, 2 * frames - first)
 
 
 class Backend(Protocol):
@@ -120,7 +132,23 @@ class Backend(Protocol):
         """The first columns of an int16 constant [R, L] as int32 [1, R, T]; ``like`` [B, C, T] gives T."""
 
     def relative_shift(self, v: V) -> V:
-        """[B, H, T, 2T] by falling distance → [B, H, T, T] with entry (i, j) = v[i, T − i + j]."""
+        """[B, H, N, N + T] by falling distance → [B, H, N, T] with entry (i, j) = v[i, N − i + j]."""
+
+    def row_blocks(
+        self,
+        body: Body,
+        queries: V,
+        positions: V | None,
+        distances: V | None,
+        *,
+        heads: int,
+        frames: V,
+    ) -> V:
+        """``body`` of [B, H, T, E], [B, H, T, E] and [1, H, E, 2T], at once or by blocks of rows.
+
+        To rows i to i + N belong the columns T − i − N to 2T − i; results are joined along the rows.
+        ``frames`` [B] bounds T.
+        """
 
     def of_keys(self, mask: V) -> V:
         """[B, 1, T] → [B, 1, 1, T]."""

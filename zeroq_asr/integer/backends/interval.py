@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from zeroq_asr.errors import ProofError
+from zeroq_asr.integer.backends.base import Body
 from zeroq_asr.integer.types import BOOL, I32, I64, U8, IntType
 
 
@@ -228,6 +229,20 @@ class IntervalBackend:
         entries = self.array(table)
         ends = entries.min(axis=1, keepdims=True), entries.max(axis=1, keepdims=True)
         return self._checked(*ends, I32, "first_frames")
+
+    def row_blocks(
+        self,
+        body: Body,
+        queries: Interval,
+        positions: Interval | None,
+        distances: Interval | None,
+        *,
+        heads: int,
+        frames: Interval,
+    ) -> Interval:
+        """Bounds are those of any row."""
+        result: Interval = body(queries, positions, distances)
+        return result
 
     def relative_shift(self, v: Interval) -> Interval:
         """Nothing but a move."""

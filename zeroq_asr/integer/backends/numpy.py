@@ -12,6 +12,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 from zeroq_asr.errors import ProofError
+from zeroq_asr.integer.backends.base import Body, row_blocks
 from zeroq_asr.integer.types import I32, IntType
 
 Array = np.ndarray
@@ -178,8 +179,30 @@ class NumpyBackend:
 
     def relative_shift(self, v: Array) -> Array:
         """Line up distances with pairs."""
-        index = np.arange(v.shape[2])
-        return v[:, :, index[:, None], v.shape[2] - index[:, None] + index[None, :]]
+        rows = v.shape[2]
+        row, column = np.arange(rows)[:, None], np.arange(v.shape[3] - rows)
+        return v[:, :, row, rows - row + column]
+
+    def row_blocks(
+        self,
+        body: Body,
+        queries: Array,
+        positions: Array | None,
+        distances: Array | None,
+        *,
+        heads: int,
+        frames: Array,
+    ) -> Array:
+        """Concatenate."""
+        parts = [
+            body(
+                queries[:, :, rows],
+                None if positions is None else positions[:, :, rows],
+                None if distances is None else distances[..., columns],
+            )
+            for rows, columns in row_blocks(queries.shape[2])
+        ]
+        return np.concatenate(parts, axis=2)
 
     def of_keys(self, mask: Array) -> Array:
         """[B, 1, 1, T]."""

@@ -57,17 +57,19 @@ class OnnxMoves(GraphBuilder):
         return Sym(self.add_node("Unsqueeze", [wide, self.axes(0)]), interval)
 
     def relative_shift(self, v: Sym) -> Sym:
-        """Diagonals of [T, 2T] are columns of [T, 2T − 1] (arXiv 1901.02860, appendix B): Reshape, Slice.
+        """Diagonals of [N, N + T] are columns of [N, N + T − 1] (arXiv 1901.02860, appendix B).
 
-        Row after row, entry (i, T − i + j) is T + i·(2T − 1) + j.
+        Reshape, Slice: row after row, entry (i, N − i + j) is N + i·(N + T − 1) + j.
         """
-        frames = self.add_node("Shape", [v], start=2, end=3)
+        rows = self.add_node("Shape", [v], start=2, end=3)
+        frames = self.add_node("Sub", [self.add_node("Shape", [v], start=3, end=4), rows])
         flat = self.add_node("Reshape", [v, self.axes(0, 0, -1)])
-        rest = self.add_node("Slice", [flat, frames, self.axes(1 << 62), self.axes(2)])
-        shape = self.add_node("Concat", [self.axes(0, 0), frames, self.axes(-1)], axis=0)
+        rest = self.add_node("Slice", [flat, rows, self.axes(1 << 62), self.axes(2)])
+        shape = self.add_node("Concat", [self.axes(0, 0), rows, self.axes(-1)], axis=0)
         back = self.add_node("Reshape", [rest, shape])
         name = self.add_node("Slice", [back, self.axes(0), frames, self.axes(3)])
-        if dims := self.dims.get(v.name):
+        dims = self.dims.get(v.name)
+        if dims and dims[3] == f"2*{dims[2]}":
             batch, heads, count, wide = dims
             self.dims[flat] = (batch, heads, f"{count}*{wide}")
             self.dims[rest] = (batch, heads, f"{count}*({wide}-1)")

@@ -11,6 +11,7 @@ from onnx import TensorProto
 from zeroq_asr.errors import ExportError
 from zeroq_asr.integer.backends.interval import Interval, length_interval, shift_offset
 from zeroq_asr.integer.backends.onnx_graph import Sym, onnx_type
+from zeroq_asr.integer.backends.onnx_loops import OnnxLoops
 from zeroq_asr.integer.backends.onnx_moves import OnnxMoves
 from zeroq_asr.integer.program import Program
 from zeroq_asr.integer.types import I16, I32, I64, U8, WEIGHT_ZERO_POINT, IntType
@@ -20,7 +21,7 @@ from zeroq_asr.integer.wellformed import check
 REFUSAL = "length is from 1 to frames and to what is proven"
 
 
-class OnnxStrictBackend(OnnxMoves):
+class OnnxStrictBackend(OnnxMoves, OnnxLoops):
     """Builds nodes; ``run`` a Program over it, then read ``nodes``, ``initializers``, ``encodings``."""
 
     dialect = "strict"

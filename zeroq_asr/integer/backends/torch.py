@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from zeroq_asr.integer.backends.base import Body, row_blocks
 from zeroq_asr.integer.types import IntType
 
 _DTYPES = {
@@ -182,10 +183,31 @@ class TorchBackend:
 
     def relative_shift(self, v: Tensor) -> Tensor:
         """Line up distances with pairs."""
-        frames = v.shape[2]
-        index = torch.arange(frames, device=v.device)
-        wanted = frames - index[:, None] + index[None, :]
-        return v.gather(3, wanted.expand(*v.shape[:2], frames, frames))
+        rows, frames = v.shape[2], v.shape[3] - v.shape[2]
+        row, column = (torch.arange(count, device=v.device) for count in (rows, frames))
+        wanted = rows - row[:, None] + column
+        return v.gather(3, wanted.expand(*v.shape[:2], rows, frames))
+
+    def row_blocks(
+        self,
+        body: Body,
+        queries: Tensor,
+        positions: Tensor | None,
+        distances: Tensor | None,
+        *,
+        heads: int,
+        frames: Tensor,
+    ) -> Tensor:
+        """Concatenate."""
+        parts = [
+            body(
+                queries[:, :, rows],
+                None if positions is None else positions[:, :, rows],
+                None if distances is None else distances[..., columns],
+            )
+            for rows, columns in row_blocks(queries.shape[2])
+        ]
+        return torch.cat(parts, dim=2)
 
     def of_keys(self, mask: Tensor) -> Tensor:
         """[B, 1, 1, T]."""

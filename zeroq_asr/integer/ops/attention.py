@@ -80,28 +80,36 @@ def attention(
     rows = (0, 1, 3, 2)
     keys, values = f.heads(key, heads, size), f.heads(value, heads, size)
     queries = f.transpose(f.heads(query, heads, size), rows)
-    score = f.mul(f.matmul(queries, keys, za=zq, zb=zk, terms=size), up)
-    if position:
-        queries = f.transpose(f.heads(position[0], heads, size), rows)
-        distances = f.matmul(queries, f.heads(position[1], heads, size), za=zp, zb=zr, terms=size)
-        score = f.add(score, f.mul(f.relative_shift(distances), mp))
-    score = f.select(f.of_keys(mask), score, -_SCORE)
-    index = f.shift_right(f.clamp(f.below_peak(score), 0, cap), shift)
     # a column of ones beside the values adds up the numerators
     values = f.with_ones(f.transpose(values, rows))
-    sums = [
-        f.cast(f.matmul(f.lookup(index, part), values, za=0, zb=0, terms=lengths), I64)
-        for part in (high, low)
-    ]
-    weighted, total = f.without_ones(f.add(f.mul(sums[0], 1 << _LOW), sums[1]), size)
-    # bounds cannot know that each row has its own largest score, whose numerator is not 0
-    total = f.clamp(total, 1, 1 << 40)
-    u = f.divide(f.mul(weighted, 1 << _FRACTION), total)
-    # a mean of bytes is a byte: bounds cannot know that the numerators add up to their own sum
-    u = f.cast(f.clamp(u, 0, 255 << _FRACTION), I32)
-    u = f.merge(f.transpose(u, rows), heads * size)
-    v = f.mul(f.sub(u, zv << _FRACTION), m)
-    return requantize(f, v, c=c, zero_point=zy, lo=lo, hi=hi, type=type)
+    valid = f.of_keys(mask)
+
+    def block(queries: Any, positions: Any, distances: Any) -> Any:
+        score = f.mul(f.matmul(queries, keys, za=zq, zb=zk, terms=size), up)
+        if positions is not None:
+            by_distance = f.matmul(positions, distances, za=zp, zb=zr, terms=size)
+            score = f.add(score, f.mul(f.relative_shift(by_distance), mp))
+        score = f.select(valid, score, -_SCORE)
+        index = f.shift_right(f.clamp(f.below_peak(score), 0, cap), shift)
+        sums = [
+            f.cast(f.matmul(f.lookup(index, part), values, za=0, zb=0, terms=lengths), I64)
+            for part in (high, low)
+        ]
+        weighted, total = f.without_ones(f.add(f.mul(sums[0], 1 << _LOW), sums[1]), size)
+        # bounds cannot know that each row has its own largest score, whose numerator is not 0
+        total = f.clamp(total, 1, 1 << 40)
+        u = f.divide(f.mul(weighted, 1 << _FRACTION), total)
+        # a mean of bytes is a byte: bounds cannot know that the numerators add up to their own sum
+        u = f.cast(f.clamp(u, 0, 255 << _FRACTION), I32)
+        v = f.mul(f.sub(u, zv << _FRACTION), m)
+        return requantize(f, v, c=c, zero_point=zy, lo=lo, hi=hi, type=type)
+
+    positions = distances = None
+    if position:
+        positions = f.transpose(f.heads(position[0], heads, size), rows)
+        distances = f.heads(position[1], heads, size)
+    y = f.row_blocks(block, queries, positions, distances, heads=heads, frames=lengths)
+    return f.merge(f.transpose(y, rows), heads * size)
 
 
 def _exact_if(
@@ -130,7 +138,7 @@ def _exact_if(
 
 @fused(attention, exact_if=_exact_if, kernel="attention in exact floats")
 def _carried(b: Any, i: Any, ins: list[Any]) -> Any:
-    query, key, value, mask, _, high, low, *position = ins
+    query, key, value, mask, lengths, high, low, *position = ins
     a = i.attrs
     # in steps of the table
     unit = 2.0 ** -a["shift"]
@@ -138,46 +146,54 @@ def _carried(b: Any, i: Any, ins: list[Any]) -> Any:
     def node(op: str, *operands: Any, **attrs: Any) -> str:
         return str(b.node(op, list(operands), None, **attrs))
 
-    def heads(v: Any, *perm: int) -> str:
+    def heads(v: Any, *perm: int) -> Any:
         split = node("Reshape", b.frames_first(v), b.axes(0, 0, a["heads"], a["size"]))
-        return node("Transpose", split, perm=list(perm))
+        return b.tensor(node("Transpose", split, perm=list(perm)), U8)
 
-    def product(left: str, zero_left: int, right: str, zero_right: int, scale: float) -> str:
+    def product(left: Any, zero_left: int, right: Any, zero_right: int, scale: float) -> str:
         scales = (b.float_scalar(scale), b.float_scalar(1.0))
         zeros = (b.scalar(zero_left, U8), b.scalar(zero_right, U8))
         operands = [left, right, *scales, *zeros]
         return str(b.node("MatMulIntegerToFloat", operands, None, "com.microsoft"))
 
     rows, columns = (0, 2, 1, 3), (0, 2, 3, 1)
-    score = product(heads(query, *rows), a["zq"], heads(key, *columns), a["zk"], a["up"] * unit)
-    if position:
-        queries, distances = heads(position[0], *rows), heads(position[1], *columns)
-        by_distance = product(queries, a["zp"], distances, a["zr"], a["mp"] * unit)
-        score = node("Add", score, b.relative_shift(b.tensor(by_distance, I32, carried=True)).name)
-    hidden = b.shared(("hidden", mask.name), lambda: _hidden(b, mask))
-    score = node("Min", score, hidden)
-    below = node("Sub", node("ReduceMax", score, b.axes(-1), keepdims=1), score)
-    index = b.to_int32(node("Min", below, b.float_scalar(a["cap"] * unit)))
-    code = b.codes(index, high, low)
-    parts = node("QuantizeLinear", b.to_float(code), b.float_scalar(256.0), b.scalar(0, U8)), b.to_byte(code)
+    keys = heads(key, *columns)
     # a column of ones beside the values adds up the numerators
-    values = b.with_ones(b.tensor(heads(value, *rows), U8)).name
-    zeros = b.scalar(0, U8), b.scalar(0, U8)
-    sums = [b.to_double(node("MatMulInteger", part, values, *zeros)) for part in parts]
-    both = node("Add", node("Mul", sums[0], b.double_scalar(1 << _LOW)), sums[1])
-    total = node("Slice", both, b.axes(a["size"]), b.axes(a["size"] + 1), b.axes(3))
-    dims = b.dims.get(both)
-    if dims:
-        b.tell_dims(total, (*dims[:3], 1))
-    mean = node("Div", both, node("Mul", total, b.double_scalar(2.0**-_FRACTION)))
-    # the last column is the sum's own mean
-    u = b.node("Slice", [b.to_int32(mean), b.axes(0), b.axes(a["size"]), b.axes(3)], I32)
-    if dims:
-        b.tell_dims(u.name, (*dims[:3], a["size"]))
-    v = b.to_float(u)
-    if a["zv"]:
-        v = node("Sub", v, b.float_scalar(a["zv"] << _FRACTION))
-    y = b.quantized(node("Mul", v, b.float_scalar(a["m"] / 2.0 ** a["c"])), i)
+    values = b.with_ones(heads(value, *rows)).name
+    hidden = b.shared(("hidden", mask.name), lambda: _hidden(b, mask))
+
+    def block(queries: Any, positions: Any, distances: Any) -> Any:
+        score = product(queries, a["zq"], keys, a["zk"], a["up"] * unit)
+        if positions is not None:
+            by_distance = product(positions, a["zp"], distances, a["zr"], a["mp"] * unit)
+            score = node("Add", score, b.relative_shift(b.tensor(by_distance, I32, carried=True)).name)
+        score = node("Min", score, hidden)
+        below = node("Sub", node("ReduceMax", score, b.axes(-1), keepdims=1), score)
+        index = b.to_int32(node("Min", below, b.float_scalar(a["cap"] * unit)))
+        code = b.codes(index, high, low)
+        upper = node("QuantizeLinear", b.to_float(code), b.float_scalar(256.0), b.scalar(0, U8))
+        zeros = b.scalar(0, U8), b.scalar(0, U8)
+        sums = [b.to_double(node("MatMulInteger", part, values, *zeros)) for part in (upper, b.to_byte(code))]
+        both = node("Add", node("Mul", sums[0], b.double_scalar(1 << _LOW)), sums[1])
+        total = node("Slice", both, b.axes(a["size"]), b.axes(a["size"] + 1), b.axes(3))
+        dims = b.dims.get(both)
+        if dims:
+            b.tell_dims(total, (*dims[:3], 1))
+        mean = node("Div", both, node("Mul", total, b.double_scalar(2.0**-_FRACTION)))
+        # the last column is the sum's own mean
+        u = b.node("Slice", [b.to_int32(mean), b.axes(0), b.axes(a["size"]), b.axes(3)], I32)
+        if dims:
+            b.tell_dims(u.name, (*dims[:3], a["size"]))
+        v = b.to_float(u)
+        if a["zv"]:
+            v = node("Sub", v, b.float_scalar(a["zv"] << _FRACTION))
+        return b.quantized(node("Mul", v, b.float_scalar(a["m"] / 2.0 ** a["c"])), i)
+
+    positions = distances = None
+    if position:
+        positions, distances = heads(position[0], *rows), heads(position[1], *columns)
+    queries = heads(query, *rows)
+    y = b.row_blocks(block, queries, positions, distances, heads=a["heads"], frames=lengths)
     turned = node("Transpose", y, perm=list(rows))
     merged = node("Reshape", turned, b.axes(0, 0, a["heads"] * a["size"]))
     return replace(y, name=merged, frames_first=True)
