@@ -18,7 +18,7 @@ from zeroq_asr.errors import ConfigError
 
 #: targets by name: what each promises about the kernels that will run the file
 TARGETS = {
-    "auto": "whichever of these is exact and fastest on the machine that quantizes",
+    "auto": "the finest of these that is exact on the machine that quantizes",
     "x86-any": "u8 x s8 products, weights such that no pair of them saturates: exact on every x86",
     "x86-vnni": "u8 x s8 products, weights at full range: exact only where the CPU has VNNI",
     "arm": "s8 weights at full range: exact on ARM",

@@ -105,8 +105,7 @@ def export(program: Program, deployment: Deployment, dialect: str, target: str =
     """Spell ``program`` in a dialect.  The interval proof runs on the way: ProofError if it fails.
 
     ``target`` decides how the fused kernels' weights are stored (see ``TARGET_BOUNDS``); strict and
-    qdq do not depend on it.  Raises ExportError for an unknown dialect or a target whose bound the
-    weights do not meet.
+    qdq do not depend on it.  Raises ExportError for an unknown dialect or target.
     """
     backend = _backend(program, dialect, target)
     logits, encoded = build(backend, program)
