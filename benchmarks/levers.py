@@ -47,6 +47,12 @@ LEVERS: dict[str, dict[str, Any]] = {
     "equalization 0.25": {"equalization": 0.25},
     "smoothing 0.5": {"smoothing": 0.5},
     "norms as priors 0.1": {"norm_prior": 0.1},
+    "attention locality 0.1": {"locality": 0.1},
+    "attention locality 1": {"locality": 1.0},
+    "non-blank 1": {"nonblank": 1.0},
+    "confidence 1": {"confidence": 1.0},
+    "non-blank 1, confidence 1": {"nonblank": 1.0, "confidence": 1.0},
+    "locality 0.1, non-blank 1, confidence 1": {"locality": 0.1, "nonblank": 1.0, "confidence": 1.0},
     "no steps": {"iterations": 0},
     "no steps, start speech-shaped": {"iterations": 0, "init": "speech"},
     "rounding by feedback": {"rounding": "feedback"},
@@ -114,12 +120,12 @@ def main() -> None:
     noisy = [frontend.batch([w]) for w in with_babble(waveforms)]
     exact = export_float(graph, deployment).SerializeToString()
     references = (run(exact, clean), run(exact, noisy))
-    print(f"{'':36} {'words':>7} {'frames':>7} {'KL':>8} {'SQNR':>7}", flush=True)
+    print(f"{'':40} {'words':>7} {'frames':>7} {'KL':>8} {'SQNR':>7}", flush=True)
     for name in arguments.only:
         fields = {**everywhere, **LEVERS[name]}
         found = [row(model, fields, seed, (clean, noisy), references) for seed in arguments.seeds]
         words, frames, kl, ratio = np.mean(found, axis=0)
-        print(f"{name:36} {words:7.2f} {frames:7.2f} {kl:8.4f} {ratio:7.2f}", flush=True)
+        print(f"{name:40} {words:7.2f} {frames:7.2f} {kl:8.4f} {ratio:7.2f}", flush=True)
 
 
 if __name__ == "__main__":

@@ -262,8 +262,11 @@ def test_synthesize(work: Path, tmp_path: Path) -> None:
     assert (chosen["spec"]["objective"], chosen["spec"]["patience"]) == ("moments", 2)
     assert chosen["losses"][0] != report["losses"][0]
     fields = ("--set", "init=speech", "--set", "slack=0.2", "--set", "emphasis=0.5", *FAST)
-    given = json.loads(_run("synthesize", work / "small.pt", "--json", *fields).stdout)["spec"]
+    terms = ("--set", "nonblank=0.5", "--set", "confidence=0.25")
+    given = json.loads(_run("synthesize", work / "small.pt", "--json", *fields, *terms).stdout)["spec"]
     assert (given["init"], given["slack"], given["emphasis"]) == ("speech", 0.2, 0.5)
+    assert (given["nonblank"], given["confidence"]) == (0.5, 0.25)
+    _fails(_run("synthesize", work / "small.pt", "--set", "locality=1", *FAST), 4, "has no attention")
     made = _run(
         "quantize",
         work / "small.pt",

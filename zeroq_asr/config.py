@@ -169,6 +169,12 @@ class SynthesisSpec:
     emphasis: float = 0.0
     #: weight of the layer normalizations' γ and β as a prior on the moments of what they give (a heuristic)
     norm_prior: float = 0.0
+    #: weight of how far every attention looks (``zeroq_asr.speechlike.distance``); speech attends near
+    locality: float = 0.0
+    #: weight of the blanks that utterances have too many of (``zeroq_asr.speechlike.silence``)
+    nonblank: float = 0.0
+    #: weight of the entropy of a frame's classes (``zeroq_asr.speechlike.doubt``)
+    confidence: float = 0.0
     #: seed of the private random generator
     seed: int = 0
     #: stop after so many iterations without improvement; 0 never stops early
@@ -189,6 +195,9 @@ class SynthesisSpec:
         _real(where, "slack", self.slack, at_least=0.0, at_most=10.0)
         _real(where, "emphasis", self.emphasis, at_least=0.0, at_most=100.0)
         _real(where, "norm_prior", self.norm_prior, at_least=0.0, at_most=1e6)
+        _real(where, "locality", self.locality, at_least=0.0, at_most=1e6)
+        _real(where, "nonblank", self.nonblank, at_least=0.0, at_most=1e6)
+        _real(where, "confidence", self.confidence, at_least=0.0, at_most=1e6)
         _whole(where, "seed", self.seed, 0, 2**63 - 1)
         _whole(where, "patience", self.patience, 0, 1_000_000)
         _real(where, "min_improvement", self.min_improvement, at_least=0.0, below=1.0)

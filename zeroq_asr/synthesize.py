@@ -39,6 +39,7 @@ from zeroq_asr.initial import INITIAL, waveforms
 from zeroq_asr.model import AsrModel
 from zeroq_asr.objectives import Objective, find_objective, kl, within
 from zeroq_asr.progress import Progress, silent
+from zeroq_asr.speechlike import SpeechLike
 from zeroq_asr.statistics import BatchNormObserver, Site
 
 #: of saved features, unpacked
@@ -131,11 +132,11 @@ def synthesize(
     The result is the best iterate, not the last.  The same seed gives the same bits on the same
     machine and number of threads.  The network, its parameters and its buffers stay untouched.
 
-    A network without stored statistics, and no ``norm_prior`` asked for, has nothing to match: the result is
-    what synthesis starts from, and its account is empty.
+    A network without stored statistics has nothing to match unless ``norm_prior`` or a term of
+    ``zeroq_asr.speechlike`` is asked for: the result is what synthesis starts from, and its account is empty.
 
     Raises SynthesisError when the network is in training mode, has no normalization that ``norm_prior`` could
-    match, or the objective is not finite.
+    match or no attention for ``locality``, or the objective is not finite.
     """
     spec = SynthesisSpec.preset("default") if spec is None else spec
     compare = find_objective(spec.objective)
@@ -145,6 +146,7 @@ def synthesize(
     shape = _shaper(model, spec)
     lengths = torch.full((spec.batch,), variable.shape[2], dtype=torch.int64)
     observer = BatchNormObserver(model.network, samples=spec.emphasis > 0, norms=spec.norm_prior > 0)
+    speech = SpeechLike(model.name, spec)
     optimizer = torch.optim.Adam([variable], lr=spec.learning_rate)
     step_schedule = _schedule(optimizer, spec)
 
@@ -155,17 +157,18 @@ def synthesize(
         for step in range(spec.iterations + 1):
             features = shape(variable)
             observer.clear()
-            with observer, torch.set_grad_enabled(step < spec.iterations):
-                model.network(features, lengths)
+            with observer, speech, torch.set_grad_enabled(step < spec.iterations):
+                logits = model.network(features, lengths)[0]
+            with torch.set_grad_enabled(step < spec.iterations):
                 moments = {**observer.moments, **observer.priors}
-                loss = _total(compare, observer, spec)
-            if loss is None:
-                if spec.iterations == 0 or not spec.norm_prior:  # nothing to match
-                    best.features = features.detach().clone()
-                    break
+                loss = _total(compare, observer, spec, speech.terms(logits))
+            if spec.norm_prior and spec.iterations and not moments:
                 raise SynthesisError(
                     model.name, "the network has no normalization whose statistics could be matched", _REMEDY
                 )
+            if loss is None:  # nothing to match
+                best.features = features.detach().clone()
+                break
             value = float(loss.detach())
             if not math.isfinite(value):
                 raise SynthesisError(
@@ -279,14 +282,18 @@ def _schedule(optimizer: torch.optim.Optimizer, spec: SynthesisSpec) -> Callable
     return lambda loss: None
 
 
-def _total(compare: Objective, observer: BatchNormObserver, spec: SynthesisSpec) -> Tensor | None:
-    """Sum the objective over layers; with ``emphasis``, add layer l for the sample l mod B alone.
+def _total(
+    compare: Objective, observer: BatchNormObserver, spec: SynthesisSpec, others: list[Tensor]
+) -> Tensor | None:
+    """Sum the objective over layers, and ``others``.
+
+    With ``emphasis``, add layer l for the sample l mod B alone.
 
     Both remedies against samples that are all alike follow Zhang et al., "Diversifying Sample Generation
     for Accurate Data-Free Quantization" (arXiv 2103.01049): slack on the statistics (section 3.2) and
     layerwise sample enhancement (section 3.3).
     """
-    parts = []
+    parts = list(others)
     for name, moments in observer.moments.items():
         site = observer.sites[name]
         parts.append(compare(*within(spec.slack, *moments, site.mean, site.var)))
