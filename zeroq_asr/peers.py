@@ -26,7 +26,7 @@ Features = tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]
 def preprocess(float_model: onnx.ModelProto) -> onnx.ModelProto:
     """Return a float export made ready for the quantizers, as their documentation recommends.
 
-    ``quant_pre_process`` infers symbolic shapes and folds what is constant; where it fails, the export itself.
+    ``quant_pre_process`` infers symbolic shapes and folds constants; where it fails, it is the export itself.
     """
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
@@ -52,9 +52,9 @@ def ort_static(
     ``float_model``: best from ``preprocess``; ``features``: pairs of [1, M, T] and [1].  Activations are u8,
     weights u8 or s8.  The format is Q/DQ pairs, which its documentation prefers: they take as long as its
     QLinear operators, and that quantizer fails on Conformers.  Quantized is what it quantizes by default,
-    but of a network with attention convolutions and matrix products alone: by default it takes softmax,
-    layer normalization and sums of the residual stream to 8 bits, too, by which a Conformer loses a third
-    of the words and more and gains no time.
+    but of a network with attention convolutions and matrix products alone.  By default it quantizes the
+    scores that softmax reads, too: one masked frame, -10000 as NeMo exports it, then sets their range, and a
+    Conformer loses most words.  Layer normalizations, sums and gates lose some more and gain no time.
     Raises CalibrationError without features.
     """
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
