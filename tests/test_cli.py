@@ -301,22 +301,30 @@ def test_compare(work: Path, tmp_path: Path) -> None:
     table = tmp_path / "table.md"
     result = _run(*heard, "--calibration-manifest", work / "manifest.jsonl", "--markdown", table)
     assert result.exit_code == 0, result.output
-    for label in ("float", "data-free", "real data", "ORT static, real data", "noise"):
+    for label in ("float", "data-free", "real data", "ORT static, real data", "ORT dynamic", "noise"):
         assert re.search(rf"^ +{label} ", result.stdout, flags=re.MULTILINE)
         assert f"| {label} |" in table.read_text()
     assert "95 % interval" in result.stdout
+    assert "2 s of features on one thread" in result.stdout
+    assert "noisy on a busy machine" in result.stdout
+    assert "| ms | speed-up |" in table.read_text()
     assert "2 s of recordings with text" in result.stdout
     twice = _run(*heard, "--manifest", work / "manifest.jsonl", "--json").stdout
     assert json.loads(twice)["utterances"] == 2 * json.loads(_run(*heard, "--json").stdout)["utterances"]
     report = json.loads(_run(*heard, "--json").stdout)
-    assert [row["label"] for row in report["rows"]] == ["float", "data-free", "noise"]
+    assert [row["label"] for row in report["rows"]] == ["float", "data-free", "ORT dynamic", "noise"]
+    assert all(row["median"] > 0 and row["speedup"] > 0 for row in report["rows"])
     assert report["gaps"][0]["low"] <= report["gaps"][0]["value"] <= report["gaps"][0]["high"]
     bare = _run(*args, "--quiet").stdout.splitlines()
-    assert [line.split("\t")[0] for line in bare] == ["float", "data-free", "noise"]
+    assert [line.split("\t")[0] for line in bare] == ["float", "data-free", "ORT dynamic", "noise"]
+    untimed = _run(*args, "--no-time", "--quiet").stdout.splitlines()
+    assert {len(line.split("\t")) for line in bare} == {9}
+    assert {len(line.split("\t")) for line in untimed} == {7}
     several = _run(*args, "--bits", "8,w4a8", "--set", "rounding=nearest", "--quiet").stdout.splitlines()
     labels = [line.split("\t")[0] for line in several]
-    assert labels == ["float", "data-free", "data-free W4A8 to nearest", "noise"]
-    spoken = _run(*args).stdout
+    assert labels == ["float", "data-free", "data-free W4A8 to nearest", "ORT dynamic", "noise"]
+    spoken = _run(*args, "--no-time").stdout
+    assert "speed-up" not in spoken
     assert "held-out synthetic features" in spoken
     assert "not an error rate" in spoken
 
@@ -892,3 +900,11 @@ def test_an_unsupported_operator_is_allowed_in_float(
     ranked = _run("inspect", *source, "--sensitivity", "--source", "noise", "--allow-float")
     assert ranked.exit_code == 0, ranked.output
     assert "--allow-float" in ranked.stdout
+    brief = ("--rounds", 1, "--seconds", 1)
+    _fails(_run("bench", *source, *brief), 4, "act: operator aten.mish.default (in Mish)", "--allow-float")
+    result = _run("bench", *source, *brief, "--allow-float", "--json")
+    assert result.exit_code == 0, result.output
+    absent = {row["label"]: row["absent"] for row in json.loads(result.stdout)["rows"]}
+    assert absent["fused W8"] == absent["ORT static, u8 × u8"] == absent["ORT dynamic"] == ""
+    assert absent["strict W8"] == "strict cannot hold float islands"
+    assert absent["qdq W8"] == "qdq cannot hold float islands"

@@ -47,6 +47,16 @@ def test_bench_in_json_and_bare(checkpoint: Path) -> None:
     assert len(bare.stdout.splitlines()) == len(found["rows"])
 
 
+def test_bench_of_what_is_kept_in_float(checkpoint: Path) -> None:
+    result = _run(
+        "bench", checkpoint, "--rounds", 1, "--seconds", 0.5, "--keep-float", "*.mconv.0.conv", "--json"
+    )
+    assert result.exit_code == 0, result.output
+    rows = {row["label"]: row for row in json.loads(result.stdout)["rows"]}
+    assert rows["fused W8"]["median"] > 0
+    assert rows["strict W8"]["absent"] == "strict cannot hold float islands"
+
+
 def test_bare_bench_runs_on_the_embedded_model() -> None:
     result = _run("bench", "--rounds", 1, "--seconds", 1, "--json")
     assert result.exit_code == 0, result.output
@@ -70,6 +80,8 @@ def test_bench_on_a_device_that_is_not_there(checkpoint: Path) -> None:
         (["--threads", "1.5"], 2, "whole numbers"),
         (["--seconds", "-1"], 2, "seconds must lie in"),
         (["--device", "tpu"], 2, "unknown device"),
+        (["--keep-float", "encoder.*", "absent.onnx"], 2, "there is no checkpoint to quantize"),
+        (["--keep-float", "no.such.layer"], 2, "no.such.layer"),
         (["--plot", "times.gif"], 2, "use .png, .svg, .pdf"),
         (["--plot", "nowhere/times.png"], 2, "there is no folder"),
     ],
@@ -116,7 +128,7 @@ def test_demo(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     found = json.loads(result.stdout)
     labels = [row["label"] for row in found["comparison"]["rows"]]
-    assert labels == ["float", "data-free", "real data", "ORT static, real data", "noise"]
+    assert labels == ["float", "data-free", "real data", "ORT static, real data", "ORT dynamic", "noise"]
     assert found["certificate"]["program_sha256"] == found["quantized"]["program_sha256"]
     assert found["benchmark"]["rows"]
     # what it leaves is enough for the two commands

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,14 +15,16 @@ import soundfile
 
 import zeroq_asr as zq
 from zeroq_asr.capture import capture
-from zeroq_asr.compare import DATA_FREE, FLOAT, NOISE, ORT, REAL, compare
+from zeroq_asr.compare import DATA_FREE, FLOAT, NOISE, ORT_DYNAMIC, ORT_STATIC, REAL, compare
 from zeroq_asr.errors import AudioError, CalibrationError, ConfigError
 from zeroq_asr.evaluate import evaluate
+from zeroq_asr.export import Deployment
 from zeroq_asr.float_onnx import export_float
 from zeroq_asr.manifest import Utterance
-from zeroq_asr.peers import ort_static
+from zeroq_asr.peers import attempt, ort_dynamic, ort_static, preprocess
 
 FAST = zq.SynthesisSpec(batch=2, frames=64, iterations=1)
+EMBEDDED_CONFORMER = Path(zq.__file__).parent / "embedded" / "conformer.pt"
 
 
 @pytest.fixture(scope="module")
@@ -44,10 +47,49 @@ def full(small_model: Any, recordings: list[Utterance]) -> zq.Comparison:
 
 def test_every_kind_has_its_row(full: zq.Comparison) -> None:
     labels = [row.label for row in full.rows]
-    assert labels == [FLOAT, f"{DATA_FREE}, seed 0", f"{DATA_FREE}, seed 1", REAL, ORT, NOISE]
+    seeded = [f"{DATA_FREE}, seed 0", f"{DATA_FREE}, seed 1"]
+    assert labels == [FLOAT, *seeded, REAL, ORT_STATIC, ORT_DYNAMIC, NOISE]
     assert (full.heard, full.utterances, full.bits) == ("recordings with text", 3, "W8A8")
     assert full.audio_seconds == pytest.approx(2.1)
     assert all(row.size > 0 for row in full.rows)
+    assert full.absent == {}
+
+
+def test_every_file_is_timed_against_the_float_network(full: zq.Comparison, small_model: Any) -> None:
+    assert full.timed_seconds == 10.0
+    base = full.rows[0].median
+    assert base
+    for row in full.rows:
+        assert row.median
+        assert row.speedup == pytest.approx(base / row.median)
+    first = full.to_dict()["rows"][0]
+    assert (first["median"], first["speedup"]) == (base, 1.0)
+    # never on more than the files accept
+    short = compare(small_model, spec=zq.QuantSpec(max_seconds=2), synthesis=FAST)
+    assert short.timed_seconds == 2.0
+    assert all(row.median for row in short.rows)
+    untimed = compare(small_model, synthesis=FAST, timed=False)
+    assert untimed.timed_seconds is None
+    assert all(row.median is None and row.speedup is None for row in untimed.rows)
+
+
+@pytest.mark.parametrize(
+    ("made", "reason"),
+    [(RuntimeError("no"), r"its quantizer fails \(RuntimeError\)"), (b"no model", "its file cannot be run")],
+)
+def test_a_peer_that_fails_is_left_out_and_said_so(
+    small_model: Any, monkeypatch: pytest.MonkeyPatch, made: Any, reason: str
+) -> None:
+    def broken(model: onnx.ModelProto) -> bytes:
+        if isinstance(made, bytes):
+            return made
+        raise made
+
+    monkeypatch.setattr(sys.modules[compare.__module__], "ort_dynamic", broken)
+    found = compare(small_model, synthesis=FAST, timed=False)
+    assert [row.label for row in found.rows] == [FLOAT, DATA_FREE, NOISE]
+    assert re.match(reason, found.absent[ORT_DYNAMIC])
+    assert found.to_dict()["absent"] == found.absent
 
 
 def test_float_agrees_with_itself_and_is_what_evaluate_says(
@@ -74,10 +116,12 @@ def test_gaps_pair_kinds(full: zq.Comparison) -> None:
     assert pairs == [
         (DATA_FREE, FLOAT),
         (REAL, FLOAT),
-        (ORT, FLOAT),
+        (ORT_STATIC, FLOAT),
+        (ORT_DYNAMIC, FLOAT),
         (NOISE, FLOAT),
         (DATA_FREE, REAL),
-        (DATA_FREE, ORT),
+        (DATA_FREE, ORT_STATIC),
+        (DATA_FREE, ORT_DYNAMIC),
         (DATA_FREE, NOISE),
     ]
     rates = {row.label: row.words.rate for row in full.rows if row.words is not None and row.words.rate}
@@ -88,7 +132,7 @@ def test_gaps_pair_kinds(full: zq.Comparison) -> None:
 def test_without_text_there_is_agreement(small_model: Any, recordings: list[Utterance]) -> None:
     silent = [Utterance(recordings[0].audio_path), recordings[1]]
     found = compare(small_model, silent, synthesis=FAST)
-    assert [row.label for row in found.rows] == [FLOAT, DATA_FREE, NOISE]
+    assert [row.label for row in found.rows] == [FLOAT, DATA_FREE, ORT_DYNAMIC, NOISE]
     assert (found.heard, found.gaps) == ("recordings", ())
     assert all(row.words is None and row.agreement is not None for row in found.rows)
 
@@ -97,7 +141,7 @@ def test_without_recordings_there_are_frames(small_model: Any) -> None:
     found = compare(small_model, synthesis=FAST)
     assert (found.heard, found.utterances, found.audio_seconds) == ("synthetic features", 2, 0.0)
     assert all(row.words is None and row.agreement is None for row in found.rows)
-    assert [row.divergence > 0 for row in found.rows] == [False, True, True]
+    assert [row.divergence > 0 for row in found.rows] == [False, True, True, True]
 
 
 def test_held_out_features_are_not_those_that_calibrate(
@@ -124,21 +168,36 @@ def test_a_recording_that_is_too_long_is_refused_before_the_work(
         compare(small_model, seeds=0)
 
 
-@pytest.mark.parametrize("signed", [False, True])
-@pytest.mark.parametrize("qdq", [False, True])
-def test_ort_static_is_close_to_float(small_model: Any, signed: bool, qdq: bool) -> None:
-    graph = capture(small_model.network, small_model.example_input(), small_model.name)
-    deployment = zq.quantize(small_model, synthesis=FAST, calibration=zq.CalibrationSpec("noise")).deployment
-    mels = small_model.frontend.features
+def _plain(model: Any) -> onnx.ModelProto:
+    """The float export that other tools quantize."""
+    graph = capture(model.network, model.example_input(), model.name)
+    deployment = Deployment(model.name, model.frontend, model.tokenizer, 60.0, model.subsampling_factor)
+    return export_float(graph, deployment, shared_masks=False)
+
+
+def _noise(model: Any) -> list[tuple[np.ndarray, np.ndarray]]:
     generator = np.random.default_rng(0)
-    pairs = [
+    mels = model.frontend.features
+    return [
         (generator.standard_normal((1, mels, n)).astype(np.float32), np.array([n], dtype=np.int64))
         for n in (40, 64)
     ]
-    plain = export_float(graph, deployment, shared_masks=False)
-    data = ort_static(plain, iter(pairs), signed_weights=signed, per_channel=signed, qdq=qdq)
+
+
+@pytest.mark.parametrize("kind", ["u8", "s8", "dynamic"])
+@pytest.mark.parametrize("ready", [False, True])
+def test_ort_quantizers_are_close_to_float(small_model: Any, kind: str, ready: bool) -> None:
+    plain = _plain(small_model)
+    source = preprocess(plain) if ready else plain
+    pairs = _noise(small_model)
+    signed = kind == "s8"
+    if kind == "dynamic":
+        data = ort_dynamic(source)
+    else:
+        data = ort_static(source, iter(pairs), signed_weights=signed, per_channel=signed)
     kinds = {node.op_type for node in onnx.load_from_string(data).graph.node}
-    assert ("QLinearConv" in kinds) is not qdq
+    assert ("DynamicQuantizeLinear" if kind == "dynamic" else "DequantizeLinear") in kinds
+    assert "QLinearConv" not in kinds
     results = []
     for model in (plain.SerializeToString(), data):
         session = ort.InferenceSession(model, providers=["CPUExecutionProvider"])
@@ -147,11 +206,41 @@ def test_ort_static_is_close_to_float(small_model: Any, signed: bool, qdq: bool)
     assert 0 < np.abs(found - wanted).max() < 0.3 * np.abs(wanted - wanted.mean()).max()
 
 
+def test_of_attention_ort_quantizes_products_alone() -> None:
+    model = zq.load_checkpoint(EMBEDDED_CONFORMER)
+    data = ort_static(_plain(model), _noise(model))
+    nodes = onnx.load_from_string(data).graph.node
+    quantized = {name for node in nodes if node.op_type == "DequantizeLinear" for name in node.output}
+    takers = {node.op_type for node in nodes if quantized.intersection(node.input)}
+    assert {"MatMul", "Conv"} <= takers
+    assert not takers & {"Softmax", "LayerNormalization"}
+
+
+def test_preprocessing_that_fails_leaves_the_export(
+    small_model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from onnxruntime.quantization import shape_inference
+
+    def fails(*_: object) -> None:
+        raise RuntimeError
+
+    monkeypatch.setattr(shape_inference, "quant_pre_process", fails)
+    plain = _plain(small_model)
+    assert preprocess(plain) is plain
+
+
+def test_an_attempt_keeps_errors_of_our_own() -> None:
+    def fails() -> bytes:
+        raise AudioError("x.wav", "cannot be read")
+
+    with pytest.raises(AudioError):
+        attempt(fails)
+    assert attempt(lambda: b"model") == (b"model", "")
+
+
 def test_ort_static_needs_features(small_model: Any) -> None:
-    graph = capture(small_model.network, small_model.example_input(), small_model.name)
-    made = zq.quantize(small_model, synthesis=FAST, calibration=zq.CalibrationSpec("noise"))
     with pytest.raises(CalibrationError, match="no features"):
-        ort_static(export_float(graph, made.deployment, shared_masks=False), iter(()))
+        ort_static(_plain(small_model), iter(()))
 
 
 def test_other_formats_have_rows_of_their_own(small_model: Any, recordings: list[Utterance]) -> None:

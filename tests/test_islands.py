@@ -434,5 +434,5 @@ def test_compare_measures_what_is_kept() -> None:
     body, out, layers = ODD["mish"]
     model = model_of(Odd(body, out, **layers))
     found = zq.compare(model, spec=zq.QuantSpec(allow_float=True), synthesis=FAST)
-    assert {row.label for row in found.rows} == {"float", "data-free", "noise"}
+    assert {row.label for row in found.rows} == {"float", "data-free", "ORT dynamic", "noise"}
     assert found.rows[1].divergence < 0.05

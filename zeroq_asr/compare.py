@@ -1,15 +1,17 @@
-"""Data-free calibration against real data, noise and ONNX Runtime's own quantizer, on one table.
+"""Data-free calibration against real data, noise and ONNX Runtime's own quantizers, on one table.
 
 What can be measured depends on what the user has.  Recordings with text give word error rates;
 recordings without text give *agreement*, the word error rate against the transcript of the float
 network; without any recording, held-out synthetic features still tell how often the best token of a
 frame differs and the KL divergence of the frames' distributions.  The latter two are always given.
+So is the time that each file takes, interleaved with the float network's as a file of its own.
 """
 
 from __future__ import annotations
 
+import statistics
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,17 +20,19 @@ import numpy as np
 import numpy.typing as npt
 
 from zeroq_asr.audio import audio_duration, load_audio
+from zeroq_asr.bench.contenders import noise, of_path
+from zeroq_asr.bench.measure import clock
 from zeroq_asr.bootstrap import Difference, paired_bootstrap
 from zeroq_asr.capture import capture
 from zeroq_asr.config import CalibrationSpec, QuantSpec, SynthesisSpec
 from zeroq_asr.decode import greedy_ctc
-from zeroq_asr.errors import AudioError, ConfigError
+from zeroq_asr.errors import AudioError, CheckpointError, ConfigError
 from zeroq_asr.evaluate import ErrorCounts, count_errors
 from zeroq_asr.float_onnx import export_float
 from zeroq_asr.frontend import Frontend
 from zeroq_asr.manifest import Utterance, read_manifest
 from zeroq_asr.model import AsrModel
-from zeroq_asr.peers import ort_static
+from zeroq_asr.peers import attempt, ort_dynamic, ort_static, preprocess
 from zeroq_asr.pipeline import Quantized, quantize
 from zeroq_asr.progress import Progress, silent
 from zeroq_asr.recognizer import OnnxRecognizer, Recognizer, TorchRecognizer
@@ -37,7 +41,13 @@ from zeroq_asr.synthesize import synthesize
 #: how far the seed of held-out synthetic features is from those that calibrate
 HELD_OUT = 1_000_003
 
-FLOAT, DATA_FREE, REAL, NOISE, ORT = "float", "data-free", "real data", "noise", "ORT static, real data"
+FLOAT, DATA_FREE, REAL, NOISE = "float", "data-free", "real data", "noise"
+ORT_STATIC, ORT_DYNAMIC = "ORT static, real data", "ORT dynamic"
+
+#: of features that files are timed on, or as many as they accept
+_TIMED_SECONDS = 10.0
+#: few, for all files together are to take seconds
+_ROUNDS = 5
 
 Features = tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]
 
@@ -57,6 +67,10 @@ class Row:
     frames: float
     #: mean over frames of KL(float || this), in nats
     divergence: float
+    #: seconds of one run on one thread, of the float network as an ONNX file; None if it was not timed
+    median: float | None = None
+    #: time of the float network / time of this one
+    speedup: float | None = None
 
 
 @dataclass(frozen=True)
@@ -80,6 +94,10 @@ class Comparison:
     audio_seconds: float
     rows: tuple[Row, ...]
     gaps: tuple[Gap, ...]
+    #: rows that another tool did not make, and why
+    absent: dict[str, str] = field(default_factory=dict)
+    #: seconds of features that files were timed on; None if they were not
+    timed_seconds: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as JSON values."""
@@ -97,6 +115,8 @@ class Comparison:
                     "agreement": None if row.agreement is None else row.agreement.to_dict(),
                     "frames": row.frames,
                     "divergence": row.divergence,
+                    "median": row.median,
+                    "speedup": row.speedup,
                 }
                 for row in self.rows
             ],
@@ -110,6 +130,8 @@ class Comparison:
                 }
                 for gap in self.gaps
             ],
+            "absent": self.absent,
+            "timed_seconds": self.timed_seconds,
         }
 
 
@@ -123,6 +145,7 @@ def compare(
     synthesis: SynthesisSpec | None = None,
     calibration_limit: int | None = None,
     seeds: int = 1,
+    timed: bool = True,
     progress: Progress = silent,
 ) -> Comparison:
     """Quantize ``model`` in every way and listen to ``manifest`` with each.
@@ -130,7 +153,8 @@ def compare(
     ``manifest``: recordings, best with text; None: held-out synthetic features take their place.
     ``calibration_manifest``: real recordings, the first ``calibration_limit`` of which calibrate the
     rows "real data" and "ORT static"; without it those are left out.  ``also``: other formats, each with rows
-    without data of its own.  ``seeds``: syntheses, each with a row of its own.
+    without data of its own.  ``seeds``: syntheses, each with a row of its own.  ``timed``: also time each
+    file, which takes seconds.
 
     Raises AudioError for a recording that cannot be read, or is longer than ``spec.max_seconds``.
     """
@@ -141,7 +165,7 @@ def compare(
         _check_duration(utterance, spec.max_seconds)
     syntheses = [replace(synthesis, seed=synthesis.seed + k) for k in range(seeds)]
     with tempfile.TemporaryDirectory(prefix="zeroq-asr-") as folder:
-        listeners = _build(
+        listeners, absent = _build(
             model, Path(folder), calibration_manifest, calibration_limit, (spec, *also), syntheses, progress
         )
         if manifest is None:
@@ -156,13 +180,15 @@ def compare(
             source = _Recordings(model, manifest)
             _listen(listeners, iter(source), len(manifest), progress)
             seconds, count = source.seconds, len(manifest)
+        length = min(_TIMED_SECONDS, *(s.max_seconds for s in (spec, *also))) if timed else None
+        times = {} if length is None else _times(model, listeners, length, progress)
     texts = None
     if manifest is not None and all(u.text is not None for u in manifest):
         texts = [u.text or "" for u in manifest]
     heard = "synthetic features" if manifest is None else "recordings with text" if texts else "recordings"
-    rows = tuple(_row(listener, listeners[0], texts, manifest is not None) for listener in listeners)
+    rows = tuple(_row(each, listeners[0], texts, manifest is not None, times) for each in listeners)
     gaps = tuple(_gaps(listeners, texts)) if texts else ()
-    return Comparison(model.name, bits_of(spec), heard, count, seconds, rows, gaps)
+    return Comparison(model.name, bits_of(spec), heard, count, seconds, rows, gaps, absent, length)
 
 
 def bits_of(spec: QuantSpec) -> str:
@@ -179,6 +205,8 @@ class _Listener:
     kind: str
     recognizer: Recognizer
     size: int
+    #: the ONNX file of it, of the float network too
+    file: Path
     texts: list[str] = field(default_factory=list)
     frames: int = 0
     wrong: int = 0
@@ -193,10 +221,9 @@ def _build(
     specs: Sequence[QuantSpec],
     syntheses: Sequence[SynthesisSpec],
     progress: Progress,
-) -> list[_Listener]:
-    """Quantize in every way; the recognisers, float first."""
-    size = model.float_bytes
-    listeners = [_Listener(FLOAT, FLOAT, TorchRecognizer(model), size)]
+) -> tuple[list[_Listener], dict[str, str]]:
+    """Quantize in every way; return the recognisers, float first, and what another tool did not make."""
+    listeners = [_Listener(FLOAT, FLOAT, TorchRecognizer(model), model.float_bytes, folder / "0.onnx")]
 
     def ours(
         label: str,
@@ -210,7 +237,7 @@ def _build(
 
         path = folder / f"{len(listeners)}.onnx"
         made = quantize(model, path, spec=spec, synthesis=synthesis, calibration=calibration, progress=tell)
-        listeners.append(_Listener(label, kind, OnnxRecognizer(path), made.size))
+        listeners.append(_Listener(label, kind, OnnxRecognizer(path), made.size, path))
         return made
 
     def seeded(kind: str, synthesis: SynthesisSpec) -> str:
@@ -226,19 +253,45 @@ def _build(
             features = CalibrationSpec(str(folder / f"{synthesis.seed}.npz"))
             ours(seeded(kind, synthesis), kind, features, synthesis, spec)
     if real is not None:
-        made = ours(REAL, REAL, CalibrationSpec(real, limit=limit), syntheses[0])
-        progress(ORT, 0, 1)
-        example = model.example_input()
-        graph = capture(model.network, example, model.name, allow_float=specs[0].allow_float)
+        ours(REAL, REAL, CalibrationSpec(real, limit=limit), syntheses[0])
+    example = model.example_input()
+    graph = capture(model.network, example, model.name, allow_float=specs[0].allow_float)
+    absent: dict[str, str] = {}
+
+    def theirs(kind: str, make: Callable[[], bytes]) -> None:
+        progress(kind, 0, 1)
+        data, reason = attempt(make)
+        if data is not None:
+            path = folder / f"{len(listeners)}.onnx"
+            path.write_bytes(data)
+            try:
+                recognizer = OnnxRecognizer(path, frontend=model.frontend, tokenizer=model.tokenizer)
+                recognizer.log_probs(example[0].numpy(), example[1].numpy())
+                listeners.append(_Listener(kind, kind, recognizer, len(data), path))
+            except CheckpointError as error:
+                reason = f"its file cannot be run ({error.problem})"
+        if reason:
+            absent[kind] = reason
+        progress(kind, 1, 1)
+
+    ready = preprocess(export_float(graph, made.deployment, shared_masks=False))
+    if real is not None:
         source = _Recordings(model, read_manifest(real)[:limit])
-        path = folder / "ort.onnx"
-        plain = export_float(graph, made.deployment, shared_masks=False)
-        path.write_bytes(ort_static(plain, source))
-        recognizer = OnnxRecognizer(path, frontend=model.frontend, tokenizer=model.tokenizer)
-        listeners.append(_Listener(ORT, ORT, recognizer, path.stat().st_size))
-        progress(ORT, 1, 1)
+        theirs(ORT_STATIC, lambda: ort_static(ready, source))
+    theirs(ORT_DYNAMIC, lambda: ort_dynamic(ready))
     ours(NOISE, NOISE, CalibrationSpec("noise"), syntheses[0])
-    return listeners
+    listeners[0].file.write_bytes(export_float(graph, made.deployment).SerializeToString())
+    return listeners, absent
+
+
+def _times(
+    model: AsrModel, listeners: Sequence[_Listener], seconds: float, progress: Progress
+) -> dict[str, float]:
+    """Return label → seconds of one run of its file on one thread, on so many seconds of features."""
+    features = noise(model.frontend.features, seconds, model.frontend.frames_per_second)
+    contenders = [of_path(each.label, each.kind, each.file) for each in listeners]
+    found, _ = clock(contenders, features, threads=1, rounds=_ROUNDS, progress=progress, stage="time")
+    return {label: statistics.median(times) for label, times in found.items()}
 
 
 class _Recordings:
@@ -285,7 +338,14 @@ def _check_duration(utterance: Utterance, limit: float) -> None:
         )
 
 
-def _row(listener: _Listener, truth: _Listener, texts: list[str] | None, audible: bool) -> Row:
+def _row(
+    listener: _Listener,
+    truth: _Listener,
+    texts: list[str] | None,
+    audible: bool,
+    times: dict[str, float],
+) -> Row:
+    median, base = times.get(listener.label), times.get(truth.label)
     return Row(
         listener.label,
         listener.size,
@@ -293,6 +353,8 @@ def _row(listener: _Listener, truth: _Listener, texts: list[str] | None, audible
         count_errors(truth.texts, listener.texts)[0] if audible else None,
         listener.wrong / max(listener.frames, 1),
         listener.divergence / max(listener.frames, 1),
+        median,
+        None if median is None or base is None else base / median,
     )
 
 
@@ -307,7 +369,7 @@ def _gaps(listeners: list[_Listener], texts: list[str]) -> Iterator[Gap]:
     # several seeds of one kind: their mean, so that utterances stay the unit that is drawn
     means = {kind: np.mean(runs, axis=0) for kind, runs in errors.items()}
     pairs = [(kind, FLOAT) for kind in means if kind != FLOAT]
-    pairs += [(DATA_FREE, kind) for kind in (REAL, ORT, NOISE) if kind in means]
+    pairs += [(DATA_FREE, kind) for kind in (REAL, ORT_STATIC, ORT_DYNAMIC, NOISE) if kind in means]
     for kind, other in pairs:
         difference = paired_bootstrap(means[kind], means[other], lengths)
         if difference is not None:

@@ -76,6 +76,19 @@ def test_files_against_a_checkpoint(model: zq.AsrModel, file: Path) -> None:
     assert result.rows[0].spread == 0
 
 
+def test_what_is_kept_in_float_is_measured(model: zq.AsrModel, file: Path) -> None:
+    spec = zq.QuantSpec(keep_float=("encoder.*",))
+    found = {row.label: row for row in zq.bench(model=model, spec=spec, seconds=[0.5], rounds=1).rows}
+    for label in ("fused W8", "fused W7", BASELINE, "ORT static, u8 × u8"):
+        assert found[label].median
+    for dialect in ("strict", "qdq"):
+        assert found[f"{dialect} W8"].absent == f"{dialect} cannot hold float islands"
+    plain = {row.label: row for row in zq.bench(model=model, seconds=[0.5], rounds=1).rows}
+    assert plain["fused W8"].size != found["fused W8"].size
+    with pytest.raises(zq.ConfigError, match=r"--keep-float: there is no checkpoint to quantize"):
+        zq.bench([file], spec=spec, rounds=1)
+
+
 def test_files_alone_are_compared_with_the_first(file: Path) -> None:
     result = zq.bench([file], seconds=[0.5], rounds=3)
     assert result.baseline == "small.onnx"

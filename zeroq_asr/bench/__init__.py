@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-import numpy as np
 import torch
 
-from zeroq_asr.bench.contenders import BASELINE, DEVICES, Contender, Features, of_file, of_model
+from zeroq_asr.bench.contenders import BASELINE, DEVICES, Contender, noise, of_file, of_model
 from zeroq_asr.bench.measure import Timing, measure
+from zeroq_asr.config import QuantSpec
 from zeroq_asr.errors import ConfigError
 from zeroq_asr.machine import Machine, this_machine
 from zeroq_asr.model import AsrModel
@@ -52,6 +52,7 @@ def bench(
     *,
     model: AsrModel | None = None,
     against: AsrModel | None = None,
+    spec: QuantSpec | None = None,
     seconds: Sequence[float] = (10.0,),
     threads: Sequence[int] = (1,),
     devices: Sequence[str] = ("cpu",),
@@ -60,8 +61,11 @@ def bench(
 ) -> Benchmark:
     """Measure ONNX ``files``, every form of ``model``, and the float and other tools' forms of ``against``.
 
-    A contender that cannot run becomes a row that says why.  Raises ConfigError when there is nothing to
-    measure or the contenders take different features, and CheckpointError for a file that is no recogniser.
+    ``spec``: the format of the forms, of which each row sets the bits of weights and the target itself.  What
+    it keeps in float is an island in ``fused`` rows; the others say that they hold none.  A contender that
+    cannot run becomes a row that says why.  Raises ConfigError when there is nothing to measure or to keep
+    in float, or the contenders take different features, CheckpointError for a file that is no recogniser,
+    and UnsupportedOperatorError for an operator that ``spec`` does not allow in float.
     """
     import onnxruntime  # here, since a tenth of a second matters to commands that do not need it
 
@@ -69,6 +73,14 @@ def bench(
     seconds, threads = [*dict.fromkeys(seconds)], [*dict.fromkeys(threads)]
     devices = [*dict.fromkeys(devices)]
     _check(seconds, threads, devices, rounds)
+    spec = spec or QuantSpec()
+    spec = replace(spec, max_seconds=max(spec.max_seconds, *seconds))
+    if spec.keep_float and model is None:
+        raise ConfigError(
+            "--keep-float",
+            "there is no checkpoint to quantize, ONNX files are measured as they are",
+            "name the checkpoint, or leave it out",
+        )
     machine = this_machine()
     contenders: list[Contender] = []
     mels: set[int] = set()
@@ -86,8 +98,8 @@ def bench(
                 checkpoint,
                 machine,
                 devices,
+                spec=spec,
                 peers_only=peers_only,
-                max_seconds=max(60.0, *seconds),
                 progress=progress,
             )
             mels.add(checkpoint.frontend.features)
@@ -106,7 +118,7 @@ def bench(
     for index, (length, count) in enumerate(plan):
         rows += measure(
             contenders,
-            _features(min(mels), length, rate),
+            noise(min(mels), length, rate),
             seconds=length,
             threads=count,
             rounds=rounds,
@@ -143,9 +155,3 @@ def _distinct(contenders: Sequence[Contender]) -> list[Contender]:
         label = contender.label if count == 1 else f"{contender.label} ({count})"
         found.append(replace(contender, label=label))
     return found
-
-
-def _features(mels: int, seconds: float, rate: float) -> Features:
-    """Return noise [1, M, T], as normalised features are scaled; at least eight frames."""
-    frames = max(8, round(seconds * rate))
-    return np.random.default_rng(0).standard_normal((1, mels, frames)).astype(np.float32)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +24,11 @@ from zeroq_asr.errors import CheckpointError
 from zeroq_asr.export import Deployment, export
 from zeroq_asr.float_onnx import export_float
 from zeroq_asr.integer.backends.torch import TorchBackend
+from zeroq_asr.integer.islands import islands
 from zeroq_asr.integer.program import Program
 from zeroq_asr.machine import Machine
 from zeroq_asr.model import AsrModel
-from zeroq_asr.peers import ort_dynamic, ort_static
+from zeroq_asr.peers import attempt, ort_dynamic, ort_static, preprocess
 from zeroq_asr.pipeline import quantize
 from zeroq_asr.progress import Progress, silent
 from zeroq_asr.recognizer import open_session, own_metadata, read_surroundings
@@ -64,14 +65,22 @@ class Contender:
 
 def of_onnx(label: str, dialect: str, data: bytes) -> Contender:
     """Return ONNX Runtime on the CPU with a model."""
+    return Contender(label, "onnxruntime", dialect, "cpu", _opening(label, data), len(data), data)
 
+
+def of_path(label: str, dialect: str, path: Path) -> Contender:
+    """Return ONNX Runtime on the CPU with the model in a file, which is read when it is opened."""
+    return Contender(label, "onnxruntime", dialect, "cpu", _opening(label, str(path)), path.stat().st_size)
+
+
+def _opening(label: str, model: str | bytes) -> Callable[[int, Features], Run]:
     def start(threads: int, features: Features) -> Run:
-        session = open_session(label, data, threads, spin=False)
+        session = open_session(label, model, threads, spin=False)
         feed = {"audio_signal": features, "length": np.array([features.shape[2]], dtype=np.int64)}
         given = {value.name: feed[value.name] for value in session.get_inputs()}
         return lambda: session.run(None, given)
 
-    return Contender(label, "onnxruntime", dialect, "cpu", start, len(data), data)
+    return start
 
 
 def of_file(path: str | os.PathLike[str]) -> tuple[Contender, int, float | None]:
@@ -98,22 +107,36 @@ def of_file(path: str | os.PathLike[str]) -> tuple[Contender, int, float | None]
     return of_onnx(Path(path).name, str(own.get("dialect", "onnx")), data), shape[1], rate
 
 
+def noise(mels: int, seconds: float, rate: float) -> Features:
+    """Return noise [1, M, T], as normalised features are scaled; at least eight frames.
+
+    ``rate``: feature frames a second.
+    """
+    frames = max(8, round(seconds * rate))
+    return np.random.default_rng(0).standard_normal((1, mels, frames)).astype(np.float32)
+
+
 def of_model(
     model: AsrModel,
     machine: Machine,
     devices: Sequence[str] = ("cpu",),
     *,
+    spec: QuantSpec | None = None,
     peers_only: bool = False,
-    max_seconds: float = 60.0,
     progress: Progress = silent,
 ) -> list[Contender]:
-    """Return every contender of a checkpoint; with ``peers_only`` those that are not this package's."""
+    """Return every contender of a checkpoint; with ``peers_only`` those that are not this package's.
+
+    ``spec``: the format, of which each row sets the bits of weights and the target itself.  Raises
+    UnsupportedOperatorError for an operator without an integer lowering, if ``spec`` allows none in float.
+    """
+    spec = spec or QuantSpec()
     found: list[Contender] = []
     if "cpu" in devices:
         progress("build", 0, 2)
-        graph = capture(model.network, model.example_input(), model.name)
+        graph = capture(model.network, model.example_input(), model.name, allow_float=spec.allow_float)
         deployment = Deployment(
-            model.name, model.frontend, model.tokenizer, max_seconds, model.subsampling_factor
+            model.name, model.frontend, model.tokenizer, spec.max_seconds, model.subsampling_factor
         )
         fast = export_float(graph, deployment)
         plain = export_float(graph, deployment, flat=True)
@@ -121,20 +144,23 @@ def of_model(
             of_onnx("float, as exported (1-D)", "float", plain.SerializeToString()),
             of_onnx(BASELINE, "float", fast.SerializeToString()),
         ]
-        found += [] if peers_only else _integers(model, machine, max_seconds)
+        found += [] if peers_only else _integers(model, machine, spec)
         found += _peers(export_float(graph, deployment, shared_masks=False), model)
         progress("build", 1, 2)
     if "cuda" in devices:
-        found += _on_gpu(model, max_seconds, peers_only=peers_only)
+        found += _on_gpu(model, spec, peers_only=peers_only)
     progress("build", 2, 2)
     return found
 
 
-def _integers(model: AsrModel, machine: Machine, max_seconds: float) -> list[Contender]:
-    wide, deployment = _quantized(model, QuantSpec(max_seconds=max_seconds))
-    narrow, _ = _quantized(model, QuantSpec(weight_bits=7, max_seconds=max_seconds))
+def _integers(model: AsrModel, machine: Machine, spec: QuantSpec) -> list[Contender]:
+    any_x86 = replace(spec, target="x86-any")
+    wide, deployment = _quantized(model, replace(any_x86, weight_bits=8))
+    narrow, _ = _quantized(model, replace(any_x86, weight_bits=7))
 
     def spelled(label: str, program: Program, dialect: str, target: str) -> Contender:
+        if dialect != "fused" and islands(program):
+            return _absent(label, "onnxruntime", dialect, "cpu", f"{dialect} cannot hold float islands")
         return of_onnx(label, dialect, export(program, deployment, dialect, target).to_bytes())
 
     found = [
@@ -143,13 +169,22 @@ def _integers(model: AsrModel, machine: Machine, max_seconds: float) -> list[Con
     ]
     if machine.exact_at_full_range:
         target = "arm" if machine.architecture == "arm" else "x86-vnni"
-        full, _ = _quantized(model, QuantSpec(target=target, max_seconds=max_seconds))
+        full, _ = _quantized(model, replace(spec, weight_bits=8, target=target))
         found.append(spelled("fused W8 at full range", full, "fused", target))
     return [
         *found,
         spelled("strict W8", wide, "strict", "x86-any"),
         spelled("qdq W8", wide, "qdq", "x86-any"),
     ]
+
+
+def _absent(label: str, engine: str, dialect: str, device: str, reason: str) -> Contender:
+    """Return the row of what cannot run here."""
+
+    def never(threads: int, features: Features) -> Run:
+        raise AssertionError("an absent contender is not run")
+
+    return Contender(label, engine, dialect, device, never, 0, absent=reason)
 
 
 def _quantized(model: AsrModel, spec: QuantSpec) -> tuple[Program, Deployment]:
@@ -163,46 +198,32 @@ def _quantized(model: AsrModel, spec: QuantSpec) -> tuple[Program, Deployment]:
 
 
 def _peers(float_model: onnx.ModelProto, model: AsrModel) -> list[Contender]:
-    """ONNX Runtime's own quantizers of the fast float form."""
-    noise = np.random.default_rng(0).standard_normal((1, model.frontend.features, 256)).astype(np.float32)
-    data = [(noise, np.array([256], dtype=np.int64))]
-    signed = {"signed_weights": True, "per_channel": True}
-    return [
-        _peer("ORT static, u8 × u8", "ort static", lambda: ort_static(float_model, data, qdq=False)),
-        _peer(
-            "ORT static, u8 × s8", "ort static", lambda: ort_static(float_model, data, qdq=False, **signed)
+    """ONNX Runtime's own quantizers of the fast float form, or rows that say why they fail."""
+    data = [(noise(model.frontend.features, 256, 1), np.array([256], dtype=np.int64))]
+    ready = preprocess(float_model)
+    ways: list[tuple[str, str, Callable[[], bytes]]] = [
+        ("ORT static, u8 × u8", "ort static", lambda: ort_static(ready, data)),
+        (
+            "ORT static, u8 × s8",
+            "ort static",
+            lambda: ort_static(ready, data, signed_weights=True, per_channel=True),
         ),
-        _peer("ORT dynamic", "ort dynamic", lambda: ort_dynamic(float_model)),
+        ("ORT dynamic", "ort dynamic", lambda: ort_dynamic(ready)),
     ]
+    found = []
+    for label, dialect, make in ways:
+        made, reason = attempt(make)
+        row = of_onnx(label, dialect, made) if made is not None else None
+        found.append(row or _absent(label, "onnxruntime", dialect, "cpu", reason))
+    return found
 
 
-def _peer(label: str, dialect: str, make: Callable[[], bytes]) -> Contender:
-    """What another quantizer makes; a row that says so where it fails, in whatever way it does."""
-
-    def never(threads: int, features: Features) -> Run:
-        raise AssertionError("an absent contender is not run")
-
-    try:
-        return of_onnx(label, dialect, make())
-    # another project's tool raises whatever it meets; ours are still to be measured
-    except Exception as error:
-        reason = f"its quantizer fails ({type(error).__name__})"
-        return Contender(label, "onnxruntime", dialect, "cpu", never, 0, absent=reason)
-
-
-def _on_gpu(model: AsrModel, max_seconds: float, *, peers_only: bool) -> list[Contender]:
+def _on_gpu(model: AsrModel, spec: QuantSpec, *, peers_only: bool) -> list[Contender]:
     """PyTorch on a GPU; rows that say so where there is none."""
     if torch.cuda.is_available():
-        return of_torch(model, "cuda", max_seconds, peers_only=peers_only)
-
-    def never(threads: int, features: Features) -> Run:
-        raise AssertionError("an absent contender is not run")
-
+        return of_torch(model, "cuda", spec, peers_only=peers_only)
     labels = list(_TORCH)[: 2 if peers_only else 3]
-    return [
-        Contender(label, "torch", _TORCH[label], "cuda", never, 0, absent="no CUDA device here")
-        for label in labels
-    ]
+    return [_absent(label, "torch", _TORCH[label], "cuda", "no CUDA device here") for label in labels]
 
 
 #: label → dialect
@@ -210,7 +231,7 @@ _TORCH = {"torch, float32": "float", "torch, float16": "float", "torch, integer 
 
 
 def of_torch(
-    model: AsrModel, device: str, max_seconds: float = 60.0, *, peers_only: bool = False
+    model: AsrModel, device: str, spec: QuantSpec | None = None, *, peers_only: bool = False
 ) -> list[Contender]:
     """Return PyTorch on ``device``: the network in two float types, and the integer program."""
     starts = [
@@ -218,7 +239,7 @@ def of_torch(
         (_float_network(model, device, torch.float16), model.float_bytes // 2),
     ]
     if not peers_only:
-        program, _ = _quantized(model, QuantSpec(max_seconds=max_seconds))
+        program, _ = _quantized(model, replace(spec or QuantSpec(), weight_bits=8, target="x86-any"))
         starts.append((_program(program, device), sum(a.nbytes for a in program.constants.values())))
     return [
         Contender(label, "torch", dialect, device, start, stored)

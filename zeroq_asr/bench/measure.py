@@ -78,15 +78,15 @@ def measure(
 
     ``baseline``: label of the contender that speed-ups refer to; "" for none.
     """
-    with _torch_threads(threads):
-        runs, reasons = _opened(contenders, threads, features)
-        costs = {c.label: _cost(c, threads, features) for c in contenders if c.label in runs}
-        times = _times(runs, rounds, progress, stage)
+    times, reasons = clock(
+        contenders, features, threads=threads, rounds=rounds, progress=progress, stage=stage
+    )
+    costs = {c.label: _cost(c, threads, features) for c in contenders if c.label in times}
     base = statistics.median(times[baseline]) if baseline in times else None
     rows = []
     for c in contenders:
         facts = (c.label, c.engine, c.dialect, c.device, threads, seconds)
-        if c.label not in runs:
+        if c.label not in times:
             rows.append(Timing(*facts, absent=reasons[c.label]))
             continue
         median = statistics.median(times[c.label])
@@ -107,6 +107,21 @@ def measure(
             )
         )
     return rows
+
+
+def clock(
+    contenders: Sequence[Contender],
+    features: Features,
+    *,
+    threads: int,
+    rounds: int,
+    progress: Progress,
+    stage: str,
+) -> tuple[dict[str, list[float]], dict[str, str]]:
+    """Run the contenders in turn; return label → seconds of each round, and label → why it does not run."""
+    with _torch_threads(threads):
+        runs, reasons = _opened(contenders, threads, features)
+        return _times(runs, rounds, progress, stage), reasons
 
 
 @contextlib.contextmanager

@@ -10,7 +10,17 @@ import typer
 import zeroq_asr as zq
 from zeroq_asr.bench import plot as plots
 from zeroq_asr.bench.contenders import DEVICES
-from zeroq_asr.cli.options import AsJson, Config, Developer, Loader, Quiet, alternatives, check_output
+from zeroq_asr.cli.options import (
+    AllowFloat,
+    AsJson,
+    Config,
+    Developer,
+    KeepFloat,
+    Loader,
+    Quiet,
+    alternatives,
+    check_output,
+)
 from zeroq_asr.cli.terminal import Terminal, session, size
 from zeroq_asr.errors import ConfigError
 from zeroq_asr.recognizer import is_onnx
@@ -43,6 +53,8 @@ def bench(
     plot: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Also draw the times: .png, .svg or .pdf.")
     ] = None,
+    keep_float: KeepFloat = None,
+    allow_float: AllowFloat = False,
     config: Config = None,
     loader: Loader = None,
     as_json: AsJson = False,
@@ -73,6 +85,7 @@ def bench(
                 onnx_files,
                 model=model,
                 against=other,
+                spec=zq.QuantSpec(keep_float=tuple(keep_float or ()), allow_float=allow_float),
                 seconds=lengths,
                 threads=counts,
                 devices=[part.strip() for part in device.split(",")],

@@ -1,4 +1,4 @@
-"""``zeroq-asr compare``: data-free calibration against real data, noise and ONNX Runtime's quantizer."""
+"""``zeroq-asr compare``: data-free calibration against real data, noise and ONNX Runtime's quantizers."""
 
 from __future__ import annotations
 
@@ -27,6 +27,8 @@ from zeroq_asr.evaluate import ErrorCounts
 from zeroq_asr.files import atomic_write_bytes
 
 COLUMNS: tuple[str, ...] = ("", "size", "WER %", "S/D/I", "agreement %", "frames %", "KL")
+#: of rows that were timed, behind those
+TIMES: tuple[str, ...] = ("ms", "speed-up")
 
 
 def compare(
@@ -61,6 +63,10 @@ def compare(
     keep_float: KeepFloat = None,
     allow_float: AllowFloat = False,
     max_seconds: Annotated[float, typer.Option(help="Longest recording.")] = 60.0,
+    time: Annotated[
+        bool,
+        typer.Option("--time/--no-time", help="Also time each file on 10 s of features, on one thread."),
+    ] = True,
     seeds: Annotated[int, typer.Option(min=1, help="Syntheses, each with a row of its own.")] = 1,
     preset: Preset = "default",
     seed: Seed = None,
@@ -116,6 +122,7 @@ def compare(
                 synthesis=synthesis,
                 calibration_limit=calibration_limit,
                 seeds=seeds,
+                timed=time,
                 progress=progress,
             )
         if markdown is not None:
@@ -130,7 +137,7 @@ def compare(
 def show(terminal: Terminal, result: zq.Comparison) -> None:
     """Print a comparison's tables."""
     terminal.title(f"{result.name} {result.bits}", _heard(result))
-    terminal.table(COLUMNS, [_cells(row) for row in result.rows])
+    terminal.table(_columns(result), [_cells(row, result) for row in result.rows])
     if result.gaps:
         terminal.text()
         terminal.table(GAP_COLUMNS, [_gap(gap) for gap in result.gaps])
@@ -160,11 +167,24 @@ def _legend(result: zq.Comparison) -> str:
         lines.insert(1, "Not every recording has text, so there is no word error rate.")
     if result.gaps:
         lines.append("intervals: paired bootstrap over utterances; seeds are averaged.")
+    if result.timed_seconds is not None:
+        lines.append(
+            f"ms: {result.timed_seconds:g} s of features on one thread, all files interleaved, float as an "
+            "ONNX file, too; speed-up: its time over this one's."
+        )
+        lines.append(
+            "Times are medians of few rounds and noisy on a busy machine; zeroq-asr bench takes more."
+        )
+    lines += [f"{label} is not there: {reason}." for label, reason in result.absent.items()]
     return "\n".join(lines)
 
 
-def _cells(row: Row) -> list[str]:
-    return [
+def _columns(result: zq.Comparison) -> tuple[str, ...]:
+    return COLUMNS if result.timed_seconds is None else COLUMNS + TIMES
+
+
+def _cells(row: Row, result: zq.Comparison) -> list[str]:
+    cells = [
         row.label,
         size(row.size),
         _rate(row.words),
@@ -175,6 +195,10 @@ def _cells(row: Row) -> list[str]:
         f"{100 * row.frames:.2f}",
         f"{row.divergence:.3g}",
     ]
+    if result.timed_seconds is not None:
+        cells.append("–" if row.median is None else f"{1e3 * row.median:.1f}")
+        cells.append("–" if row.speedup is None else f"{row.speedup:.2f}")
+    return cells
 
 
 def _gap(gap: Gap) -> list[str]:
@@ -192,12 +216,12 @@ def _rate(counts: ErrorCounts | None) -> str:
 
 def _bare(result: zq.Comparison) -> str:
     """The table as tab-separated lines, for --quiet."""
-    return "\n".join("\t".join(_cells(row)) for row in result.rows)
+    return "\n".join("\t".join(_cells(row, result)) for row in result.rows)
 
 
 def _markdown(result: zq.Comparison) -> str:
     lines = [f"**{result.name} {result.bits}**, {_heard(result)}", ""]
-    tables = [(COLUMNS, [_cells(row) for row in result.rows])]
+    tables = [(_columns(result), [_cells(row, result) for row in result.rows])]
     if result.gaps:
         tables.append((GAP_COLUMNS, [_gap(gap) for gap in result.gaps]))
     for columns, rows in tables:
