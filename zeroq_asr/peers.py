@@ -54,8 +54,8 @@ def ort_static(
     QLinear operators, and that quantizer fails on Conformers.  Quantized is what it quantizes by default,
     but of a network with attention convolutions and matrix products alone.  By default it quantizes the
     scores that softmax reads, too: one masked frame, -10000 as NeMo exports it, then sets their range, and a
-    Conformer loses most words.  Layer normalizations, sums and gates lose some more and gain no time.
-    Raises CalibrationError without features.
+    Conformer loses a third of the words or more.  Layer normalizations, sums and gates lose some, too, and
+    gain no time.  Raises CalibrationError without features.
     """
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
