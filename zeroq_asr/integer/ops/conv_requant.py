@@ -26,6 +26,8 @@ from zeroq_asr.integer.types import I32, U8, weight_limit
 SHRINK = np.linspace(0.3, 1.0, 29)
 #: and those where neighbours must not add up to too much: at 2 all weights have 7 bits, and none do.
 SHRINK_PAIRS = np.linspace(0.6, 2.0, 36)
+#: weights that are rounded at once
+_AT_ONCE = 1 << 15
 
 
 @integer_op
@@ -213,8 +215,21 @@ def quantize_weight(
     squares would give g = cos²θ < 1 instead: every layer would shrink its signal a little, and over the
     layers of a deep network at few bits that costs more than the noise it saves.
     """
-    limit = weight_limit(bits)
     flat = w.reshape(w.shape[0], -1).astype(np.float64)
+    # channels do not depend on each other, and a few at a time stay in the processor's cache
+    few = max(1, _AT_ONCE // max(flat.shape[1], 1))
+    parts = [
+        _quantized_rows(flat[first : first + few], ratio, weight_limit(bits), together)
+        for first in range(0, len(flat), few)
+    ]
+    integers, multipliers = (np.concatenate(part) for part in zip(*parts, strict=True))
+    return integers.reshape(w.shape), multipliers
+
+
+def _quantized_rows(
+    flat: np.ndarray, ratio: float, limit: int, together: int | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """What ``quantize_weight`` makes of rows [O, N]."""
     # in units of each channel's largest weight, so that no square vanishes
     peak = np.abs(flat).max(axis=1)
     peak[peak == 0] = 1.0
@@ -222,8 +237,8 @@ def quantize_weight(
     energy = (flat**2).sum(axis=1)
     ideal = 1.0 / (limit * step)
     # no integer at all is a gain of zero
-    best_cost = np.ones(w.shape[0])
-    best_m = np.ones(w.shape[0], dtype=np.int64)
+    best_cost = np.ones(len(flat))
+    best_m = np.ones(len(flat), dtype=np.int64)
     best_q = np.zeros_like(flat)
     for fraction in SHRINK if together is None else SHRINK_PAIRS:
         for candidate in (np.floor(ideal * fraction), np.ceil(ideal * fraction)):
@@ -238,7 +253,7 @@ def quantize_weight(
             better = some & (tangent + (gain - 1.0) ** 2 < best_cost)
             best_cost[better] = (tangent + (gain - 1.0) ** 2)[better]
             best_q[better], best_m[better] = q[better], m[better].astype(np.int64)
-    return best_q.reshape(w.shape).astype(np.int8), best_m
+    return best_q.astype(np.int8), best_m
 
 
 def corrected_bias(
