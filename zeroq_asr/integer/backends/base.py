@@ -23,11 +23,17 @@ Body = Callable[[V, V | None, V | None], V]
 ROWS = 512
 
 
-def row_blocks(frames: int) -> Iterator[tuple[slice, slice]]:
-    """Rows of each block of [T, T], and the columns of [·, 2T] distances that belong to them."""
+def row_parts(queries: V, positions: V | None, distances: V | None) -> Iterator[tuple[V, V | None, V | None]]:
+    """What ``row_blocks`` computes each block of, for arrays and tensors."""
+    frames = queries.shape[2]
     for first in range(0, frames, ROWS):
-        behind = min(first + ROWS, frames)
-        yield slice(first, behind), slice(frames - behind, 2 * frames - first)
+        rows = slice(first, min(first + ROWS, frames))
+        columns = slice(frames - rows.stop, 2 * frames - first)
+        yield (
+            queries[:, :, rows],
+            None if positions is None else positions[:, :, rows],
+            None if distances is None else distances[..., columns],
+        )
 
 
 class Backend(Protocol):

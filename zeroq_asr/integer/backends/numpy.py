@@ -12,7 +12,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 from zeroq_asr.errors import ProofError
-from zeroq_asr.integer.backends.base import Body, row_blocks
+from zeroq_asr.integer.backends.base import Body, row_parts
 from zeroq_asr.integer.types import I32, IntType
 
 Array = np.ndarray
@@ -194,14 +194,7 @@ class NumpyBackend:
         frames: Array,
     ) -> Array:
         """Concatenate."""
-        parts = [
-            body(
-                queries[:, :, rows],
-                None if positions is None else positions[:, :, rows],
-                None if distances is None else distances[..., columns],
-            )
-            for rows, columns in row_blocks(queries.shape[2])
-        ]
+        parts = [body(*part) for part in row_parts(queries, positions, distances)]
         return np.concatenate(parts, axis=2)
 
     def of_keys(self, mask: Array) -> Array:

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from zeroq_asr.integer.backends.base import Body, row_blocks
+from zeroq_asr.integer.backends.base import Body, row_parts
 from zeroq_asr.integer.types import IntType
 
 _DTYPES = {
@@ -199,14 +199,7 @@ class TorchBackend:
         frames: Tensor,
     ) -> Tensor:
         """Concatenate."""
-        parts = [
-            body(
-                queries[:, :, rows],
-                None if positions is None else positions[:, :, rows],
-                None if distances is None else distances[..., columns],
-            )
-            for rows, columns in row_blocks(queries.shape[2])
-        ]
+        parts = [body(*part) for part in row_parts(queries, positions, distances)]
         return torch.cat(parts, dim=2)
 
     def of_keys(self, mask: Tensor) -> Tensor:
