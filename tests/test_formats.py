@@ -21,6 +21,7 @@ from zeroq_asr.integer.backends.onnx_fused import OnnxFusedBackend
 from zeroq_asr.integer.backends.onnx_qdq import OnnxQdqBackend
 from zeroq_asr.integer.backends.onnx_strict import OnnxStrictBackend, build
 from zeroq_asr.integer.backends.torch import TorchBackend
+from zeroq_asr.integer.neighbours import saturates
 from zeroq_asr.integer.program import Program
 from zeroq_asr.integer.proof import prove
 from zeroq_asr.lower import lower
@@ -171,3 +172,13 @@ def test_what_cannot_have_16_bits_is_refused(graph: FloatGraph) -> None:
 def test_a_move_means_what_is_moved(graph: FloatGraph) -> None:
     mask = next(n for n in graph.nodes if n.op == "mask_time" and n.ins[0] == "stem")
     assert named_values(graph, [(mask.out, 16)]) == {"stem", mask.out} | named_values(graph, [("stem", 16)])
+
+
+def test_weights_that_are_multiplied_with_16_bits_keep_their_range(graph: FloatGraph, ranges: Any) -> None:
+    def weights(target: str, *names: str) -> np.ndarray:
+        return lowered(graph, ranges, *names, target=target).constants["pointwise:weight"]
+
+    np.testing.assert_array_equal(weights("x86-any", "depthwise"), weights("x86-vnni", "depthwise"))
+    # with bytes they would saturate, and are bounded
+    assert saturates(weights("x86-vnni"), 255)
+    assert not saturates(weights("x86-any"), 255)

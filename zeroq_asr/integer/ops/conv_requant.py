@@ -299,7 +299,10 @@ def quantize_convolution(ctx: Any, node: Any) -> Quantized:
     weight = np.asarray(a["weight"], dtype=np.float64).reshape(*shape[:2], -1)
     bits = ctx.spec.weight_bits
     limit, rows, together = weight_limit(bits), in_order(weight), None
-    if ctx.spec.target == "x86-any" and not shape[1] == 1 < a["groups"] == shape[0]:
+    depthwise = shape[1] == 1 < a["groups"] == shape[0]
+    # what reads 16 bits has kernels that take unsigned weights, and saturates nowhere either
+    bytewise = ctx.info(node.ins[0]).type == U8.name
+    if ctx.spec.target == "x86-any" and bytewise and not depthwise:
         together = most(source.hi) if most(source.hi) < 2 * limit else None
     steepest = np.abs(weight).max() * source.scale / (limit * target.scale)
     if steepest > I32.hi // 8:
