@@ -203,98 +203,20 @@ def conformer_of() -> Callable[..., Any]:
     return make
 
 
-#: folders of Hugging Face models that `huggingface_folder` makes: class, configuration and options
-HUGGINGFACE: dict[str, tuple[str, str, dict[str, Any]]] = {
-    "wav2vec2": ("Wav2Vec2ForCTC", "Wav2Vec2Config", {"feat_extract_norm": "group", "conv_bias": False}),
-    "hubert": (
-        "HubertForCTC",
-        "HubertConfig",
-        {"feat_extract_norm": "layer", "do_stable_layer_norm": True, "feat_proj_layer_norm": False},
-    ),
-    "conformer": (
-        "Wav2Vec2ConformerForCTC",
-        "Wav2Vec2ConformerConfig",
-        {"feat_extract_norm": "layer", "position_embeddings_type": "relative", "hidden_act": "swish"},
-    ),
-    "rotary": (
-        "Wav2Vec2ConformerForCTC",
-        "Wav2Vec2ConformerConfig",
-        {"feat_extract_norm": "group", "position_embeddings_type": "rotary"},
-    ),
-    # the convolutions' own strides: 50 frames a second
-    "rotary, 20 ms": (
-        "Wav2Vec2ConformerForCTC",
-        "Wav2Vec2ConformerConfig",
-        {
-            "feat_extract_norm": "layer",
-            "position_embeddings_type": "rotary",
-            "conv_dim": (12,) * 7,
-            "conv_kernel": (10, 3, 3, 3, 3, 2, 2),
-            "conv_stride": (5, 2, 2, 2, 2, 2, 2),
-        },
-    ),
-    "parakeet": ("ParakeetForCTC", "ParakeetCTCConfig", {}),
-}
-
-
 @pytest.fixture(scope="session")
 def huggingface_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """Make the folder of a tiny Hugging Face model of a kind in `HUGGINGFACE`, once each."""
     transformers = pytest.importorskip("transformers")
     transformers.utils.logging.disable_progress_bar()
+    from huggingface_models import make_folder
+
     made: dict[str, Path] = {}
 
-    def tokenizer_of(kind: str, folder: Path) -> Any:
-        if kind != "parakeet":
-            tokens = ["<s>", "<pad>", "</s>", "<unk>", "|", *"ETAOINSHR'"]
-            (folder / "vocab.json").write_text(json.dumps({t: i for i, t in enumerate(tokens)}))
-            return transformers.Wav2Vec2CTCTokenizer(str(folder / "vocab.json"))
-        from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
-
-        pieces = ["<unk>", "\u2581", "\u2581t", "he", "\u2581a", "e", "t", "a", "s", "r", "\u2581th", "ing"]
-        tokenizer = Tokenizer(models.Unigram([(p, -float(i)) for i, p in enumerate(pieces)], unk_id=0))
-        tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
-        tokenizer.add_special_tokens([AddedToken(t, special=True) for t in ("<unk>", "<pad>")])
-        return transformers.ParakeetTokenizer(
-            tokenizer_object=tokenizer, unk_token="<unk>", pad_token="<pad>"
-        )
-
     def make(kind: str) -> Path:
-        if kind in made:
-            return made[kind]
-        folder = made[kind] = tmp_path_factory.mktemp(kind.replace(", ", "_").replace(" ", "_"))
-        model_class, config_class, options = HUGGINGFACE[kind]
-        tokenizer = tokenizer_of(kind, folder)
-        shape: dict[str, Any] = {"num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 40}
-        if kind == "parakeet":
-            mels = {"num_mel_bins": 16, "subsampling_conv_channels": 6, "conv_kernel_size": 5}
-            options = {"encoder_config": {"hidden_size": 32, **shape, **mels}}
-            extractor = transformers.ParakeetFeatureExtractor(feature_size=16)
-        else:
-            convs = {"conv_dim": (12, 16), "conv_kernel": (10, 4), "conv_stride": (5, 4)}
-            # an even kernel needs its last frame cut off
-            around = {"num_conv_pos_embeddings": 6, "num_conv_pos_embedding_groups": 4}
-            options = {"hidden_size": 32, **shape, **convs, **around, **options}
-            extractor = transformers.Wav2Vec2FeatureExtractor()
-        if "onformer" in config_class:
-            options = {**options, "conv_depthwise_kernel_size": 5}
-        config = getattr(transformers, config_class)(
-            vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id, **options
-        )
-        torch.manual_seed(0)
-        network = getattr(transformers, model_class)(config)
-        with torch.no_grad():
-            # away from ones, zeros and from weights so small that every frame looks alike
-            for parameter in network.parameters():
-                parameter.add_(torch.randn_like(parameter) * (0.3 if parameter.dim() == 1 else 0.1))
-            for name, buffer in network.named_buffers():
-                if name.endswith("running_var"):
-                    buffer.uniform_(0.5, 2)
-                elif name.endswith("running_mean"):
-                    buffer.normal_()
-        for part in (network, tokenizer, extractor):
-            part.save_pretrained(folder)
-        return folder
+        if kind not in made:
+            folder = tmp_path_factory.mktemp(kind.replace(", ", "_").replace(" ", "_"))
+            made[kind] = make_folder(kind, folder)
+        return made[kind]
 
     return make
 
