@@ -86,7 +86,7 @@ def _rates(evaluation: zq.Evaluation) -> dict[str, object]:
 
 def _agreement(reference: list[str], found: list[str]) -> float:
     """Word error rate against the float transcript, in percent."""
-    from zeroq_asr.evaluate import count_errors
+    from zeroq_asr.measure.evaluate import count_errors
 
     return 100 * (count_errors(reference, found)[0].rate or 0.0)
 

@@ -16,12 +16,12 @@ import numpy as np
 import torch
 
 import zeroq_asr as zq
-from zeroq_asr.audio import load_audio
-from zeroq_asr.frontend import Frontend
+from zeroq_asr.deployment.verify import load_onnx, read_program
 from zeroq_asr.integer.backends.numpy import NumpyBackend
 from zeroq_asr.integer.backends.torch import TorchBackend
 from zeroq_asr.integer.program import Instruction, Program
-from zeroq_asr.verify import load_onnx, read_program
+from zeroq_asr.speech.audio import load_audio
+from zeroq_asr.speech.frontend import Frontend
 
 
 def lost_mass(
@@ -66,7 +66,7 @@ def main() -> None:
     parser.add_argument("--manifest", required=True)
     parser.add_argument("--seconds", type=float, default=30.0)
     arguments = parser.parse_args()
-    from zeroq_asr.capture import capture
+    from zeroq_asr.capture.capture import capture
 
     model = zq.load_checkpoint(arguments.checkpoint)
     program, _, _ = read_program(load_onnx(arguments.file))

@@ -31,12 +31,12 @@ import numpy as np
 import torch
 
 import zeroq_asr as zq
-from zeroq_asr.audio import load_audio
-from zeroq_asr.export import export
-from zeroq_asr.frontend import Frontend
+from zeroq_asr.deployment.export import export
+from zeroq_asr.deployment.recognizer import open_session
 from zeroq_asr.integer.backends.numpy import NumpyBackend
 from zeroq_asr.integer.backends.torch import TorchBackend
-from zeroq_asr.recognizer import open_session
+from zeroq_asr.speech.audio import load_audio
+from zeroq_asr.speech.frontend import Frontend
 
 TINY = (
     *("quartznet_tiny", "jasper_tiny", "citrinet_tiny"),

@@ -18,11 +18,11 @@ import numpy as np
 from ranges import Features, Frames, differences, run, with_babble
 
 import zeroq_asr as zq
-from zeroq_asr.audio import load_audio
-from zeroq_asr.capture import capture
-from zeroq_asr.export import Deployment
-from zeroq_asr.float_onnx import export_float
-from zeroq_asr.frontend import Frontend
+from zeroq_asr.capture.capture import capture
+from zeroq_asr.deployment.export import Deployment
+from zeroq_asr.deployment.float_onnx import export_float
+from zeroq_asr.speech.audio import load_audio
+from zeroq_asr.speech.frontend import Frontend
 
 #: what --set would take, a row each
 LEVERS: dict[str, dict[str, Any]] = {

@@ -24,18 +24,18 @@ import onnxruntime as ort
 import torch
 
 import zeroq_asr as zq
-from zeroq_asr.audio import load_audio
-from zeroq_asr.calibrate import calibrate
-from zeroq_asr.capture import capture
-from zeroq_asr.decode import greedy_ctc
-from zeroq_asr.evaluate import count_errors
-from zeroq_asr.export import Deployment, export
-from zeroq_asr.float_graph import FloatGraph, FloatNode
-from zeroq_asr.float_onnx import export_float
-from zeroq_asr.formats import byte_format
-from zeroq_asr.frontend import Frontend
-from zeroq_asr.lower import lower
-from zeroq_asr.sensitivity import Replay, rounded
+from zeroq_asr.calibration.calibrate import calibrate
+from zeroq_asr.capture.capture import capture
+from zeroq_asr.decoding.greedy import greedy_ctc
+from zeroq_asr.deployment.export import Deployment, export
+from zeroq_asr.deployment.float_onnx import export_float
+from zeroq_asr.graph.float_graph import FloatGraph, FloatNode
+from zeroq_asr.lowering.formats import byte_format
+from zeroq_asr.lowering.lower import lower
+from zeroq_asr.measure.evaluate import count_errors
+from zeroq_asr.measure.sensitivity import Replay, rounded
+from zeroq_asr.speech.audio import load_audio
+from zeroq_asr.speech.frontend import Frontend
 
 Features = list[tuple[np.ndarray, np.ndarray]]
 Frames = list[np.ndarray]

@@ -16,16 +16,16 @@ from levers import sqnr
 from ranges import REAL, Features, Frames, differences, run
 
 import zeroq_asr as zq
-from zeroq_asr.audio import load_audio
-from zeroq_asr.calibrate import calibrate
-from zeroq_asr.capture import capture
-from zeroq_asr.export import Deployment, export
-from zeroq_asr.expose import expose_positions
-from zeroq_asr.float_graph import FloatGraph
-from zeroq_asr.float_onnx import export_float
-from zeroq_asr.frontend import Frontend
-from zeroq_asr.lower import lower
-from zeroq_asr.smooth import smooth
+from zeroq_asr.calibration.calibrate import calibrate
+from zeroq_asr.calibration.smooth import smooth
+from zeroq_asr.capture.capture import capture
+from zeroq_asr.deployment.export import Deployment, export
+from zeroq_asr.deployment.float_onnx import export_float
+from zeroq_asr.graph.distances import expose_positions
+from zeroq_asr.graph.float_graph import FloatGraph
+from zeroq_asr.lowering.lower import lower
+from zeroq_asr.speech.audio import load_audio
+from zeroq_asr.speech.frontend import Frontend
 
 #: part → whether a place belongs to it
 PARTS = {

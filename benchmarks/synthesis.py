@@ -29,13 +29,13 @@ from torch import nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from zeroq_asr.audio import load_audio
 from zeroq_asr.checkpoints import load_checkpoint
 from zeroq_asr.config import SynthesisSpec
-from zeroq_asr.frontend import Frontend
-from zeroq_asr.manifest import read_manifest
 from zeroq_asr.model import AsrModel
-from zeroq_asr.synthesize import synthesize
+from zeroq_asr.speech.audio import load_audio
+from zeroq_asr.speech.frontend import Frontend
+from zeroq_asr.speech.manifest import read_manifest
+from zeroq_asr.synthesis.synthesize import synthesize
 
 VARIANTS: dict[str, SynthesisSpec] = {
     "noise": SynthesisSpec.preset("default", iterations=0, init="normal"),

@@ -21,16 +21,16 @@ import torch
 import transformers
 
 import zeroq_asr as zq
-from zeroq_asr.bench.contenders import BASELINE, of_onnx
-from zeroq_asr.bench.measure import measure
-from zeroq_asr.capture import capture
+from zeroq_asr.capture.capture import capture
 from zeroq_asr.cli.terminal import size
-from zeroq_asr.export import export
-from zeroq_asr.float_onnx import export_float
-from zeroq_asr.machine import this_machine
+from zeroq_asr.deployment.export import export
+from zeroq_asr.deployment.float_onnx import export_float
+from zeroq_asr.deployment.machine import this_machine
+from zeroq_asr.deployment.recognizer import open_session
+from zeroq_asr.measure.bench.contenders import BASELINE, of_onnx
+from zeroq_asr.measure.bench.measure import measure
 from zeroq_asr.model import AsrModel
 from zeroq_asr.progress import silent
-from zeroq_asr.recognizer import open_session
 
 MODELS = {
     "wav2vec2": (transformers.Wav2Vec2Config, transformers.Wav2Vec2ForCTC),

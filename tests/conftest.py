@@ -138,9 +138,9 @@ def small_model() -> Any:
     convolutions, residuals, squeeze-and-excitation, random normalization statistics.
     """
     from zeroq_asr.architectures.quartznet import ConvCtc
-    from zeroq_asr.frontend import FrontendConfig
     from zeroq_asr.model import AsrModel
-    from zeroq_asr.tokenizer import Tokenizer
+    from zeroq_asr.speech.frontend import FrontendConfig
+    from zeroq_asr.speech.tokenizer import Tokenizer
 
     layer = {"repeat": 1, "stride": [1], "dilation": [1], "dropout": 0.0, "residual": False}
     jasper = [
@@ -224,7 +224,7 @@ def huggingface_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[st
 @pytest.fixture(scope="session")
 def huggingface_graph(huggingface_folder: Callable[[str], Path]) -> Callable[[str], Any]:
     """Load and capture a model of `huggingface_folder`, once each: the model and its float graph."""
-    from zeroq_asr.capture import capture
+    from zeroq_asr.capture.capture import capture
     from zeroq_asr.checkpoints import load_checkpoint
 
     made: dict[str, Any] = {}

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zeroq_asr.float_graph import FloatGraph, FloatNode
+from zeroq_asr.graph.float_graph import FloatGraph, FloatNode
 
 MELS, HIDDEN, TOKENS = 8, 16, 5
 

@@ -21,13 +21,13 @@ import pytest
 import torch
 
 import zeroq_asr as zq
-from zeroq_asr.audio import load_audio
-from zeroq_asr.export import export
-from zeroq_asr.frontend import Frontend
+from zeroq_asr.deployment.export import export
+from zeroq_asr.deployment.verify import load_onnx, read_program
 from zeroq_asr.integer.backends.numpy import NumpyBackend
 from zeroq_asr.integer.backends.torch import TorchBackend
 from zeroq_asr.integer.program import Program
-from zeroq_asr.verify import load_onnx, read_program
+from zeroq_asr.speech.audio import load_audio
+from zeroq_asr.speech.frontend import Frontend
 
 #: utterances whose logits are compared integer by integer
 UTTERANCES = 20
@@ -201,7 +201,7 @@ def test_captured_graphs_keep_the_reference_outputs(
     tiny: tuple[zq.AsrModel, zq.Quantized], test_data: Path
 ) -> None:
     """Folding norms and dropping masks changes no log-probability by more than 1e-3."""
-    from zeroq_asr.capture import capture
+    from zeroq_asr.capture.capture import capture
 
     model, _ = tiny
     graph = capture(model.network, model.example_input(), model.name)

@@ -11,11 +11,11 @@ Names here are the public API; the command line calls nothing else.
 from __future__ import annotations
 
 from zeroq_asr._version import __version__
-from zeroq_asr.bench import Benchmark, Timing, bench
 from zeroq_asr.checkpoints import load_checkpoint, save_checkpoint
-from zeroq_asr.compare import Comparison, compare
 from zeroq_asr.config import CalibrationSpec, QuantSpec, SynthesisSpec
-from zeroq_asr.doctor import Diagnosis, diagnose
+from zeroq_asr.deployment.inspection import inspect_file
+from zeroq_asr.deployment.recognizer import OnnxRecognizer, Recognizer, TorchRecognizer, open_recognizer
+from zeroq_asr.deployment.verify import Certificate, verify
 from zeroq_asr.embedded import DemoFiles, copy_embedded, embedded_files, embedded_model
 from zeroq_asr.errors import (
     AudioError,
@@ -32,19 +32,19 @@ from zeroq_asr.errors import (
     VerificationError,
     ZeroqError,
 )
-from zeroq_asr.evaluate import Evaluation, evaluate, transcribe
-from zeroq_asr.frontend import Frontend, FrontendConfig
-from zeroq_asr.inspection import inspect_file
-from zeroq_asr.integer.islands import Island
-from zeroq_asr.manifest import Utterance, read_manifest
+from zeroq_asr.integer.float_parts import Island
+from zeroq_asr.measure.bench import Benchmark, Timing, bench
+from zeroq_asr.measure.compare import Comparison, compare
+from zeroq_asr.measure.doctor import Diagnosis, diagnose
+from zeroq_asr.measure.evaluate import Evaluation, evaluate, transcribe
+from zeroq_asr.measure.report import QualityReport, ValueQuality, report
+from zeroq_asr.measure.sensitivity import LayerSensitivity, Sensitivity, sensitivity
 from zeroq_asr.model import AsrModel
 from zeroq_asr.pipeline import Quantized, quantize
-from zeroq_asr.recognizer import OnnxRecognizer, Recognizer, TorchRecognizer, open_recognizer
-from zeroq_asr.report import QualityReport, ValueQuality, report
-from zeroq_asr.sensitivity import LayerSensitivity, Sensitivity, sensitivity
-from zeroq_asr.synthesize import LayerAccount, SyntheticFeatures, gaussian_noise, synthesize
-from zeroq_asr.tokenizer import Tokenizer
-from zeroq_asr.verify import Certificate, verify
+from zeroq_asr.speech.frontend import Frontend, FrontendConfig
+from zeroq_asr.speech.manifest import Utterance, read_manifest
+from zeroq_asr.speech.tokenizer import Tokenizer
+from zeroq_asr.synthesis.synthesize import LayerAccount, SyntheticFeatures, gaussian_noise, synthesize
 
 __all__ = [
     "AsrModel",

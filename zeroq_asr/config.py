@@ -51,10 +51,10 @@ class QuantSpec:
     #: bits of an activation, 2..8: unsigned with a zero point, a scale per tensor
     activation_bits: int = 8
     #: (name, bits) of single layers' results, finer than ``activation_bits``: a layer's path, a value's
-    #: name, or a glob of them, and 16, the only width there is beside bytes (``zeroq_asr.formats``)
+    #: name, or a glob of them, and 16, the only width there is beside bytes (``zeroq_asr.lowering.formats``)
     layer_bits: tuple[tuple[str, int], ...] = ()
     #: what stays in float: paths of layers, names of values, or globs of them.  The file is then not
-    #: integer-only, and its certificate lists these islands (``zeroq_asr.islands``)
+    #: integer-only, and its certificate lists these islands (``zeroq_asr.lowering.keep_float``)
     keep_float: tuple[str, ...] = ()
     #: keep operators that have no integer lowering in float, too, instead of refusing the network
     allow_float: bool = False
@@ -144,7 +144,7 @@ class QuantSpec:
 
 @dataclass(frozen=True)
 class SynthesisSpec:
-    """How synthetic features are optimised (see ``zeroq_asr.synthesize``)."""
+    """How synthetic features are optimised (see ``zeroq_asr.synthesis.synthesize``)."""
 
     #: utterances optimised together
     batch: int = 8
@@ -157,9 +157,9 @@ class SynthesisSpec:
     #: how the step size falls: "constant", "cosine" (to zero over ``iterations``), or "plateau"
     #: (a tenth after 25 iterations without improvement, never below 1e-4)
     schedule: str = "cosine"
-    #: a key of ``zeroq_asr.objectives.OBJECTIVES``
+    #: a key of ``zeroq_asr.synthesis.objectives.OBJECTIVES``
     objective: str = "kl_reverse"
-    #: a key of ``zeroq_asr.initial.INITIAL``: "normal", "uniform", "smooth", "student" or "speech"
+    #: a key of ``zeroq_asr.synthesis.starts.INITIAL``: "normal", "uniform", "smooth", "student" or "speech"
     init: str = "smooth"
     #: keep every mel of every utterance at mean 0, variance 1 where the frontend does so too
     standardize: bool = False
@@ -169,11 +169,11 @@ class SynthesisSpec:
     emphasis: float = 0.0
     #: weight of the layer normalizations' γ and β as a prior on the moments of what they give (a heuristic)
     norm_prior: float = 0.0
-    #: weight of how far every attention looks (``zeroq_asr.speechlike.distance``); speech attends near
+    #: weight of how far every attention looks (``synthesis.speech_priors.distance``); speech attends near
     locality: float = 0.0
-    #: weight of the blanks that utterances have too many of (``zeroq_asr.speechlike.silence``)
+    #: weight of the blanks that utterances have too many of (``zeroq_asr.synthesis.speech_priors.silence``)
     nonblank: float = 0.0
-    #: weight of the entropy of a frame's classes (``zeroq_asr.speechlike.doubt``)
+    #: weight of the entropy of a frame's classes (``zeroq_asr.synthesis.speech_priors.doubt``)
     confidence: float = 0.0
     #: seed of the private random generator
     seed: int = 0

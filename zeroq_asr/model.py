@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from zeroq_asr.frontend import FrontendConfig
-from zeroq_asr.tokenizer import Tokenizer
+from zeroq_asr.speech.frontend import FrontendConfig
+from zeroq_asr.speech.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)

@@ -12,29 +12,29 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zeroq_asr.audio import load_audio
-from zeroq_asr.calibrate import calibrate
-from zeroq_asr.capture import capture
+from zeroq_asr.calibration.calibrate import calibrate
+from zeroq_asr.calibration.equalize import equalize
+from zeroq_asr.calibration.smooth import smooth
+from zeroq_asr.capture.capture import capture
 from zeroq_asr.checkpoints import load_checkpoint
 from zeroq_asr.config import CalibrationSpec, QuantSpec, SynthesisSpec
-from zeroq_asr.equalize import equalize
+from zeroq_asr.deployment.export import Deployment, Export, export
+from zeroq_asr.deployment.machine import settled
 from zeroq_asr.errors import CalibrationError
-from zeroq_asr.export import Deployment, Export, export
-from zeroq_asr.expose import expose_positions
 from zeroq_asr.files import atomic_write_bytes
-from zeroq_asr.formats import named_values
-from zeroq_asr.frontend import Frontend
-from zeroq_asr.integer.islands import Island, islands
+from zeroq_asr.graph.distances import expose_positions
+from zeroq_asr.integer.float_parts import Island, islands
 from zeroq_asr.integer.program import Program
 from zeroq_asr.integer.proof import Proof, prove
-from zeroq_asr.islands import with_islands
-from zeroq_asr.lower import check_operators, lower
-from zeroq_asr.machine import settled
-from zeroq_asr.manifest import Utterance, read_manifest
+from zeroq_asr.lowering.formats import named_values
+from zeroq_asr.lowering.keep_float import with_islands
+from zeroq_asr.lowering.lower import check_operators, lower
 from zeroq_asr.model import AsrModel
 from zeroq_asr.progress import Progress, silent
-from zeroq_asr.smooth import smooth
-from zeroq_asr.synthesize import SyntheticFeatures, gaussian_noise, synthesize
+from zeroq_asr.speech.audio import load_audio
+from zeroq_asr.speech.frontend import Frontend
+from zeroq_asr.speech.manifest import Utterance, read_manifest
+from zeroq_asr.synthesis.synthesize import SyntheticFeatures, gaussian_noise, synthesize
 
 
 @dataclass(frozen=True)

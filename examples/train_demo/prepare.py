@@ -25,7 +25,7 @@ import torch
 import voices
 from recipe import FRONTEND, MELS
 
-from zeroq_asr.frontend import Frontend
+from zeroq_asr.speech.frontend import Frontend
 
 _work: tuple[Path, Frontend, list[str]]
 

@@ -27,7 +27,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import zeroq_asr as zq
-from zeroq_asr.decode import greedy_ctc_batch
+from zeroq_asr.decoding.greedy import greedy_ctc_batch
 
 #: time masks cover at most this share of an utterance each
 _TIME_SHARE, _TIME_MASKS = 0.06, 2

@@ -11,10 +11,10 @@ import torch
 from torch.nn import functional as F
 
 from zeroq_asr.architectures.quartznet import ConvCtc, GroupShuffle, TimeConv, mask_frames, subsampling_factor
-from zeroq_asr.audio import load_audio
 from zeroq_asr.checkpoints import load_checkpoint
 from zeroq_asr.errors import ConfigError
-from zeroq_asr.frontend import Frontend
+from zeroq_asr.speech.audio import load_audio
+from zeroq_asr.speech.frontend import Frontend
 
 LAYER = {"filters": 12, "kernel": [5], "repeat": 2, "stride": [1], "dilation": [1], "dropout": 0.0}
 TOLERANCE = 1e-3

@@ -23,7 +23,7 @@ from zeroq_asr.architectures.transformers_ctc import (
     receptive_field,
 )
 from zeroq_asr.checkpoints import load_checkpoint
-from zeroq_asr.export import export
+from zeroq_asr.deployment.export import export
 from zeroq_asr.integer.backends.numpy import NumpyBackend
 
 LENGTHS = torch.tensor([30, 17, 1])

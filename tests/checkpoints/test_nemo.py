@@ -11,7 +11,7 @@ import yaml
 from zeroq_asr.checkpoints import load_checkpoint
 from zeroq_asr.checkpoints.nemo import check_filterbank, parse_config
 from zeroq_asr.errors import CheckpointError
-from zeroq_asr.frontend import FrontendConfig, mel_filterbank
+from zeroq_asr.speech.frontend import FrontendConfig, mel_filterbank
 
 Config = dict[str, Any]
 State = dict[str, torch.Tensor]

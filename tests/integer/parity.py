@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from zeroq_asr.integer.dyadic import largest_shift
-from zeroq_asr.integer.neighbours import most, out_of_order, saturates
+from zeroq_asr.integer.pair_saturation import most, out_of_order, saturates
 from zeroq_asr.integer.types import U8, weight_limit
 
 Arrays = dict[str, np.ndarray]

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from zeroq_asr.integer.ops.polynomial_requant import fitted
-from zeroq_asr.integer.ops.table import FUNCTIONS
 from zeroq_asr.integer.program import ValueInfo
+from zeroq_asr.operators.polynomial_requant import fitted
+from zeroq_asr.operators.table import FUNCTIONS
 
 from .parity import Case, cases, edge_bytes
 

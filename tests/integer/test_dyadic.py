@@ -19,8 +19,8 @@ from zeroq_asr.integer.dyadic import (
     requantize,
     shift_half_even,
 )
-from zeroq_asr.integer.ops.conv_requant import conv_requant
 from zeroq_asr.integer.types import I32, U8
+from zeroq_asr.operators.conv_requant import conv_requant
 
 NUMPY = NumpyBackend()
 SHIFTS = st.integers(0, 31)

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from zeroq_asr.errors import ProofError
 from zeroq_asr.integer.backends.interval import Interval, IntervalBackend, length_interval, shift_offset
 from zeroq_asr.integer.backends.numpy import NumpyBackend
-from zeroq_asr.integer.ops import OPS
-from zeroq_asr.integer.ops.conv_requant import conv_requant
 from zeroq_asr.integer.program import Instruction, Program
 from zeroq_asr.integer.proof import prove
 from zeroq_asr.integer.types import BOOL, I8, I32, I64, U8, IntType
+from zeroq_asr.operators import OPS
+from zeroq_asr.operators.conv_requant import conv_requant
 
 from .programs import MAX_FRAMES, random_features, random_program
 

@@ -19,10 +19,10 @@ from zeroq_asr.integer.backends.onnx_fused import OnnxFusedBackend
 from zeroq_asr.integer.backends.onnx_graph import Sym
 from zeroq_asr.integer.backends.onnx_strict import OnnxStrictBackend
 from zeroq_asr.integer.backends.torch import TorchBackend
-from zeroq_asr.integer.neighbours import saturates
-from zeroq_asr.integer.ops import OPS
+from zeroq_asr.integer.pair_saturation import saturates
 from zeroq_asr.integer.program import Instruction
 from zeroq_asr.integer.types import BOOL, I32, I64, U8
+from zeroq_asr.operators import OPS
 
 from .parity import CASES, MAX_FRAMES, Arrays, Case, all_cases
 

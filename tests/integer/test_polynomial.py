@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from zeroq_asr.integer.backends.interval import Interval, IntervalBackend
 from zeroq_asr.integer.backends.numpy import NumpyBackend
 from zeroq_asr.integer.backends.onnx_fused import OnnxFusedBackend
-from zeroq_asr.integer.ops.polynomial_requant import SYMMETRIES, fitted, polynomial_requant
-from zeroq_asr.integer.ops.table import FUNCTIONS, RANGES
 from zeroq_asr.integer.program import Instruction, ValueInfo
 from zeroq_asr.integer.types import U8, activation_range
+from zeroq_asr.operators.polynomial_requant import SYMMETRIES, fitted, polynomial_requant
+from zeroq_asr.operators.table import FUNCTIONS, RANGES
 
 NAMES = sorted(FUNCTIONS)
 #: what rises everywhere

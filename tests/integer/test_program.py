@@ -16,8 +16,8 @@ from zeroq_asr.integer.backends.numpy import NumpyBackend
 from zeroq_asr.integer.backends.onnx_fused import OnnxFusedBackend
 from zeroq_asr.integer.backends.onnx_strict import OnnxStrictBackend, build
 from zeroq_asr.integer.backends.torch import TorchBackend
-from zeroq_asr.integer.ops import OPS
 from zeroq_asr.integer.program import Instruction, Program, canonical_json
+from zeroq_asr.operators import OPS
 
 from .parity import all_cases
 from .programs import random_features, random_program

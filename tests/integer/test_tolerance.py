@@ -15,14 +15,14 @@ import pytest
 import torch
 
 from zeroq_asr.config import QuantSpec
-from zeroq_asr.float_graph import FLOAT_OPS
+from zeroq_asr.graph.float_graph import FLOAT_OPS
 from zeroq_asr.integer.backends.numpy import NumpyBackend
 from zeroq_asr.integer.dyadic import MAX_SHIFT
-from zeroq_asr.integer.ops import LOWERINGS, OPS
-from zeroq_asr.integer.ops.attention import aligned
-from zeroq_asr.integer.ops.rotate import distinct
-from zeroq_asr.integer.ops.table import FUNCTIONS, RANGES
 from zeroq_asr.integer.program import ValueInfo
+from zeroq_asr.operators import LOWERINGS, OPS
+from zeroq_asr.operators.attention import aligned
+from zeroq_asr.operators.rotate import distinct
+from zeroq_asr.operators.table import FUNCTIONS, RANGES
 
 from .parity import edge_bytes, edge_words
 from .parity_islands import form as island_form

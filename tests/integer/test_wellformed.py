@@ -15,13 +15,13 @@ from onnx import helper
 
 from tests.integer.programs import random_program
 from zeroq_asr.errors import ProofError
-from zeroq_asr.float_graph import FloatNode
-from zeroq_asr.integer.backends.onnxruntime_islands import decode, encode
-from zeroq_asr.integer.ops import OPS
+from zeroq_asr.graph.float_graph import FloatNode
+from zeroq_asr.integer.backends.float_bodies import decode, encode
 from zeroq_asr.integer.program import Instruction, Program, ValueInfo
 from zeroq_asr.integer.proof import prove
 from zeroq_asr.integer.wellformed import ATTRIBUTES, check
-from zeroq_asr.islands import float_body
+from zeroq_asr.lowering.keep_float import float_body
+from zeroq_asr.operators import OPS
 
 
 def program_with(*ops: str) -> Program:

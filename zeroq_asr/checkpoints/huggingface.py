@@ -25,9 +25,9 @@ from torch import nn
 from zeroq_asr.architectures.transformers_ctc import ParakeetCtc, WaveformCtc, receptive_field
 from zeroq_asr.checkpoints.weights import freeze, require_finite
 from zeroq_asr.errors import CheckpointError, ConfigError, UnsupportedModelError
-from zeroq_asr.frontend import FrontendConfig
 from zeroq_asr.model import AsrModel
-from zeroq_asr.tokenizer import Tokenizer
+from zeroq_asr.speech.frontend import FrontendConfig
+from zeroq_asr.speech.tokenizer import Tokenizer
 
 CONFIG_NAME = "config.json"
 INSTALL = "install it: pip install 'zeroq-asr[huggingface]'"

@@ -11,9 +11,9 @@ from torch import nn
 
 from zeroq_asr.checkpoints.weights import freeze, require_finite
 from zeroq_asr.errors import CheckpointError, ZeroqError
-from zeroq_asr.frontend import FrontendConfig
 from zeroq_asr.model import AsrModel
-from zeroq_asr.tokenizer import Tokenizer
+from zeroq_asr.speech.frontend import FrontendConfig
+from zeroq_asr.speech.tokenizer import Tokenizer
 
 
 def load_with(loader: str, path: str | os.PathLike[str]) -> AsrModel:

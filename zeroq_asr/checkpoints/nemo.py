@@ -18,9 +18,9 @@ from zeroq_asr.checkpoints.archive import read_tar
 from zeroq_asr.checkpoints.pickles import load_tensors
 from zeroq_asr.checkpoints.weights import build_network, is_dense
 from zeroq_asr.errors import CheckpointError, ConfigError, UnsupportedModelError
-from zeroq_asr.frontend import FrontendConfig, mel_filterbank
 from zeroq_asr.model import AsrModel
-from zeroq_asr.tokenizer import Tokenizer
+from zeroq_asr.speech.frontend import FrontendConfig, mel_filterbank
+from zeroq_asr.speech.tokenizer import Tokenizer
 
 CONFIG_NAME = "model_config.yaml"
 WEIGHTS_NAME = "model_weights.ckpt"

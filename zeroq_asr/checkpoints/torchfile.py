@@ -21,15 +21,15 @@ import torch
 
 from zeroq_asr.architectures import ARCHITECTURES, SUBSAMPLING
 from zeroq_asr.checkpoints.archive import MAX_TOTAL_BYTES
+from zeroq_asr.checkpoints.exported import load_program
 from zeroq_asr.checkpoints.nemo import read_config, read_surroundings
 from zeroq_asr.checkpoints.pickles import CODE_REMEDY, ZIP_MAGIC, as_state_dict, check_zip, load_pickle
-from zeroq_asr.checkpoints.program import load_program
 from zeroq_asr.checkpoints.weights import build_network
 from zeroq_asr.errors import CheckpointError, ConfigError
 from zeroq_asr.files import atomic_write
-from zeroq_asr.frontend import FrontendConfig
 from zeroq_asr.model import AsrModel
-from zeroq_asr.tokenizer import Tokenizer
+from zeroq_asr.speech.frontend import FrontendConfig
+from zeroq_asr.speech.tokenizer import Tokenizer
 
 FORMAT = "zeroq-asr"
 VERSION = 1

@@ -8,8 +8,6 @@ from typing import Annotated
 import typer
 
 import zeroq_asr as zq
-from zeroq_asr.bench import plot as plots
-from zeroq_asr.bench.contenders import DEVICES
 from zeroq_asr.cli.options import (
     AllowFloat,
     AsJson,
@@ -22,8 +20,10 @@ from zeroq_asr.cli.options import (
     check_output,
 )
 from zeroq_asr.cli.terminal import Terminal, session, size
+from zeroq_asr.deployment.recognizer import is_onnx
 from zeroq_asr.errors import ConfigError
-from zeroq_asr.recognizer import is_onnx
+from zeroq_asr.measure.bench import plot as plots
+from zeroq_asr.measure.bench.contenders import DEVICES
 
 COLUMNS: tuple[str, ...] = ("", "device", "ms", "speed-up", "spread", "RTF", "size", "load ms", "memory")
 

@@ -22,9 +22,9 @@ from zeroq_asr.cli.options import (
 )
 from zeroq_asr.cli.synthesize import Batch, Frames, Iterations, Objective, Patience, Preset, Seed, chosen
 from zeroq_asr.cli.terminal import Terminal, session, size
-from zeroq_asr.compare import Gap, Row
-from zeroq_asr.evaluate import ErrorCounts
 from zeroq_asr.files import atomic_write_bytes
+from zeroq_asr.measure.compare import Gap, Row
+from zeroq_asr.measure.evaluate import ErrorCounts
 
 COLUMNS: tuple[str, ...] = ("", "size", "WER %", "S/D/I", "agreement %", "frames %", "KL")
 #: of rows that were timed, behind those

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 import zeroq_asr as zq
-from zeroq_asr.cli.islands import show_islands
+from zeroq_asr.cli.float_parts import show_islands
 from zeroq_asr.cli.options import (
     AllowFloat,
     AsJson,

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from zeroq_asr.errors import ConfigError
-from zeroq_asr.manifest import MANIFESTS
+from zeroq_asr.speech.manifest import MANIFESTS
 
 AsJson = Annotated[
     bool, typer.Option("--json", help="Print the result as JSON on stdout, and nothing else there.")

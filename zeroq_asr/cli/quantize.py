@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 import zeroq_asr as zq
-from zeroq_asr.cli.islands import show_islands
+from zeroq_asr.cli.float_parts import show_islands
 from zeroq_asr.cli.options import (
     AllowFloat,
     AsJson,
@@ -38,9 +38,9 @@ from zeroq_asr.cli.synthesize import (
 )
 from zeroq_asr.cli.terminal import Terminal, session, size
 from zeroq_asr.config import LAYER_BITS, MADE_MARGIN, METHODS, NONLINEARITIES, TARGETS
+from zeroq_asr.deployment.export import DIALECTS
+from zeroq_asr.deployment.machine import best_target, this_machine
 from zeroq_asr.errors import ConfigError
-from zeroq_asr.export import DIALECTS
-from zeroq_asr.machine import best_target, this_machine
 
 
 def quantize(

@@ -23,8 +23,8 @@ from zeroq_asr.cli.options import (
     check_output,
 )
 from zeroq_asr.cli.terminal import Terminal, session
-from zeroq_asr.evaluate import ErrorCounts, references_of
 from zeroq_asr.files import atomic_write_bytes
+from zeroq_asr.measure.evaluate import ErrorCounts, references_of
 from zeroq_asr.progress import Progress, silent
 
 Model = Annotated[

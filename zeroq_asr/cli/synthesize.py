@@ -13,7 +13,7 @@ import typer
 import zeroq_asr as zq
 from zeroq_asr.cli.options import AsJson, Config, Developer, Loader, Quiet, Set, check_output, with_settings
 from zeroq_asr.cli.terminal import Terminal, session
-from zeroq_asr.objectives import OBJECTIVES
+from zeroq_asr.synthesis.objectives import OBJECTIVES
 
 Preset = Annotated[
     str, typer.Option(metavar="NAME", help="Of the synthesis: default, fast, or paper (arXiv 2103.16827).")

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 import zeroq_asr as zq
-from zeroq_asr.cli.islands import show_islands
+from zeroq_asr.cli.float_parts import show_islands
 from zeroq_asr.cli.options import AsJson, Developer, Quiet
 from zeroq_asr.cli.terminal import Terminal, session
 

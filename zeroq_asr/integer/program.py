@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from zeroq_asr.integer.ops import OPS, Attrs
+from zeroq_asr.operators import OPS, Attrs
 
 
 @dataclass(frozen=True)

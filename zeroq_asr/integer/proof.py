@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from zeroq_asr.integer.backends.interval import Interval, IntervalBackend, length_interval
-from zeroq_asr.integer.ops import OPS
 from zeroq_asr.integer.program import Instruction, Program
 from zeroq_asr.integer.types import I32
 from zeroq_asr.integer.wellformed import check
+from zeroq_asr.operators import OPS
 
 
 @dataclass(frozen=True)

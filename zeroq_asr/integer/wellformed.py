@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 
 from zeroq_asr.errors import ProofError
-from zeroq_asr.integer.ops import OPS
-from zeroq_asr.integer.ops.attention import hides
-from zeroq_asr.integer.ops.polynomial_requant import SYMMETRIES
-from zeroq_asr.integer.ops.table import FUNCTIONS
 from zeroq_asr.integer.program import Instruction, Program
 from zeroq_asr.integer.types import I32, TYPES, U8
+from zeroq_asr.operators import OPS
+from zeroq_asr.operators.attention import hides
+from zeroq_asr.operators.polynomial_requant import SYMMETRIES
+from zeroq_asr.operators.table import FUNCTIONS
 
 #: lengths, shifts of lengths, strides: nothing in a network is larger
 _FAR = 1 << 40
@@ -273,7 +273,7 @@ def _channels(i: Instruction, program: Program, operands: list[int], where: str)
 def _check_island(i: Instruction, program: Program, made: dict[str, int], where: str) -> int:
     """Return the channels of a float island, whose body takes what it is given and gives one value."""
     # here, since integers alone need no ONNX
-    from zeroq_asr.integer.backends.onnxruntime_islands import check_operands
+    from zeroq_asr.integer.backends.float_bodies import check_operands
 
     a = i.attrs
     first, last = len(a["scales"]), len(a["scales"]) + a["lengths"]

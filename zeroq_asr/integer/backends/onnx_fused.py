@@ -15,15 +15,15 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from zeroq_asr.errors import ExportError
+from zeroq_asr.integer.backends.float_bodies import decode as decode_body
 from zeroq_asr.integer.backends.interval import Interval
 from zeroq_asr.integer.backends.onnx_graph import CODES, TRANSPOSED, Sym, onnx_type
 from zeroq_asr.integer.backends.onnx_shapes import Dim
 from zeroq_asr.integer.backends.onnx_strict import OnnxStrictBackend
-from zeroq_asr.integer.backends.onnxruntime_islands import decode as decode_body
-from zeroq_asr.integer.neighbours import saturates
-from zeroq_asr.integer.ops import OPS, Condition
+from zeroq_asr.integer.pair_saturation import saturates
 from zeroq_asr.integer.program import Instruction
 from zeroq_asr.integer.types import I8, I32, TYPES, U8, WEIGHT_ZERO_POINT, IntType
+from zeroq_asr.operators import OPS, Condition
 
 #: operators that look at every entry by itself, whatever the order of its axes
 AXIS_FREE = ("table", "polynomial_requant")

@@ -17,9 +17,9 @@ from onnx import NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 from zeroq_asr.errors import ExportError
 from zeroq_asr.integer.backends.interval import Interval, IntervalBackend
 from zeroq_asr.integer.backends.onnx_shapes import KEEPS_TYPE, OPAQUE, Dims, infer
-from zeroq_asr.integer.ops import OPS
 from zeroq_asr.integer.program import Instruction
 from zeroq_asr.integer.types import BOOL, I16, I32, I64, U8, WEIGHT_ZERO_POINT, IntType
+from zeroq_asr.operators import OPS
 
 ONNX_TYPES: dict[IntType, int] = {
     BOOL: TensorProto.BOOL,

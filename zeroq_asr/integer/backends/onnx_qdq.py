@@ -15,9 +15,9 @@ from zeroq_asr.errors import ExportError
 from zeroq_asr.integer.backends.interval import Interval
 from zeroq_asr.integer.backends.onnx_graph import Sym
 from zeroq_asr.integer.backends.onnx_strict import OnnxStrictBackend
-from zeroq_asr.integer.ops import OPS
 from zeroq_asr.integer.program import Instruction, Program, ValueInfo
 from zeroq_asr.integer.types import TYPES, U8
+from zeroq_asr.operators import OPS
 
 
 class OnnxQdqBackend(OnnxStrictBackend):

@@ -1,0 +1,262 @@
+"""The comparison: which rows there are, what each is measured against, and what it refuses."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+import soundfile
+
+import zeroq_asr as zq
+from zeroq_asr.capture.capture import capture
+from zeroq_asr.deployment.export import Deployment
+from zeroq_asr.deployment.float_onnx import export_float
+from zeroq_asr.errors import AudioError, CalibrationError, ConfigError
+from zeroq_asr.measure.compare import DATA_FREE, FLOAT, NOISE, ORT_DYNAMIC, ORT_STATIC, REAL, compare
+from zeroq_asr.measure.evaluate import evaluate
+from zeroq_asr.measure.onnxruntime_quantizers import attempt, ort_dynamic, ort_static, preprocess
+from zeroq_asr.speech.manifest import Utterance
+
+FAST = zq.SynthesisSpec(batch=2, frames=64, iterations=1)
+EMBEDDED_CONFORMER = Path(zq.__file__).parent / "embedded" / "conformer.pt"
+
+
+@pytest.fixture(scope="module")
+def recordings(tmp_path_factory: pytest.TempPathFactory) -> list[Utterance]:
+    folder = tmp_path_factory.mktemp("recordings")
+    generator = np.random.default_rng(0)
+    found = []
+    for k, seconds in enumerate((0.5, 0.9, 0.7)):
+        path = folder / f"{k}.wav"
+        soundfile.write(path, generator.standard_normal(int(16000 * seconds)) * 0.1, 16000)
+        found.append(Utterance(path, None, "a b c"))
+    return found
+
+
+@pytest.fixture(scope="module")
+def full(small_model: Any, recordings: list[Utterance]) -> zq.Comparison:
+    folder = str(recordings[0].audio_path.parent)
+    return compare(small_model, recordings, folder, synthesis=FAST, seeds=2, calibration_limit=2)
+
+
+def test_every_kind_has_its_row(full: zq.Comparison) -> None:
+    labels = [row.label for row in full.rows]
+    seeded = [f"{DATA_FREE}, seed 0", f"{DATA_FREE}, seed 1"]
+    assert labels == [FLOAT, *seeded, REAL, ORT_STATIC, ORT_DYNAMIC, NOISE]
+    assert (full.heard, full.utterances, full.bits) == ("recordings with text", 3, "W8A8")
+    assert full.audio_seconds == pytest.approx(2.1)
+    assert all(row.size > 0 for row in full.rows)
+    assert full.absent == {}
+
+
+def test_every_file_is_timed_against_the_float_network(full: zq.Comparison, small_model: Any) -> None:
+    assert full.timed_seconds == 10.0
+    base = full.rows[0].median
+    assert base
+    for row in full.rows:
+        assert row.median
+        assert row.speedup == pytest.approx(base / row.median)
+    first = full.to_dict()["rows"][0]
+    assert (first["median"], first["speedup"]) == (base, 1.0)
+    # never on more than the files accept
+    short = compare(small_model, spec=zq.QuantSpec(max_seconds=2), synthesis=FAST)
+    assert short.timed_seconds == 2.0
+    assert all(row.median for row in short.rows)
+    untimed = compare(small_model, synthesis=FAST, timed=False)
+    assert untimed.timed_seconds is None
+    assert all(row.median is None and row.speedup is None for row in untimed.rows)
+
+
+@pytest.mark.parametrize(
+    ("made", "reason"),
+    [(RuntimeError("no"), r"its quantizer fails \(RuntimeError\)"), (b"no model", "its file cannot be run")],
+)
+def test_a_peer_that_fails_is_left_out_and_said_so(
+    small_model: Any, monkeypatch: pytest.MonkeyPatch, made: Any, reason: str
+) -> None:
+    def broken(model: onnx.ModelProto) -> bytes:
+        if isinstance(made, bytes):
+            return made
+        raise made
+
+    monkeypatch.setattr(sys.modules[compare.__module__], "ort_dynamic", broken)
+    found = compare(small_model, synthesis=FAST, timed=False)
+    assert [row.label for row in found.rows] == [FLOAT, DATA_FREE, NOISE]
+    assert re.match(reason, found.absent[ORT_DYNAMIC])
+    assert found.to_dict()["absent"] == found.absent
+
+
+def test_float_agrees_with_itself_and_is_what_evaluate_says(
+    full: zq.Comparison, small_model: Any, recordings: list[Utterance]
+) -> None:
+    first = full.rows[0]
+    assert first.agreement is not None
+    assert (first.agreement.errors, first.frames, first.divergence) == (0, 0.0, 0.0)
+    assert first.words == evaluate(zq.TorchRecognizer(small_model), recordings).words
+
+
+def test_a_row_is_the_file_that_quantize_writes(
+    full: zq.Comparison, small_model: Any, recordings: list[Utterance], tmp_path: Path
+) -> None:
+    made = zq.quantize(small_model, tmp_path / "x.onnx", synthesis=FAST)
+    row = full.rows[1]
+    assert row.size == made.size
+    assert row.words == evaluate(zq.OnnxRecognizer(tmp_path / "x.onnx"), recordings).words
+    assert row.divergence > 0
+
+
+def test_gaps_pair_kinds(full: zq.Comparison) -> None:
+    pairs = [(gap.label, gap.other) for gap in full.gaps]
+    assert pairs == [
+        (DATA_FREE, FLOAT),
+        (REAL, FLOAT),
+        (ORT_STATIC, FLOAT),
+        (ORT_DYNAMIC, FLOAT),
+        (NOISE, FLOAT),
+        (DATA_FREE, REAL),
+        (DATA_FREE, ORT_STATIC),
+        (DATA_FREE, ORT_DYNAMIC),
+        (DATA_FREE, NOISE),
+    ]
+    rates = {row.label: row.words.rate for row in full.rows if row.words is not None and row.words.rate}
+    mean = (rates[f"{DATA_FREE}, seed 0"] + rates[f"{DATA_FREE}, seed 1"]) / 2
+    assert full.gaps[0].difference.value == pytest.approx(mean - rates[FLOAT])
+
+
+def test_without_text_there_is_agreement(small_model: Any, recordings: list[Utterance]) -> None:
+    silent = [Utterance(recordings[0].audio_path), recordings[1]]
+    found = compare(small_model, silent, synthesis=FAST)
+    assert [row.label for row in found.rows] == [FLOAT, DATA_FREE, ORT_DYNAMIC, NOISE]
+    assert (found.heard, found.gaps) == ("recordings", ())
+    assert all(row.words is None and row.agreement is not None for row in found.rows)
+
+
+def test_without_recordings_there_are_frames(small_model: Any) -> None:
+    found = compare(small_model, synthesis=FAST)
+    assert (found.heard, found.utterances, found.audio_seconds) == ("synthetic features", 2, 0.0)
+    assert all(row.words is None and row.agreement is None for row in found.rows)
+    assert [row.divergence > 0 for row in found.rows] == [False, True, True, True]
+
+
+def test_held_out_features_are_not_those_that_calibrate(
+    small_model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seeds = []
+
+    def spy(model: Any, spec: zq.SynthesisSpec, progress: Any) -> Any:
+        seeds.append(spec.seed)
+        return zq.synthesize(model, spec, progress)
+
+    monkeypatch.setattr(sys.modules[compare.__module__], "synthesize", spy)
+    compare(small_model, synthesis=FAST, seeds=3)
+    assert len(seeds) == 1
+    assert seeds[0] not in (0, 1, 2)
+
+
+def test_a_recording_that_is_too_long_is_refused_before_the_work(
+    small_model: Any, recordings: list[Utterance]
+) -> None:
+    with pytest.raises(AudioError, match=r"1\.wav.*0\.9 s.*--max-seconds"):
+        compare(small_model, recordings, spec=zq.QuantSpec(max_seconds=0.8))
+    with pytest.raises(ConfigError, match="seeds"):
+        compare(small_model, seeds=0)
+
+
+def _plain(model: Any) -> onnx.ModelProto:
+    """The float export that other tools quantize."""
+    graph = capture(model.network, model.example_input(), model.name)
+    deployment = Deployment(model.name, model.frontend, model.tokenizer, 60.0, model.subsampling_factor)
+    return export_float(graph, deployment, shared_masks=False)
+
+
+def _noise(model: Any) -> list[tuple[np.ndarray, np.ndarray]]:
+    generator = np.random.default_rng(0)
+    mels = model.frontend.features
+    return [
+        (generator.standard_normal((1, mels, n)).astype(np.float32), np.array([n], dtype=np.int64))
+        for n in (40, 64)
+    ]
+
+
+@pytest.mark.parametrize("kind", ["u8", "s8", "dynamic"])
+@pytest.mark.parametrize("ready", [False, True])
+def test_ort_quantizers_are_close_to_float(small_model: Any, kind: str, ready: bool) -> None:
+    plain = _plain(small_model)
+    source = preprocess(plain) if ready else plain
+    pairs = _noise(small_model)
+    signed = kind == "s8"
+    if kind == "dynamic":
+        data = ort_dynamic(source)
+    else:
+        data = ort_static(source, iter(pairs), signed_weights=signed, per_channel=signed)
+    kinds = {node.op_type for node in onnx.load_from_string(data).graph.node}
+    assert ("DynamicQuantizeLinear" if kind == "dynamic" else "DequantizeLinear") in kinds
+    assert "QLinearConv" not in kinds
+    results = []
+    for model in (plain.SerializeToString(), data):
+        session = ort.InferenceSession(model, providers=["CPUExecutionProvider"])
+        results.append(session.run(["logprobs"], {"audio_signal": pairs[0][0], "length": pairs[0][1]})[0])
+    wanted, found = results
+    assert 0 < np.abs(found - wanted).max() < 0.3 * np.abs(wanted - wanted.mean()).max()
+
+
+def test_of_attention_ort_quantizes_products_alone() -> None:
+    model = zq.load_checkpoint(EMBEDDED_CONFORMER)
+    data = ort_static(_plain(model), _noise(model))
+    nodes = onnx.load_from_string(data).graph.node
+    quantized = {name for node in nodes if node.op_type == "DequantizeLinear" for name in node.output}
+    takers = {node.op_type for node in nodes if quantized.intersection(node.input)}
+    assert {"MatMul", "Conv"} <= takers
+    assert not takers & {"Softmax", "LayerNormalization"}
+
+
+def test_preprocessing_that_fails_leaves_the_export(
+    small_model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from onnxruntime.quantization import shape_inference
+
+    def fails(*_: object) -> None:
+        raise RuntimeError
+
+    monkeypatch.setattr(shape_inference, "quant_pre_process", fails)
+    plain = _plain(small_model)
+    assert preprocess(plain) is plain
+
+
+def test_an_attempt_keeps_errors_of_our_own() -> None:
+    def fails() -> bytes:
+        raise AudioError("x.wav", "cannot be read")
+
+    with pytest.raises(AudioError):
+        attempt(fails)
+    assert attempt(lambda: b"model") == (b"model", "")
+
+
+def test_ort_static_needs_features(small_model: Any) -> None:
+    with pytest.raises(CalibrationError, match="no features"):
+        ort_static(_plain(small_model), iter(()))
+
+
+def test_other_formats_have_rows_of_their_own(small_model: Any, recordings: list[Utterance]) -> None:
+    also = (zq.QuantSpec(weight_bits=4), zq.QuantSpec(weight_bits=4, rounding="nearest"))
+    found = compare(small_model, recordings, also=also, synthesis=FAST, seeds=2)
+    assert [row.label for row in found.rows[3:7]] == [
+        f"{DATA_FREE} W4A8, seed 0",
+        f"{DATA_FREE} W4A8, seed 1",
+        f"{DATA_FREE} W4A8 to nearest, seed 0",
+        f"{DATA_FREE} W4A8 to nearest, seed 1",
+    ]
+    low, plain, *_ = (row.divergence for row in found.rows[3:7:2])
+    assert low > found.rows[1].divergence
+    assert plain != low
+    gaps = [(gap.label, gap.other) for gap in found.gaps]
+    assert (f"{DATA_FREE} W4A8", FLOAT) in gaps
+    # the same features serve every format
+    alone = compare(small_model, recordings, spec=also[0], synthesis=FAST)
+    assert alone.rows[1].divergence == found.rows[3].divergence

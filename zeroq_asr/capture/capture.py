@@ -1,0 +1,194 @@
+"""nn.Module → float graph, by torch.export and one pass of abstract interpretation.
+
+The exported graph is walked once.  Every traced value is either a real activation, a sequence
+length, an index over time, a mask over time, a constant, or a size; each ATen operator maps kinds
+to kinds.  So idioms are recognised by meaning and not by spelling: ``x * mask``,
+``masked_fill`` and ``where`` all become ``mask_time``, and a masked sum divided by a length becomes
+``mean_time``, however the mask was reshaped on its way.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import nn
+
+# they register their handlers
+from zeroq_asr.capture import attention, convolutions, masks, norms  # noqa: F401
+from zeroq_asr.capture.aten import HANDLERS, supported
+from zeroq_asr.capture.float_call import float_call
+from zeroq_asr.capture.framewise import collect, of_time_index, settle
+from zeroq_asr.capture.tracer import Lengths, Real, Tracer
+from zeroq_asr.errors import CaptureError, UnsupportedOperatorError
+from zeroq_asr.graph.canonicalize import canonicalize
+from zeroq_asr.graph.float_graph import FLOAT_OPS, FloatGraph
+
+#: largest difference allowed between the module and its captured graph, relative to the logits' spread
+TOLERANCE = 1e-3
+
+
+def capture(
+    network: nn.Module,
+    example: tuple[torch.Tensor, torch.Tensor],
+    name: str = "network",
+    *,
+    allow_float: bool = False,
+) -> FloatGraph:
+    """Trace ``network(features [B, M, T], lengths [B])`` → (logits [B, S, V], lengths [B]).
+
+    Returns the canonical graph, checked against the module on the example.  Raises CaptureError if
+    torch.export refuses the module or the graph does not compute what the module computes, and
+    UnsupportedOperatorError, with the layer's path, for an operator without a lowering.  ``allow_float``:
+    such an operator becomes an ``aten`` node, to be kept in float, if it may be (``capture.float_call``).
+    """
+    exported = _export(network, example, name)
+    graph = canonicalize(_interpret(exported, name, allow_float))
+    for node in graph.nodes:
+        if node.op not in FLOAT_OPS:  # a padding that no convolution absorbed
+            raise unsupported(node.where or node.out, node.op)
+    _check(network, graph, example, name)
+    return graph
+
+
+def _export(network: nn.Module, example: tuple[torch.Tensor, torch.Tensor], name: str) -> Any:
+    auto = torch.export.Dim.AUTO
+    try:
+        with _quiet(), torch.no_grad():
+            exported = torch.export.export(
+                network, example, dynamic_shapes=({0: auto, 2: auto}, {0: auto}), strict=False
+            )
+            # an operator that writes in place changes every other name of the same memory
+            if any(_writes_in_place(node) for node in exported.graph.nodes):
+                exported = exported.run_decompositions({})
+            return exported
+    except Exception as error:  # torch.export raises whatever the traced code raises
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise CaptureError(
+            name,
+            f"torch.export cannot trace the network ({reason})",
+            "forward(features, lengths) must be free of data-dependent control flow",
+        ) from error
+
+
+def _writes_in_place(node: Any) -> bool:
+    schema = getattr(node.target, "_schema", None)
+    return schema is not None and schema.is_mutable
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """torch.export logs and warns about matters of its own; errors still arrive as exceptions."""
+    root = logging.getLogger("torch")
+    level = root.level
+    root.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        root.setLevel(level)
+
+
+def _interpret(exported: Any, name: str, allow_float: bool) -> FloatGraph:
+    tracer = Tracer(exported)
+    outputs: list[Any] = []
+    for node in exported.graph.nodes:
+        if node.op == "placeholder":
+            tracer.placeholder(node)
+        elif node.op == "output":
+            settle(tracer, node)
+            outputs = [tracer.env.get(n) for n in node.args[0]]
+        elif node.op == "call_function":
+            tracer.enter(node)
+            result = _meaning(tracer, node)
+            if result is NotImplemented:
+                if not allow_float:
+                    raise unsupported(tracer.where or node.name, str(node.target), tracer.kind)
+                result = float_call(tracer, node)
+            tracer.env[node] = result
+        else:
+            raise unsupported(node.name, node.op)
+    if len(outputs) != 2:
+        raise CaptureError(
+            name,
+            f"the network returns {len(outputs)} values, expected (logits [B, S, V], lengths [B])",
+            "wrap it so that forward(features, lengths) returns both",
+        )
+    logits, lengths = outputs
+    if not isinstance(logits, Real) or not logits.frames_first:
+        raise CaptureError(name, "the first result must be logits [B, S, V], frames before tokens")
+    if not isinstance(lengths, Lengths):
+        raise CaptureError(
+            name,
+            "the second result must be the lengths [B] of the logits, computed from the input lengths",
+            "return them as whole numbers, divided by // where the network strides",
+        )
+    return tracer.finish(logits, lengths)
+
+
+def _meaning(tracer: Tracer, node: Any) -> Any:
+    """The kind of what ``node`` makes; NotImplemented if it has no meaning here."""
+    if tracer.is_constant(node):
+        return tracer.evaluate(node)
+    if tracer.is_of_frames(node):
+        return tracer.of_frames(node)
+    result = collect(tracer, node, begun=True)
+    if result is NotImplemented:
+        settle(tracer, node)
+        target = getattr(node.target, "overloadpacket", node.target)
+        handler = HANDLERS.get(getattr(target, "__name__", str(target)))
+        result = NotImplemented if handler is None else handler(tracer, *tracer.arguments(node))
+    if result is NotImplemented:
+        result = of_time_index(tracer, node)
+    return collect(tracer, node) if result is NotImplemented else result
+
+
+def unsupported(where: str, operator: str, layer: str = "") -> UnsupportedOperatorError:
+    """Error for an operator that no handler covers, or not as it is used here, listing those covered."""
+    name = operator.removeprefix("aten.").partition(".")[0]
+    reason = "has no integer lowering"
+    if name in HANDLERS:
+        reason = "is used in a way that has no integer lowering (its operands, axes or options)"
+    return UnsupportedOperatorError(
+        where,
+        f"operator {operator}{f' (in {layer})' if layer else ''} {reason}",
+        f"{supported()}; --allow-float keeps others in float",
+    )
+
+
+def _check(
+    network: nn.Module, graph: FloatGraph, example: tuple[torch.Tensor, torch.Tensor], name: str
+) -> None:
+    with torch.inference_mode():
+        results = network(*example)
+        if not isinstance(results, (tuple, list)) or not all(isinstance(r, torch.Tensor) for r in results):
+            raise CaptureError(name, "the network must return the tensors (logits [B, S, V], lengths [B])")
+        expected, expected_lengths = results[0].float(), results[1]
+        found, lengths = graph.run(example[0].float(), example[1])
+    if found.shape != expected.shape or not torch.equal(lengths, expected_lengths.to(lengths.dtype)):
+        raise CaptureError(
+            name,
+            f"captured shape {tuple(found.shape)} differs from {tuple(expected.shape)} or lengths differ",
+        )
+    # frames beyond an utterance's length mean nothing and may differ
+    valid = torch.arange(expected.shape[1])[None, :] < lengths[:, None]
+    # a trailing log-softmax was left out: compare up to a constant a frame
+    expected, found = expected - expected.mean(-1, keepdim=True), found - found.mean(-1, keepdim=True)
+    if not bool(torch.isfinite(expected[valid]).all()):
+        raise CaptureError(
+            name, "the network's own logits are not finite", "check its weights, and the frontend"
+        )
+    error = float((expected - found).abs()[valid].max())
+    spread = float(expected.abs()[valid].max())
+    if not error <= TOLERANCE * max(spread, 1e-6):
+        raise CaptureError(
+            name,
+            f"the captured graph differs from the network by {error:.3g} (logits reach {spread:.3g})",
+            "the network does something that the capture misread; please report its layers",
+        )

@@ -1,0 +1,244 @@
+"""Anything that turns features into scores: a float network in PyTorch, or an ONNX file.
+
+Shapes: B batch, M mels, T feature frames, S encoded frames, V tokens with the CTC blank last.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from zeroq_asr.checkpoints import load_checkpoint
+from zeroq_asr.errors import CheckpointError, ConfigError
+from zeroq_asr.model import AsrModel
+from zeroq_asr.speech.frontend import FrontendConfig
+from zeroq_asr.speech.tokenizer import Tokenizer
+
+#: the metadata key of an ONNX file under which this package keeps its own
+METADATA_KEY = "zeroq_asr"
+
+Floats = npt.NDArray[np.float32]
+Lengths = npt.NDArray[np.int64]
+
+
+class Recognizer(Protocol):
+    """What evaluation and transcription need."""
+
+    frontend: FrontendConfig
+    tokenizer: Tokenizer
+    name: str
+    #: longest recording accepted, in seconds; None: no limit
+    max_seconds: float | None
+
+    def log_probs(self, features: Floats, lengths: Lengths) -> tuple[Floats, Lengths]:
+        """Return scores [B, S, V] and lengths [B] of features [B, M, T] with lengths [B] in frames."""
+
+
+class TorchRecognizer:
+    """The float network of a checkpoint, run as it is."""
+
+    max_seconds: float | None = None
+
+    def __init__(self, model: AsrModel) -> None:
+        self.model = model
+        self.frontend = model.frontend
+        self.tokenizer = model.tokenizer
+        self.name = model.name
+
+    @torch.inference_mode()
+    def log_probs(self, features: Floats, lengths: Lengths) -> tuple[Floats, Lengths]:
+        """Return log-probabilities [B, S, V] and lengths [B]."""
+        logits, encoded = self.model.network(torch.from_numpy(features), torch.from_numpy(lengths))
+        # log_softmax leaves log-probabilities unchanged, so both kinds of output are served
+        scores: Floats = torch.log_softmax(logits, dim=-1).numpy()
+        return _fitting(self.name, scores, self.tokenizer), encoded.numpy().astype(np.int64)
+
+
+class OnnxRecognizer:
+    """An ONNX file: ours, or a float export of NeMo's.
+
+    Inputs ``audio_signal`` float32 [batch, mels, frames] and ``length`` int64 [batch]; outputs
+    ``logprobs`` and, in our files, ``encoded_lengths``.  Without the latter, lengths are
+    ``ceil(length / subsampling factor)`` with the factor of the file's metadata, or of the
+    shapes.  Our files carry frontend and tokenizer; for others both must be given.
+
+    Raises CheckpointError when ONNX Runtime cannot load the file, or it is no such recogniser.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        threads: int | None = None,
+        *,
+        frontend: FrontendConfig | None = None,
+        tokenizer: Tokenizer | None = None,
+    ) -> None:
+        self.path = Path(path)
+        if not self.path.is_file():
+            raise CheckpointError(path, "no such file", "check the path")
+        self._session = open_session(self.path, str(self.path), threads)
+        self._inputs = {value.name for value in self._session.get_inputs()}
+        self._outputs = [value.name for value in self._session.get_outputs()]
+        if "audio_signal" not in self._inputs or not self._inputs <= {"audio_signal", "length"}:
+            raise CheckpointError(
+                path, f"takes {sorted(self._inputs)}, a recogniser takes audio_signal and length"
+            )
+        if "logprobs" not in self._outputs:
+            raise CheckpointError(path, f"gives {self._outputs}, a recogniser gives logprobs")
+        metadata = dict(self._session.get_modelmeta().custom_metadata_map)
+        own = own_metadata(self.path, metadata)
+        self.frontend, self.tokenizer = read_surroundings(self.path, own, frontend, tokenizer)
+        self.name = str(own.get("name", self.path.stem))
+        self.max_seconds: float | None = _limit(self.path, own)
+        self._subsampling = _factor(metadata)
+
+    def log_probs(self, features: Floats, lengths: Lengths) -> tuple[Floats, Lengths]:
+        """Return log-probabilities [B, S, V] and lengths [B].  Raises CheckpointError if the file fails."""
+        feed = {"audio_signal": features, "length": lengths}
+        wanted = [name for name in ("logprobs", "encoded_lengths") if name in self._outputs]
+        try:
+            results = self._session.run(wanted, {name: feed[name] for name in self._inputs})
+        except Exception as error:  # onnxruntime's exceptions share no base of their own
+            raise CheckpointError(
+                self.path, f"fails on features {list(features.shape)} ({_reason(error)})"
+            ) from None
+        scores = _fitting(self.path, np.asarray(results[0], dtype=np.float32), self.tokenizer)
+        if len(results) == 2:
+            return scores, np.asarray(results[1], dtype=np.int64)
+        steps = scores.shape[1]
+        factor = self._subsampling or max(1, round(features.shape[2] / max(steps, 1)))
+        return scores, np.minimum(-(-lengths // factor), steps)
+
+
+def open_recognizer(
+    path: str | os.PathLike[str],
+    *,
+    config: str | os.PathLike[str] | None = None,
+    loader: str | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+    threads: int | None = None,
+) -> Recognizer:
+    """Open an ONNX file or a checkpoint, told apart by content.
+
+    ``config`` and ``loader`` are handed to ``load_checkpoint``; ``checkpoint`` is the
+    checkpoint that a foreign ONNX file came from and lends it frontend and tokenizer;
+    ``threads`` is ONNX Runtime's.  Raises CheckpointError.
+    """
+    if (loader is not None and checkpoint is None) or not is_onnx(path):
+        return TorchRecognizer(load_checkpoint(path, config=config, loader=loader))
+    if checkpoint is None:
+        return OnnxRecognizer(path, threads)
+    lender = load_checkpoint(checkpoint, config=config, loader=loader)
+    return OnnxRecognizer(path, threads, frontend=lender.frontend, tokenizer=lender.tokenizer)
+
+
+def is_onnx(path: str | os.PathLike[str]) -> bool:
+    """Tell whether a file is ONNX: by name, or by the first field of its protocol buffer."""
+    if Path(path).suffix.lower() == ".onnx":
+        return True
+    try:
+        with open(path, "rb") as stream:
+            head = stream.read(2)
+    except OSError:
+        return False  # whoever reads it next says why
+    # ModelProto's field 1, ir_version, a small number: no archive or pickle begins so
+    return len(head) == 2 and head[0] == 0x08 and 0 < head[1] < 0x80
+
+
+def open_session(
+    where: str | os.PathLike[str], model: str | bytes, threads: int | None, *, spin: bool = True
+) -> Any:
+    """Return ONNX Runtime's session on the CPU of a file, by its name or its bytes.
+
+    ``spin=False``: its threads sleep as soon as a run is over, so as not to take the cores of another.
+    Raises CheckpointError when it cannot be run.
+    """
+    import onnxruntime  # here, since a tenth of a second matters to commands that do not need it
+
+    if threads is not None and threads < 1:
+        raise ConfigError("threads", f"must be 1 or more, got {threads}")
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # its own log lines; what it raises says the same
+    if not spin:
+        options.add_session_config_entry("session.force_spinning_stop", "1")
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    try:
+        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's exceptions share no base of their own
+        raise CheckpointError(where, f"is not an ONNX file that can be run ({_reason(error)})") from None
+
+
+def _reason(error: Exception) -> str:
+    """Return the first line of onnxruntime's message, shortened."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0] if len(lines[0]) <= 200 else f"{lines[0][:200]}…"
+
+
+def own_metadata(path: str | os.PathLike[str], metadata: dict[str, str]) -> dict[str, Any]:
+    """Return this package's part of a file's metadata, {} without; CheckpointError if it is damaged."""
+    if METADATA_KEY not in metadata:
+        return {}
+    try:
+        own = json.loads(metadata[METADATA_KEY])
+    except (ValueError, RecursionError):
+        own = None
+    if not isinstance(own, dict):
+        raise CheckpointError(path, f"its metadata {METADATA_KEY!r} is damaged", "export it again")
+    return own
+
+
+def read_surroundings(
+    path: str | os.PathLike[str],
+    own: dict[str, Any],
+    frontend: FrontendConfig | None = None,
+    tokenizer: Tokenizer | None = None,
+) -> tuple[FrontendConfig, Tokenizer]:
+    """Return frontend and tokenizer, those given or else the metadata's, or raise CheckpointError."""
+    try:
+        if frontend is None and "frontend" in own:
+            frontend = FrontendConfig.from_dict(own["frontend"])
+        if tokenizer is None and "tokenizer" in own:
+            tokenizer = Tokenizer.from_dict(own["tokenizer"])
+    except ConfigError as error:
+        raise CheckpointError(path, f"its metadata is damaged ({error})", "export it again") from None
+    if frontend is None or tokenizer is None:
+        missing = "a frontend" if frontend is None else "a tokenizer"
+        raise CheckpointError(
+            path,
+            f"does not say what surrounds the network: {missing} is missing",
+            "name the checkpoint it came from with --checkpoint",
+        )
+    return frontend, tokenizer
+
+
+def _limit(path: Path, own: dict[str, Any]) -> float | None:
+    value = own.get("max_seconds")
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+        raise CheckpointError(path, f"its metadata is damaged (max_seconds {value!r})", "export it again")
+    return float(value)
+
+
+def _factor(metadata: dict[str, str]) -> int | None:
+    text = metadata.get("subsampling_factor", "")
+    return int(text) if text.isascii() and text.isdigit() and int(text) > 0 else None
+
+
+def _fitting(where: str | os.PathLike[str], scores: Floats, tokenizer: Tokenizer) -> Floats:
+    """Return ``scores`` if they are [B, S, V] with V the tokens and the blank."""
+    classes = tokenizer.blank_id + 1
+    if scores.ndim != 3 or scores.shape[2] != classes:
+        raise CheckpointError(
+            where,
+            f"gives scores {list(scores.shape)}, expected [batch, frames, {classes}]",
+            "is this the tokenizer it was trained with?",
+        )
+    return scores

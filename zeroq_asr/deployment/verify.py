@@ -1,0 +1,276 @@
+"""Verification of an ONNX file: is it the proven integer program that it says it is?
+
+Two statements are made: *the integer program is proven* (the interval proof holds for every input
+up to the stated length), and *the dialect* (strict: no float type between the quantizer and the
+logits; fused: floats only inside the listed kernels, under conditions that make them exact).  What the
+user kept in float makes a program that is not integer-only: the certificate lists these islands, and all
+else is proven.
+
+The program is rebuilt from the file itself (its instructions from the metadata, its constants from
+the initializers, where they are stored once), exported again, and the result must equal the file
+byte for byte; then the proof runs.  So every bit of the graph is accounted for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections import Counter
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from google.protobuf.message import DecodeError
+from onnx import TensorProto, helper, numpy_helper
+
+from zeroq_asr._version import __version__
+from zeroq_asr.deployment.export import (
+    FORMAT,
+    METADATA_KEY,
+    TARGET_BOUNDS,
+    Deployment,
+    Export,
+    export,
+    metadata_digest,
+)
+from zeroq_asr.errors import CheckpointError, VerificationError, ZeroqError
+from zeroq_asr.integer.backends.onnx_fused import OnnxFusedBackend
+from zeroq_asr.integer.backends.onnx_graph import decode
+from zeroq_asr.integer.backends.onnx_loops import every_graph, every_node
+from zeroq_asr.integer.float_parts import Island, islands
+from zeroq_asr.integer.program import Program, canonical_json
+from zeroq_asr.integer.proof import Proof, prove
+
+_REMEDY = "do not trust this file; quantize the checkpoint again"
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """What ``verify`` established about a file."""
+
+    file: str
+    name: str
+    dialect: str
+    target: str
+    #: what the fused kernels' products rely on; empty for strict
+    target_bound: str
+    program_sha256: str
+    #: of the whole file, tokens and frontend included
+    file_sha256: str
+    max_seconds: float
+    proof: Proof
+    #: ONNX operator → how many nodes
+    nodes: dict[str, int]
+    #: instruction → spelling → count
+    spellings: dict[str, dict[str, int]]
+    #: exact kernel → the conditions that hold for each of its nodes
+    kernels: dict[str, list[str]] = field(default_factory=dict)
+    #: what runs in float, of which nothing is proven but the bounds of its results; none: integer-only
+    islands: tuple[Island, ...] = ()
+    #: names of the float tensors that are neither the input, behind the logits, nor in an island
+    float_tensors: list[str] = field(default_factory=list)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the certificate as JSON values."""
+        return {**asdict(self), "integer_only": self.integer_only, "proof": self.proof.to_dict()}
+
+    @property
+    def integer_only(self) -> bool:
+        """Whether the program computes in integers alone."""
+        return not self.islands
+
+
+def read_own_metadata(model: onnx.ModelProto, where: str) -> dict[str, Any]:
+    """Our JSON object in a file's metadata; VerificationError if there is none or it is malformed."""
+    values = [p.value for p in model.metadata_props if p.key == METADATA_KEY]
+    if len(values) != 1:
+        raise VerificationError(where, "was not written by zeroq-asr", "verify checks files of `quantize`")
+    try:
+        own = json.loads(values[0])
+        # text that is no Unicode has no hash
+        values[0].encode()
+        canonical_json(own)
+    except (ValueError, RecursionError):
+        raise VerificationError(where, "its metadata is not JSON", _REMEDY) from None
+    if not isinstance(own, dict) or own.get("format") != FORMAT:
+        found = own.get("format") if isinstance(own, dict) else type(own).__name__
+        raise VerificationError(where, f"metadata format {found!r}, expected {FORMAT}", "upgrade zeroq-asr")
+    return own
+
+
+def read_program(model: onnx.ModelProto, where: str = "model") -> tuple[Program, Deployment, dict[str, Any]]:
+    """Rebuild the program and its surroundings from a file.  VerificationError if that fails."""
+    own = read_own_metadata(model, where)
+    if own.get("metadata_sha256") != metadata_digest(own):
+        raise VerificationError(where, "the metadata was changed: its hash does not match", _REMEDY)
+    try:
+        arrays = {i.name: i for i in model.graph.initializer}
+        if any(i.data_location == TensorProto.EXTERNAL for i in model.graph.initializer):
+            raise VerificationError(where, "weights are stored outside of the file", _REMEDY)
+        constants = {
+            # what stands for no initializer is said by its encoding alone
+            name: decode(numpy_helper.to_array(arrays[stored]) if stored else np.zeros(0), encoding)
+            for name, (stored, encoding) in own["encodings"].items()
+        }
+        program = Program.from_json(own["program"], constants)
+        deployment = Deployment.from_dict(own)
+    except VerificationError:
+        raise
+    except (
+        ZeroqError,
+        KeyError,
+        TypeError,
+        ValueError,
+        IndexError,
+        AttributeError,
+        OverflowError,
+        MemoryError,
+    ) as error:
+        raise VerificationError(where, f"its program cannot be read back ({error!r})", _REMEDY) from None
+    return program, deployment, own
+
+
+def load_onnx(path: str | os.PathLike[str]) -> onnx.ModelProto:
+    """Parse an ONNX file; VerificationError if it is none, CheckpointError if it cannot be read."""
+    try:
+        data = Path(path).read_bytes()
+        model = onnx.load_model_from_string(data)
+    except OSError as error:
+        raise CheckpointError(path, f"cannot be read ({error.strerror})", "check the path") from None
+    except (DecodeError, ValueError):
+        raise VerificationError(path, "is not an ONNX file, or it is damaged") from None
+    if not model.graph.node:
+        raise VerificationError(path, "is not an ONNX file, or it is empty")
+    return model
+
+
+def verify(path: str | os.PathLike[str]) -> Certificate:
+    """Verify a file that ``quantize`` wrote and return its certificate.
+
+    Raises VerificationError, saying what differs, when the file is not exactly the export of the
+    program that it holds, or the program's proof fails; CheckpointError when it cannot be read.
+    """
+    model = load_onnx(path)
+    where = os.fspath(path)
+    try:
+        return _verified(model, Path(path).read_bytes(), where)
+    except VerificationError:
+        raise
+    except ZeroqError as error:
+        raise VerificationError(where, f"the program is not proven: {error}", _REMEDY) from None
+    # a file may hold anything, so whatever reading it back raises says that it is not one of ours
+    except Exception as error:
+        problem = f"its program cannot be rebuilt ({type(error).__name__})"
+        raise VerificationError(where, problem, _REMEDY) from None
+
+
+def _verified(model: onnx.ModelProto, data: bytes, where: str) -> Certificate:
+    program, deployment, own = read_program(model, where)
+    dialect, target = own.get("dialect", ""), own.get("target", "")
+    if dialect == "qdq":
+        raise VerificationError(where, "the qdq spelling is not exact, so it has no certificate")
+    digest = program.digest()
+    if own.get("program_sha256") != digest:
+        raise VerificationError(
+            where, "a weight, bias or multiplier was changed: the program's hash does not match", _REMEDY
+        )
+    # no number of a damaged file is worth a warning
+    with np.errstate(all="ignore"):
+        proof = prove(program)
+        again = export(program, deployment, dialect, target)
+    _require_equal(model, data, again, where, own.get("version"))
+    try:
+        onnx.checker.check_model(model)
+    except onnx.checker.ValidationError as error:
+        reason = str(error).strip().splitlines()[0]
+        raise VerificationError(where, f"is not valid ONNX ({reason})", _REMEDY) from None
+    floats = _float_tensors(model)
+    if dialect == "strict" and floats:
+        raise VerificationError(where, f"strict, but {floats[0]} is a float tensor", _REMEDY)
+    backend = again.backend
+    kernels = backend.conditions if isinstance(backend, OnnxFusedBackend) else {}
+    inside = backend.island_tensors if isinstance(backend, OnnxFusedBackend) else set()
+    return Certificate(
+        file=where,
+        name=deployment.name,
+        dialect=dialect,
+        target=target,
+        target_bound=TARGET_BOUNDS[target] if dialect == "fused" else "",
+        program_sha256=digest,
+        file_sha256=hashlib.sha256(data).hexdigest(),
+        max_seconds=deployment.max_seconds,
+        proof=proof,
+        nodes=dict(Counter(n.op_type for n in every_node(model.graph))),
+        spellings=backend.spellings,
+        kernels={kernel: list(conditions) for kernel, conditions in kernels.items()},
+        islands=islands(program),
+        float_tensors=[name for name in floats if name not in inside],
+    )
+
+
+def _require_equal(model: onnx.ModelProto, data: bytes, again: Export, where: str, version: Any) -> None:
+    expected = again.to_bytes()
+    if data == expected:
+        return
+    if model.SerializeToString(deterministic=True) == expected:
+        raise VerificationError(where, "the file holds bytes that are no part of its graph", _REMEDY)
+    difference = _first_difference(model, again.model)
+    if version != __version__:
+        difference += f" (written by version {version}, checked by {__version__})"
+    raise VerificationError(where, f"the graph is not the export of its program: {difference}", _REMEDY)
+
+
+def _first_difference(found: onnx.ModelProto, expected: onnx.ModelProto) -> str:
+    for kind in ("node", "initializer", "input", "output"):
+        ours, theirs = getattr(found.graph, kind), getattr(expected.graph, kind)
+        for a, b in zip(ours, theirs, strict=False):
+            if a != b:
+                return f"{kind} {a.name or a.op_type!r} differs from what the program exports"
+        if len(ours) != len(theirs):
+            return f"{len(ours)} {kind}s where the program exports {len(theirs)}"
+    keys = {p.key: p.value for p in found.metadata_props}
+    for p in expected.metadata_props:
+        if keys.pop(p.key, None) != p.value:
+            return f"metadata {p.key!r} was changed"
+    return f"metadata {sorted(keys)} was added" if keys else "a field outside of graph and metadata differs"
+
+
+def _float_tensors(model: onnx.ModelProto) -> list[str]:
+    """Float tensors produced between the input quantizer and the logits, by ONNX type inference.
+
+    Kernels that keep float inside but take and give integers (QLinearConv) produce none; their
+    scale operands are initializers.  What cannot be typed counts as float.
+    """
+    typed = onnx.ModelProto()
+    typed.CopyFrom(model)
+    # com.microsoft kernels used here give bytes but for one; ONNX itself has no inference for them
+    nodes = every_node(model.graph)
+    for node in nodes:
+        if node.domain == "com.microsoft":
+            kind = TensorProto.FLOAT if node.op_type == "MatMulIntegerToFloat" else TensorProto.UINT8
+            typed.graph.value_info.append(helper.make_tensor_value_info(node.output[0], kind, None))
+    inferred = onnx.shape_inference.infer_shapes(typed)
+    known = [v for g in every_graph(inferred.graph) for v in (*g.value_info, *g.output)]
+    types = {v.name: v.type.tensor_type.elem_type for v in known}
+    behind = {"logits/float", "logits/real", "logprobs"}
+    # the quantizer of a waveform, step by step
+    inside = {i.name for i in model.graph.input[:1]}
+    for node in nodes:
+        if node.op_type in ("Div", "Round", "Clip") and node.input[0] in inside:
+            inside.add(node.output[0])
+    floats = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16)
+    found = []
+    for node in nodes:
+        for name in node.output:
+            kind = types.get(name, TensorProto.UNDEFINED)
+            if name not in behind | inside and (kind in floats or kind == TensorProto.UNDEFINED):
+                found.append(name)
+    if any(n.op_type.startswith("QLinear") for n in nodes):
+        return found
+    scales = {i.name for i in model.graph.initializer if i.data_type in floats}
+    allowed = {n.input[1] for n in nodes if n.op_type == "QuantizeLinear"} | {"logits/scale"}
+    allowed |= {name for n in nodes if n.input and n.input[0] in inside for name in n.input}
+    return found + sorted(scales - allowed)

@@ -1,0 +1,157 @@
+"""bench(): how fast, how large and how hungry each way to run a recogniser is.
+
+Times are medians of one interleaved run; what matters is their ratio to float in that run.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import torch
+
+from zeroq_asr.config import QuantSpec
+from zeroq_asr.deployment.machine import Machine, this_machine
+from zeroq_asr.errors import ConfigError
+from zeroq_asr.measure.bench.contenders import BASELINE, DEVICES, Contender, noise, of_file, of_model
+from zeroq_asr.measure.bench.measure import Timing, measure
+from zeroq_asr.model import AsrModel
+from zeroq_asr.progress import Progress, silent
+
+#: feature frames a second of a file that does not say, beside no other that does: what NeMo's frontends give
+_USUAL_RATE = 100.0
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """What ``bench`` found."""
+
+    machine: Machine
+    #: label of the contender that ``speedup`` refers to; "" if none ran
+    baseline: str
+    rounds: int
+    rows: list[Timing]
+    versions: dict[str, str]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON values."""
+        rows = [{**asdict(row), "real_time_factor": row.real_time_factor} for row in self.rows]
+        return {
+            "machine": self.machine.to_dict(),
+            "versions": self.versions,
+            "baseline": self.baseline,
+            "rounds": self.rounds,
+            "rows": rows,
+        }
+
+
+def bench(
+    files: Sequence[str | os.PathLike[str]] = (),
+    *,
+    model: AsrModel | None = None,
+    against: AsrModel | None = None,
+    spec: QuantSpec | None = None,
+    seconds: Sequence[float] = (10.0,),
+    threads: Sequence[int] = (1,),
+    devices: Sequence[str] = ("cpu",),
+    rounds: int = 15,
+    progress: Progress = silent,
+) -> Benchmark:
+    """Measure ONNX ``files``, every form of ``model``, and the float and other tools' forms of ``against``.
+
+    ``spec``: the format of the forms, of which each row sets the bits of weights and the target itself.  What
+    it keeps in float is an island in ``fused`` rows; the others say that they hold none.  A contender that
+    cannot run becomes a row that says why.  Raises ConfigError when there is nothing to measure or to keep
+    in float, or the contenders take different features, CheckpointError for a file that is no recogniser,
+    and UnsupportedOperatorError for an operator that ``spec`` does not allow in float.
+    """
+    import onnxruntime  # here, since a tenth of a second matters to commands that do not need it
+
+    # what is asked for twice is measured once
+    seconds, threads = [*dict.fromkeys(seconds)], [*dict.fromkeys(threads)]
+    devices = [*dict.fromkeys(devices)]
+    _check(seconds, threads, devices, rounds)
+    spec = spec or QuantSpec()
+    spec = replace(spec, max_seconds=max(spec.max_seconds, *seconds))
+    if spec.keep_float and model is None:
+        raise ConfigError(
+            "--keep-float",
+            "there is no checkpoint to quantize, ONNX files are measured as they are",
+            "name the checkpoint, or leave it out",
+        )
+    machine = this_machine()
+    contenders: list[Contender] = []
+    mels: set[int] = set()
+    rates: set[float] = set()
+    for path in files:
+        contender, count, rate = of_file(path)
+        if "cpu" not in devices:
+            contender = replace(contender, absent="an ONNX file is measured on the CPU")
+        contenders.append(contender)
+        mels.add(count)
+        rates |= set() if rate is None else {rate}
+    for checkpoint, peers_only in ((model, False), (against, True)):
+        if checkpoint is not None:
+            contenders += of_model(
+                checkpoint,
+                machine,
+                devices,
+                spec=spec,
+                peers_only=peers_only,
+                progress=progress,
+            )
+            mels.add(checkpoint.frontend.features)
+            rates.add(checkpoint.frontend.frames_per_second)
+    if not contenders:
+        raise ConfigError("bench", "there is nothing to measure", "name an ONNX file or a checkpoint")
+    if len(mels) > 1 or len(rates) > 1:
+        taken = f"{_listed(mels)} mels, {_listed(rates)} frames a second"
+        raise ConfigError("bench", f"the contenders take different features: {taken}", "measure them apart")
+    rate = min(rates, default=_USUAL_RATE)
+    contenders = _distinct(contenders)
+    labels = [c.label for c in contenders if not c.absent]
+    baseline = BASELINE if BASELINE in labels else labels[0] if labels else ""
+    plan = [(length, count) for length in seconds for count in threads]
+    rows: list[Timing] = []
+    for index, (length, count) in enumerate(plan):
+        rows += measure(
+            contenders,
+            noise(min(mels), length, rate),
+            seconds=length,
+            threads=count,
+            rounds=rounds,
+            baseline=baseline,
+            progress=progress,
+            stage=f"measure {index + 1}/{len(plan)}",
+        )
+    versions = {"onnxruntime": onnxruntime.__version__, "torch": torch.__version__}
+    return Benchmark(machine, baseline, rounds, rows, versions)
+
+
+def _listed(values: set[Any]) -> str:
+    return " and ".join(f"{value:g}" for value in sorted(values))
+
+
+def _check(seconds: Sequence[float], threads: Sequence[int], devices: Sequence[str], rounds: int) -> None:
+    if not seconds or not all(0 < value <= 3600 for value in seconds):
+        raise ConfigError("bench", f"seconds must lie in (0, 3600], got {list(seconds)}")
+    if not threads or not all(1 <= value <= 512 for value in threads):
+        raise ConfigError("bench", f"threads must lie in [1, 512], got {list(threads)}")
+    unknown = [device for device in devices if device not in DEVICES]
+    if unknown or not devices:
+        raise ConfigError("bench", f"unknown device {unknown}", f"use {' or '.join(DEVICES)}")
+    if rounds < 1:
+        raise ConfigError("bench", f"rounds must be 1 or more, got {rounds}")
+
+
+def _distinct(contenders: Sequence[Contender]) -> list[Contender]:
+    """Number labels that occur twice: two files of one name."""
+    seen: dict[str, int] = {}
+    found = []
+    for contender in contenders:
+        seen[contender.label] = count = seen.get(contender.label, 0) + 1
+        label = contender.label if count == 1 else f"{contender.label} ({count})"
+        found.append(replace(contender, label=label))
+    return found

@@ -1,0 +1,376 @@
+"""Data-free calibration against real data, noise and ONNX Runtime's own quantizers, on one table.
+
+What can be measured depends on what the user has.  Recordings with text give word error rates;
+recordings without text give *agreement*, the word error rate against the transcript of the float
+network; without any recording, held-out synthetic features still tell how often the best token of a
+frame differs and the KL divergence of the frames' distributions.  The latter two are always given.
+So is the time that each file takes, interleaved with the float network's as a file of its own.
+"""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from zeroq_asr.capture.capture import capture
+from zeroq_asr.config import CalibrationSpec, QuantSpec, SynthesisSpec
+from zeroq_asr.decoding.greedy import greedy_ctc
+from zeroq_asr.deployment.float_onnx import export_float
+from zeroq_asr.deployment.recognizer import OnnxRecognizer, Recognizer, TorchRecognizer
+from zeroq_asr.errors import AudioError, CheckpointError, ConfigError
+from zeroq_asr.measure.bench.contenders import noise, of_path
+from zeroq_asr.measure.bench.measure import clock
+from zeroq_asr.measure.bootstrap import Difference, paired_bootstrap
+from zeroq_asr.measure.evaluate import ErrorCounts, count_errors
+from zeroq_asr.measure.onnxruntime_quantizers import attempt, ort_dynamic, ort_static, preprocess
+from zeroq_asr.model import AsrModel
+from zeroq_asr.pipeline import Quantized, quantize
+from zeroq_asr.progress import Progress, silent
+from zeroq_asr.speech.audio import audio_duration, load_audio
+from zeroq_asr.speech.frontend import Frontend
+from zeroq_asr.speech.manifest import Utterance, read_manifest
+from zeroq_asr.synthesis.synthesize import synthesize
+
+#: how far the seed of held-out synthetic features is from those that calibrate
+HELD_OUT = 1_000_003
+
+FLOAT, DATA_FREE, REAL, NOISE = "float", "data-free", "real data", "noise"
+ORT_STATIC, ORT_DYNAMIC = "ORT static, real data", "ORT dynamic"
+
+#: of features that files are timed on, or as many as they accept
+_TIMED_SECONDS = 10.0
+#: few, for all files together are to take seconds
+_ROUNDS = 5
+
+Features = tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One recogniser.  Rates are None where they cannot be known."""
+
+    label: str
+    #: bytes of the file; of the parameters for the float network
+    size: int
+    #: against the text
+    words: ErrorCounts | None
+    #: against the float network's transcript
+    agreement: ErrorCounts | None
+    #: share of frames whose best token is not the float network's
+    frames: float
+    #: mean over frames of KL(float || this), in nats
+    divergence: float
+    #: seconds of one run on one thread, of the float network as an ONNX file; None if it was not timed
+    median: float | None = None
+    #: time of the float network / time of this one
+    speedup: float | None = None
+
+
+@dataclass(frozen=True)
+class Gap:
+    """The difference of two rows' word error rates, with its paired bootstrap interval."""
+
+    label: str
+    other: str
+    difference: Difference
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What was compared, on what."""
+
+    name: str
+    bits: str
+    #: what was listened to: "recordings with text", "recordings" or "synthetic features"
+    heard: str
+    utterances: int
+    audio_seconds: float
+    rows: tuple[Row, ...]
+    gaps: tuple[Gap, ...]
+    #: rows that another tool did not make, and why
+    absent: dict[str, str] = field(default_factory=dict)
+    #: seconds of features that files were timed on; None if they were not
+    timed_seconds: float | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as JSON values."""
+        return {
+            "name": self.name,
+            "bits": self.bits,
+            "heard": self.heard,
+            "utterances": self.utterances,
+            "audio_seconds": self.audio_seconds,
+            "rows": [
+                {
+                    "label": row.label,
+                    "bytes": row.size,
+                    "words": None if row.words is None else row.words.to_dict(),
+                    "agreement": None if row.agreement is None else row.agreement.to_dict(),
+                    "frames": row.frames,
+                    "divergence": row.divergence,
+                    "median": row.median,
+                    "speedup": row.speedup,
+                }
+                for row in self.rows
+            ],
+            "gaps": [
+                {
+                    "label": gap.label,
+                    "other": gap.other,
+                    "value": gap.difference.value,
+                    "low": gap.difference.low,
+                    "high": gap.difference.high,
+                }
+                for gap in self.gaps
+            ],
+            "absent": self.absent,
+            "timed_seconds": self.timed_seconds,
+        }
+
+
+def compare(
+    model: AsrModel,
+    manifest: Sequence[Utterance] | None = None,
+    calibration_manifest: str | None = None,
+    *,
+    spec: QuantSpec | None = None,
+    also: Sequence[QuantSpec] = (),
+    synthesis: SynthesisSpec | None = None,
+    calibration_limit: int | None = None,
+    seeds: int = 1,
+    timed: bool = True,
+    progress: Progress = silent,
+) -> Comparison:
+    """Quantize ``model`` in every way and listen to ``manifest`` with each.
+
+    ``manifest``: recordings, best with text; None: held-out synthetic features take their place.
+    ``calibration_manifest``: real recordings, the first ``calibration_limit`` of which calibrate the
+    rows "real data" and "ORT static"; without it those are left out.  ``also``: other formats, each with rows
+    without data of its own.  ``seeds``: syntheses, each with a row of its own.  ``timed``: also time each
+    file, which takes seconds.
+
+    Raises AudioError for a recording that cannot be read, or is longer than ``spec.max_seconds``.
+    """
+    spec, synthesis = spec or QuantSpec(), synthesis or SynthesisSpec.preset("default")
+    if seeds < 1:
+        raise ConfigError("compare", f"seeds must be 1 or more, got {seeds}")
+    for utterance in manifest or ():
+        _check_duration(utterance, spec.max_seconds)
+    syntheses = [replace(synthesis, seed=synthesis.seed + k) for k in range(seeds)]
+    with tempfile.TemporaryDirectory(prefix="zeroq-asr-") as folder:
+        listeners, absent = _build(
+            model, Path(folder), calibration_manifest, calibration_limit, (spec, *also), syntheses, progress
+        )
+        if manifest is None:
+            made = synthesize(model, replace(synthesis, seed=synthesis.seed + HELD_OUT), progress)
+            pairs = [
+                (made.features[i : i + 1, :, :n], np.array([n], dtype=np.int64))
+                for i, n in enumerate(made.lengths)
+            ]
+            _listen(listeners, iter(pairs), len(pairs), progress)
+            seconds, count = 0.0, len(pairs)
+        else:
+            source = _Recordings(model, manifest)
+            _listen(listeners, iter(source), len(manifest), progress)
+            seconds, count = source.seconds, len(manifest)
+        length = min(_TIMED_SECONDS, *(s.max_seconds for s in (spec, *also))) if timed else None
+        times = {} if length is None else _times(model, listeners, length, progress)
+    texts = None
+    if manifest is not None and all(u.text is not None for u in manifest):
+        texts = [u.text or "" for u in manifest]
+    heard = "synthetic features" if manifest is None else "recordings with text" if texts else "recordings"
+    rows = tuple(_row(each, listeners[0], texts, manifest is not None, times) for each in listeners)
+    gaps = tuple(_gaps(listeners, texts)) if texts else ()
+    return Comparison(model.name, bits_of(spec), heard, count, seconds, rows, gaps, absent, length)
+
+
+def bits_of(spec: QuantSpec) -> str:
+    """Return the format as people write it, W4A8, and how its weights are rounded where that was chosen."""
+    rounding = {"auto": "", "nearest": " to nearest", "feedback": " by feedback"}[spec.rounding]
+    return f"W{spec.weight_bits}A{spec.activation_bits}{rounding}"
+
+
+@dataclass
+class _Listener:
+    """A recogniser and what it made of the utterances so far."""
+
+    label: str
+    kind: str
+    recognizer: Recognizer
+    size: int
+    #: the ONNX file of it, of the float network too
+    file: Path
+    texts: list[str] = field(default_factory=list)
+    frames: int = 0
+    wrong: int = 0
+    divergence: float = 0.0
+
+
+def _build(
+    model: AsrModel,
+    folder: Path,
+    real: str | None,
+    limit: int | None,
+    specs: Sequence[QuantSpec],
+    syntheses: Sequence[SynthesisSpec],
+    progress: Progress,
+) -> tuple[list[_Listener], dict[str, str]]:
+    """Quantize in every way; return the recognisers, float first, and what another tool did not make."""
+    listeners = [_Listener(FLOAT, FLOAT, TorchRecognizer(model), model.float_bytes, folder / "0.onnx")]
+
+    def ours(
+        label: str,
+        kind: str,
+        calibration: CalibrationSpec,
+        synthesis: SynthesisSpec,
+        spec: QuantSpec = specs[0],
+    ) -> Quantized:
+        def tell(stage: str, done: int, total: int, note: str = "") -> None:
+            progress(f"{label}: {stage}", done, total, note)
+
+        path = folder / f"{len(listeners)}.onnx"
+        made = quantize(model, path, spec=spec, synthesis=synthesis, calibration=calibration, progress=tell)
+        listeners.append(_Listener(label, kind, OnnxRecognizer(path), made.size, path))
+        return made
+
+    def seeded(kind: str, synthesis: SynthesisSpec) -> str:
+        return kind if len(syntheses) == 1 else f"{kind}, seed {synthesis.seed}"
+
+    for synthesis in syntheses:
+        made = ours(seeded(DATA_FREE, synthesis), DATA_FREE, CalibrationSpec(), synthesis)
+        if len(specs) > 1 and made.features is not None:
+            made.features.save(folder / f"{synthesis.seed}.npz")
+    for spec in specs[1:]:
+        kind = f"{DATA_FREE} {bits_of(spec)}"
+        for synthesis in syntheses:
+            features = CalibrationSpec(str(folder / f"{synthesis.seed}.npz"))
+            ours(seeded(kind, synthesis), kind, features, synthesis, spec)
+    if real is not None:
+        ours(REAL, REAL, CalibrationSpec(real, limit=limit), syntheses[0])
+    example = model.example_input()
+    graph = capture(model.network, example, model.name, allow_float=specs[0].allow_float)
+    absent: dict[str, str] = {}
+
+    def theirs(kind: str, make: Callable[[], bytes]) -> None:
+        progress(kind, 0, 1)
+        data, reason = attempt(make)
+        if data is not None:
+            path = folder / f"{len(listeners)}.onnx"
+            path.write_bytes(data)
+            try:
+                recognizer = OnnxRecognizer(path, frontend=model.frontend, tokenizer=model.tokenizer)
+                recognizer.log_probs(example[0].numpy(), example[1].numpy())
+                listeners.append(_Listener(kind, kind, recognizer, len(data), path))
+            except CheckpointError as error:
+                reason = f"its file cannot be run ({error.problem})"
+        if reason:
+            absent[kind] = reason
+        progress(kind, 1, 1)
+
+    ready = preprocess(export_float(graph, made.deployment, shared_masks=False))
+    if real is not None:
+        source = _Recordings(model, read_manifest(real)[:limit])
+        theirs(ORT_STATIC, lambda: ort_static(ready, source))
+    theirs(ORT_DYNAMIC, lambda: ort_dynamic(ready))
+    ours(NOISE, NOISE, CalibrationSpec("noise"), syntheses[0])
+    listeners[0].file.write_bytes(export_float(graph, made.deployment).SerializeToString())
+    return listeners, absent
+
+
+def _times(
+    model: AsrModel, listeners: Sequence[_Listener], seconds: float, progress: Progress
+) -> dict[str, float]:
+    """Return label → seconds of one run of its file on one thread, on so many seconds of features."""
+    features = noise(model.frontend.features, seconds, model.frontend.frames_per_second)
+    contenders = [of_path(each.label, each.kind, each.file) for each in listeners]
+    found, _ = clock(contenders, features, threads=1, rounds=_ROUNDS, progress=progress, stage="time")
+    return {label: statistics.median(times) for label, times in found.items()}
+
+
+class _Recordings:
+    """Features of recordings, one by one, so that memory does not grow with them."""
+
+    def __init__(self, model: AsrModel, utterances: Sequence[Utterance]) -> None:
+        self.frontend = Frontend(model.frontend)
+        self.utterances = utterances
+        #: of sound, that were read
+        self.seconds = 0.0
+
+    def __iter__(self) -> Iterator[Features]:
+        rate = self.frontend.config.sample_rate
+        for utterance in self.utterances:
+            waveform = load_audio(utterance.audio_path, rate)
+            self.seconds += len(waveform) / rate
+            yield self.frontend.batch([waveform], [str(utterance.audio_path)])
+
+
+def _listen(listeners: list[_Listener], pairs: Iterable[Features], count: int, progress: Progress) -> None:
+    """Let every recogniser hear every utterance, and count frames against the first."""
+    progress("listen", 0, count)
+    for done, (features, lengths) in enumerate(pairs, start=1):
+        truth = None
+        for listener in listeners:
+            scores, encoded = listener.recognizer.log_probs(features, lengths)
+            found = scores[0, : encoded[0]].astype(np.float64)
+            tokenizer = listener.recognizer.tokenizer
+            listener.texts.append(tokenizer.decode(greedy_ctc(found, len(found), tokenizer.blank_id)))
+            truth = found if truth is None else truth
+            listener.frames += len(truth)
+            listener.wrong += int((found.argmax(-1) != truth.argmax(-1)).sum())
+            listener.divergence += float((np.exp(truth) * (truth - found)).sum())
+        progress("listen", done, count)
+
+
+def _check_duration(utterance: Utterance, limit: float) -> None:
+    seconds = audio_duration(utterance.audio_path)
+    if seconds > limit:
+        raise AudioError(
+            utterance.audio_path,
+            f"lasts {seconds:.7g} s, files are to be proven for {limit:g} s",
+            "say a larger --max-seconds, or cut the recording",
+        )
+
+
+def _row(
+    listener: _Listener,
+    truth: _Listener,
+    texts: list[str] | None,
+    audible: bool,
+    times: dict[str, float],
+) -> Row:
+    median, base = times.get(listener.label), times.get(truth.label)
+    return Row(
+        listener.label,
+        listener.size,
+        None if texts is None else count_errors(texts, listener.texts)[0],
+        count_errors(truth.texts, listener.texts)[0] if audible else None,
+        listener.wrong / max(listener.frames, 1),
+        listener.divergence / max(listener.frames, 1),
+        median,
+        None if median is None or base is None else base / median,
+    )
+
+
+def _gaps(listeners: list[_Listener], texts: list[str]) -> Iterator[Gap]:
+    """Differences of what matters: each kind against float, and data-free against the other kinds."""
+    lengths: list[int] = []
+    errors: dict[str, list[np.ndarray]] = {}
+    for listener in listeners:
+        counts = [count_errors([a], [b])[0] for a, b in zip(texts, listener.texts, strict=True)]
+        lengths = [c.length for c in counts]
+        errors.setdefault(listener.kind, []).append(np.array([c.errors for c in counts]))
+    # several seeds of one kind: their mean, so that utterances stay the unit that is drawn
+    means = {kind: np.mean(runs, axis=0) for kind, runs in errors.items()}
+    pairs = [(kind, FLOAT) for kind in means if kind != FLOAT]
+    pairs += [(DATA_FREE, kind) for kind in (REAL, ORT_STATIC, ORT_DYNAMIC, NOISE) if kind in means]
+    for kind, other in pairs:
+        difference = paired_bootstrap(means[kind], means[other], lengths)
+        if difference is not None:
+            yield Gap(kind, other, difference)

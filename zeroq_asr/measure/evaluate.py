@@ -1,0 +1,245 @@
+"""Transcripts, error rates and speed of a recogniser on recordings.
+
+Words and characters are counted by jiwer (``process_words``, ``process_characters``) over all
+utterances together: errors over the length of the references, as is usual for corpora, not a
+mean of rates.  Text is lower-cased and runs of white space become one space; nothing else is
+normalised, so punctuation or numerals in a reference count as errors.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jiwer
+import numpy as np
+import numpy.typing as npt
+
+from zeroq_asr.decoding.greedy import greedy_ctc
+from zeroq_asr.deployment.recognizer import Recognizer
+from zeroq_asr.errors import AudioError, ConfigError, ManifestError
+from zeroq_asr.progress import Progress, silent
+from zeroq_asr.speech.audio import audio_duration, load_audio
+from zeroq_asr.speech.frontend import Frontend
+from zeroq_asr.speech.manifest import Utterance
+
+Recording = str | os.PathLike[str] | npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class ErrorCounts:
+    """An alignment of hypotheses with references, counted in words or in characters."""
+
+    hits: int
+    substitutions: int
+    deletions: int
+    insertions: int
+
+    @property
+    def length(self) -> int:
+        """Words or characters of the references."""
+        return self.hits + self.substitutions + self.deletions
+
+    @property
+    def errors(self) -> int:
+        """Substitutions, deletions and insertions."""
+        return self.substitutions + self.deletions + self.insertions
+
+    @property
+    def rate(self) -> float | None:
+        """Errors over length, 0.1 for 10 %; None where every reference is empty."""
+        return self.errors / self.length if self.length else None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return counts and rate as JSON values."""
+        return {"rate": self.rate, "errors": self.errors, "length": self.length, **dataclasses.asdict(self)}
+
+
+@dataclass(frozen=True)
+class Transcript:
+    """One utterance: what was said, and what was recognised; both normalised."""
+
+    audio_path: str
+    reference: str
+    hypothesis: str
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How well and how fast a recogniser did."""
+
+    name: str
+    words: ErrorCounts
+    characters: ErrorCounts
+    transcripts: tuple[Transcript, ...]
+    #: seconds of sound
+    audio_seconds: float
+    #: wall time of features, network and decoding, in seconds; reading files is not counted
+    seconds: float
+    #: of these, the network's
+    network_seconds: float
+
+    @property
+    def real_time_factor(self) -> float:
+        """Processing time over the duration of the sound: below 1 is faster than real time."""
+        return self.seconds / self.audio_seconds
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as JSON values."""
+        return {
+            "name": self.name,
+            "words": self.words.to_dict(),
+            "characters": self.characters.to_dict(),
+            "audio_seconds": self.audio_seconds,
+            "seconds": self.seconds,
+            "network_seconds": self.network_seconds,
+            "real_time_factor": self.real_time_factor,
+            "transcripts": [dataclasses.asdict(transcript) for transcript in self.transcripts],
+        }
+
+
+def normalize_text(text: str) -> str:
+    """Return ``text`` in lower case with single spaces."""
+    return " ".join(text.lower().split())
+
+
+def count_errors(references: Sequence[str], hypotheses: Sequence[str]) -> tuple[ErrorCounts, ErrorCounts]:
+    """Return word and character errors of ``hypotheses`` against ``references``, both normalised first.
+
+    An empty reference is legal: all that is recognised there is inserted.  For the agreement of
+    two recognisers give the transcripts of one as references.
+    """
+    if len(references) != len(hypotheses):
+        raise ConfigError(
+            "count_errors", f"{len(references)} references but {len(hypotheses)} hypotheses were given"
+        )
+    if not references:
+        return ErrorCounts(0, 0, 0, 0), ErrorCounts(0, 0, 0, 0)
+    truth = [normalize_text(text) for text in references]
+    guess = [normalize_text(text) for text in hypotheses]
+    words = jiwer.process_words(truth, guess)
+    characters = jiwer.process_characters(truth, guess)
+    return _counts(words), _counts(characters)
+
+
+def references_of(utterances: Sequence[Utterance]) -> list[str]:
+    """Return what is said in each; ManifestError, naming the line, for one without text."""
+    for utterance in utterances:
+        if utterance.text is None:
+            where = utterance.where or utterance.audio_path
+            raise ManifestError(where, "has no text to compare with", "add text to the manifest")
+    return [utterance.text or "" for utterance in utterances]
+
+
+def evaluate(
+    recognizer: Recognizer,
+    utterances: Sequence[Utterance],
+    *,
+    batch_size: int = 1,
+    by_duration: bool = False,
+    progress: Progress = silent,
+) -> Evaluation:
+    """Transcribe ``utterances`` and count errors against their text.
+
+    ``by_duration`` batches utterances of like length together, longest first, which wastes less
+    padding; the order of the transcripts stays the given one.
+
+    Raises ManifestError when an utterance has no text, AudioError when a recording cannot be
+    read or is longer than the recogniser takes.
+    """
+    if not utterances:
+        raise ManifestError("evaluate", "there are no utterances")
+    references = references_of(utterances)
+    order = list(range(len(utterances)))
+    if by_duration:
+        known = [u.duration or audio_duration(u.audio_path) for u in utterances]
+        order.sort(key=lambda index: -known[index])
+    run = _Run(recognizer)
+    texts = run([utterances[index].audio_path for index in order], batch_size, "evaluate", progress)
+    hypotheses = [""] * len(utterances)
+    for index, text in zip(order, texts, strict=True):
+        hypotheses[index] = text
+    words, characters = count_errors(references, hypotheses)
+    transcripts = tuple(
+        Transcript(str(utterance.audio_path), normalize_text(reference), normalize_text(hypothesis))
+        for utterance, reference, hypothesis in zip(utterances, references, hypotheses, strict=True)
+    )
+    return Evaluation(
+        recognizer.name, words, characters, transcripts, run.audio_seconds, run.seconds, run.network_seconds
+    )
+
+
+def transcribe(
+    recognizer: Recognizer,
+    recordings: Sequence[Recording],
+    batch_size: int = 1,
+    progress: Progress = silent,
+) -> list[str]:
+    """Return the text of each recording: a path, or samples float32 [N] at the frontend's rate.
+
+    Raises AudioError when a recording cannot be read or is longer than the recogniser takes.
+    """
+    return _Run(recognizer)(recordings, batch_size, "transcribe", progress)
+
+
+class _Run:
+    """Batches through frontend, network and decoder, with a clock."""
+
+    def __init__(self, recognizer: Recognizer) -> None:
+        self.recognizer = recognizer
+        self.frontend = Frontend(recognizer.frontend)
+        self.audio_seconds = self.seconds = self.network_seconds = 0.0
+
+    def __call__(
+        self, recordings: Sequence[Recording], batch_size: int, stage: str, progress: Progress
+    ) -> list[str]:
+        if batch_size < 1:
+            raise ConfigError(stage, f"batch_size must be 1 or more, got {batch_size}")
+        texts: list[str] = []
+        progress(stage, 0, len(recordings))
+        for start in range(0, len(recordings), batch_size):
+            batch = recordings[start : start + batch_size]
+            waveforms = [self._load(recording) for recording in batch]
+            texts += self._transcribe(waveforms, [_name(recording) for recording in batch])
+            progress(stage, len(texts), len(recordings))
+        return texts
+
+    def _load(self, recording: Recording) -> npt.NDArray[np.float32]:
+        rate = self.recognizer.frontend.sample_rate
+        samples = recording if isinstance(recording, np.ndarray) else load_audio(recording, rate)
+        seconds, limit = len(samples) / rate, self.recognizer.max_seconds
+        if limit is not None and seconds > limit:
+            raise AudioError(
+                _name(recording),
+                f"lasts {seconds:.7g} s, {self.recognizer.name} is proven for at most {limit:g} s",
+                "quantize with a larger --max-seconds, or cut the recording",
+            )
+        self.audio_seconds += seconds
+        return samples
+
+    def _transcribe(self, waveforms: list[npt.NDArray[np.float32]], names: list[str]) -> list[str]:
+        tokenizer = self.recognizer.tokenizer
+        start = time.perf_counter()
+        features, lengths = self.frontend.batch(waveforms, names)
+        before = time.perf_counter()
+        scores, encoded = self.recognizer.log_probs(features, lengths)
+        after = time.perf_counter()
+        texts = [
+            tokenizer.decode(greedy_ctc(frames, int(length), tokenizer.blank_id))
+            for frames, length in zip(scores, encoded, strict=True)
+        ]
+        self.network_seconds += after - before
+        self.seconds += time.perf_counter() - start
+        return texts
+
+
+def _name(recording: Recording) -> str:
+    return "waveform" if isinstance(recording, np.ndarray) else os.fspath(recording)
+
+
+def _counts(output: jiwer.WordOutput | jiwer.CharacterOutput) -> ErrorCounts:
+    return ErrorCounts(output.hits, output.substitutions, output.deletions, output.insertions)

@@ -1,0 +1,192 @@
+"""How good a quantized file is, for users who have no recording at all.
+
+Everything here is measured on *held-out* made features: synthesized with another seed than those that
+calibrated.  What they say about real speech, and where they do not, is measured in
+``benchmarks/prediction.py`` and told in docs/method.md.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from zeroq_asr.calibration.equalize import depthwise_pointwise
+from zeroq_asr.calibration.smooth import places
+from zeroq_asr.capture.capture import capture
+from zeroq_asr.config import SynthesisSpec
+from zeroq_asr.deployment.verify import load_onnx, read_program
+from zeroq_asr.errors import ConfigError
+from zeroq_asr.graph.distances import expose_positions
+from zeroq_asr.integer.backends.torch import TorchBackend
+from zeroq_asr.integer.program import Instruction, Program, ValueInfo
+from zeroq_asr.measure.compare import HELD_OUT
+from zeroq_asr.model import AsrModel
+from zeroq_asr.progress import Progress, silent
+from zeroq_asr.synthesis.synthesize import LayerAccount, SyntheticFeatures, synthesize
+
+
+@dataclass(frozen=True)
+class ValueQuality:
+    """One value of the network: its float numbers against what its integers mean."""
+
+    name: str
+    #: smallest and largest real value that its integers can mean
+    low: float
+    high: float
+    #: how far the float values reach, as a share of the range; above 1 some are clipped
+    reach: float
+    #: share of float values outside of the range
+    clipped: float
+    #: signal to quantization noise in dB, the noise of all that came before included
+    sqnr: float
+
+
+@dataclass(frozen=True)
+class QualityReport:
+    """What held-out made features tell of a file."""
+
+    file: str
+    name: str
+    #: how well the held-out features match the stored statistics, a layer each
+    statistics: tuple[LayerAccount, ...]
+    #: in the order of the network
+    values: tuple[ValueQuality, ...]
+    #: share of frames whose best token is not the float network's
+    frames: float
+    #: mean over frames of KL(float || quantized), in nats
+    divergence: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report as JSON values."""
+        return dataclasses.asdict(self)
+
+
+def report(
+    model: AsrModel,
+    path: str | os.PathLike[str],
+    synthesis: SynthesisSpec | None = None,
+    progress: Progress = silent,
+    *,
+    held_out: SyntheticFeatures | None = None,
+) -> QualityReport:
+    """Compare the file at ``path`` with the float network that it was made of, value by value.
+
+    ``held_out``: features to do so on; made as ``synthesis`` says with a seed far from its if not given.
+    Raises VerificationError for a file that `quantize` did not write, ConfigError for one that was made of
+    another network, SynthesisError when ``model`` has no statistics to make features from.
+    """
+    program, deployment, _ = read_program(load_onnx(path), os.fspath(path))
+    made_with = deployment.recipe.get("quantization", {})
+    allowed = made_with.get("allow_float") is True
+    graph = expose_positions(capture(model.network, model.example_input(), model.name, allow_float=allowed))
+    produced = {node.out for node in graph.nodes} | {*graph.inputs}
+    strangers = sorted(i.out for i in program.code if ":" not in i.out and i.out not in produced)
+    if strangers or deployment.frontend.features != model.frontend.features:
+        shown = strangers[0] if strangers else f"{deployment.frontend.features} mels"
+        raise ConfigError(path, f"was made of another network: it has {shown!r}", "name the right checkpoint")
+    synthesis = synthesis or SynthesisSpec.preset("default")
+    made = held_out or synthesize(
+        model, dataclasses.replace(synthesis, seed=synthesis.seed + HELD_OUT), progress
+    )
+    # equalization and smoothing scale these channel by channel, so that the two are not to be compared
+    skipped = set()
+    if made_with.get("equalization"):
+        skipped |= {depthwise.out for depthwise, _ in depthwise_pointwise(graph)}
+    if made_with.get("smoothing"):
+        skipped |= {name for place in places(graph) for name in (place.value, place.maker)}
+    meters = {name: _Meter(info) for name, info in program.values.items() if name not in skipped}
+    frames = FrameMeter(program.values[program.outputs[0]].scale)
+    progress("report", 0, len(made.lengths))
+    for done, (features, length) in enumerate(zip(made.features, made.lengths, strict=True), start=1):
+        x = torch.from_numpy(features[None, :, :length])
+        real: dict[str, torch.Tensor] = {}
+        logits, _ = graph.run(x, torch.tensor([int(length)]), real.__setitem__)
+        frames.add(logits[0], _integers(program, x, int(length), real, meters)[0])
+        progress("report", done, len(made.lengths))
+    order = [i.out for i in program.code]
+    values = [meters[name].quality(name) for name in order if name in meters and meters[name].count]
+    return QualityReport(
+        os.fspath(path), deployment.name, made.account, tuple(values), frames.wrong, frames.divergence
+    )
+
+
+@torch.inference_mode()
+def _integers(
+    program: Program,
+    features: torch.Tensor,
+    length: int,
+    real: dict[str, torch.Tensor],
+    meters: dict[str, _Meter],
+) -> torch.Tensor:
+    """Run the program; every value that has a float counterpart is measured.  Returns its logits."""
+
+    def observe(instruction: Instruction, value: torch.Tensor) -> None:
+        # the quantized input stands for the input itself
+        wanted = real.get(instruction.out.removesuffix(":quantized"))
+        if wanted is not None and instruction.out in meters and wanted.shape == value.shape:
+            meters[instruction.out].add(wanted, value)
+
+    logits: torch.Tensor = program.run(TorchBackend(), features, torch.tensor([length]), observe)[0]
+    return logits
+
+
+class _Meter:
+    """Power of a value and of its error, and what lies outside of its range."""
+
+    def __init__(self, info: ValueInfo) -> None:
+        self.info = info
+        self.low, self.high = (info.scale * (end - info.zero_point) for end in (info.lo, info.hi))
+        self.count = self.outside = 0
+        self.signal = self.noise = self.reach = 0.0
+
+    def add(self, real: torch.Tensor, integer: torch.Tensor) -> None:
+        """Take in a float value and the integers that stand for it, of one shape."""
+        wanted = real.double()
+        meant = (integer.double() - self.info.zero_point) * self.info.scale
+        half = self.info.scale / 2
+        self.count += wanted.numel()
+        self.outside += int(((wanted < self.low - half) | (wanted > self.high + half)).sum())
+        self.signal += float(wanted.square().sum())
+        self.noise += float((wanted - meant).square().sum())
+        for end, far in ((self.low, float(wanted.min())), (self.high, float(wanted.max()))):
+            if end:
+                self.reach = max(self.reach, far / end)
+
+    def quality(self, name: str) -> ValueQuality:
+        """Return what was measured."""
+        exact = self.noise == 0 or self.signal == 0
+        ratio = math.inf if exact else 10 * math.log10(self.signal / self.noise)
+        return ValueQuality(name, self.low, self.high, self.reach, self.outside / self.count, ratio)
+
+
+class FrameMeter:
+    """Frames whose best token differs, and the divergence of their distributions."""
+
+    def __init__(self, scale: float = 1.0) -> None:
+        """``scale``: what one unit of the second logits means."""
+        self._scale = scale
+        self._frames = self._wrong = 0
+        self._divergence = 0.0
+
+    def add(self, real: torch.Tensor, other: torch.Tensor) -> None:
+        """Take in float logits [S, V] and those to compare, integers or real."""
+        truth = torch.log_softmax(real.double(), dim=-1)
+        found = torch.log_softmax(other.double() * self._scale, dim=-1)
+        self._frames += len(truth)
+        self._wrong += int((truth.argmax(-1) != found.argmax(-1)).sum())
+        self._divergence += float((truth.exp() * (truth - found)).sum())
+
+    @property
+    def wrong(self) -> float:
+        """Share of frames whose best token differs."""
+        return self._wrong / max(self._frames, 1)
+
+    @property
+    def divergence(self) -> float:
+        """Mean over frames, in nats."""
+        return self._divergence / max(self._frames, 1)

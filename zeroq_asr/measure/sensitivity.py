@@ -1,0 +1,229 @@
+"""What quantizing each layer alone costs at the logits, for choosing which deserve more bits.
+
+One result or one layer's weights at a time are rounded in the float graph, which keeps the values of one
+run, so that only what follows on the change is computed again.  Errors of layers add up and cancel in the
+whole, which this does not see: the figures rank layers, they do not predict a file.  ``report`` measures one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from zeroq_asr.calibration.calibrate import calibrate
+from zeroq_asr.capture.capture import capture
+from zeroq_asr.config import LAYER_BITS, CalibrationSpec, QuantSpec, SynthesisSpec
+from zeroq_asr.graph.distances import expose_positions
+from zeroq_asr.graph.float_graph import FLOAT_OPS, FloatGraph
+from zeroq_asr.integer.program import ValueInfo
+from zeroq_asr.integer.types import U8, weight_limit
+from zeroq_asr.lowering.formats import byte_format, named_values, wide_formats
+from zeroq_asr.lowering.keep_float import with_islands
+from zeroq_asr.measure.report import FrameMeter
+from zeroq_asr.model import AsrModel
+from zeroq_asr.operators.conv_requant import quantize_weight
+from zeroq_asr.operators.table import FACTORS
+from zeroq_asr.pipeline import calibration_features, open_source
+from zeroq_asr.progress import Progress, silent
+
+#: utterances that every layer is tried on: ranks of layers settle with few
+UTTERANCES = 4
+#: operators that merely move what they read
+_MOVES = ("mask_time", "take_channels", "transpose", "image", "flatten")
+#: steps of a weight's scale to the scale of the largest weight: so fine that no multiplier's bits matter
+_STEPS = 1 << 12
+
+Change = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class LayerSensitivity:
+    """One result or one layer's weights, quantized alone."""
+
+    #: of the value, as ``--bits NAME=16`` takes it
+    name: str
+    #: path of the layer in the module tree
+    layer: str
+    #: operator of the float graph
+    op: str
+    #: "result" or "weights"
+    kind: str
+    bits: int
+    #: whether the result can have 16 bits whatever else has
+    can_have_16_bits: bool
+    #: of the logits, in dB: signal over the noise that this quantization alone makes there; inf without noise
+    sqnr: float
+    #: mean over frames of KL(float || quantized) of the tokens, in nats
+    divergence: float
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """Every layer of a network, the most sensitive first."""
+
+    name: str
+    #: what it was measured on: "synthetic", "noise", "features" or "audio"
+    source: str
+    utterances: int
+    #: output frames compared
+    frames: int
+    layers: tuple[LayerSensitivity, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the ranking as JSON values; ``sqnr`` is null where there is no noise."""
+        data = dataclasses.asdict(self)
+        for layer in data["layers"]:
+            layer["sqnr"] = layer["sqnr"] if math.isfinite(layer["sqnr"]) else None
+        return data
+
+
+def sensitivity(
+    model: AsrModel,
+    spec: QuantSpec | None = None,
+    synthesis: SynthesisSpec | None = None,
+    calibration: CalibrationSpec | None = None,
+    progress: Progress = silent,
+) -> Sensitivity:
+    """Rank the layers of ``model`` by what quantizing each alone to ``spec`` costs.
+
+    Features come from ``calibration.source``, ranges from all of them, costs from the first ``UTTERANCES``.
+    Weights are rounded to nearest, whatever ``spec.rounding``.  Values that a file would carry in 16 bits,
+    as residual streams and those of ``spec.layer_bits``, are given 16.
+    Raises SynthesisError for a network without statistics to make features from, CalibrationError for
+    features that cannot be used, ConfigError for a layer that ``spec`` names and there is not.
+    """
+    spec, calibration = spec or QuantSpec(), calibration or CalibrationSpec()
+    source = open_source(model, calibration)
+    graph = expose_positions(
+        capture(model.network, model.example_input(), model.name, allow_float=spec.allow_float)
+    )
+    named = named_values(with_islands(graph, spec.keep_float), spec.layer_bits)
+    _, stream, total = calibration_features(
+        model, source, synthesis or SynthesisSpec.preset("default"), calibration, progress
+    )
+    levels = 2**spec.activation_bits - 1
+    ranges = calibrate(graph, stream(), calibration, levels=levels, total=total, progress=progress).ranges
+    # what stays in float is not tried
+    graph = with_islands(graph, spec.keep_float)
+    utterances = [x for x, _ in zip(stream(), range(UTTERANCES), strict=False)]
+    replays = [Replay(graph, x[None], torch.tensor([x.shape[1]])) for x in utterances]
+    tried = [*_results(graph, formats(graph, ranges, spec, named)), *_weights(graph, spec.weight_bits)]
+    found = []
+    progress("sensitivity", 0, len(tried))
+    for done, (layer, changes, weights) in enumerate(tried, start=1):
+        found.append(_measured(layer, replays, changes, weights))
+        progress("sensitivity", done, len(tried))
+    found.sort(key=lambda layer: (-layer.divergence, layer.sqnr))
+    frames = sum(len(replay.logits()) for replay in replays)
+    return Sensitivity(model.name, calibration.kind, len(replays), frames, tuple(found))
+
+
+class Replay:
+    """One float run of a graph over features [1, M, T] with every value kept."""
+
+    def __init__(self, graph: FloatGraph, features: Tensor, lengths: Tensor) -> None:
+        self._graph = graph
+        self._values: dict[str, Tensor] = {graph.inputs[1]: lengths}
+        graph.run(features, lengths, self._values.__setitem__)
+
+    @torch.inference_mode()
+    def logits(
+        self, changes: Mapping[str, Change] | None = None, weights: Mapping[str, Tensor] | None = None
+    ) -> Tensor:
+        """Return the logits [S, V] with values and weights changed; only what depends on them is run again.
+
+        ``changes``: value → what is made of it; ``weights``: name of a convolution's result → its weight.
+        """
+        changes, weights = changes or {}, weights or {}
+        # what differs from the kept values
+        other = {name: changes[name](self._values[name]) for name in self._graph.inputs if name in changes}
+        for node in self._graph.nodes:
+            value = self._values[node.out]
+            if node.out in weights or any(name in other for name in node.ins):
+                attrs = node.attrs
+                if node.out in weights:
+                    attrs = {**attrs, "weight": weights[node.out]}
+                operands = (other.get(name, self._values[name]) for name in node.ins)
+                value = FLOAT_OPS[node.op](*operands, **attrs)
+            elif node.out not in changes:
+                continue
+            other[node.out] = changes[node.out](value) if node.out in changes else value
+        logits, lengths = ({**self._values, **other}[name] for name in self._graph.outputs)
+        return logits[0, : int(lengths[0])]
+
+
+def rounded(value: Tensor, info: ValueInfo) -> Tensor:
+    """Return the real values that the integers of ``value`` in format ``info`` stand for."""
+    integers = (torch.round(value / info.scale) + info.zero_point).clamp(info.lo, info.hi)
+    return (integers - info.zero_point) * info.scale
+
+
+def formats(
+    graph: FloatGraph,
+    ranges: Mapping[str, tuple[float, float]],
+    spec: QuantSpec,
+    named: set[str] | frozenset[str] = frozenset(),
+) -> dict[str, ValueInfo]:
+    """Return the format of every value that ``ranges`` knows, those of 16 bits included; no logits'."""
+    found = {name: byte_format(real, spec.activation_bits) for name, real in ranges.items()}
+    return {**found, **wide_formats(graph, ranges, named)}
+
+
+Trial = tuple[LayerSensitivity, Mapping[str, Change], Mapping[str, Tensor]]
+
+
+def _results(graph: FloatGraph, known: Mapping[str, ValueInfo]) -> Iterator[Trial]:
+    producer, logits = graph.producer(), graph.outputs[0]
+    # 16 bits with a margin whatever the rest has
+    while logits in producer and producer[logits].op in _MOVES:
+        logits = producer[logits].ins[0]
+    names = [(graph.inputs[0], "input", graph.inputs[0])]
+    names += [(n.out, n.op, n.where) for n in graph.nodes if n.op not in _MOVES and n.out != logits]
+    capable = named_values(graph, [("*", LAYER_BITS)])
+    for name, op, where in names:
+        if name in known:
+            info = known[name]
+            bits = (info.hi - info.lo).bit_length() if info.type == U8.name else 16
+            can = name in capable and op not in FACTORS
+            layer = LayerSensitivity(name, where, op, "result", bits, can, math.inf, 0.0)
+            yield layer, {name: partial(rounded, info=info)}, {}
+
+
+def _weights(graph: FloatGraph, bits: int) -> Iterator[Trial]:
+    for node in graph.nodes:
+        if node.op in ("conv1d", "conv2d"):
+            layer = LayerSensitivity(node.out, node.where, node.op, "weights", bits, False, math.inf, 0.0)
+            yield layer, {}, {node.out: rounded_weight(node.attrs["weight"], bits)}
+
+
+def rounded_weight(weight: Tensor, bits: int) -> Tensor:
+    """Return the real weights [O, I, ...] that the integers of ``weight`` stand for, rounded to nearest."""
+    real = weight.detach().double().numpy().reshape(len(weight), -1, 1)
+    unit = float(np.abs(real).max()) / (weight_limit(bits) * _STEPS) or 1.0
+    integers, multiplier = quantize_weight(real, unit, bits)
+    meant = integers * (multiplier * unit)[:, None, None]
+    return torch.from_numpy(meant.reshape(tuple(weight.shape))).to(weight.dtype)
+
+
+def _measured(
+    layer: LayerSensitivity,
+    replays: list[Replay],
+    changes: Mapping[str, Change],
+    weights: Mapping[str, Tensor],
+) -> LayerSensitivity:
+    meter, signal, noise = FrameMeter(), 0.0, 0.0
+    for replay in replays:
+        real, found = replay.logits(), replay.logits(changes, weights)
+        meter.add(real, found)
+        signal += float(real.double().square().sum())
+        noise += float((real.double() - found.double()).square().sum())
+    sqnr = 10 * math.log10(signal / noise) if signal > 0 and noise > 0 else math.inf
+    return dataclasses.replace(layer, sqnr=sqnr, divergence=max(meter.divergence, 0.0))
