@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup demo test lint types docs real clean
+.PHONY: setup demo check test lint types docs real clean
 
 setup: $(VENV)/.ready
 
@@ -17,6 +17,15 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 # the whole job on the model and clips that come with the package
 demo: setup
 	$(BIN)/zeroq-asr demo build/demo
+
+# a quick look at a change: lint, types, the tests that mirror what changed since BASE, and the whole job on a small model
+BASE ?= HEAD
+check: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy & types=$$!; \
+	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -q -x tests/test_smoke.py $$($(BIN)/python tests/changed.py $(BASE)) \
+	  -m "not real" && wait $$types
 
 # the whole suite; tests on real models run where ZEROQ_TEST_DATA names their folder, else skip
 test: setup

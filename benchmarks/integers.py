@@ -164,8 +164,8 @@ def digests(made: Any, name: str, inputs: list[tuple[np.ndarray, np.ndarray]], r
     return found
 
 
-def recorded(folder: Path, only: str) -> dict[str, Any]:
-    """Case → its digests."""
+def recorded(folder: Path, only: str, file: Path | None = None) -> dict[str, Any]:
+    """Case → its digests; written to ``file``, if given, after each network."""
     cases: dict[str, Any] = {}
     for name, kind, load in networks():
         real = name in REAL
@@ -188,6 +188,8 @@ def recorded(folder: Path, only: str) -> dict[str, Any]:
                 case["refused"] = f"{type(error).__name__}: {error.problem}"
             cases[f"{name}, {label}"] = case
             print(f"{name}, {label}: {time.perf_counter() - start:.1f} s", flush=True)
+        if file is not None:
+            file.write_text(json.dumps(cases, indent=1, ensure_ascii=False) + "\n")
     return cases
 
 
@@ -216,9 +218,9 @@ def main() -> None:
     parser.add_argument("--only", default="*", help="a glob of cases, such as 'embedded*' or '*, w4a8'")
     options = parser.parse_args()
     options.features.mkdir(parents=True, exist_ok=True)
-    found = recorded(options.features, options.only)
-    if options.action == "record":
-        options.file.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n")
+    record = options.action == "record"
+    found = recorded(options.features, options.only, options.file if record else None)
+    if record:
         return
     different = differences(json.loads(options.file.read_text()), found, options.only)
     print("\n".join(different) or f"no integer differs in {len(found)} cases")

@@ -17,7 +17,7 @@ import zeroq_asr as zq
 from zeroq_asr.capture.capture import capture
 from zeroq_asr.integer.pair_saturation import excess, in_order, most
 from zeroq_asr.integer.types import U8, weight_limit
-from zeroq_asr.operators.conv_requant import quantize_weight
+from zeroq_asr.operators.convolution import quantize_weight
 
 #: multipliers fine enough not to matter
 _STEPS = 4096

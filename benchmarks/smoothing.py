@@ -14,14 +14,13 @@ import argparse
 import torch
 from levers import sqnr
 from ranges import REAL, Features, Frames, differences, run
+from zeroq_asr.calibration.smooth import smooth
 
 import zeroq_asr as zq
 from zeroq_asr.calibration.calibrate import calibrate
-from zeroq_asr.calibration.smooth import smooth
-from zeroq_asr.capture.capture import capture
+from zeroq_asr.capture.capture import capture, prepared_graph
 from zeroq_asr.deployment.export import Deployment, export
 from zeroq_asr.deployment.float_onnx import export_float
-from zeroq_asr.graph.distances import expose_positions
 from zeroq_asr.graph.float_graph import FloatGraph
 from zeroq_asr.lowering.lower import lower
 from zeroq_asr.speech.audio import load_audio
@@ -77,7 +76,7 @@ def main() -> None:
         "synthetic": [torch.from_numpy(x) for x in made.features],
         "recordings": [torch.from_numpy(x[0][:, : n[0]]) for x, n in features[:REAL]],
     }
-    graph = expose_positions(plain)
+    graph = prepared_graph(plain)
     print(f"{'':36} {'words':>7} {'frames':>7} {'KL':>8} {'SQNR':>7}")
     for source, stream in streams.items():
         row = measure(model, graph, stream, deployment, features, reference)

@@ -5,11 +5,20 @@
     result = zq.quantize("stt_en_quartznet15x5.nemo", "quartznet.int8.onnx")
     print(zq.verify("quartznet.int8.onnx").program_sha256)
 
-Names here are the public API; the command line calls nothing else.
+Several formats of one network share the slow part:
+
+    prepared = zq.prepare(model, spec=zq.QuantSpec(), also=[zq.QuantSpec.parse_bits("w4a8")])
+    programs = [zq.build(prepared, spec) for spec in prepared.specs]
+
+Names here are the public API; the command line calls nothing else.  Operators, grids and packings of your own
+are registered by ``register`` of ``zeroq_asr.registry`` and ``register_grid`` of ``zeroq_asr.integer.grid``,
+which are imported as modules.
 """
 
 from __future__ import annotations
 
+# registers the operators that ship, before anything asks for one
+import zeroq_asr.operators as _operators  # noqa: F401
 from zeroq_asr._version import __version__
 from zeroq_asr.checkpoints import load_checkpoint, save_checkpoint
 from zeroq_asr.config import CalibrationSpec, QuantSpec, SynthesisSpec
@@ -32,7 +41,9 @@ from zeroq_asr.errors import (
     VerificationError,
     ZeroqError,
 )
+from zeroq_asr.integer.bundle import Bundle
 from zeroq_asr.integer.float_parts import Island
+from zeroq_asr.lowering.plan import Plan
 from zeroq_asr.measure.bench import Benchmark, Timing, bench
 from zeroq_asr.measure.compare import Comparison, compare
 from zeroq_asr.measure.doctor import Diagnosis, diagnose
@@ -40,7 +51,7 @@ from zeroq_asr.measure.evaluate import Evaluation, evaluate, transcribe
 from zeroq_asr.measure.report import QualityReport, ValueQuality, report
 from zeroq_asr.measure.sensitivity import LayerSensitivity, Sensitivity, sensitivity
 from zeroq_asr.model import AsrModel
-from zeroq_asr.pipeline import Quantized, quantize
+from zeroq_asr.pipeline import Prepared, Quantized, build, finish, prepare, quantize
 from zeroq_asr.speech.frontend import Frontend, FrontendConfig
 from zeroq_asr.speech.manifest import Utterance, read_manifest
 from zeroq_asr.speech.tokenizer import Tokenizer
@@ -50,6 +61,7 @@ __all__ = [
     "AsrModel",
     "AudioError",
     "Benchmark",
+    "Bundle",
     "CalibrationError",
     "CalibrationSpec",
     "CaptureError",
@@ -68,6 +80,8 @@ __all__ = [
     "LayerSensitivity",
     "ManifestError",
     "OnnxRecognizer",
+    "Plan",
+    "Prepared",
     "ProofError",
     "QualityReport",
     "QuantSpec",
@@ -88,16 +102,19 @@ __all__ = [
     "ZeroqError",
     "__version__",
     "bench",
+    "build",
     "compare",
     "copy_embedded",
     "diagnose",
     "embedded_files",
     "embedded_model",
     "evaluate",
+    "finish",
     "gaussian_noise",
     "inspect_file",
     "load_checkpoint",
     "open_recognizer",
+    "prepare",
     "quantize",
     "read_manifest",
     "report",

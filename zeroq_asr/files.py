@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
@@ -51,3 +52,43 @@ def atomic_write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
     """Write ``data`` to ``path`` whole or not at all."""
     with atomic_write(path) as stream:
         stream.write(data)
+
+
+def atomic_write_folder(path: str | os.PathLike[str], files: Mapping[str, bytes], index: str) -> None:
+    """Write a folder of ``files``, by name, whole or not at all.
+
+    A folder that is empty, or holds the file ``index`` and beside it only what is named like ``files``, is
+    replaced.  Raises ConfigError for anything else that is there, and where nothing can be written.
+    """
+    target = Path(os.path.realpath(path))
+    if target.exists() and not target.is_dir():
+        raise ConfigError(target, "is a file, a folder was to be written", "choose another output path")
+    there = [*target.iterdir()] if target.exists() else []
+    kinds = {Path(name).suffix for name in files}
+    ours = all(one.is_file() and one.suffix in kinds for one in there)
+    if there and not (ours and (target / index).is_file()):
+        raise ConfigError(target, f"holds something else than a {index} and its files", "choose another path")
+    try:
+        work = Path(tempfile.mkdtemp(prefix=".zeroq-asr-", dir=target.parent))
+    except OSError as error:
+        raise ConfigError(
+            target, f"cannot be written ({error.strerror})", "choose another output path"
+        ) from None
+    old, new = work / "old", work / "new"
+    try:
+        # within a folder that nobody else can read, one of the usual permissions
+        new.mkdir()
+        for name, data in files.items():
+            (new / name).write_bytes(data)
+        if target.exists():
+            target.rename(old)
+        try:
+            new.rename(target)
+        except OSError:
+            if old.exists():
+                old.rename(target)
+            raise
+    finally:
+        # if even that failed, what was there is still in it
+        if target.exists() or not old.exists():
+            shutil.rmtree(work, ignore_errors=True)

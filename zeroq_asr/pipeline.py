@@ -1,10 +1,15 @@
-"""quantize(): a checkpoint in, a proven integer ONNX file out; every stage on one screen."""
+"""From a checkpoint to a proven integer ONNX file, every stage on one screen.
+
+``prepare`` is the slow part, done once: load, capture, make features, observe every value on them.  ``build``
+is the fast one, done for every format: choose ranges, lower.  ``finish`` builds, proves, exports and writes,
+and ``quantize`` is all of it.
+"""
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,29 +17,101 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zeroq_asr.calibration.calibrate import calibrate
-from zeroq_asr.calibration.equalize import equalize
-from zeroq_asr.calibration.smooth import smooth
-from zeroq_asr.capture.capture import capture
+from zeroq_asr.calibration.calibrate import Calibration, Observations, observe
+from zeroq_asr.calibration.equalize import equalize, smooth
+from zeroq_asr.capture.capture import capture, prepared_graph
 from zeroq_asr.checkpoints import load_checkpoint
 from zeroq_asr.config import CalibrationSpec, QuantSpec, SynthesisSpec
-from zeroq_asr.deployment.export import Deployment, Export, export
+from zeroq_asr.deployment.export import Export, export
 from zeroq_asr.deployment.machine import settled
-from zeroq_asr.errors import CalibrationError
+from zeroq_asr.deployment.metadata import Deployment
+from zeroq_asr.errors import CalibrationError, ConfigError
 from zeroq_asr.files import atomic_write_bytes
-from zeroq_asr.graph.distances import expose_positions
+from zeroq_asr.graph.float_graph import FloatGraph
 from zeroq_asr.integer.float_parts import Island, islands
 from zeroq_asr.integer.program import Program
 from zeroq_asr.integer.proof import Proof, prove
-from zeroq_asr.lowering.formats import named_values
 from zeroq_asr.lowering.keep_float import with_islands
 from zeroq_asr.lowering.lower import check_operators, lower
+from zeroq_asr.lowering.plan import Plan
 from zeroq_asr.model import AsrModel
 from zeroq_asr.progress import Progress, silent
 from zeroq_asr.speech.audio import load_audio
 from zeroq_asr.speech.frontend import Frontend
 from zeroq_asr.speech.manifest import Utterance, read_manifest
 from zeroq_asr.synthesis.synthesize import SyntheticFeatures, gaussian_noise, synthesize
+
+#: stages that tell of their steps themselves
+_TOLD = ("source", "features", "calibrate")
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A network that was captured and observed: all that programs of several formats are built from."""
+
+    model: AsrModel
+    #: the captured network, equalized and smoothed as ``spec`` says
+    graph: FloatGraph
+    #: what ranges come from; None for audio
+    features: SyntheticFeatures | None
+    #: gives what was observed again, each utterance [M, T]
+    utterances: Callable[[], Iterator[Tensor]]
+    observations: Observations
+    calibration: CalibrationSpec
+    synthesis: SynthesisSpec
+    #: the formats that it was prepared for, the first of them that which is built by default
+    specs: tuple[QuantSpec, ...]
+    #: stage → seconds
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def spec(self) -> QuantSpec:
+        """The format that is built by default."""
+        return self.specs[0]
+
+    def calibrated(self, spec: QuantSpec | None = None) -> Calibration:
+        """Choose the ranges of every value for a format.
+
+        Raises ConfigError for a format that another graph would have to be observed for, and CalibrationError
+        for one that needs more than was observed: name it when you ``prepare``.
+        """
+        spec = spec or self.spec
+        if preparation(spec) != preparation(self.spec):
+            raise ConfigError(
+                "build",
+                "the format has another equalization, smoothing or allow_float than that it was prepared for",
+                "prepare the network for it",
+            )
+        if _needs_histograms(spec, self.calibration) and not self.observations.has_histograms:
+            raise CalibrationError("build", "the format needs histograms, which were not kept", _NAME_IT)
+        if spec.feedback and not any(one.feedback for one in self.specs):
+            raise CalibrationError("build", "the format needs covariances, which were not kept", _NAME_IT)
+        made = self.features
+        reached = None if made is None else {layer.name: layer.std_ratio for layer in made.account}
+        return self.observations.calibration(self.calibration, _levels(spec), reached)
+
+    def deployment(self, spec_or_plan: QuantSpec | Plan | None = None) -> Deployment:
+        """Return what surrounds the program of a format in its file."""
+        spec, plan = _both(self, spec_or_plan)
+        recipe = {"quantization": spec.to_dict(), "calibration": self.calibration.to_dict()}
+        if plan is not None:
+            recipe["plan"] = {"yaml": plan.to_yaml()}
+        if self.calibration.kind in ("synthetic", "noise"):
+            recipe["synthesis"] = self.synthesis.to_dict()
+        else:
+            # folders of the maker's machine stay out of it
+            recipe["calibration"]["source"] = Path(self.calibration.source).name
+        return Deployment(
+            name=self.model.name,
+            frontend=self.model.frontend,
+            tokenizer=self.model.tokenizer,
+            max_seconds=spec.max_seconds,
+            subsampling_factor=self.model.subsampling_factor,
+            recipe=recipe,
+        )
+
+
+_NAME_IT = "name it when preparing: prepare(…, also=(spec,))"
 
 
 @dataclass(frozen=True)
@@ -78,6 +155,118 @@ class Quantized:
         }
 
 
+def prepare(
+    source: str | os.PathLike[str] | AsrModel,
+    *,
+    spec: QuantSpec | None = None,
+    also: Sequence[QuantSpec] = (),
+    synthesis: SynthesisSpec | None = None,
+    calibration: CalibrationSpec | None = None,
+    config: str | os.PathLike[str] | None = None,
+    loader: str | None = None,
+    graph: FloatGraph | None = None,
+    progress: Progress = silent,
+) -> Prepared:
+    """Load and capture a network, and observe it once for ``spec`` and every format in ``also``.
+
+    ``graph``: the network as ``capture`` gives it, where it was captured before.  ``config`` and ``loader``
+    are as in ``load_checkpoint``.  Raises ConfigError where the formats differ in equalization, smoothing or
+    allow_float, which change what is observed, and any ZeroqError for what is wrong with the input.
+    """
+    specs = tuple(settled(one) for one in (spec or QuantSpec(), *also))
+    first, calibration = specs[0], calibration or CalibrationSpec()
+    synthesis = synthesis or SynthesisSpec.preset("default")
+    if any(preparation(one) != preparation(first) for one in specs):
+        raise ConfigError(
+            "prepare", "the formats differ in equalization, smoothing or allow_float", "prepare them apart"
+        )
+    seconds: dict[str, float] = {}
+    clock = _Clock(seconds, progress)
+    with clock("load"):
+        model = (
+            source if isinstance(source, AsrModel) else load_checkpoint(source, config=config, loader=loader)
+        )
+    with clock("source"):
+        opened = _open_source(model, calibration)
+    with clock("capture"):
+        if graph is None:
+            example = model.example_input()
+            graph = capture(model.network, example, model.name, allow_float=first.allow_float)
+        graph = prepared_graph(graph)
+        # before the long work begins
+        for one in specs:
+            whole = with_islands(graph, one.keep_float)
+            check_operators(whole)
+            Plan.of(one).resolve(whole)
+    with clock("features"):
+        made, utterances, total = _features(model, opened, synthesis, calibration, progress)
+        if first.equalization:
+            graph = equalize(graph, utterances(), first.equalization)
+        if first.smoothing:
+            graph = smooth(graph, utterances(), first.smoothing)
+    with clock("calibrate"):
+        observations = observe(
+            graph,
+            utterances(),
+            histograms=any(_needs_histograms(one, calibration) for one in specs),
+            covariances=any(one.feedback for one in specs),
+            bins=calibration.bins,
+            total=total,
+            progress=progress,
+        )
+    return Prepared(model, graph, made, utterances, observations, calibration, synthesis, specs, seconds)
+
+
+def build(prepared: Prepared, spec_or_plan: QuantSpec | Plan | None = None) -> Program:
+    """Lower a prepared network to an integer program of a format, by default that which it was prepared for.
+
+    A plan gives every layer its grid and every value its bits; all else is as the network was prepared for.
+    Raises as ``Prepared.calibrated`` does, and ConfigError for a plan that does not fit the network.
+    """
+    spec, plan = _both(prepared, spec_or_plan)
+    calibration, model = prepared.calibrated(spec), prepared.model
+    return lower(
+        prepared.graph,
+        calibration.ranges,
+        spec,
+        channels=model.frontend.features,
+        max_frames=prepared.deployment(spec).max_frames,
+        means=calibration.means if spec.bias_correction else None,
+        covariances=calibration.covariances if spec.feedback else None,
+        waveform=model.frontend.is_waveform,
+        plan=plan,
+    )
+
+
+def finish(
+    prepared: Prepared,
+    spec_or_plan: QuantSpec | Plan | None = None,
+    output: str | os.PathLike[str] | None = None,
+    *,
+    dialect: str = "fused",
+    progress: Progress = silent,
+) -> Quantized:
+    """Build a program of a format, prove it, export it, and write it to ``output`` if given, whole."""
+    spec, _ = _both(prepared, spec_or_plan)
+    seconds = dict(prepared.seconds)
+    clock = _Clock(seconds, progress)
+    deployment = prepared.deployment(spec_or_plan)
+    with clock("lower"):
+        program = build(prepared, spec_or_plan)
+    with clock("prove"):
+        proof = prove(program)
+    with clock("export"):
+        exported = export(program, deployment, dialect, spec.target)
+        data = exported.to_bytes()
+        if output is not None:
+            atomic_write_bytes(output, data)
+    path = None if output is None else Path(output)
+    float_bytes = prepared.model.float_bytes
+    return Quantized(
+        program, deployment, proof, exported, prepared.features, path, len(data), float_bytes, seconds
+    )
+
+
 def quantize(
     source: str | os.PathLike[str] | AsrModel,
     output: str | os.PathLike[str] | None = None,
@@ -97,75 +286,35 @@ def quantize(
     ``spec`` keeps something in float (``keep_float``, ``allow_float``), which ``Quantized.islands`` lists and
     only the dialect ``fused`` can hold.
     """
-    spec, calibration = settled(spec or QuantSpec()), calibration or CalibrationSpec()
-    synthesis = synthesis or SynthesisSpec.preset("default")
-    seconds: dict[str, float] = {}
-    clock = _Clock(seconds, progress)
-
-    with clock("load"):
-        model = (
-            source if isinstance(source, AsrModel) else load_checkpoint(source, config=config, loader=loader)
-        )
-    with clock("source"):
-        source_of_ranges = open_source(model, calibration)
-    with clock("capture"):
-        graph = expose_positions(
-            capture(model.network, model.example_input(), model.name, allow_float=spec.allow_float)
-        )
-        # before the long work begins
-        whole = with_islands(graph, spec.keep_float)
-        check_operators(whole)
-        named_values(whole, spec.layer_bits)
-    with clock("features"):
-        features, stream, total = calibration_features(
-            model, source_of_ranges, synthesis, calibration, progress
-        )
-        if spec.equalization:
-            graph = equalize(graph, stream(), spec.equalization)
-        if spec.smoothing:
-            graph = smooth(graph, stream(), spec.smoothing)
-    with clock("calibrate"):
-        levels = 2**spec.activation_bits - 1
-        reached = {layer.name: layer.std_ratio for layer in features.account} if features else None
-        observed = calibrate(
-            graph,
-            stream(),
-            calibration,
-            levels=levels,
-            reached=reached,
-            covariances=spec.feedback,
-            total=total,
-            progress=progress,
-        )
-    deployment = Deployment(
-        name=model.name,
-        frontend=model.frontend,
-        tokenizer=model.tokenizer,
-        max_seconds=spec.max_seconds,
-        subsampling_factor=model.subsampling_factor,
-        recipe=_recipe(spec, synthesis, calibration),
+    prepared = prepare(
+        source,
+        spec=spec,
+        synthesis=synthesis,
+        calibration=calibration,
+        config=config,
+        loader=loader,
+        progress=progress,
     )
-    with clock("lower"):
-        program = lower(
-            graph,
-            observed.ranges,
-            spec,
-            channels=model.frontend.features,
-            max_frames=deployment.max_frames,
-            means=observed.means if spec.bias_correction else None,
-            covariances=observed.covariances,
-            waveform=model.frontend.is_waveform,
-        )
-    with clock("prove"):
-        proof = prove(program)
-    with clock("export"):
-        exported = export(program, deployment, dialect, spec.target)
-        data = exported.to_bytes()
-        if output is not None:
-            atomic_write_bytes(output, data)
-    path = None if output is None else Path(output)
-    size = len(data)
-    return Quantized(program, deployment, proof, exported, features, path, size, model.float_bytes, seconds)
+    return finish(prepared, output=output, dialect=dialect, progress=progress)
+
+
+def preparation(spec: QuantSpec) -> tuple[float, float, bool]:
+    """Return what of a format changes the graph that is observed: formats alike in it are prepared at once."""
+    return spec.equalization, spec.smoothing, spec.allow_float
+
+
+def _both(prepared: Prepared, spec_or_plan: QuantSpec | Plan | None) -> tuple[QuantSpec, Plan | None]:
+    if isinstance(spec_or_plan, Plan):
+        return prepared.spec, spec_or_plan
+    return settled(spec_or_plan or prepared.spec), None
+
+
+def _levels(spec: QuantSpec) -> int:
+    return int(2**spec.activation_bits) - 1
+
+
+def _needs_histograms(spec: QuantSpec, calibration: CalibrationSpec) -> bool:
+    return calibration.resolved(_levels(spec)).method != "minmax"
 
 
 class _Clock:
@@ -181,19 +330,16 @@ class _Clock:
 
     def __enter__(self) -> None:
         self._start = time.perf_counter()
-        if self._stage not in ("source", "features", "calibrate"):
+        if self._stage not in _TOLD:
             self._progress(self._stage, 0, 1)
 
     def __exit__(self, *_: object) -> None:
         self._seconds[self._stage] = round(time.perf_counter() - self._start, 3)
-        if self._stage not in ("source", "features", "calibrate"):
+        if self._stage not in _TOLD:
             self._progress(self._stage, 1, 1)
 
 
-Source = list[Utterance] | SyntheticFeatures | None
-
-
-def open_source(model: AsrModel, calibration: CalibrationSpec) -> Source:
+def _open_source(model: AsrModel, calibration: CalibrationSpec) -> list[Utterance] | SyntheticFeatures | None:
     """Read what is to be calibrated on, so that a mistake shows before the long work begins.
 
     A list of utterances, saved features, or None for what is still to be made.
@@ -212,26 +358,26 @@ def open_source(model: AsrModel, calibration: CalibrationSpec) -> Source:
     return saved
 
 
-def calibration_features(
+def _features(
     model: AsrModel,
-    source: Source,
+    opened: list[Utterance] | SyntheticFeatures | None,
     synthesis: SynthesisSpec,
     calibration: CalibrationSpec,
     progress: Progress,
 ) -> tuple[SyntheticFeatures | None, Callable[[], Iterator[Tensor]], int]:
     """What to calibrate on: the saved or made features, what streams them as [M, T], how many there are."""
-    if isinstance(source, list):
+    if isinstance(opened, list):
         frontend = Frontend(model.frontend)
 
         def audio() -> Iterator[Tensor]:
-            for utterance in source:
+            for utterance in opened:
                 waveform = load_audio(utterance.audio_path, model.frontend.sample_rate)
                 features, length = frontend(waveform, os.fspath(utterance.audio_path))
                 yield torch.from_numpy(features[:, :length])
 
-        return None, audio, len(source)
-    if source is not None:
-        made = source
+        return None, audio, len(opened)
+    if opened is not None:
+        made = opened
     elif calibration.kind == "noise":
         made = gaussian_noise(model, synthesis)
     else:
@@ -242,13 +388,3 @@ def calibration_features(
         return (torch.from_numpy(made.features[i, :, : made.lengths[i]]) for i in range(count))
 
     return made, synthetic, count
-
-
-def _recipe(spec: QuantSpec, synthesis: SynthesisSpec, calibration: CalibrationSpec) -> dict[str, Any]:
-    """How the file was made, for its metadata; folders of the maker's machine stay out of it."""
-    recipe = {"quantization": spec.to_dict(), "calibration": calibration.to_dict()}
-    if calibration.kind in ("synthetic", "noise"):
-        recipe["synthesis"] = synthesis.to_dict()
-    else:
-        recipe["calibration"]["source"] = Path(calibration.source).name
-    return recipe

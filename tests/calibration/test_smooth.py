@@ -6,16 +6,15 @@ import pytest
 import torch
 
 import zeroq_asr as zq
-from zeroq_asr.calibration.smooth import places, smooth
-from zeroq_asr.capture.capture import capture
-from zeroq_asr.graph.distances import expose_positions
+from zeroq_asr.calibration.equalize import places, smooth
+from zeroq_asr.capture.capture import capture, prepared_graph
 from zeroq_asr.graph.float_graph import FloatGraph
 
 
 @pytest.fixture(scope="module")
 def graph() -> FloatGraph:
     model = zq.load_checkpoint(zq.embedded_files().conformer)
-    return expose_positions(capture(model.network, model.example_input(), model.name))
+    return prepared_graph(capture(model.network, model.example_input(), model.name))
 
 
 def features(seed: int) -> torch.Tensor:
@@ -52,7 +51,7 @@ def test_channels_reach_more_evenly(graph: FloatGraph) -> None:
             if name in wanted:
                 peaks[name] = value.abs().amax(dim=(0, 2))
 
-        one.run(features(0)[None], torch.tensor([80]), note)
+        one.run(features(0)[None], torch.tensor([80]), observe=note)
         spreads.append(sum(float(p.max() / p.median()) for p in peaks.values()) / len(peaks))
     assert spreads[1] < 1.05 < spreads[0]
 

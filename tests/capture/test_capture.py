@@ -12,15 +12,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zeroq_asr.calibration.calibrate import calibrate
-from zeroq_asr.capture.aten import HANDLERS
 from zeroq_asr.capture.capture import capture
+from zeroq_asr.capture.dispatch import supported
 from zeroq_asr.config import CalibrationSpec, QuantSpec
 from zeroq_asr.errors import CaptureError, UnsupportedOperatorError, ZeroqError
-from zeroq_asr.graph.float_graph import FLOAT_OPS, FloatGraph
+from zeroq_asr.graph.float_graph import FloatGraph
 from zeroq_asr.integer.backends.onnx_fused import OnnxFusedBackend
 from zeroq_asr.integer.backends.onnx_strict import OnnxStrictBackend, build
 from zeroq_asr.integer.proof import prove
 from zeroq_asr.lowering.lower import lower
+from zeroq_asr.registry import operator_of
 
 MELS, HIDDEN, TOKENS = 6, 8, 5
 FRAMES = 24
@@ -80,7 +81,7 @@ def captured(network: nn.Module) -> FloatGraph:
     """Capture, and compare on batches and lengths that the capture itself never saw."""
     network = prepare(network)
     graph = capture(network, example(), "small")
-    assert all(node.op in FLOAT_OPS for node in graph.nodes)
+    assert all(operator_of(node).meaning for node in graph.nodes)
     for batch, frames, lengths in ((1, 40, [40]), (2, 31, [31, 9]), (4, 19, [3, 19, 1, 18])):
         x, n = torch.randn(batch, MELS, frames), torch.tensor(lengths)
         wanted, wanted_lengths = network(x, n)
@@ -865,9 +866,8 @@ def test_unsupported_operators_name_the_layer_and_what_is_supported(name: str) -
     # what rearranges channels is no single operator, which float could keep
     assert ("--allow-float" in other) == (name != "MultiheadAttention")
     # the names a user knows: neither torch's inner ones nor the forms that write in place
-    assert set(listed.split(", ")) == {
-        name for name in HANDLERS if not (name.startswith("_") or name.endswith("_"))
-    }
+    assert f"supported: {listed}" == supported()
+    assert not any(name.startswith("_") or name.endswith("_") for name in listed.split(", "))
     assert {"conv1d", "batch_norm", "relu", "add", "mul", "clamp", "sigmoid"} <= {*listed.split(", ")}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -13,12 +14,11 @@ from torch import Tensor, nn
 
 import zeroq_asr as zq
 from zeroq_asr.architectures.conformer import ConformerCtc
-from zeroq_asr.capture.capture import capture
+from zeroq_asr.capture.capture import capture, prepared_graph
 from zeroq_asr.errors import UnsupportedOperatorError
 from zeroq_asr.graph.canonicalize import canonicalize
-from zeroq_asr.graph.distances import expose_positions
 from zeroq_asr.graph.float_graph import FloatGraph, FloatNode
-from zeroq_asr.operators import LOWERINGS
+from zeroq_asr.registry import OPERATORS
 
 Make = Callable[..., ConformerCtc]
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -177,7 +177,7 @@ def test_attention_that_is_not_understood_is_refused(change: str) -> None:
 def test_an_operator_without_lowering_is_refused_before_any_work(
     conformer_of: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delitem(LOWERINGS, "attention")
+    monkeypatch.setitem(OPERATORS, "attention", dataclasses.replace(OPERATORS["attention"], lower=None))
     config: dict[str, Any] = {"encoder": {}, "decoder": {}}
     model = zq.AsrModel(
         network=conformer_of(),
@@ -233,7 +233,7 @@ def test_relative_positions_of_transformers(huggingface_graph: Callable[[str], A
         assert node.attrs["positions"](7).shape == (4, 8, 13)
         assert node.attrs["scale"] == pytest.approx(8**-0.5)
         # the layers share one table, each with a matrix of its own
-        exposed = expose_positions(graph)
+        exposed = prepared_graph(graph)
         assert [node.op for node in exposed.nodes].count("positions") == 1
         same(model.network, exposed, *example_of(model))
 

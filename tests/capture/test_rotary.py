@@ -15,6 +15,7 @@ from zeroq_asr.calibration.calibrate import calibrate
 from zeroq_asr.config import CalibrationSpec, QuantSpec
 from zeroq_asr.errors import UnsupportedOperatorError
 from zeroq_asr.graph.float_graph import FloatGraph
+from zeroq_asr.graph.frame_tables import distinct
 from zeroq_asr.integer.backends.numpy import NumpyBackend
 from zeroq_asr.integer.backends.onnx_fused import OnnxFusedBackend
 from zeroq_asr.integer.backends.onnx_strict import OnnxStrictBackend
@@ -22,7 +23,6 @@ from zeroq_asr.integer.backends.torch import TorchBackend
 from zeroq_asr.integer.program import Program
 from zeroq_asr.integer.proof import prove
 from zeroq_asr.lowering.lower import lower
-from zeroq_asr.operators.rotate import distinct
 
 LONGEST = 60
 

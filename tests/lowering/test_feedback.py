@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from zeroq_asr.integer.pair_saturation import excess
-from zeroq_asr.lowering.feedback import DAMPING, round_by_feedback, weighted_gain
+from zeroq_asr.operators.convolution.feedback import DAMPING, round_by_feedback, weighted_gain
 
 
 def correlated(generator: np.random.Generator, inputs: int, rank: int) -> np.ndarray:

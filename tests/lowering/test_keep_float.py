@@ -19,11 +19,10 @@ from torch import Tensor, nn
 
 import zeroq_asr as zq
 from zeroq_asr.calibration.calibrate import calibrate
-from zeroq_asr.capture.capture import capture
+from zeroq_asr.capture.capture import capture, prepared_graph
 from zeroq_asr.deployment.export import Deployment, export
 from zeroq_asr.deployment.float_onnx import export_float
 from zeroq_asr.deployment.verify import load_onnx, verify
-from zeroq_asr.graph.distances import expose_positions
 from zeroq_asr.graph.float_graph import FloatGraph, FloatNode
 from zeroq_asr.integer.backends.numpy import NumpyBackend
 from zeroq_asr.integer.backends.torch import TorchBackend
@@ -221,7 +220,7 @@ def test_an_odd_network_is_quantized_and_verified(name: str, tmp_path: Path) -> 
 def conformer() -> tuple[zq.AsrModel, FloatGraph]:
     """The Conformer that comes with the package, and its graph."""
     model = zq.load_checkpoint(zq.embedded_files().conformer)
-    return model, expose_positions(capture(model.network, model.example_input(), model.name))
+    return model, prepared_graph(capture(model.network, model.example_input(), model.name))
 
 
 def layers_of(graph: FloatGraph, op: str) -> list[str]:

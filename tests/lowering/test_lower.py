@@ -25,9 +25,9 @@ from zeroq_asr.integer.backends.torch import TorchBackend
 from zeroq_asr.integer.program import Program
 from zeroq_asr.integer.proof import prove
 from zeroq_asr.integer.types import weight_limit
-from zeroq_asr.lowering.feedback import weighted_gain
 from zeroq_asr.lowering.lower import lower
-from zeroq_asr.operators.conv_requant import corrected_bias, quantize_weight
+from zeroq_asr.operators.convolution.feedback import weighted_gain
+from zeroq_asr.operators.convolution.weights import corrected_bias, quantize_weight
 
 MELS, HIDDEN, TOKENS = 6, 10, 5
 MAX_FRAMES = 6000

@@ -10,15 +10,16 @@ from float_graphs import HIDDEN, MELS, Builder
 from zeroq_asr.config import QuantSpec
 from zeroq_asr.lowering.formats import within_reach
 from zeroq_asr.lowering.lower import lower
-from zeroq_asr.operators.table import FUNCTIONS, LIMITS, flat_beyond
+from zeroq_asr.operators.activations.functions import FUNCTIONS
 
 
-@pytest.mark.parametrize("function", LIMITS)
+@pytest.mark.parametrize("function", FUNCTIONS)
 @pytest.mark.parametrize("bits", [4, 8])
 @pytest.mark.parametrize("largest", [0.5, 3.0, 40.0])
 def test_beyond_its_ends_a_function_is_what_it_tends_to(function: str, bits: int, largest: float) -> None:
-    real, step = FUNCTIONS[function], largest / (2**bits - 1)
-    for end, sign, limit in zip(flat_beyond(function, step / 4), (-1, 1), LIMITS[function], strict=True):
+    known, step = FUNCTIONS[function], largest / (2**bits - 1)
+    real = known.of
+    for end, sign, limit in zip(known.flat_beyond(step / 4), (-1, 1), known.limits, strict=True):
         if limit is None:
             assert end == sign * math.inf
             continue

@@ -10,9 +10,9 @@ from integer.sessions import session_of
 from torch import Tensor
 
 from zeroq_asr.calibration.calibrate import calibrate
+from zeroq_asr.capture.capture import prepared_graph
 from zeroq_asr.capture.tracer import OfFrames
 from zeroq_asr.config import CalibrationSpec, QuantSpec
-from zeroq_asr.graph.distances import expose_positions
 from zeroq_asr.graph.float_graph import FloatGraph
 from zeroq_asr.integer.backends.numpy import NumpyBackend
 from zeroq_asr.integer.backends.onnx_fused import OnnxFusedBackend
@@ -155,7 +155,7 @@ def test_distances_share_the_unit_of_contents(ratio: float) -> None:
 
 def test_the_stream_is_added_as_integers_of_one_scale() -> None:
     graph, stream = conformer()
-    program = lowered(expose_positions(graph))
+    program = lowered(prepared_graph(graph))
     prove(program)
     sums = [i for i in program.code if i.op == "add_requant" and i.out in stream]
     assert len(sums) == 4
@@ -185,7 +185,7 @@ def test_what_cannot_read_words_reads_one_copy_of_bytes() -> None:
 
 @pytest.mark.parametrize("front", [False, True])
 def test_every_interpreter_agrees_and_the_reals_are_near(front: bool) -> None:
-    graph = expose_positions(conformer(front=front)[0])
+    graph = prepared_graph(conformer(front=front)[0])
     program = lowered(graph)
     prove(program)
     sessions = [session_of(program, backend) for backend in (OnnxStrictBackend(), OnnxFusedBackend())]
@@ -221,7 +221,7 @@ def test_every_interpreter_agrees_and_the_reals_are_near(front: bool) -> None:
 
 def test_positions_become_values_and_nothing_else_changes() -> None:
     graph, _ = conformer()
-    exposed = expose_positions(graph)
+    exposed = prepared_graph(graph)
     tables = [n for n in exposed.nodes if n.op == "positions"]
     assert len(tables) == 1
     assert [len(n.ins) for n in exposed.nodes if n.op == "attention"] == [6, 6]
@@ -243,7 +243,7 @@ def test_positions_without_usable_factors_are_tables_of_their_own() -> None:
             # factors of something else: a matrix that does not give these distances
             wrong = OfFrames(whole.compute, (whole.factors[0], whole.factors[1] + 1))
             node.attrs = {**node.attrs, "positions": wrong}
-    exposed = expose_positions(graph)
+    exposed = prepared_graph(graph)
     assert len([n for n in exposed.nodes if n.op == "positions"]) == 2
     assert [n.op for n in exposed.nodes].count("conv1d") == [n.op for n in graph.nodes].count("conv1d")
     x, n = torch.randn(1, MELS, 21), torch.tensor([21])
@@ -265,7 +265,7 @@ def test_layers_of_other_frames_have_tables_of_their_own() -> None:
     lengths = b.node("length_step", "length", before=-1, divisor=2, after=1)
     x = b.node("attention", x, x, x, lengths, x, **attrs)
     graph = b.graph(x, lengths)
-    exposed = expose_positions(graph)
+    exposed = prepared_graph(graph)
     assert [n.op for n in exposed.nodes].count("positions") == 2
     features, n = torch.randn(1, MELS, 21), torch.tensor([21])
     torch.testing.assert_close(exposed.run(features, n)[0], graph.run(features, n)[0], rtol=1e-4, atol=1e-4)
@@ -275,4 +275,4 @@ def test_attention_without_positions_is_left_alone() -> None:
     b = Builder()
     x = b.linear("audio_signal", MELS, HIDDEN)
     graph = b.graph(b.node("attention", x, x, x, "length", heads=HEADS, scale=1.0))
-    assert expose_positions(graph).nodes == graph.nodes
+    assert prepared_graph(graph).nodes == graph.nodes

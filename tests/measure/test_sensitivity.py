@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
-import sys
 from functools import partial
 from pathlib import Path
 
@@ -15,10 +15,11 @@ from torch import nn
 
 import zeroq_asr as zq
 from zeroq_asr.capture.capture import capture
-from zeroq_asr.graph.float_graph import FLOAT_OPS, FloatGraph
+from zeroq_asr.graph.float_graph import FloatGraph
 from zeroq_asr.integer.program import ValueInfo
 from zeroq_asr.lowering.formats import byte_format
 from zeroq_asr.measure.sensitivity import Replay, rounded, rounded_weight
+from zeroq_asr.registry import OPERATORS
 
 MELS, TOKENS = 6, 5
 
@@ -69,9 +70,10 @@ def test_a_replay_changes_what_it_is_told_to(graph: FloatGraph) -> None:
 def test_only_what_follows_runs_again(graph: FloatGraph, monkeypatch: pytest.MonkeyPatch) -> None:
     replay = Replay(graph, torch.randn(1, MELS, 20), torch.tensor([20]))
     seen: list[str] = []
-    ops = {op: partial(_counted, seen, op, function) for op, function in FLOAT_OPS.items()}
-    # the package's attribute of that name is the function
-    monkeypatch.setattr(sys.modules["zeroq_asr.measure.sensitivity"], "FLOAT_OPS", ops)
+    for op, record in list(OPERATORS.items()):
+        if record.meaning is not None:
+            counted = partial(_counted, seen, op, record.meaning)
+            monkeypatch.setitem(OPERATORS, op, dataclasses.replace(record, meaning=counted))
     replay.logits({"left": lambda v: v + 1})
     # the sum, the head and a transpose or two; neither of the convolutions before them
     assert seen.count("conv1d") == 1

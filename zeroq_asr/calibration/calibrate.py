@@ -1,5 +1,8 @@
 """Ranges of every value of a float graph, and channel means of what is convolved, from a stream of features.
 
+``observe`` runs the graph, which takes long, and ``Observations.calibration`` chooses ranges of what it saw,
+which does not: one pass serves any number of formats.
+
 Utterances are run one by one at their exact length, so lengths may differ and no padding is seen.
 What is kept of a value is a histogram of fixed size and a sum a channel: memory does not grow with the data.
 """
@@ -17,9 +20,14 @@ from zeroq_asr.calibration.widening import with_floor, with_shortfall
 from zeroq_asr.config import CalibrationSpec
 from zeroq_asr.errors import CalibrationError
 from zeroq_asr.graph.float_graph import FloatGraph, FloatNode
+from zeroq_asr.graph.linear import is_linear
 from zeroq_asr.progress import Progress, silent
+from zeroq_asr.registry import traits_of
 
+#: smallest and largest real value
 Range = tuple[float, float]
+#: features [M, T] of one utterance, or all that a graph takes for it, inputs, then states
+Utterance = Tensor | tuple[Tensor, ...]
 
 
 class Histogram:
@@ -79,10 +87,6 @@ class Histogram:
         self.limit *= 2.0
 
 
-def _histogram(spec: CalibrationSpec, name: str) -> Histogram:
-    return Histogram(spec.bins, name, extremes_alone=spec.method == "minmax")
-
-
 def minmax_range(h: Histogram, spec: CalibrationSpec, levels: int) -> Range:
     """Smallest and largest value seen."""
     return h.min, h.max
@@ -138,19 +142,6 @@ def mse_range(h: Histogram, spec: CalibrationSpec, levels: int) -> Range:
 METHODS = {"minmax": minmax_range, "percentile": percentile_range, "mse": mse_range}
 
 
-@dataclass(frozen=True)
-class Calibration:
-    """What was observed of a float graph."""
-
-    #: value → its smallest and largest real value, as the method chose them
-    ranges: dict[str, Range]
-    #: input of a convolution [B, C, T] or [B, C, T, F] → its mean a channel, float64 [C]
-    means: dict[str, np.ndarray]
-    #: ungrouped convolution → covariance of what a row of its weights [I, K] is multiplied with, float64
-    #: [I·K, I·K]; where asked for
-    covariances: dict[str, np.ndarray] = field(default_factory=dict)
-
-
 class ChannelMean:
     """A streamed mean over batch and time."""
 
@@ -204,9 +195,125 @@ class Covariance:
         return np.asarray(self._products / self._count - np.outer(mean, mean))
 
 
+@dataclass(frozen=True)
+class Calibration:
+    """What was observed of a float graph."""
+
+    #: value → its smallest and largest real value, as the method chose them
+    ranges: dict[str, Range]
+    #: input of a convolution [B, C, T] or [B, C, T, F] → its mean a channel, float64 [C]
+    means: dict[str, np.ndarray]
+    #: ungrouped convolution → covariance of what a row of its weights [I, K] is multiplied with, float64
+    #: [I·K, I·K]; where asked for
+    covariances: dict[str, np.ndarray] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Observations:
+    """What one pass over features saw of a float graph, whatever format it is for."""
+
+    graph: FloatGraph
+    #: value → its extremes, and how often it took which value, where that was counted
+    histograms: dict[str, Histogram]
+    #: input of a layer that holds a weight → its mean a channel
+    means: dict[str, ChannelMean]
+    #: ungrouped convolution → covariance of what a row of its weights is multiplied with, where asked for
+    covariances: dict[str, Covariance]
+    #: number of utterances
+    count: int
+
+    @property
+    def has_histograms(self) -> bool:
+        """Whether values were counted, so that ranges can be other than the extremes."""
+        return not any(histogram.extremes_alone for histogram in self.histograms.values())
+
+    def calibration(
+        self, spec: CalibrationSpec, levels: int = 255, reached: Mapping[str, float] | None = None
+    ) -> Calibration:
+        """Choose ranges by ``spec.method`` and widen them by ``spec.widening``.
+
+        ``levels``: steps of the activations, 2^bits − 1.  ``reached``: normalization layer → share of its
+        stored deviation that the features have, for ``spec.shortfall``.  Raises CalibrationError where the
+        method needs histograms of ``spec.bins`` cells that were not kept.
+        """
+        spec = spec.resolved(levels)
+        chosen = {}
+        for name, histogram in self.histograms.items():
+            kept = 0 if histogram.extremes_alone else len(histogram.counts)
+            if spec.method != "minmax" and kept != spec.bins:
+                problem = f"method {spec.method} needs histograms of {spec.bins} bins, observed were {kept}"
+                raise CalibrationError(name, problem, f"observe with histograms=True, bins={spec.bins}")
+            chosen[name] = METHODS[spec.method](histogram, spec, levels)
+        ranges = {name: (lo * spec.widening, hi * spec.widening) for name, (lo, hi) in chosen.items()}
+        if spec.shortfall and reached:
+            ranges = with_shortfall(ranges, self.graph, reached)
+        if spec.floor:
+            ranges = with_floor(ranges, self.graph, spec.floor)
+        covariances = {name: one.covariance for name, one in self.covariances.items()}
+        return Calibration(
+            ranges,
+            {name: mean.mean for name, mean in self.means.items()},
+            {name: found for name, found in covariances.items() if found is not None},
+        )
+
+
+def given(utterance: Utterance) -> tuple[Tensor, ...]:
+    """Return what a graph takes for one utterance: of features [M, T] a batch of one, and its length."""
+    if isinstance(utterance, tuple):
+        return utterance
+    return utterance[None], torch.tensor([utterance.shape[1]])
+
+
+def observe(
+    graph: FloatGraph,
+    features: Iterable[Utterance],
+    *,
+    histograms: bool = False,
+    covariances: bool = False,
+    bins: int = 2048,
+    total: int = 0,
+    progress: Progress = silent,
+) -> Observations:
+    """Run a graph over ``features``, once, and keep the extremes of every value and means of channels.
+
+    ``histograms``: count values in ``bins`` cells, too, which takes longer than the network itself.
+    ``covariances``: keep those of what convolutions read, for rounding by feedback.  Raises
+    CalibrationError when there is no feature or one is not finite.
+    """
+    seen: dict[str, Histogram] = {}
+    means = {n.ins[0]: ChannelMean() for n in graph.nodes if traits_of(n).holds_weight}
+    watched: dict[str, list[tuple[str, Covariance]]] = {}
+    for node in graph.nodes if covariances else ():
+        if is_linear(node) and node.attrs["weight"][0].numel() <= MAX_INPUTS:
+            watched.setdefault(node.ins[0], []).append((node.out, Covariance(node)))
+    count = 0
+
+    def note(name: str, value: Tensor) -> None:
+        if value.is_floating_point():
+            if name not in seen:
+                seen[name] = Histogram(bins, name, extremes_alone=not histograms)
+            seen[name].add(value)
+            if name in means:
+                means[name].add(value)
+            for _, covariance in watched.get(name, ()):
+                covariance.add(value)
+
+    progress("calibrate", 0, total)
+    for count, utterance in enumerate(features, start=1):
+        operands = given(utterance)
+        if not all(torch.isfinite(operand).all() for operand in operands):
+            raise CalibrationError(f"utterance {count}", "its features contain NaN or infinity")
+        graph.run(*operands, observe=note)
+        progress("calibrate", count, max(total, count))
+    if count == 0:
+        raise CalibrationError("calibration", "there are no features to calibrate on")
+    kept = {name: covariance for pairs in watched.values() for name, covariance in pairs}
+    return Observations(graph, seen, means, kept, count)
+
+
 def calibrate(
     graph: FloatGraph,
-    features: Iterable[Tensor],
+    features: Iterable[Utterance],
     spec: CalibrationSpec,
     *,
     levels: int = 255,
@@ -215,51 +322,18 @@ def calibrate(
     total: int = 0,
     progress: Progress = silent,
 ) -> Calibration:
-    """Observe every value over ``features``, each [M, T]; ranges are by ``spec.method``, widened by
-    ``spec.widening``.
+    """Observe every value over ``features``, each [M, T], and choose ranges at once.
 
-    ``levels``: steps of the activations, 2^bits − 1.  ``reached``: normalization layer → share of its stored
-    deviation that the features have, for ``spec.shortfall``.  ``covariances``: keep them, for rounding by
-    feedback.  Raises CalibrationError when there is no feature or one is not finite.
+    The arguments are those of ``observe`` and of ``Observations.calibration``.
     """
-    spec = spec.resolved(levels)
-    histograms: dict[str, Histogram] = {}
-    means = {n.ins[0]: ChannelMean() for n in graph.nodes if n.op in ("conv1d", "conv2d")}
-    watched: dict[str, list[tuple[str, Covariance]]] = {}
-    for node in graph.nodes if covariances else ():
-        if (
-            node.op == "conv1d"
-            and node.attrs["groups"] == 1
-            and node.attrs["weight"][0].numel() <= MAX_INPUTS
-        ):
-            watched.setdefault(node.ins[0], []).append((node.out, Covariance(node)))
-    seen = 0
-
-    def observe(name: str, value: Tensor) -> None:
-        if value.is_floating_point():
-            histograms.setdefault(name, _histogram(spec, name)).add(value)
-            if name in means:
-                means[name].add(value)
-            for _, covariance in watched.get(name, ()):
-                covariance.add(value)
-
-    progress("calibrate", 0, total)
-    for seen, utterance in enumerate(features, start=1):
-        if not torch.isfinite(utterance).all():
-            raise CalibrationError(f"utterance {seen}", "its features contain NaN or infinity")
-        graph.run(utterance[None], torch.tensor([utterance.shape[1]]), observe)
-        progress("calibrate", seen, max(total, seen))
-    if seen == 0:
-        raise CalibrationError("calibration", "there are no features to calibrate on")
-    chosen = {name: METHODS[spec.method](h, spec, levels) for name, h in histograms.items()}
-    ranges = {name: (lo * spec.widening, hi * spec.widening) for name, (lo, hi) in chosen.items()}
-    if spec.shortfall and reached:
-        ranges = with_shortfall(ranges, graph, reached)
-    if spec.floor:
-        ranges = with_floor(ranges, graph, spec.floor)
-    found = {out: c.covariance for pairs in watched.values() for out, c in pairs}
-    return Calibration(
-        ranges,
-        {name: mean.mean for name, mean in means.items()},
-        {name: covariance for name, covariance in found.items() if covariance is not None},
+    method = spec.resolved(levels).method
+    observations = observe(
+        graph,
+        features,
+        histograms=method != "minmax",
+        covariances=covariances,
+        bins=spec.bins,
+        total=total,
+        progress=progress,
     )
+    return observations.calibration(spec, levels, reached)

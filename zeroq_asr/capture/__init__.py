@@ -1,1 +1,9 @@
-"""."""
+"""From a module to a float graph: the walk over what ``torch.export`` makes of it.
+
+Importing this folder registers the handlers of what is no operator of the graph: lengths, masks, sizes,
+constants and moves.
+"""
+
+from zeroq_asr.capture import constants, lengths, masks, moves, sizes
+
+__all__ = ["constants", "lengths", "masks", "moves", "sizes"]

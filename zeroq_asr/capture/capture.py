@@ -19,15 +19,14 @@ from typing import Any
 import torch
 from torch import nn
 
-# they register their handlers
-from zeroq_asr.capture import attention, convolutions, masks, norms  # noqa: F401
-from zeroq_asr.capture.aten import HANDLERS, supported
-from zeroq_asr.capture.float_call import float_call
+from zeroq_asr.capture import dispatch
+from zeroq_asr.capture.dispatch import supported
 from zeroq_asr.capture.framewise import collect, of_time_index, settle
 from zeroq_asr.capture.tracer import Lengths, Real, Tracer
 from zeroq_asr.errors import CaptureError, UnsupportedOperatorError
 from zeroq_asr.graph.canonicalize import canonicalize
-from zeroq_asr.graph.float_graph import FLOAT_OPS, FloatGraph
+from zeroq_asr.graph.float_graph import FloatGraph
+from zeroq_asr.registry import OPERATORS, operator_of
 
 #: largest difference allowed between the module and its captured graph, relative to the logits' spread
 TOLERANCE = 1e-3
@@ -45,12 +44,12 @@ def capture(
     Returns the canonical graph, checked against the module on the example.  Raises CaptureError if
     torch.export refuses the module or the graph does not compute what the module computes, and
     UnsupportedOperatorError, with the layer's path, for an operator without a lowering.  ``allow_float``:
-    such an operator becomes an ``aten`` node, to be kept in float, if it may be (``capture.float_call``).
+    such an operator becomes an ``aten`` node, to be kept in float, if it may be (``Operator.capture_call``).
     """
     exported = _export(network, example, name)
     graph = canonicalize(_interpret(exported, name, allow_float))
     for node in graph.nodes:
-        if node.op not in FLOAT_OPS:  # a padding that no convolution absorbed
+        if operator_of(node).meaning is None:  # a padding that no convolution absorbed
             raise unsupported(node.where or node.out, node.op)
     _check(network, graph, example, name)
     return graph
@@ -95,25 +94,41 @@ def _quiet() -> Iterator[None]:
         root.setLevel(level)
 
 
+def prepared_graph(graph: FloatGraph) -> FloatGraph:
+    """Return a graph of the same function, made ready for calibration:
+
+    every operator's ``rewrite`` applied.
+    """
+    for operator in [*OPERATORS.values()]:
+        if operator.rewrite is not None:
+            graph = operator.rewrite(graph)
+    return graph
+
+
 def _interpret(exported: Any, name: str, allow_float: bool) -> FloatGraph:
     tracer = Tracer(exported)
     outputs: list[Any] = []
+
+    def output(node: Any) -> None:
+        settle(tracer, node)
+        outputs.extend(tracer.env.get(n) for n in node.args[0])
+
+    def call(node: Any) -> None:
+        tracer.enter(node)
+        result = _meaning(tracer, node)
+        if result is NotImplemented:
+            keep = next((o.capture_call for o in OPERATORS.values() if o.capture_call), None)
+            if not allow_float or keep is None:
+                raise unsupported(tracer.where or node.name, str(node.target), tracer.kind)
+            result = keep(tracer, node)
+        tracer.env[node] = result
+
+    #: what becomes of the nodes of an exported graph, by their kind
+    steps = {"placeholder": tracer.placeholder, "output": output, "call_function": call}
     for node in exported.graph.nodes:
-        if node.op == "placeholder":
-            tracer.placeholder(node)
-        elif node.op == "output":
-            settle(tracer, node)
-            outputs = [tracer.env.get(n) for n in node.args[0]]
-        elif node.op == "call_function":
-            tracer.enter(node)
-            result = _meaning(tracer, node)
-            if result is NotImplemented:
-                if not allow_float:
-                    raise unsupported(tracer.where or node.name, str(node.target), tracer.kind)
-                result = float_call(tracer, node)
-            tracer.env[node] = result
-        else:
+        if (step := steps.get(node.op)) is None:
             raise unsupported(node.name, node.op)
+        step(node)
     if len(outputs) != 2:
         raise CaptureError(
             name,
@@ -142,8 +157,10 @@ def _meaning(tracer: Tracer, node: Any) -> Any:
     if result is NotImplemented:
         settle(tracer, node)
         target = getattr(node.target, "overloadpacket", node.target)
-        handler = HANDLERS.get(getattr(target, "__name__", str(target)))
-        result = NotImplemented if handler is None else handler(tracer, *tracer.arguments(node))
+        name = getattr(target, "__name__", str(target))
+        result = NotImplemented
+        if dispatch.known(name):
+            result = dispatch.meaning(tracer, name, tracer.arguments(node))
     if result is NotImplemented:
         result = of_time_index(tracer, node)
     return collect(tracer, node) if result is NotImplemented else result
@@ -153,7 +170,7 @@ def unsupported(where: str, operator: str, layer: str = "") -> UnsupportedOperat
     """Error for an operator that no handler covers, or not as it is used here, listing those covered."""
     name = operator.removeprefix("aten.").partition(".")[0]
     reason = "has no integer lowering"
-    if name in HANDLERS:
+    if dispatch.known(name):
         reason = "is used in a way that has no integer lowering (its operands, axes or options)"
     return UnsupportedOperatorError(
         where,

@@ -19,25 +19,26 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zeroq_asr.capture.aten import also_handles, supported
+from zeroq_asr.capture.aten import canonical
+from zeroq_asr.capture.dispatch import handles, supported
 from zeroq_asr.capture.tracer import FramewiseLinear, Heads, LogProbs, OfFrames, Real, Size, TimeIndex, Tracer
 from zeroq_asr.errors import UnsupportedOperatorError
 
 #: frames that are tried, and how far rounding may take what is equal
 _TRIED, _CLOSE = 6, 1e-4
-#: operators of nothing but the activation
-_SUMS, _JOINS = ("add", "sub"), ("cat", "concat", "concatenate", "stack", "neg")
+#: operators, by their canonical names, of nothing but the activation
+_SUMS, _JOINS = ("add", "sub"), ("cat", "stack", "neg")
 #: those that keep it as it is
-_KEEPS = ("contiguous", "clone", "alias", "detach", "to", "_to_copy", "type_as", "float", "dropout")
+_KEEPS = ("identity", "cast")
 #: those whose result has the shape that the trace says
-_SHAPES = ("view", "reshape", "_unsafe_view", "expand", "unflatten")
+_SHAPES = ("reshape", "expand", "unflatten")
 _MOVES = (
     *("slice", "narrow", "select", "chunk", "split", "split_with_sizes", "unbind", "getitem", "index_select"),
     *("flatten", "transpose", "permute", "movedim", "swapaxes", "unsqueeze", "squeeze", "flip", "roll"),
     *("view_as_complex", "view_as_real"),
 )
 #: what is asked of a tensor, not computed from it
-_ASKS = ("sym_size", "sym_numel", "_assert_tensor_metadata")
+_ASKS = ("size", "assertion")
 
 
 # -- frame numbers and tables ----------------------------------------------------------------------------
@@ -62,13 +63,21 @@ def _numbers(extents: tuple[Any, ...], dtype: torch.dtype) -> OfFrames:
     return OfFrames(lambda frames: torch.arange(frames).to(dtype).reshape(shape))
 
 
-@also_handles("slice")
-def _slice(t: Tracer, x: Any, dim: int = 0, start: Any = None, end: Any = None, step: Any = 1) -> Any:
-    """All there is; or, of a table made for the longest utterance, its first frames."""
-    if isinstance(x, OfFrames) and t.unchanged and step == 1:
-        return x
+@handles("slice", OfFrames)
+def _slice_table(
+    t: Tracer, x: OfFrames, dim: int = 0, start: object = None, end: object = None, step: object = 1
+) -> Any:
+    """All there is."""
+    return x if t.unchanged and step == 1 else NotImplemented
+
+
+@handles("slice", Tensor)
+def _slice_longest(
+    t: Tracer, x: Tensor, dim: int = 0, start: object = None, end: object = None, step: object = 1
+) -> Any:
+    """Of a table made for the longest utterance its first frames."""
     begins = start in (None, 0) and step == 1 and isinstance(end, Size) and t.shape.count(None) == 1
-    if not isinstance(x, Tensor) or not begins or t.shape[dim] is not None:
+    if not begins or t.shape[dim] is not None:
         return NotImplemented
     return OfFrames(lambda frames: x.narrow(dim, 0, frames))
 
@@ -82,7 +91,7 @@ def collect(t: Tracer, node: Any, *, begun: bool = False) -> Any:
     ``begun``: only if an operand has been collected already.
     """
     operator = getattr(node.target, "overloadpacket", node.target)
-    name = getattr(operator, "__name__", str(operator)).removesuffix("_")
+    name = canonical(getattr(operator, "__name__", str(operator)))
     operands = {n: t.env.get(n) for n in node.all_input_nodes}
     linear = {n: v for n, v in operands.items() if isinstance(v, (Real, Heads, FramewiseLinear))}
     if any(isinstance(v, LogProbs) for v in linear.values()):
@@ -176,7 +185,7 @@ def _runs(value: Real | Heads | FramewiseLinear) -> Callable[[Tensor], Any]:
 def settle(t: Tracer, node: Any) -> None:
     """Emit what the operands of ``node`` were collected to be, for it reads them as they are."""
     operator = getattr(node.target, "overloadpacket", node.target)
-    if getattr(operator, "__name__", "") in _ASKS:
+    if canonical(getattr(operator, "__name__", "")) in _ASKS:
         return
     for n in node.all_input_nodes:
         if isinstance(t.env.get(n), FramewiseLinear):

@@ -2,6 +2,9 @@
 
 A command is a function in a module of its own, listed in ``app.COMMANDS``; ``terminal`` is where
 it prints and where errors become exit codes (``exits``).
+
+Imports: __init__, _version, config, errors, files, progress, speech, synthesis, deployment, measure.
+Never imports: integer, graph, capture, operators, lowering, calibration, pipeline.
 """
 
 from __future__ import annotations

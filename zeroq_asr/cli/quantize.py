@@ -53,9 +53,9 @@ def quantize(
     bits: Annotated[
         list[str] | None,
         typer.Option(
-            help="Of weights and activations: 8 (the default), w7a8, w4a8 and the like. And, repeatable, "
-            "LAYER=16 for the result of a layer: a path, a value's name or a glob, e.g. "
-            "'encoder.layers.*.conv.depthwise_conv=16'."
+            help="Of weights and activations: 8 (the default), w7a8, w4a8 and the like, or the YAML file of a "
+            "plan. And, repeatable, LAYER=N, 16 or 2 to 8, for the result of a layer: a path, a value's name or "
+            "a glob, e.g. 'encoder.layers.*.conv.depthwise_conv=16'."
         ),
     ] = None,
     dialect: Annotated[

@@ -15,7 +15,12 @@ from zeroq_asr.cli.terminal import Terminal, session
 
 def verify(
     ctx: typer.Context,
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="An ONNX file that `quantize` wrote.")],
+    file: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FILE", help="An ONNX file that `quantize` wrote, or a bundle's folder of them."
+        ),
+    ],
     expected: Annotated[
         str | None,
         typer.Option(
@@ -85,6 +90,21 @@ def _report(terminal: Terminal, certificate: zq.Certificate) -> None:
             ("checked", f"{proof.instructions} instructions; the graph equals their export byte for byte"),
         ]
     )
+    if certificate.parts:
+        terminal.text()
+        terminal.table(
+            ["part", "program", "instructions", "headroom, bits"],
+            [
+                [
+                    name,
+                    part.program_sha256,
+                    str(part.proof.instructions),
+                    f"{part.proof.headroom_bits:.1f}",
+                ]
+                for name, part in certificate.parts.items()
+            ],
+            left=(0, 1),
+        )
     show_islands(terminal, certificate.to_dict()["islands"])
     terminal.text()
     terminal.text(f"2. {_dialect(certificate)}", "bold green")

@@ -1,10 +1,13 @@
-"""A Program and all that surrounds it, as one ONNX file.
+"""A Program and all that surrounds it, as one ONNX file; a bundle of several, as a folder of them.
 
-Inputs ``audio_signal`` float32 [batch, mels, frames] and ``length`` int64 [batch]; outputs
-``logprobs`` float32 [batch, encoded, tokens], ``logits`` int32 (the integers), ``encoded_lengths``
-int64 [batch].  ``logprobs`` comes first because runtimes for NeMo CTC models take outputs in order.
-The metadata carries the keys those runtimes read and, under ``zeroq_asr``, one JSON object from
-which the program, the frontend and the tokens are read back.
+A CTC network has the inputs ``audio_signal`` float32 [batch, mels, frames] and ``length`` int64 [batch]; and
+the outputs ``logprobs`` float32 [batch, encoded, tokens], ``logits`` int32 (the integers) and
+``encoded_lengths`` int64 [batch].  ``logprobs`` comes first because runtimes for NeMo CTC models take outputs
+in order.  Any other program has an input and an output for each of its ports, integers as they are; a state
+enters as NAME and leaves as next_NAME.
+
+The metadata carries the keys that those runtimes read and, under ``zeroq_asr``, one JSON object from
+which the program, the frontend and the tokens are read back (``deployment.metadata``).
 """
 
 from __future__ import annotations
@@ -12,32 +15,51 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from dataclasses import dataclass, field
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper
+from onnx import NodeProto, TensorProto, ValueInfoProto, helper
 
 from zeroq_asr._version import __version__
+from zeroq_asr.deployment.metadata import METADATA_KEY, METADATA_VERSION, Deployment, metadata_digest
 from zeroq_asr.errors import ExportError
+from zeroq_asr.files import atomic_write_bytes, atomic_write_folder
 from zeroq_asr.integer.backends.onnx_fused import OnnxFusedBackend
+from zeroq_asr.integer.backends.onnx_graph import Sym
 from zeroq_asr.integer.backends.onnx_qdq import OnnxQdqBackend
 from zeroq_asr.integer.backends.onnx_strict import OnnxStrictBackend, build
+from zeroq_asr.integer.bundle import NETWORK, Bundle
 from zeroq_asr.integer.float_parts import islands
-from zeroq_asr.integer.program import Program, canonical_json
+from zeroq_asr.integer.program import Port, Program, StatePort, canonical_json, is_ctc
 from zeroq_asr.integer.types import I32, IntType
 from zeroq_asr.integer.wellformed import check
-from zeroq_asr.speech.frontend import FrontendConfig
-from zeroq_asr.speech.tokenizer import Tokenizer
 
-#: key of our own JSON object in the file's metadata
-METADATA_KEY = "zeroq_asr"
-#: version of that object's layout
-FORMAT = 1
+__all__ = [
+    "BUNDLE_FILE",
+    "DIALECTS",
+    "IR_VERSION",
+    "METADATA_KEY",
+    "METADATA_VERSION",
+    "OPSET",
+    "TARGET_BOUNDS",
+    "Deployment",
+    "Export",
+    "bundle_files",
+    "export",
+    "export_bundle",
+    "metadata_digest",
+    "write_bundle",
+]
+
 DIALECTS = ("fused", "strict", "qdq")
 #: BitwiseAnd and Shape slices need opset 18; ONNX Runtime has kernels for Min on bytes since 1.24
 OPSET, IR_VERSION = 18, 8
+#: what a bundle's folder says of its files
+BUNDLE_FILE = "bundle.json"
 
 #: what a target promises about the products that the fused kernels form
 TARGET_BOUNDS = {
@@ -47,46 +69,15 @@ TARGET_BOUNDS = {
     "arm": "signed weights at full range: exact where the CPU multiplies u8 x s8 into int32 (ARM)",
 }
 
-
-@dataclass(frozen=True)
-class Deployment:
-    """All of a model that is not its program: what a runtime needs beside the integers."""
-
-    name: str
-    frontend: FrontendConfig
-    tokenizer: Tokenizer
-    max_seconds: float
-    subsampling_factor: int
-    #: the specifications it was made by, for the record
-    recipe: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def max_frames(self) -> int:
-        """Frames of the longest audio that is promised."""
-        return math.ceil(self.max_seconds * self.frontend.frames_per_second) + 1
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the fields as JSON values."""
-        return {
-            "name": self.name,
-            "frontend": self.frontend.to_dict(),
-            "tokenizer": self.tokenizer.to_dict(),
-            "max_seconds": self.max_seconds,
-            "subsampling_factor": self.subsampling_factor,
-            "recipe": self.recipe,
-        }
-
-    @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> Deployment:
-        """Rebuild what ``to_dict`` wrote."""
-        return cls(
-            name=data["name"],
-            frontend=FrontendConfig.from_dict(data["frontend"]),
-            tokenizer=Tokenizer.from_dict(data["tokenizer"]),
-            max_seconds=data["max_seconds"],
-            subsampling_factor=data["subsampling_factor"],
-            recipe=data["recipe"],
-        )
+#: type of a port → ONNX's
+_PORT_TYPES = {
+    "float32": TensorProto.FLOAT,
+    "int64": TensorProto.INT64,
+    "int32": TensorProto.INT32,
+    "int16": TensorProto.INT16,
+    "uint8": TensorProto.UINT8,
+    "bool": TensorProto.BOOL,
+}
 
 
 @dataclass(frozen=True)
@@ -95,44 +86,38 @@ class Export:
 
     model: onnx.ModelProto
     backend: OnnxStrictBackend
+    #: of the program
+    program_sha256: str
 
     def to_bytes(self) -> bytes:
         """Serialize; equal models give equal bytes."""
         return self.model.SerializeToString(deterministic=True)
 
 
-def export(program: Program, deployment: Deployment, dialect: str, target: str = "x86-any") -> Export:
+def export(
+    program: Program, deployment: Deployment, dialect: str, target: str = "x86-any", part: str = NETWORK
+) -> Export:
     """Spell ``program`` in a dialect.  The interval proof runs on the way: ProofError if it fails.
 
     ``target`` decides how the fused kernels' weights are stored (see ``TARGET_BOUNDS``); strict and
-    qdq do not depend on it.  Raises ExportError for an unknown dialect or target.
+    qdq do not depend on it.  ``part``: what the program is in its bundle.  Raises ExportError for an unknown
+    dialect or target, and for a program that does not fit what is around it.
     """
     backend = _backend(program, dialect, target)
-    logits, encoded = build(backend, program)
-    _check_interface(program, deployment, logits.interval.type)
-    scale = program.values[program.outputs[0]].scale
-    backend.store("logits/scale", np.array(scale, dtype=np.float32))
-    nodes = [
-        *backend.nodes,
-        helper.make_node("Identity", [logits.name], ["logits"], name="logits"),
-        helper.make_node("Identity", [encoded.name], ["encoded_lengths"], name="encoded_lengths"),
-        helper.make_node("Cast", ["logits"], ["logits/float"], name="logits/float", to=TensorProto.FLOAT),
-        helper.make_node("Mul", ["logits/float", "logits/scale"], ["logits/real"], name="logits/real"),
-        helper.make_node("LogSoftmax", ["logits/real"], ["logprobs"], name="logprobs", axis=-1),
-    ]
-    tokens = len(deployment.tokenizer.tokens) + 1
+    results = build(backend, program)
+    ctc = is_ctc(program)
+    _check_promise(program, deployment)
+    if ctc:
+        _check_tokens(program, deployment, backend, results[0])
+    nodes, outputs = _outputs(program, results)
+    if ctc:
+        more, scores = _log_probabilities(program, backend)
+        nodes, outputs = [*nodes, *more], [scores, *outputs]
     graph = helper.make_graph(
-        nodes,
+        [*backend.nodes, *nodes],
         "zeroq_asr",
-        [
-            _tensor("audio_signal", TensorProto.FLOAT, ["batch", program.channels, "frames"]),
-            _tensor("length", TensorProto.INT64, ["batch"]),
-        ],
-        [
-            _tensor("logprobs", TensorProto.FLOAT, ["batch", "encoded", tokens]),
-            _tensor("logits", TensorProto.INT32, ["batch", "encoded", tokens]),
-            _tensor("encoded_lengths", TensorProto.INT64, ["batch"]),
-        ],
+        [_tensor(port.name, port) for port in (*program.inputs, *program.states)],
+        outputs,
         list(backend.initializers.values()),
         value_info=backend.value_infos(),
     )
@@ -143,33 +128,90 @@ def export(program: Program, deployment: Deployment, dialect: str, target: str =
         producer_name="zeroq-asr",
         producer_version=__version__,
     )
-    for key, value in _metadata(program, deployment, backend, dialect, target).items():
+    digest = program.digest()
+    own: dict[str, Any] = {
+        "format": METADATA_VERSION,
+        "version": __version__,
+        "dialect": dialect,
+        "target": target,
+        "part": part,
+        **deployment.to_dict(),
+        "program": program.to_json(),
+        "encodings": {k: list(v) for k, v in backend.encodings.items()},
+        "program_sha256": digest,
+    }
+    own["metadata_sha256"] = metadata_digest(own)
+    only = "not integer-only" if islands(program) else "integer-only"
+    metadata = {
+        "comment": f"{only}, {dialect}; made by zeroq-asr without data",
+        "model_author": "zeroq-asr",
+        **(_ctc_metadata(deployment) if ctc else {}),
+        "version": "1",
+        METADATA_KEY: canonical_json(own).decode(),
+    }
+    for key, value in sorted(metadata.items()):
         model.metadata_props.add(key=key, value=value)
-    return Export(model, backend)
+    return Export(model, backend, digest)
 
 
-def _check_interface(program: Program, deployment: Deployment, kind: IntType) -> None:
-    """The program fits what is around it: mels in, a logit a token out, and the audio that is promised."""
-    name, seconds = program.outputs[0], deployment.max_seconds
-    made = {i.out: i for i in program.code}
-    last = made.get(name)
-    if kind is not I32 or last is None or last.op != "transpose" or last.attrs["perm"] != (0, 2, 1):
-        raise ExportError(name, f"the logits must be int32 [B, S, V], found {kind.name}")
-    tokens = len(deployment.tokenizer.tokens) + 1
-    channels = check(program)[last.ins[0]]
-    if channels != tokens:
-        raise ExportError(name, f"has {channels} channels for {tokens} tokens, the blank among them")
+def _outputs(program: Program, results: tuple[Sym, ...]) -> tuple[list[NodeProto], list[ValueInfoProto]]:
+    """Nodes that give what leaves a program the names of its ports, and the declarations of these."""
+    ports = [(port.name, port) for port in program.outputs]
+    named = [*ports, *((f"next_{state.name}", state) for state in program.states)]
+    nodes = [
+        helper.make_node("Identity", [result.name], [name], name=name)
+        for (name, _), result in zip(named, results, strict=True)
+    ]
+    return nodes, [_tensor(name, port) for name, port in named]
+
+
+def _log_probabilities(
+    program: Program, backend: OnnxStrictBackend
+) -> tuple[list[NodeProto], ValueInfoProto]:
+    """What runtimes take of a CTC network: the logarithms of probabilities, in float, behind the integers."""
+    logits = program.output("logits")
+    backend.store("logits/scale", np.array(program.values[logits.value].scale, dtype=np.float32))
+    nodes = [
+        helper.make_node("Cast", ["logits"], ["logits/float"], name="logits/float", to=TensorProto.FLOAT),
+        helper.make_node("Mul", ["logits/float", "logits/scale"], ["logits/real"], name="logits/real"),
+        helper.make_node("LogSoftmax", ["logits/real"], ["logprobs"], name="logprobs", axis=-1),
+    ]
+    return nodes, helper.make_tensor_value_info("logprobs", TensorProto.FLOAT, list(logits.dims))
+
+
+def _tensor(name: str, port: Port | StatePort) -> ValueInfoProto:
+    return helper.make_tensor_value_info(name, _PORT_TYPES[port.type], list(port.dims))
+
+
+def _check_promise(program: Program, deployment: Deployment) -> None:
+    """The program takes what the frontend gives, of all the audio that is promised."""
+    if program.features is None:
+        return
     if deployment.frontend.features != program.channels:
         problem = (
             f"the frontend gives {deployment.frontend.features} mels, the program takes {program.channels}"
         )
         raise ExportError(deployment.name, problem)
+    seconds = deployment.max_seconds
     number = isinstance(seconds, int | float) and not isinstance(seconds, bool) and math.isfinite(seconds)
     if not number or not 0 < deployment.max_frames <= program.max_frames:
         raise ExportError(
             deployment.name,
             f"promises {seconds!r} s of audio, the program is proven for {program.max_frames} frames",
         )
+
+
+def _check_tokens(program: Program, deployment: Deployment, backend: OnnxStrictBackend, result: Sym) -> None:
+    """The logits of a CTC network are int32 [B, S, V], one for every token and the blank."""
+    port, tokens = program.output("logits"), len(deployment.tokenizer.tokens) + 1
+    kind: IntType = result.interval.type
+    dims = backend.dims.get(result.name, port.dims)
+    if kind is not I32 or len(dims) != len(port.dims):
+        raise ExportError(port.value, f"the logits must be int32 [B, S, V], found {kind.name} {list(dims)}")
+    # a number of frames is free, so that an extent that is known is that of the channels
+    channels = check(program)[port.value]
+    if not channels == tokens == port.dims[-1] or dims[-1] not in (tokens, None):
+        raise ExportError(port.value, f"has {channels} channels for {tokens} tokens, the blank among them")
 
 
 def _backend(program: Program, dialect: str, target: str) -> OnnxStrictBackend:
@@ -190,40 +232,59 @@ def _backend(program: Program, dialect: str, target: str) -> OnnxStrictBackend:
     return OnnxFusedBackend(target)
 
 
-def _metadata(
-    program: Program, deployment: Deployment, backend: OnnxStrictBackend, dialect: str, target: str
-) -> dict[str, str]:
-    own = {
-        "format": FORMAT,
-        "version": __version__,
-        "dialect": dialect,
-        "target": target,
-        **deployment.to_dict(),
-        "program": program.to_json(),
-        "encodings": {k: list(v) for k, v in backend.encodings.items()},
-        "program_sha256": program.digest(),
-    }
-    own["metadata_sha256"] = metadata_digest(own)
+def _ctc_metadata(deployment: Deployment) -> dict[str, str]:
+    """The keys that runtimes for NeMo's CTC models read."""
     normalize = deployment.frontend.normalize
-    only = "not integer-only" if islands(program) else "integer-only"
-    kind = "EncDecCTCModel" if deployment.tokenizer.kind == "characters" else "EncDecCTCModelBPE"
+    characters = deployment.tokenizer.kind == "characters"
     return {
-        "comment": f"{only}, {dialect}; made by zeroq-asr without data",
-        "model_author": "zeroq-asr",
-        "model_type": kind,
+        "model_type": "EncDecCTCModel" if characters else "EncDecCTCModelBPE",
         "normalize_type": normalize if isinstance(normalize, str) else "",
         "subsampling_factor": str(deployment.subsampling_factor),
-        "version": "1",
         "vocab_size": str(len(deployment.tokenizer.tokens)),
-        METADATA_KEY: canonical_json(own).decode(),
     }
 
 
-def metadata_digest(own: dict[str, Any]) -> str:
-    """SHA-256 of our JSON object without this digest itself."""
-    rest = {k: v for k, v in own.items() if k != "metadata_sha256"}
-    return hashlib.sha256(canonical_json(json.loads(json.dumps(rest)))).hexdigest()
+# -- bundles ---------------------------------------------------------------------------------------
 
 
-def _tensor(name: str, kind: int, shape: list[str | int]) -> onnx.ValueInfoProto:
-    return helper.make_tensor_value_info(name, kind, shape)
+def export_bundle(
+    bundle: Bundle, deployment: Deployment, dialect: str, target: str = "x86-any"
+) -> dict[str, Export]:
+    """Spell every program of a bundle in a dialect, as ``export`` does; returns the parts' files."""
+    return {part: export(one, deployment, dialect, target, part) for part, one in bundle.programs.items()}
+
+
+def bundle_files(exports: Mapping[str, Export], deployment: Deployment) -> dict[str, bytes]:
+    """Return the files of a bundle's folder by name: PART.onnx each, and ``bundle.json``, which lists them.
+
+    What ``bundle.json`` holds follows from the others: tokens, frontend and recipe, and of every part the
+    hashes of its program and of its file.
+    """
+    files = {f"{part}.onnx": one.to_bytes() for part, one in sorted(exports.items())}
+    listed = {
+        part: {
+            "file": f"{part}.onnx",
+            "sha256": hashlib.sha256(files[f"{part}.onnx"]).hexdigest(),
+            "program_sha256": one.program_sha256,
+        }
+        for part, one in sorted(exports.items())
+    }
+    own = {
+        "format": METADATA_VERSION,
+        "version": __version__,
+        **deployment.to_dict(),
+        "parts": listed,
+    }
+    text = json.dumps(own, indent=1, sort_keys=True, ensure_ascii=False)
+    return {**files, BUNDLE_FILE: f"{text}\n".encode()}
+
+
+def write_bundle(path: str | os.PathLike[str], exports: Mapping[str, Export], deployment: Deployment) -> None:
+    """Write a bundle whole or not at all: one file of one part, else the folder of ``bundle_files``.
+
+    A folder that is a bundle already is replaced; ConfigError for one that holds anything else.
+    """
+    if len(exports) == 1:
+        atomic_write_bytes(path, next(iter(exports.values())).to_bytes())
+    else:
+        atomic_write_folder(path, bundle_files(exports, deployment), BUNDLE_FILE)

@@ -19,13 +19,13 @@ from onnx import TensorProto, helper
 from torch import nn
 
 from zeroq_asr.checkpoints import load_checkpoint
-from zeroq_asr.deployment.export import METADATA_KEY
+from zeroq_asr.deployment.metadata import METADATA_KEY
 from zeroq_asr.deployment.recognizer import is_onnx
 from zeroq_asr.deployment.verify import load_onnx, read_program
 from zeroq_asr.errors import CheckpointError, VerificationError
 from zeroq_asr.integer.backends.onnx_loops import every_node
 from zeroq_asr.integer.float_parts import islands
-from zeroq_asr.integer.program import Program, ValueInfo
+from zeroq_asr.integer.program import Port, Program, StatePort, ValueInfo
 from zeroq_asr.model import AsrModel
 from zeroq_asr.speech.tokenizer import Tokenizer
 from zeroq_asr.synthesis.statistics import DEAD_SHARE
@@ -105,6 +105,12 @@ def _quantized(path: str | os.PathLike[str], model: onnx.ModelProto) -> dict[str
         "version": own.get("version"),
         "format": own.get("format"),
         **_versions(model),
+        "part": own.get("part"),
+        "ports": {
+            "inputs": [_port(port) for port in program.inputs],
+            "outputs": [_port(port) for port in program.outputs],
+            "states": [_port(state) for state in program.states],
+        },
         "integer_only": not kept,
         "islands": [asdict(island) for island in kept],
         "program_sha256": own.get("program_sha256"),
@@ -151,6 +157,10 @@ def _versions(model: onnx.ModelProto) -> dict[str, Any]:
         "ir_version": model.ir_version,
         "producer": f"{model.producer_name} {model.producer_version}".strip(),
     }
+
+
+def _port(port: Port | StatePort) -> dict[str, Any]:
+    return {"name": port.name, "type": port.type, "shape": list(port.dims)}
 
 
 def _values(program: Program) -> list[dict[str, Any]]:

@@ -1,8 +1,8 @@
 """What the processor can multiply: the facts that decide which kernels are exact and fast on it.
 
 On x86 without VNNI, ONNX Runtime multiplies u8 by s8 in pairs that saturate at int16, so neighbouring weights
-must not be too large together (``integer/neighbours.py``); with VNNI, and on ARM, the products go straight
-into int32.
+must not be too large together (``integer/pair_saturation.py``); with VNNI, and on ARM, the products go
+straight into int32.
 """
 
 from __future__ import annotations

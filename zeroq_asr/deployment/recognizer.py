@@ -5,7 +5,6 @@ Shapes: B batch, M mels, T feature frames, S encoded frames, V tokens with the C
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,13 +14,11 @@ import numpy.typing as npt
 import torch
 
 from zeroq_asr.checkpoints import load_checkpoint
+from zeroq_asr.deployment.metadata import own_metadata
 from zeroq_asr.errors import CheckpointError, ConfigError
 from zeroq_asr.model import AsrModel
 from zeroq_asr.speech.frontend import FrontendConfig
 from zeroq_asr.speech.tokenizer import Tokenizer
-
-#: the metadata key of an ONNX file under which this package keeps its own
-METADATA_KEY = "zeroq_asr"
 
 Floats = npt.NDArray[np.float32]
 Lengths = npt.NDArray[np.int64]
@@ -179,19 +176,6 @@ def _reason(error: Exception) -> str:
     """Return the first line of onnxruntime's message, shortened."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return lines[0] if len(lines[0]) <= 200 else f"{lines[0][:200]}…"
-
-
-def own_metadata(path: str | os.PathLike[str], metadata: dict[str, str]) -> dict[str, Any]:
-    """Return this package's part of a file's metadata, {} without; CheckpointError if it is damaged."""
-    if METADATA_KEY not in metadata:
-        return {}
-    try:
-        own = json.loads(metadata[METADATA_KEY])
-    except (ValueError, RecursionError):
-        own = None
-    if not isinstance(own, dict):
-        raise CheckpointError(path, f"its metadata {METADATA_KEY!r} is damaged", "export it again")
-    return own
 
 
 def read_surroundings(

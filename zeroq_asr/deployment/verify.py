@@ -1,4 +1,4 @@
-"""Verification of an ONNX file: is it the proven integer program that it says it is?
+"""Verification of what ``quantize`` wrote: is it the proven integer program that it says it is?
 
 Two statements are made: *the integer program is proven* (the interval proof holds for every input
 up to the stated length), and *the dialect* (strict: no float type between the quantizer and the
@@ -8,7 +8,8 @@ else is proven.
 
 The program is rebuilt from the file itself (its instructions from the metadata, its constants from
 the initializers, where they are stored once), exported again, and the result must equal the file
-byte for byte; then the proof runs.  So every bit of the graph is accounted for.
+byte for byte; then the proof runs.  So every bit of the graph is accounted for.  Of a bundle's folder that
+holds for every file, and for the list of them, which is made again from what they hold.
 """
 
 from __future__ import annotations
@@ -28,18 +29,21 @@ from onnx import TensorProto, helper, numpy_helper
 
 from zeroq_asr._version import __version__
 from zeroq_asr.deployment.export import (
-    FORMAT,
+    BUNDLE_FILE,
     METADATA_KEY,
+    METADATA_VERSION,
     TARGET_BOUNDS,
     Deployment,
     Export,
+    bundle_files,
     export,
     metadata_digest,
 )
-from zeroq_asr.errors import CheckpointError, VerificationError, ZeroqError
+from zeroq_asr.errors import CheckpointError, ConfigError, VerificationError, ZeroqError
 from zeroq_asr.integer.backends.onnx_fused import OnnxFusedBackend
 from zeroq_asr.integer.backends.onnx_graph import decode
 from zeroq_asr.integer.backends.onnx_loops import every_graph, every_node
+from zeroq_asr.integer.bundle import Bundle
 from zeroq_asr.integer.float_parts import Island, islands
 from zeroq_asr.integer.program import Program, canonical_json
 from zeroq_asr.integer.proof import Proof, prove
@@ -49,18 +53,21 @@ _REMEDY = "do not trust this file; quantize the checkpoint again"
 
 @dataclass(frozen=True)
 class Certificate:
-    """What ``verify`` established about a file."""
+    """What ``verify`` established about a file, or about a bundle's folder."""
 
+    #: or the folder
     file: str
     name: str
     dialect: str
     target: str
     #: what the fused kernels' products rely on; empty for strict
     target_bound: str
+    #: of a bundle of several programs, that of all of them
     program_sha256: str
-    #: of the whole file, tokens and frontend included
+    #: of the whole file, tokens and frontend included; of a folder that of its list, which has those of all
     file_sha256: str
     max_seconds: float
+    #: of a bundle of several programs, that which comes nearest to its limits
     proof: Proof
     #: ONNX operator → how many nodes
     nodes: dict[str, int]
@@ -72,10 +79,14 @@ class Certificate:
     islands: tuple[Island, ...] = ()
     #: names of the float tensors that are neither the input, behind the logits, nor in an island
     float_tensors: list[str] = field(default_factory=list)
+    #: of a bundle of several programs: part → its own certificate; of one file none
+    parts: dict[str, Certificate] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the certificate as JSON values."""
-        return {**asdict(self), "integer_only": self.integer_only, "proof": self.proof.to_dict()}
+        parts = {name: part.to_dict() for name, part in self.parts.items()}
+        own = {**asdict(self), "integer_only": self.integer_only, "proof": self.proof.to_dict()}
+        return {**own, "parts": parts}
 
     @property
     def integer_only(self) -> bool:
@@ -95,9 +106,11 @@ def read_own_metadata(model: onnx.ModelProto, where: str) -> dict[str, Any]:
         canonical_json(own)
     except (ValueError, RecursionError):
         raise VerificationError(where, "its metadata is not JSON", _REMEDY) from None
-    if not isinstance(own, dict) or own.get("format") != FORMAT:
-        found = own.get("format") if isinstance(own, dict) else type(own).__name__
-        raise VerificationError(where, f"metadata format {found!r}, expected {FORMAT}", "upgrade zeroq-asr")
+    found = own.get("format") if isinstance(own, dict) else type(own).__name__
+    if not isinstance(own, dict) or found != METADATA_VERSION:
+        newer = isinstance(found, int) and found > METADATA_VERSION
+        remedy = "upgrade zeroq-asr" if newer else "quantize the checkpoint again"
+        raise VerificationError(where, f"metadata format {found!r}, expected {METADATA_VERSION}", remedy)
     return own
 
 
@@ -135,28 +148,55 @@ def read_program(model: onnx.ModelProto, where: str = "model") -> tuple[Program,
 
 def load_onnx(path: str | os.PathLike[str]) -> onnx.ModelProto:
     """Parse an ONNX file; VerificationError if it is none, CheckpointError if it cannot be read."""
+    return _parsed(_read(path), os.fspath(path))
+
+
+def _read(path: str | os.PathLike[str]) -> bytes:
     try:
-        data = Path(path).read_bytes()
-        model = onnx.load_model_from_string(data)
+        return Path(path).read_bytes()
     except OSError as error:
         raise CheckpointError(path, f"cannot be read ({error.strerror})", "check the path") from None
+
+
+def _parsed(data: bytes, where: str) -> onnx.ModelProto:
+    try:
+        model = onnx.load_model_from_string(data)
     except (DecodeError, ValueError):
-        raise VerificationError(path, "is not an ONNX file, or it is damaged") from None
+        raise VerificationError(where, "is not an ONNX file, or it is damaged") from None
     if not model.graph.node:
-        raise VerificationError(path, "is not an ONNX file, or it is empty")
+        raise VerificationError(where, "is not an ONNX file, or it is empty")
     return model
 
 
-def verify(path: str | os.PathLike[str]) -> Certificate:
-    """Verify a file that ``quantize`` wrote and return its certificate.
+@dataclass(frozen=True)
+class _Verified:
+    """A file that is what it says: its certificate, and what it was made of."""
 
-    Raises VerificationError, saying what differs, when the file is not exactly the export of the
-    program that it holds, or the program's proof fails; CheckpointError when it cannot be read.
+    certificate: Certificate
+    part: str
+    program: Program
+    deployment: Deployment
+    exported: Export
+
+
+def verify(path: str | os.PathLike[str]) -> Certificate:
+    """Verify what ``quantize`` or ``write_bundle`` wrote, a file or a folder, and return its certificate.
+
+    Raises VerificationError, saying what differs, when a file is not exactly the export of the
+    program that it holds, a folder not exactly the bundle of the programs in it, or a program's proof fails;
+    CheckpointError when something cannot be read.
     """
-    model = load_onnx(path)
-    where = os.fspath(path)
+    if Path(path).is_dir():
+        return _verified_folder(path)
+    return _verified_file(path).certificate
+
+
+def _verified_file(path: str | os.PathLike[str]) -> _Verified:
+    # what is verified is what was read: nobody can change the file in between
+    where, data = os.fspath(path), _read(path)
+    model = _parsed(data, where)
     try:
-        return _verified(model, Path(path).read_bytes(), where)
+        return _verified(model, data, where)
     except VerificationError:
         raise
     except ZeroqError as error:
@@ -167,9 +207,9 @@ def verify(path: str | os.PathLike[str]) -> Certificate:
         raise VerificationError(where, problem, _REMEDY) from None
 
 
-def _verified(model: onnx.ModelProto, data: bytes, where: str) -> Certificate:
+def _verified(model: onnx.ModelProto, data: bytes, where: str) -> _Verified:
     program, deployment, own = read_program(model, where)
-    dialect, target = own.get("dialect", ""), own.get("target", "")
+    dialect, target, part = (own.get(key, "") for key in ("dialect", "target", "part"))
     if dialect == "qdq":
         raise VerificationError(where, "the qdq spelling is not exact, so it has no certificate")
     digest = program.digest()
@@ -180,7 +220,7 @@ def _verified(model: onnx.ModelProto, data: bytes, where: str) -> Certificate:
     # no number of a damaged file is worth a warning
     with np.errstate(all="ignore"):
         proof = prove(program)
-        again = export(program, deployment, dialect, target)
+        again = export(program, deployment, dialect, target, part)
     _require_equal(model, data, again, where, own.get("version"))
     try:
         onnx.checker.check_model(model)
@@ -193,7 +233,7 @@ def _verified(model: onnx.ModelProto, data: bytes, where: str) -> Certificate:
     backend = again.backend
     kernels = backend.conditions if isinstance(backend, OnnxFusedBackend) else {}
     inside = backend.island_tensors if isinstance(backend, OnnxFusedBackend) else set()
-    return Certificate(
+    certificate = Certificate(
         file=where,
         name=deployment.name,
         dialect=dialect,
@@ -208,6 +248,72 @@ def _verified(model: onnx.ModelProto, data: bytes, where: str) -> Certificate:
         kernels={kernel: list(conditions) for kernel, conditions in kernels.items()},
         islands=islands(program),
         float_tensors=[name for name in floats if name not in inside],
+    )
+    return _Verified(certificate, part, program, deployment, again)
+
+
+def _verified_folder(path: str | os.PathLike[str]) -> Certificate:
+    folder, where = Path(path), os.fspath(path)
+    listed = _read(folder / BUNDLE_FILE)
+    found: dict[str, _Verified] = {}
+    for file in sorted(folder.iterdir()):
+        if file.name != BUNDLE_FILE:
+            found[file.name.removesuffix(".onnx")] = _verified_file(file)
+    odd = [name for name, one in found.items() if one.part != name]
+    if odd:
+        part = found[odd[0]].part
+        raise VerificationError(folder / f"{odd[0]}.onnx", f"is the part {part!r} of a bundle", _REMEDY)
+    try:
+        bundle = Bundle({name: one.program for name, one in found.items()})
+    except ConfigError as error:
+        raise VerificationError(where, error.problem, _REMEDY) from None
+    first = next(iter(found.values()))
+    made = bundle_files({name: one.exported for name, one in found.items()}, first.deployment)
+    if made[BUNDLE_FILE] != listed:
+        raise VerificationError(
+            folder / BUNDLE_FILE, "does not list the files beside it as they are", _REMEDY
+        )
+    for name, one in found.items():
+        same = one.deployment == first.deployment and one.certificate.dialect == first.certificate.dialect
+        if not same or one.certificate.target != first.certificate.target:
+            raise VerificationError(folder / f"{name}.onnx", "was not exported with the others", _REMEDY)
+    parts = {name: one.certificate for name, one in found.items()}
+    return _of_parts(where, bundle.digest(), hashlib.sha256(listed).hexdigest(), parts)
+
+
+def _of_parts(where: str, digest: str, file_digest: str, parts: dict[str, Certificate]) -> Certificate:
+    """One certificate of several programs: what holds of all, and where they come nearest to their limits."""
+    spellings: dict[str, Counter[str]] = {}
+    kernels: dict[str, dict[str, None]] = {}
+    for one in parts.values():
+        for op, counts in one.spellings.items():
+            spellings.setdefault(op, Counter()).update(counts)
+        for kernel, conditions in one.kernels.items():
+            kernels.setdefault(kernel, {}).update(dict.fromkeys(conditions))
+    first = next(iter(parts.values()))
+    nearest = max(parts, key=lambda name: parts[name].proof.peak)
+    proof = Proof(
+        max_frames=max(one.proof.max_frames for one in parts.values()),
+        instructions=sum(one.proof.instructions for one in parts.values()),
+        peak=parts[nearest].proof.peak,
+        peak_at=f"{nearest}: {parts[nearest].proof.peak_at}",
+    )
+    return Certificate(
+        file=where,
+        name=first.name,
+        dialect=first.dialect,
+        target=first.target,
+        target_bound=first.target_bound,
+        program_sha256=digest,
+        file_sha256=file_digest,
+        max_seconds=first.max_seconds,
+        proof=proof,
+        nodes=dict(sum((Counter(one.nodes) for one in parts.values()), Counter())),
+        spellings={op: dict(counts) for op, counts in spellings.items()},
+        kernels={kernel: list(conditions) for kernel, conditions in kernels.items()},
+        islands=tuple(island for one in parts.values() for island in one.islands),
+        float_tensors=[f"{name}: {tensor}" for name, one in parts.items() for tensor in one.float_tensors],
+        parts=parts,
     )
 
 
@@ -257,7 +363,7 @@ def _float_tensors(model: onnx.ModelProto) -> list[str]:
     types = {v.name: v.type.tensor_type.elem_type for v in known}
     behind = {"logits/float", "logits/real", "logprobs"}
     # the quantizer of a waveform, step by step
-    inside = {i.name for i in model.graph.input[:1]}
+    inside = {i.name for i in model.graph.input if i.type.tensor_type.elem_type == TensorProto.FLOAT}
     for node in nodes:
         if node.op_type in ("Div", "Round", "Clip") and node.input[0] in inside:
             inside.add(node.output[0])

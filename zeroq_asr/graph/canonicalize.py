@@ -6,27 +6,17 @@ additions become one, masks that nothing can see are dropped, and clamps join wh
 
 from __future__ import annotations
 
-from typing import Any
+import dataclasses
+from collections.abc import Mapping
 
 import torch
+from torch import Tensor
 
 from zeroq_asr.errors import UnsupportedOperatorError
-from zeroq_asr.graph.float_graph import ELEMENTWISE, FloatGraph, FloatNode
-
-#: operators that treat every frame by itself, so a frame nobody reads stays unread behind them
-FRAMEWISE = (
-    "affine",
-    "add",
-    "clamp",
-    "mul",
-    "take_channels",
-    "transpose",
-    "image",
-    "flatten",
-    "layer_norm",
-    "rotate",
-    *ELEMENTWISE,
-)
+from zeroq_asr.graph.float_graph import FloatGraph, FloatNode
+from zeroq_asr.graph.linear import is_linear, is_pointwise
+from zeroq_asr.graph.shapes import infer
+from zeroq_asr.registry import framewise, operator_of, traits_of
 
 
 def canonicalize(graph: FloatGraph) -> FloatGraph:
@@ -47,22 +37,6 @@ def canonicalize(graph: FloatGraph) -> FloatGraph:
     return graph
 
 
-def _rename(graph: FloatGraph, renames: dict[str, str]) -> FloatGraph:
-    def final(name: str) -> str:
-        while name in renames:
-            name = renames[name]
-        return name
-
-    for node in graph.nodes:
-        node.ins = tuple(final(n) for n in node.ins)
-    outputs = (final(graph.outputs[0]), final(graph.outputs[1]))
-    return FloatGraph(graph.inputs, outputs, graph.nodes)
-
-
-def _sole_consumer(graph: FloatGraph, name: str, consumers: dict[str, list[FloatNode]]) -> bool:
-    return len(consumers.get(name, [])) == 1 and name not in graph.outputs
-
-
 def split_shared_convs(graph: FloatGraph) -> FloatGraph:
     """A convolution that several scales and shifts read, and nothing else, is made once for each.
 
@@ -74,17 +48,17 @@ def split_shared_convs(graph: FloatGraph) -> FloatGraph:
         readers = consumers.get(node.out, [])
         nodes.append(node)
         if (
-            node.op != "conv1d"
+            not traits_of(node).holds_weight
             or len(readers) < 2
-            or node.out in graph.outputs
-            or any(reader.op != "affine" for reader in readers)
+            or node.out in graph.leaving
+            or not all(traits_of(reader).affine for reader in readers)
         ):
             continue
         for count, reader in enumerate(readers[1:], start=2):
             twin = FloatNode(node.op, f"{node.out}:{count}:twin", node.ins, dict(node.attrs), node.where)
             reader.ins = tuple(twin.out if name == node.out else name for name in reader.ins)
             nodes.append(twin)
-    return FloatGraph(graph.inputs, graph.outputs, nodes)
+    return graph.with_nodes(nodes)
 
 
 def fold_affine(graph: FloatGraph) -> FloatGraph:
@@ -96,13 +70,13 @@ def fold_affine(graph: FloatGraph) -> FloatGraph:
     renames: dict[str, str] = {}
     kept: list[FloatNode] = []
     for node in graph.nodes:
-        source = producer.get(node.ins[0]) if node.op == "affine" else None
+        source = producer.get(node.ins[0]) if traits_of(node).affine else None
         while source is not None and source.out in renames:
             source = producer[renames[source.out]]
         if (
             source is None
-            or source.op not in ("conv1d", "instance_norm")
-            or not _sole_consumer(graph, node.ins[0], consumers)
+            or not _scales(source)
+            or not _is_sole_reader(graph, node.ins[0], consumers)
             # a vector over one channel makes more channels
             or _channels(node) not in (1, source.attrs["weight"].shape[0])
         ):
@@ -114,38 +88,37 @@ def fold_affine(graph: FloatGraph) -> FloatGraph:
         source.attrs["bias"] = (bias * scale + shift).float()
         source.promise = node.promise
         renames[node.out] = source.out
-    return _rename(FloatGraph(graph.inputs, graph.outputs, kept), renames)
+    return _renamed(graph, kept, renames)
+
+
+def _scales(node: FloatNode) -> bool:
+    """Whether a factor and a summand of each channel of the result can become its own weight and bias."""
+    traits = traits_of(node)
+    return traits.holds_weight or traits.scales_channels
 
 
 def affine_to_conv(graph: FloatGraph) -> FloatGraph:
     """A scale and shift per channel with no convolution before it is a depthwise one with one tap."""
-    channels: dict[str, int] = {}
+    shapes = infer(graph)
     for node in graph.nodes:
-        if node.op == "conv1d":
-            channels[node.out] = node.attrs["weight"].shape[0]
-        elif node.op == "affine":
-            count = max(_channels(node), channels.get(node.ins[0], 1))
-            if count == 1 and node.ins[0] not in channels:
-                raise UnsupportedOperatorError(
-                    node.where or node.out, "a scalar scale needs a convolution before it", "fold it by hand"
-                )
-            scale, shift = _vectors(node, count)
-            node.op, channels[node.out] = "conv1d", count
-            node.attrs = {
-                "weight": scale.float()[:, None, None],
-                "bias": shift.float(),
-                "stride": 1,
-                "padding": (0, 0),
-                "dilation": 1,
-                "groups": min(count, channels.get(node.ins[0], count)),
-            }
-        elif node.op == "take_channels":
-            channels[node.out] = len(node.attrs["index"])
-        elif node.op == "aten":
-            channels[node.out] = node.attrs["channels"]
-        elif known := [channels[name] for name in node.ins if name in channels]:
-            # a gate of one channel broadcasts
-            channels[node.out] = max(known)
+        if not traits_of(node).affine:
+            continue
+        known = shapes[node.ins[0]].channels
+        count = max(_channels(node), known or 1)
+        if count == 1 and known is None:
+            raise UnsupportedOperatorError(
+                node.where or node.out, "a scalar scale needs a convolution before it", "fold it by hand"
+            )
+        scale, shift = _vectors(node, count)
+        node.op = "conv1d"
+        node.attrs = {
+            "weight": scale.float()[:, None, None],
+            "bias": shift.float(),
+            "stride": 1,
+            "padding": (0, 0),
+            "dilation": 1,
+            "groups": min(count, count if known is None else known),
+        }
     return graph
 
 
@@ -153,7 +126,7 @@ def _channels(node: FloatNode) -> int:
     return max(node.attrs["scale"].numel(), node.attrs["shift"].numel())
 
 
-def _vectors(node: FloatNode, channels: int) -> tuple[torch.Tensor, torch.Tensor]:
+def _vectors(node: FloatNode, channels: int) -> tuple[Tensor, Tensor]:
     scale, shift = node.attrs["scale"], node.attrs["shift"]
     return scale.expand(channels).double(), shift.expand(channels).double()
 
@@ -163,18 +136,18 @@ def merge_additions(graph: FloatGraph) -> FloatGraph:
     producer, consumers = graph.producer(), graph.consumers()
     gone: set[str] = set()
     for node in graph.nodes:
-        if node.op != "add":
+        if not traits_of(node).sums:
             continue
         operands: list[str] = []
         for name in node.ins:
             inner = producer.get(name)
-            if inner is not None and inner.op == "add" and _sole_consumer(graph, name, consumers):
+            if inner is not None and traits_of(inner).sums and _is_sole_reader(graph, name, consumers):
                 operands += inner.ins
                 gone.add(name)
             else:
                 operands.append(name)
         node.ins = tuple(operands)
-    return FloatGraph(graph.inputs, graph.outputs, [n for n in graph.nodes if n.out not in gone])
+    return graph.with_nodes([n for n in graph.nodes if n.out not in gone])
 
 
 def drop_dead_masks(graph: FloatGraph) -> FloatGraph:
@@ -184,46 +157,37 @@ def drop_dead_masks(graph: FloatGraph) -> FloatGraph:
     masked mean with the same lengths), or treats frames one by one and its result's frame is
     unseen too.  Frames beyond the encoded length of the logits are unseen by definition.
     """
-    consumers = graph.consumers()
-    unseen: dict[str, set[str]] = {graph.outputs[0]: {graph.outputs[1]}}
+    consumers, leaving = graph.consumers(), _unseen_at_the_end(graph)
+    unseen: dict[str, set[str]] = dict(leaving)
     for node in reversed(graph.nodes):
-        hidden: set[str] | None = unseen.get(node.out) if node.out == graph.outputs[0] else None
-        for reader in consumers.get(node.out, []):
-            if reader.op == "mask_time":
-                by_reader = {reader.ins[1]} | unseen.get(reader.out, set())
-            elif reader.op == "mean_time":
-                # a mean spreads over all frames, so its own unseen frames hide nothing
-                by_reader = {reader.ins[1]}
-            elif reader.op == "instance_norm":
-                # its moments are those of the valid frames; every other frame makes its own result
-                by_reader = {reader.ins[1]} & unseen.get(reader.out, set())
-            elif reader.op == "attention":
-                by_reader = _hidden_by_attention(reader, node.out, unseen.get(reader.out, set()))
-            elif reader.op in FRAMEWISE or _is_pointwise(reader):
-                by_reader = unseen.get(reader.out, set())
-            else:
-                by_reader = set()
-            hidden = by_reader if hidden is None else hidden & by_reader
-        unseen[node.out] = hidden or set()
+        for name in node.outs:
+            readers = [_unseen_by(reader, name, unseen) for reader in consumers.get(name, [])]
+            readers += [leaving[name]] if name in leaving else []
+            unseen[name] = set.intersection(*readers) if readers else set()
     renames = {
-        n.out: n.ins[0] for n in graph.nodes if n.op == "mask_time" and n.ins[1] in unseen.get(n.out, set())
+        n.out: n.ins[0] for n in graph.nodes if traits_of(n).masks and n.ins[1] in unseen.get(n.out, set())
     }
-    kept = [n for n in graph.nodes if n.out not in renames]
-    return _rename(FloatGraph(graph.inputs, graph.outputs, kept), renames)
+    return _renamed(graph, [n for n in graph.nodes if n.out not in renames], renames)
 
 
-def _hidden_by_attention(reader: FloatNode, name: str, unseen: set[str]) -> set[str]:
-    """Keys and values are masked by the lengths; a query's frame is seen where its result's is."""
-    query, key, value, lengths, *positions = reader.ins
-    as_query = unseen if name in (query, *positions) else None
-    as_key = {lengths} | unseen if name in (key, value) else None
-    both = [hidden for hidden in (as_query, as_key) if hidden is not None]
-    return set.intersection(*both) if both else set()
+def _unseen_at_the_end(graph: FloatGraph) -> dict[str, set[str]]:
+    """Value that leaves → names of the lengths at and beyond which nobody reads its frames."""
+    shapes = infer(graph)
+    lengths = [name for name in graph.outputs if shapes[name].lengths]
+    leaving: dict[str, set[str]] = {name: set() for name in graph.leaving}
+    # of several results with lengths of their own nobody says which belong to which
+    if len(graph.outputs) == 2 and lengths == [graph.outputs[1]]:
+        leaving[graph.outputs[0]] = set(lengths)
+    return leaving
 
 
-def _is_pointwise(node: FloatNode) -> bool:
-    a: dict[str, Any] = node.attrs
-    return node.op == "conv1d" and a["weight"].shape[2] == 1 and a["stride"] == 1 and a["padding"] == (0, 0)
+def _unseen_by(reader: FloatNode, name: str, unseen: Mapping[str, set[str]]) -> set[str]:
+    """Names of the lengths at and beyond which ``reader`` lets nobody see frames of its operand."""
+    result = set.intersection(*(unseen.get(out, set()) for out in reader.outs))
+    rule = operator_of(reader).unseen
+    if rule is not None:
+        return rule(reader, name, result)
+    return result if framewise(reader) else set()
 
 
 def fold_shifts(graph: FloatGraph) -> FloatGraph:
@@ -234,9 +198,9 @@ def fold_shifts(graph: FloatGraph) -> FloatGraph:
     consumers = graph.consumers()
     for node in graph.nodes:
         readers = consumers.get(node.out, [])
-        if node.op != "layer_norm" or node.out in graph.outputs or not readers:
+        if not traits_of(node).shifts_channels or node.out in graph.leaving or not readers:
             continue
-        if all(_is_pointwise(r) and r.attrs["groups"] == 1 for r in readers):
+        if all(is_pointwise(r) and is_linear(r) for r in readers):
             beta = node.attrs["bias"].double()
             node.attrs["bias"] = torch.zeros_like(node.attrs["bias"])
             for r in readers:
@@ -250,30 +214,26 @@ def share_masks(graph: FloatGraph) -> FloatGraph:
     first: dict[tuple[str, ...], str] = {}
     renames = {}
     for node in graph.nodes:
-        if node.op == "mask_time" and first.setdefault(node.ins, node.out) != node.out:
+        if traits_of(node).masks and first.setdefault(node.ins, node.out) != node.out:
             renames[node.out] = first[node.ins]
-    kept = [n for n in graph.nodes if n.out not in renames]
-    return _rename(FloatGraph(graph.inputs, graph.outputs, kept), renames)
+    return _renamed(graph, [n for n in graph.nodes if n.out not in renames], renames)
 
 
 def clamp_before_masks(graph: FloatGraph) -> FloatGraph:
     """A clamp that keeps zero is the same behind a mask and before it, where it joins what it follows."""
     producer, consumers = graph.producer(), graph.consumers()
     for node in graph.nodes:
-        mask = producer.get(node.ins[0]) if node.op == "clamp" else None
-        if mask is None or mask.op != "mask_time" or not _sole_consumer(graph, mask.out, consumers):
+        mask = producer.get(node.ins[0]) if traits_of(node).clamps else None
+        if mask is None or not traits_of(mask).masks or not _is_sole_reader(graph, mask.out, consumers):
             continue
         low, high = node.attrs["clamp"]
         if (low is None or low <= 0) and (high is None or high >= 0):
             # the two trade places: the earlier node clamps, the later one masks
             source, lengths = mask.ins
-            mask.op, mask.ins, mask.attrs = "clamp", (source,), node.attrs
-            node.op, node.ins, node.attrs = "mask_time", (mask.out, lengths), {}
+            mask.op, node.op = node.op, mask.op
+            mask.attrs, node.attrs = node.attrs, {}
+            mask.ins, node.ins = (source,), (mask.out, lengths)
     return graph
-
-
-#: operators that can clamp their own result
-CLAMPING = ("conv1d", "conv2d", "add", "mul", "mean_time", *ELEMENTWISE)
 
 
 def fuse_clamps(graph: FloatGraph) -> FloatGraph:
@@ -282,25 +242,45 @@ def fuse_clamps(graph: FloatGraph) -> FloatGraph:
     renames: dict[str, str] = {}
     kept: list[FloatNode] = []
     for node in graph.nodes:
-        source = producer.get(node.ins[0]) if node.op == "clamp" else None
+        source = producer.get(node.ins[0]) if traits_of(node).clamps else None
         if (
             source is not None
-            and source.op in CLAMPING
+            and traits_of(source).takes_clamp
             and "clamp" not in source.attrs
-            and _sole_consumer(graph, source.out, consumers)
+            and _is_sole_reader(graph, source.out, consumers)
         ):
             source.attrs["clamp"] = node.attrs["clamp"]
             renames[node.out] = source.out
         else:
             kept.append(node)
-    return _rename(FloatGraph(graph.inputs, graph.outputs, kept), renames)
+    return _renamed(graph, kept, renames)
 
 
 def drop_unused(graph: FloatGraph) -> FloatGraph:
     """Drop nodes whose value reaches no output."""
-    needed, kept = set(graph.outputs), []
+    needed, kept = set(graph.leaving), []
     for node in reversed(graph.nodes):
-        if node.out in needed:
+        if not needed.isdisjoint(node.outs):
             kept.append(node)
             needed.update(node.ins)
-    return FloatGraph(graph.inputs, graph.outputs, kept[::-1])
+    return graph.with_nodes(kept[::-1])
+
+
+def _renamed(graph: FloatGraph, nodes: list[FloatNode], renames: Mapping[str, str]) -> FloatGraph:
+    """Return the graph of ``nodes`` in which values that are gone go by what stands for them."""
+
+    def final(name: str) -> str:
+        while name in renames:
+            name = renames[name]
+        return name
+
+    for node in nodes:
+        node.ins = tuple(final(n) for n in node.ins)
+    states = tuple(dataclasses.replace(state, leaves=final(state.leaves)) for state in graph.states)
+    outputs = tuple(final(name) for name in graph.outputs)
+    return dataclasses.replace(graph, nodes=nodes, outputs=outputs, states=states)
+
+
+def _is_sole_reader(graph: FloatGraph, name: str, consumers: Mapping[str, list[FloatNode]]) -> bool:
+    """Whether a value has one reader, which leaves the graph by no other way."""
+    return len(consumers.get(name, [])) == 1 and name not in graph.leaving

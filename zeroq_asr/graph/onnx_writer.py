@@ -2,22 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike, DTypeLike
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
+from zeroq_asr.errors import UnsupportedOperatorError
 from zeroq_asr.graph.float_graph import FloatNode
-from zeroq_asr.operators.rotate import distinct
+from zeroq_asr.graph.frame_tables import distinct
+from zeroq_asr.graph.shapes import Shape
+from zeroq_asr.registry import operator_of
+
+
+def spell(writer: Writer, node: FloatNode) -> None:
+    """Write a node of a float graph as ONNX; UnsupportedOperatorError where its operator has no spelling."""
+    spelling = operator_of(node).spelling
+    if spelling is None:
+        raise UnsupportedOperatorError(node.where or node.out, f"operator {node.op} has no float spelling")
+    spelling(writer, node)
 
 
 class Writer:
-    """Collects nodes; a value [B, C, T] may exist frames first too, whatever its readers like best."""
+    """Collects nodes; a value [B, C, T] may exist frames first too, whatever its readers like best.
+
+    ``shapes`` are those that ``graph.shapes.infer`` finds, of every value that is written.
+    """
 
     def __init__(
         self,
-        images: set[str],
-        frame_counts: dict[str, Any],
+        shapes: Mapping[str, Shape],
         longest: int,
         *,
         flat: bool = False,
@@ -33,9 +48,7 @@ class Writer:
         #: value → the same with frames first [B, T, C]; a value may have this form alone
         self.frames_first: dict[str, str] = {}
         self._channels_first: dict[str, str] = {}
-        #: values [B, C, T, F]
-        self.images = images
-        self._frame_counts = frame_counts
+        self.shapes = shapes
         self._masks: dict[tuple[str, Any, tuple[int, ...]], str] = {}
         self._tables: dict[tuple[Any, ...], str] = {}
         self._count = 0
@@ -51,7 +64,11 @@ class Writer:
         self._count += 1
         return f"{op}/{self._count}"
 
-    def store(self, value: Any, dtype: Any = np.float32) -> str:
+    def is_image(self, value: str) -> bool:
+        """Whether a value is [B, C, T, F]."""
+        return self.shapes[value].image
+
+    def store(self, value: ArrayLike, dtype: DTypeLike = np.float32) -> str:
         """Add an initializer, small ones once, and return its name."""
         array: np.ndarray = np.asarray(value, dtype=dtype)
         name = (
@@ -99,7 +116,7 @@ class Writer:
 
     def mask(self, value: str, lengths: str, *axes: int) -> str:
         """Bool [B, T] with ones at ``axes``: a value's valid frames, made once for equal numbers of them."""
-        key = (lengths, self._frame_counts[value], axes)
+        key = (lengths, self.shapes[value].history, axes)
         if key not in self._masks or not self.shared_masks:
             if axes:
                 self._masks[key] = self.add("Unsqueeze", [self.mask(value, lengths), self.axes(*axes)])
@@ -116,7 +133,7 @@ class Writer:
     def frame_table(self, like: str, table: np.ndarray, frames_first: bool) -> str:
         """The first columns of ``table`` [C, L], as many as there are frames: [C, T] or [T, C]; made once."""
         kept, rows, signs = distinct(table.astype(np.float32))
-        key = (kept.tobytes(), rows, signs.tobytes(), self._frame_counts[like], frames_first)
+        key = (kept.tobytes(), rows, signs.tobytes(), self.shapes[like].history, frames_first)
         if key not in self._tables:
             axis, name = (1, self.frames(like)) if like in self.frames_first else (2, like)
             frames = self.add("Shape", [name], start=axis, end=axis + 1)

@@ -1,8 +1,8 @@
-"""A Program: a short list of integer instructions over named values.
+"""A program: a short list of integer instructions over named values, between named ports.
 
-What a value's integers *mean* (scale, zero point) is metadata in ``Program.values`` which no
-backend can see, so a program is integer-only by construction: its one contact with floating
-point is the ``quantize_input`` instruction, and what the user keeps in float, ``float_island``.
+What a value's integers *mean* (scale, zero point) is metadata in ``Program.values`` which no backend can
+see, so a program is integer-only by construction: its one contact with floating point are instructions whose
+operator says that it computes in float, ``quantize_input`` at the way in and what the user keeps in float.
 """
 
 from __future__ import annotations
@@ -11,11 +11,12 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
-from zeroq_asr.operators import OPS, Attrs
+from zeroq_asr.integer.backends.base import Backend, V
+from zeroq_asr.registry import Attrs
 
 
 @dataclass(frozen=True)
@@ -30,24 +31,79 @@ class ValueInfo:
 
 
 @dataclass(frozen=True)
+class Port:
+    """A value that enters or leaves a program, under the name that files give it."""
+
+    name: str
+    #: the value of the program
+    value: str
+    #: "float32" (features), "int64" (lengths), "int32" or "uint8"
+    type: str
+    #: extents, a name for those that are free: ("batch", 80, "frames")
+    dims: tuple[int | str, ...]
+    #: bounds of integers that are given; lengths are bounded by the program's frames
+    lo: int = 0
+    hi: int = 0
+
+    @property
+    def is_features(self) -> bool:
+        """Whether it is the real input of the network, [batch, channels, frames]."""
+        return self.type == "float32"
+
+    @property
+    def is_lengths(self) -> bool:
+        """Whether it counts the valid frames of every utterance."""
+        return self.type == "int64" and len(self.dims) == 1
+
+
+@dataclass(frozen=True)
+class StatePort:
+    """A value that a program hands to its own next run: what ``leaves`` it enters again as ``enters``.
+
+    The proof is by induction: with anything in [lo, hi] entering, what leaves lies in [lo, hi].
+    """
+
+    name: str
+    enters: str
+    leaves: str
+    #: "uint8" or "int32"
+    type: str
+    dims: tuple[int | str, ...]
+    lo: int
+    hi: int
+    #: every entry before the first run
+    initial: int = 0
+
+
+@dataclass(frozen=True)
 class Instruction:
-    """``out = op(*ins, **attrs)``; ``ins`` name values or constants, ``where`` the layer it came from."""
+    """``out = op(*ins, **attrs)``, or several results at once, ``out`` and ``others``.
+
+    ``ins`` name values or constants, ``where`` is the layer it came from.
+    """
 
     op: str
     out: str
     ins: tuple[str, ...]
     attrs: Attrs = field(default_factory=dict)
     where: str = ""
+    others: tuple[str, ...] = ()
+
+    @property
+    def outs(self) -> tuple[str, ...]:
+        """Names of all results."""
+        return (self.out, *self.others)
 
     def to_json(self) -> list[Any]:
-        """Return [op, out, ins, attrs, where] in JSON types."""
-        return [self.op, self.out, list(self.ins), self.attrs, self.where]
+        """Return [op, outs, ins, attrs, where] in JSON types."""
+        return [self.op, list(self.outs), list(self.ins), self.attrs, self.where]
 
     @staticmethod
     def from_json(data: list[Any]) -> Instruction:
         """Rebuild an instruction; lists become tuples again."""
-        op, out, ins, attrs, where = data
-        return Instruction(op, out, tuple(ins), {k: _untuple(v) for k, v in attrs.items()}, where)
+        op, (out, *others), ins, attrs, where = data
+        attrs = {k: _untuple(v) for k, v in attrs.items()}
+        return Instruction(op, out, tuple(ins), attrs, where, tuple(others))
 
 
 def _untuple(value: Any) -> Any:
@@ -56,70 +112,102 @@ def _untuple(value: Any) -> Any:
 
 @dataclass
 class Program:
-    """Instructions with their constants, in the order they run.
+    """Instructions with their constants, in the order they run."""
 
-    ``inputs``: names of the float features [B, M, T] and of the lengths int64 [B].
-    ``outputs``: names of the logits [B, S, V] and of the encoded lengths int64 [B].
-    """
-
-    inputs: tuple[str, str]
-    outputs: tuple[str, str]
+    inputs: tuple[Port, ...]
+    outputs: tuple[Port, ...]
     code: list[Instruction]
     constants: dict[str, np.ndarray]
     values: dict[str, ValueInfo]
-    #: channels of the float input (mels)
-    channels: int = 0
     #: longest input, in frames, for which the program is proven
     max_frames: int = 0
+    states: tuple[StatePort, ...] = ()
+    #: constant → name of the packing that files store it by; none: as bytes
+    packings: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def entering(self) -> tuple[str, ...]:
+        """Values that are given: inputs, then states."""
+        return (*(port.value for port in self.inputs), *(state.enters for state in self.states))
+
+    @property
+    def leaving(self) -> tuple[str, ...]:
+        """Values that are results: outputs, then states."""
+        return (*(port.value for port in self.outputs), *(state.leaves for state in self.states))
+
+    @property
+    def features(self) -> Port | None:
+        """The port of the real input, if there is one."""
+        return next((port for port in self.inputs if port.is_features), None)
+
+    @property
+    def lengths(self) -> Port | None:
+        """The port of the lengths that are given, if there is one."""
+        return next((port for port in self.inputs if port.is_lengths), None)
+
+    @property
+    def channels(self) -> int:
+        """Channels (mels) of the real input; 0 without one."""
+        return 0 if self.features is None else int(self.features.dims[1])
+
+    def output(self, name: str) -> Port:
+        """The output port of a name; KeyError without."""
+        return {port.name: port for port in self.outputs}[name]
 
     def run(
         self,
-        backend: Any,
-        features: Any,
-        lengths: Any,
-        observe: Callable[[Instruction, Any], None] | None = None,
-    ) -> tuple[Any, Any]:
-        """Interpret the program over ``backend``; ``observe`` sees every instruction's result."""
-        env: dict[str, Any] = {self.inputs[0]: features, self.inputs[1]: lengths}
+        backend: Backend[V],
+        *given: V,
+        observe: Callable[[Instruction, V], None] | None = None,
+    ) -> tuple[V, ...]:
+        """Interpret the program over ``backend``: outputs, then states, from inputs, then states.
+
+        ``observe`` sees every instruction with its first result.
+        """
+        env: dict[str, V] = dict(zip(self.entering, given, strict=True))
         env.update({name: backend.constant(name, array) for name, array in self.constants.items()})
         last_use = {name: i for i, ins in enumerate(self.code) for name in ins.ins}
-        interpret = getattr(backend, "instruction", None)
         for i, instruction in enumerate(self.code):
-            operands = [env[name] for name in instruction.ins]
-            if interpret is None:
-                result = OPS[instruction.op].define(backend, *operands, **instruction.attrs)
-            else:
-                result = interpret(instruction, operands)
-            env[instruction.out] = result
+            results = backend.instruction(instruction, [env[name] for name in instruction.ins])
+            env.update(zip(instruction.outs, results, strict=True))
             if observe is not None:
-                observe(instruction, result)
+                observe(instruction, results[0])
             for name in instruction.ins:
-                if last_use[name] == i and name not in self.outputs:
+                if last_use[name] == i and name not in self.leaving:
                     env.pop(name, None)
-        return env[self.outputs[0]], env[self.outputs[1]]
+        return tuple(env[name] for name in self.leaving)
+
+    def initial_states(self, **extents: int) -> tuple[np.ndarray, ...]:
+        """Return the states before the first run, numpy arrays, for the named free extents (``batch=1``)."""
+        return tuple(
+            np.full([d if isinstance(d, int) else extents[d] for d in s.dims], s.initial, dtype=s.type)
+            for s in self.states
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Return everything but the constants, in JSON types."""
         return {
-            "inputs": list(self.inputs),
-            "outputs": list(self.outputs),
-            "channels": self.channels,
+            "inputs": [_port_json(port) for port in self.inputs],
+            "outputs": [_port_json(port) for port in self.outputs],
+            "states": [_port_json(state) for state in self.states],
             "max_frames": self.max_frames,
             "code": [i.to_json() for i in self.code],
             "values": {k: list(asdict(v).values()) for k, v in self.values.items()},
+            "packings": self.packings,
         }
 
     @staticmethod
     def from_json(data: Mapping[str, Any], constants: dict[str, np.ndarray]) -> Program:
         """Rebuild a program from its JSON and its constants."""
         return Program(
-            inputs=(data["inputs"][0], data["inputs"][1]),
-            outputs=(data["outputs"][0], data["outputs"][1]),
+            inputs=tuple(Port(**_tuples(port)) for port in data["inputs"]),
+            outputs=tuple(Port(**_tuples(port)) for port in data["outputs"]),
+            states=tuple(StatePort(**_tuples(state)) for state in data["states"]),
             code=[Instruction.from_json(i) for i in data["code"]],
             constants=constants,
             values={k: ValueInfo(*v) for k, v in data["values"].items()},
-            channels=data["channels"],
             max_frames=data["max_frames"],
+            packings=dict(data["packings"]),
         )
 
     def digest(self) -> str:
@@ -132,6 +220,41 @@ class Program:
         return h.hexdigest()
 
 
+def _port_json(port: Port | StatePort) -> dict[str, Any]:
+    return {**asdict(port), "dims": list(port.dims)}
+
+
+def _tuples(port: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: _untuple(value) for name, value in port.items()}
+
+
+def ctc_ports(
+    channels: int, tokens: int, *, features: str, lengths: str, logits: str, encoded: str
+) -> tuple[tuple[Port, ...], tuple[Port, ...]]:
+    """Return the inputs and outputs of a CTC network, whose values are named by the keywords."""
+    inputs = (
+        Port("audio_signal", features, "float32", ("batch", channels, "frames")),
+        Port("length", lengths, "int64", ("batch",)),
+    )
+    outputs = (
+        Port("logits", logits, "int32", ("batch", "encoded", tokens)),
+        Port("encoded_lengths", encoded, "int64", ("batch",)),
+    )
+    return inputs, outputs
+
+
+def is_ctc(program: Program) -> bool:
+    """Whether a program has the ports of a CTC network: those of ``ctc_ports``, and no state."""
+    if program.states or len(program.inputs) != 2 or len(program.outputs) != 2:
+        return False
+    tokens = program.outputs[0].dims[-1]
+    features, lengths, logits, encoded = (port.value for port in (*program.inputs, *program.outputs))
+    return isinstance(tokens, int) and (program.inputs, program.outputs) == ctc_ports(
+        program.channels, tokens, features=features, lengths=lengths, logits=logits, encoded=encoded
+    )
+
+
 def canonical_json(data: Any) -> bytes:
     """Encode ``data`` so that equal data gives equal bytes."""
-    return json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+    text = json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return cast(bytes, text.encode())

@@ -9,6 +9,7 @@ So is the time that each file takes, interleaved with the float network's as a f
 
 from __future__ import annotations
 
+import itertools
 import statistics
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -31,7 +32,7 @@ from zeroq_asr.measure.bootstrap import Difference, paired_bootstrap
 from zeroq_asr.measure.evaluate import ErrorCounts, count_errors
 from zeroq_asr.measure.onnxruntime_quantizers import attempt, ort_dynamic, ort_static, preprocess
 from zeroq_asr.model import AsrModel
-from zeroq_asr.pipeline import Quantized, quantize
+from zeroq_asr.pipeline import Prepared, finish, preparation, prepare
 from zeroq_asr.progress import Progress, silent
 from zeroq_asr.speech.audio import audio_duration, load_audio
 from zeroq_asr.speech.frontend import Frontend
@@ -224,45 +225,54 @@ def _build(
 ) -> tuple[list[_Listener], dict[str, str]]:
     """Quantize in every way; return the recognisers, float first, and what another tool did not make."""
     listeners = [_Listener(FLOAT, FLOAT, TorchRecognizer(model), model.float_bytes, folder / "0.onnx")]
+    numbers = itertools.count(1)
+    example = model.example_input()
+    # once, and once more for a format that keeps other operators in float
+    allowed = specs[0].allow_float
+    graph = capture(model.network, example, model.name, allow_float=allowed)
 
-    def ours(
-        label: str,
-        kind: str,
-        calibration: CalibrationSpec,
-        synthesis: SynthesisSpec,
-        spec: QuantSpec = specs[0],
-    ) -> Quantized:
-        def tell(stage: str, done: int, total: int, note: str = "") -> None:
-            progress(f"{label}: {stage}", done, total, note)
+    def prepared(
+        label: str, specs: Sequence[QuantSpec], synthesis: SynthesisSpec, calibration: CalibrationSpec
+    ) -> Prepared:
+        return prepare(
+            model,
+            spec=specs[0],
+            also=specs[1:],
+            synthesis=synthesis,
+            calibration=calibration,
+            graph=graph if specs[0].allow_float == allowed else None,
+            progress=_labelled(progress, label),
+        )
 
-        path = folder / f"{len(listeners)}.onnx"
-        made = quantize(model, path, spec=spec, synthesis=synthesis, calibration=calibration, progress=tell)
-        listeners.append(_Listener(label, kind, OnnxRecognizer(path), made.size, path))
-        return made
+    def ours(label: str, kind: str, source: Prepared, spec: QuantSpec) -> _Listener:
+        path = folder / f"{next(numbers)}.onnx"
+        made = finish(source, spec, path, progress=_labelled(progress, label))
+        return _Listener(label, kind, OnnxRecognizer(path), made.size, path)
 
     def seeded(kind: str, synthesis: SynthesisSpec) -> str:
         return kind if len(syntheses) == 1 else f"{kind}, seed {synthesis.seed}"
 
+    # the slow part once a synthesis for all formats that can share it; rows come in the order of formats
+    rows: dict[int, list[_Listener]] = {place: [] for place in range(len(specs))}
     for synthesis in syntheses:
-        made = ours(seeded(DATA_FREE, synthesis), DATA_FREE, CalibrationSpec(), synthesis)
-        if len(specs) > 1 and made.features is not None:
-            made.features.save(folder / f"{synthesis.seed}.npz")
-    for spec in specs[1:]:
-        kind = f"{DATA_FREE} {bits_of(spec)}"
-        for synthesis in syntheses:
-            features = CalibrationSpec(str(folder / f"{synthesis.seed}.npz"))
-            ours(seeded(kind, synthesis), kind, features, synthesis, spec)
+        for kept in dict.fromkeys(preparation(spec) for spec in specs):
+            alike = {place: spec for place, spec in enumerate(specs) if preparation(spec) == kept}
+            label = seeded(DATA_FREE, synthesis)
+            source = prepared(label, [*alike.values()], synthesis, CalibrationSpec())
+            for place, spec in alike.items():
+                kind = f"{DATA_FREE} {bits_of(spec)}" if place else DATA_FREE
+                rows[place].append(ours(seeded(kind, synthesis), kind, source, spec))
+    listeners += [each for place in rows for each in rows[place]]
     if real is not None:
-        ours(REAL, REAL, CalibrationSpec(real, limit=limit), syntheses[0])
-    example = model.example_input()
-    graph = capture(model.network, example, model.name, allow_float=specs[0].allow_float)
+        source = prepared(REAL, specs[:1], syntheses[0], CalibrationSpec(real, limit=limit))
+        listeners.append(ours(REAL, REAL, source, specs[0]))
     absent: dict[str, str] = {}
 
     def theirs(kind: str, make: Callable[[], bytes]) -> None:
         progress(kind, 0, 1)
         data, reason = attempt(make)
         if data is not None:
-            path = folder / f"{len(listeners)}.onnx"
+            path = folder / f"{next(numbers)}.onnx"
             path.write_bytes(data)
             try:
                 recognizer = OnnxRecognizer(path, frontend=model.frontend, tokenizer=model.tokenizer)
@@ -274,14 +284,22 @@ def _build(
             absent[kind] = reason
         progress(kind, 1, 1)
 
-    ready = preprocess(export_float(graph, made.deployment, shared_masks=False))
+    ready = preprocess(export_float(graph, source.deployment(), shared_masks=False))
     if real is not None:
-        source = _Recordings(model, read_manifest(real)[:limit])
-        theirs(ORT_STATIC, lambda: ort_static(ready, source))
+        recordings = _Recordings(model, read_manifest(real)[:limit])
+        theirs(ORT_STATIC, lambda: ort_static(ready, recordings))
     theirs(ORT_DYNAMIC, lambda: ort_dynamic(ready))
-    ours(NOISE, NOISE, CalibrationSpec("noise"), syntheses[0])
-    listeners[0].file.write_bytes(export_float(graph, made.deployment).SerializeToString())
+    listeners[0].file.write_bytes(export_float(graph, source.deployment()).SerializeToString())
+    source = prepared(NOISE, specs[:1], syntheses[0], CalibrationSpec("noise"))
+    listeners.append(ours(NOISE, NOISE, source, specs[0]))
     return listeners, absent
+
+
+def _labelled(progress: Progress, label: str) -> Progress:
+    def tell(stage: str, done: int, total: int, note: str = "") -> None:
+        progress(f"{label}: {stage}", done, total, note)
+
+    return tell
 
 
 def _times(

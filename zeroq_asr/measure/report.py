@@ -15,15 +15,13 @@ from typing import Any
 
 import torch
 
-from zeroq_asr.calibration.equalize import depthwise_pointwise
-from zeroq_asr.calibration.smooth import places
-from zeroq_asr.capture.capture import capture
+from zeroq_asr.calibration.equalize import depthwise_places, places
+from zeroq_asr.capture.capture import capture, prepared_graph
 from zeroq_asr.config import SynthesisSpec
 from zeroq_asr.deployment.verify import load_onnx, read_program
 from zeroq_asr.errors import ConfigError
-from zeroq_asr.graph.distances import expose_positions
 from zeroq_asr.integer.backends.torch import TorchBackend
-from zeroq_asr.integer.program import Instruction, Program, ValueInfo
+from zeroq_asr.integer.program import Instruction, Program, ValueInfo, is_ctc
 from zeroq_asr.measure.compare import HELD_OUT
 from zeroq_asr.model import AsrModel
 from zeroq_asr.progress import Progress, silent
@@ -81,11 +79,14 @@ def report(
     another network, SynthesisError when ``model`` has no statistics to make features from.
     """
     program, deployment, _ = read_program(load_onnx(path), os.fspath(path))
+    if not is_ctc(program):
+        raise ConfigError(path, "is no CTC network, whose logits could be compared", "name one that is")
     made_with = deployment.recipe.get("quantization", {})
     allowed = made_with.get("allow_float") is True
-    graph = expose_positions(capture(model.network, model.example_input(), model.name, allow_float=allowed))
-    produced = {node.out for node in graph.nodes} | {*graph.inputs}
-    strangers = sorted(i.out for i in program.code if ":" not in i.out and i.out not in produced)
+    graph = prepared_graph(capture(model.network, model.example_input(), model.name, allow_float=allowed))
+    produced = {name for node in graph.nodes for name in node.outs} | {*graph.inputs}
+    computed = (name for i in program.code for name in i.outs if ":" not in name)
+    strangers = sorted(name for name in computed if name not in produced)
     if strangers or deployment.frontend.features != model.frontend.features:
         shown = strangers[0] if strangers else f"{deployment.frontend.features} mels"
         raise ConfigError(path, f"was made of another network: it has {shown!r}", "name the right checkpoint")
@@ -96,16 +97,16 @@ def report(
     # equalization and smoothing scale these channel by channel, so that the two are not to be compared
     skipped = set()
     if made_with.get("equalization"):
-        skipped |= {depthwise.out for depthwise, _ in depthwise_pointwise(graph)}
+        skipped |= {place.value for place in depthwise_places(graph)}
     if made_with.get("smoothing"):
         skipped |= {name for place in places(graph) for name in (place.value, place.maker)}
     meters = {name: _Meter(info) for name, info in program.values.items() if name not in skipped}
-    frames = FrameMeter(program.values[program.outputs[0]].scale)
+    frames = FrameMeter(program.values[program.output("logits").value].scale)
     progress("report", 0, len(made.lengths))
     for done, (features, length) in enumerate(zip(made.features, made.lengths, strict=True), start=1):
         x = torch.from_numpy(features[None, :, :length])
         real: dict[str, torch.Tensor] = {}
-        logits, _ = graph.run(x, torch.tensor([int(length)]), real.__setitem__)
+        logits, _ = graph.run(x, torch.tensor([int(length)]), observe=real.__setitem__)
         frames.add(logits[0], _integers(program, x, int(length), real, meters)[0])
         progress("report", done, len(made.lengths))
     order = [i.out for i in program.code]
@@ -131,8 +132,7 @@ def _integers(
         if wanted is not None and instruction.out in meters and wanted.shape == value.shape:
             meters[instruction.out].add(wanted, value)
 
-    logits: torch.Tensor = program.run(TorchBackend(), features, torch.tensor([length]), observe)[0]
-    return logits
+    return program.run(TorchBackend(), features, torch.tensor([length]), observe=observe)[0]
 
 
 class _Meter:

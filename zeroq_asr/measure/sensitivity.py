@@ -18,26 +18,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zeroq_asr.calibration.calibrate import calibrate
-from zeroq_asr.capture.capture import capture
 from zeroq_asr.config import LAYER_BITS, CalibrationSpec, QuantSpec, SynthesisSpec
-from zeroq_asr.graph.distances import expose_positions
-from zeroq_asr.graph.float_graph import FLOAT_OPS, FloatGraph
+from zeroq_asr.graph.float_graph import FloatGraph
+from zeroq_asr.integer.grid import Grid, symmetric
 from zeroq_asr.integer.program import ValueInfo
-from zeroq_asr.integer.types import U8, weight_limit
+from zeroq_asr.integer.types import U8
 from zeroq_asr.lowering.formats import byte_format, named_values, wide_formats
 from zeroq_asr.lowering.keep_float import with_islands
+from zeroq_asr.lowering.plan import Plan, ResolvedPlan
 from zeroq_asr.measure.report import FrameMeter
 from zeroq_asr.model import AsrModel
-from zeroq_asr.operators.conv_requant import quantize_weight
-from zeroq_asr.operators.table import FACTORS
-from zeroq_asr.pipeline import calibration_features, open_source
+from zeroq_asr.operators.convolution.weights import quantize_weight
+from zeroq_asr.pipeline import prepare
 from zeroq_asr.progress import Progress, silent
+from zeroq_asr.registry import traits_of
 
 #: utterances that every layer is tried on: ranks of layers settle with few
 UTTERANCES = 4
-#: operators that merely move what they read
-_MOVES = ("mask_time", "take_channels", "transpose", "image", "flatten")
 #: steps of a weight's scale to the scale of the largest weight: so fine that no multiplier's bits matter
 _STEPS = 1 << 12
 
@@ -100,22 +97,16 @@ def sensitivity(
     Raises SynthesisError for a network without statistics to make features from, CalibrationError for
     features that cannot be used, ConfigError for a layer that ``spec`` names and there is not.
     """
-    spec, calibration = spec or QuantSpec(), calibration or CalibrationSpec()
-    source = open_source(model, calibration)
-    graph = expose_positions(
-        capture(model.network, model.example_input(), model.name, allow_float=spec.allow_float)
-    )
-    named = named_values(with_islands(graph, spec.keep_float), spec.layer_bits)
-    _, stream, total = calibration_features(
-        model, source, synthesis or SynthesisSpec.preset("default"), calibration, progress
-    )
-    levels = 2**spec.activation_bits - 1
-    ranges = calibrate(graph, stream(), calibration, levels=levels, total=total, progress=progress).ranges
+    # no channel is evened out: a change of one layer alone is what is asked for
+    spec = dataclasses.replace(spec or QuantSpec(), rounding="nearest", equalization=0.0, smoothing=0.0)
+    prepared = prepare(model, spec=spec, synthesis=synthesis, calibration=calibration, progress=progress)
     # what stays in float is not tried
-    graph = with_islands(graph, spec.keep_float)
-    utterances = [x for x, _ in zip(stream(), range(UTTERANCES), strict=False)]
+    graph = with_islands(prepared.graph, spec.keep_float)
+    plan = Plan.of(spec).resolve(graph)
+    ranges = prepared.calibrated().ranges
+    utterances = [x for x, _ in zip(prepared.utterances(), range(UTTERANCES), strict=False)]
     replays = [Replay(graph, x[None], torch.tensor([x.shape[1]])) for x in utterances]
-    tried = [*_results(graph, formats(graph, ranges, spec, named)), *_weights(graph, spec.weight_bits)]
+    tried = [*_results(graph, formats(graph, ranges, plan)), *_weights(graph, plan)]
     found = []
     progress("sensitivity", 0, len(tried))
     for done, (layer, changes, weights) in enumerate(tried, start=1):
@@ -123,7 +114,7 @@ def sensitivity(
         progress("sensitivity", done, len(tried))
     found.sort(key=lambda layer: (-layer.divergence, layer.sqnr))
     frames = sum(len(replay.logits()) for replay in replays)
-    return Sensitivity(model.name, calibration.kind, len(replays), frames, tuple(found))
+    return Sensitivity(model.name, prepared.calibration.kind, len(replays), frames, tuple(found))
 
 
 class Replay:
@@ -132,7 +123,7 @@ class Replay:
     def __init__(self, graph: FloatGraph, features: Tensor, lengths: Tensor) -> None:
         self._graph = graph
         self._values: dict[str, Tensor] = {graph.inputs[1]: lengths}
-        graph.run(features, lengths, self._values.__setitem__)
+        graph.run(features, lengths, observe=self._values.__setitem__)
 
     @torch.inference_mode()
     def logits(
@@ -146,16 +137,14 @@ class Replay:
         # what differs from the kept values
         other = {name: changes[name](self._values[name]) for name in self._graph.inputs if name in changes}
         for node in self._graph.nodes:
-            value = self._values[node.out]
+            values = tuple(self._values[name] for name in node.outs)
             if node.out in weights or any(name in other for name in node.ins):
-                attrs = node.attrs
-                if node.out in weights:
-                    attrs = {**attrs, "weight": weights[node.out]}
-                operands = (other.get(name, self._values[name]) for name in node.ins)
-                value = FLOAT_OPS[node.op](*operands, **attrs)
-            elif node.out not in changes:
+                attrs = {"weight": weights[node.out]} if node.out in weights else None
+                values = node.compute([other.get(name, self._values[name]) for name in node.ins], attrs)
+            elif not changes.keys() & {*node.outs}:
                 continue
-            other[node.out] = changes[node.out](value) if node.out in changes else value
+            for name, value in zip(node.outs, values, strict=True):
+                other[name] = changes[name](value) if name in changes else value
         logits, lengths = ({**self._values, **other}[name] for name in self._graph.outputs)
         return logits[0, : int(lengths[0])]
 
@@ -167,14 +156,11 @@ def rounded(value: Tensor, info: ValueInfo) -> Tensor:
 
 
 def formats(
-    graph: FloatGraph,
-    ranges: Mapping[str, tuple[float, float]],
-    spec: QuantSpec,
-    named: set[str] | frozenset[str] = frozenset(),
+    graph: FloatGraph, ranges: Mapping[str, tuple[float, float]], plan: ResolvedPlan
 ) -> dict[str, ValueInfo]:
     """Return the format of every value that ``ranges`` knows, those of 16 bits included; no logits'."""
-    found = {name: byte_format(real, spec.activation_bits) for name, real in ranges.items()}
-    return {**found, **wide_formats(graph, ranges, named)}
+    found = {name: byte_format(real, plan.byte_bits(name)) for name, real in ranges.items()}
+    return {**found, **wide_formats(graph, ranges, plan.wide)}
 
 
 Trial = tuple[LayerSensitivity, Mapping[str, Change], Mapping[str, Tensor]]
@@ -183,32 +169,40 @@ Trial = tuple[LayerSensitivity, Mapping[str, Change], Mapping[str, Tensor]]
 def _results(graph: FloatGraph, known: Mapping[str, ValueInfo]) -> Iterator[Trial]:
     producer, logits = graph.producer(), graph.outputs[0]
     # 16 bits with a margin whatever the rest has
-    while logits in producer and producer[logits].op in _MOVES:
+    while logits in producer and traits_of(producer[logits]).moves:
         logits = producer[logits].ins[0]
-    names = [(graph.inputs[0], "input", graph.inputs[0])]
-    names += [(n.out, n.op, n.where) for n in graph.nodes if n.op not in _MOVES and n.out != logits]
-    capable = named_values(graph, [("*", LAYER_BITS)])
+    computing = [n for n in graph.nodes if not traits_of(n).moves and n.out != logits]
+    # what is wide where its operand is cannot be so by itself
+    alone = {n.out for n in computing if not traits_of(n).wide_by_operand} | {graph.inputs[0]}
+    capable = named_values(graph, [("*", LAYER_BITS)]) & alone
+    names = [(graph.inputs[0], "input", graph.inputs[0]), *((n.out, n.op, n.where) for n in computing)]
     for name, op, where in names:
         if name in known:
             info = known[name]
-            bits = (info.hi - info.lo).bit_length() if info.type == U8.name else 16
-            can = name in capable and op not in FACTORS
-            layer = LayerSensitivity(name, where, op, "result", bits, can, math.inf, 0.0)
+            bits = (info.hi - info.lo).bit_length() if info.type == U8.name else LAYER_BITS
+            layer = LayerSensitivity(name, where, op, "result", bits, name in capable, math.inf, 0.0)
             yield layer, {name: partial(rounded, info=info)}, {}
 
 
-def _weights(graph: FloatGraph, bits: int) -> Iterator[Trial]:
+def _weights(graph: FloatGraph, plan: ResolvedPlan) -> Iterator[Trial]:
     for node in graph.nodes:
-        if node.op in ("conv1d", "conv2d"):
+        if traits_of(node).holds_weight:
+            grid = plan.grid(node)
+            bits = (len(grid.levels) - 1).bit_length()
             layer = LayerSensitivity(node.out, node.where, node.op, "weights", bits, False, math.inf, 0.0)
-            yield layer, {}, {node.out: rounded_weight(node.attrs["weight"], bits)}
+            yield layer, {}, {node.out: on_grid(node.attrs["weight"], grid)}
 
 
 def rounded_weight(weight: Tensor, bits: int) -> Tensor:
-    """Return the real weights [O, I, ...] that the integers of ``weight`` stand for, rounded to nearest."""
+    """Return the real weights [O, I, ...] that integers of ``bits`` stand for, rounded to nearest."""
+    return on_grid(weight, symmetric(bits))
+
+
+def on_grid(weight: Tensor, grid: Grid) -> Tensor:
+    """Return the real weights [O, I, ...] that integers of ``grid`` stand for, rounded to nearest."""
     real = weight.detach().double().numpy().reshape(len(weight), -1, 1)
-    unit = float(np.abs(real).max()) / (weight_limit(bits) * _STEPS) or 1.0
-    integers, multiplier = quantize_weight(real, unit, bits)
+    unit = float(np.abs(real).max()) / (grid.limit * _STEPS) or 1.0
+    integers, multiplier = quantize_weight(real, unit, grid)
     meant = integers * (multiplier * unit)[:, None, None]
     return torch.from_numpy(meant.reshape(tuple(weight.shape))).to(weight.dtype)
 

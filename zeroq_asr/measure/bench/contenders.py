@@ -20,17 +20,19 @@ import torch
 
 from zeroq_asr.capture.capture import capture
 from zeroq_asr.config import CalibrationSpec, QuantSpec, SynthesisSpec
-from zeroq_asr.deployment.export import Deployment, export
+from zeroq_asr.deployment.export import export
 from zeroq_asr.deployment.float_onnx import export_float
 from zeroq_asr.deployment.machine import Machine
-from zeroq_asr.deployment.recognizer import open_session, own_metadata, read_surroundings
+from zeroq_asr.deployment.metadata import Deployment, own_metadata
+from zeroq_asr.deployment.recognizer import open_session, read_surroundings
 from zeroq_asr.errors import CheckpointError
+from zeroq_asr.graph.float_graph import FloatGraph
 from zeroq_asr.integer.backends.torch import TorchBackend
 from zeroq_asr.integer.float_parts import islands
 from zeroq_asr.integer.program import Program
 from zeroq_asr.measure.onnxruntime_quantizers import attempt, ort_dynamic, ort_static, preprocess
 from zeroq_asr.model import AsrModel
-from zeroq_asr.pipeline import quantize
+from zeroq_asr.pipeline import Prepared, build, prepare
 from zeroq_asr.progress import Progress, silent
 
 Features = npt.NDArray[np.float32]
@@ -144,7 +146,7 @@ def of_model(
             of_onnx("float, as exported (1-D)", "float", plain.SerializeToString()),
             of_onnx(BASELINE, "float", fast.SerializeToString()),
         ]
-        found += [] if peers_only else _integers(model, machine, spec)
+        found += [] if peers_only else _integers(model, machine, spec, graph)
         found += _peers(export_float(graph, deployment, shared_masks=False), model)
         progress("build", 1, 2)
     if "cuda" in devices:
@@ -153,10 +155,14 @@ def of_model(
     return found
 
 
-def _integers(model: AsrModel, machine: Machine, spec: QuantSpec) -> list[Contender]:
+def _integers(model: AsrModel, machine: Machine, spec: QuantSpec, graph: FloatGraph) -> list[Contender]:
     any_x86 = replace(spec, target="x86-any")
-    wide, deployment = _quantized(model, replace(any_x86, weight_bits=8))
-    narrow, _ = _quantized(model, replace(any_x86, weight_bits=7))
+    eight, seven = replace(any_x86, weight_bits=8), replace(any_x86, weight_bits=7)
+    target = "arm" if machine.architecture == "arm" else "x86-vnni"
+    vnni = replace(eight, target=target)
+    prepared = _prepared(model, [eight, seven, vnni], graph)
+    deployment = prepared.deployment()
+    wide, narrow = build(prepared, eight), build(prepared, seven)
 
     def spelled(label: str, program: Program, dialect: str, target: str) -> Contender:
         if dialect != "fused" and islands(program):
@@ -168,9 +174,7 @@ def _integers(model: AsrModel, machine: Machine, spec: QuantSpec) -> list[Conten
         spelled("fused W7", narrow, "fused", "x86-any"),
     ]
     if machine.exact_at_full_range:
-        target = "arm" if machine.architecture == "arm" else "x86-vnni"
-        full, _ = _quantized(model, replace(spec, weight_bits=8, target=target))
-        found.append(spelled("fused W8 at full range", full, "fused", target))
+        found.append(spelled("fused W8 at full range", build(prepared, vnni), "fused", target))
     return [
         *found,
         spelled("strict W8", wide, "strict", "x86-any"),
@@ -187,14 +191,15 @@ def _absent(label: str, engine: str, dialect: str, device: str, reason: str) -> 
     return Contender(label, engine, dialect, device, never, 0, absent=reason)
 
 
-def _quantized(model: AsrModel, spec: QuantSpec) -> tuple[Program, Deployment]:
-    made = quantize(
+def _prepared(model: AsrModel, specs: Sequence[QuantSpec], graph: FloatGraph | None = None) -> Prepared:
+    return prepare(
         model,
-        spec=spec,
+        spec=specs[0],
+        also=specs[1:],
         calibration=CalibrationSpec(source="noise"),
         synthesis=SynthesisSpec(batch=1, frames=256),
+        graph=graph,
     )
-    return made.program, made.deployment
 
 
 def _peers(float_model: onnx.ModelProto, model: AsrModel) -> list[Contender]:
@@ -239,7 +244,8 @@ def of_torch(
         (_float_network(model, device, torch.float16), model.float_bytes // 2),
     ]
     if not peers_only:
-        program, _ = _quantized(model, replace(spec or QuantSpec(), weight_bits=8, target="x86-any"))
+        eight = replace(spec or QuantSpec(), weight_bits=8, target="x86-any")
+        program = build(_prepared(model, [eight]))
         starts.append((_program(program, device), sum(a.nbytes for a in program.constants.values())))
     return [
         Contender(label, "torch", dialect, device, start, stored)

@@ -1,0 +1,52 @@
+"""A bundle: the programs that make one recogniser, by the part that each plays.
+
+A CTC network is a bundle of one, ``network``.  A transducer is one of an encoder, a predictor and a joiner.
+A bundle has one certificate, one set of tokens and one frontend, and is one file, or one folder of files
+where it has several programs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+from zeroq_asr.errors import ConfigError
+from zeroq_asr.integer.program import Program
+
+#: the part of a bundle of one
+NETWORK = "network"
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """Programs by the part that they play in a recogniser; at least one."""
+
+    programs: dict[str, Program]
+
+    def __post_init__(self) -> None:
+        if not self.programs:
+            raise ConfigError("bundle", "holds no program", "name at least one")
+        odd = [name for name in self.programs if not name.isidentifier()]
+        if odd:
+            raise ConfigError(
+                "bundle", f"{odd[0]!r} cannot name a file", "use letters, digits and underscores"
+            )
+
+    @staticmethod
+    def of(program: Program) -> Bundle:
+        """The bundle of one program."""
+        return Bundle({NETWORK: program})
+
+    @property
+    def sole(self) -> Program | None:
+        """The program of a bundle of one."""
+        return next(iter(self.programs.values())) if len(self.programs) == 1 else None
+
+    def digest(self) -> str:
+        """SHA-256 of the parts and their programs; that of the program where there is but one."""
+        if self.sole is not None:
+            return self.sole.digest()
+        h = hashlib.sha256()
+        for part in sorted(self.programs):
+            h.update(f"{part}:{self.programs[part].digest()}\n".encode())
+        return h.hexdigest()

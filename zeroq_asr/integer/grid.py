@@ -1,0 +1,126 @@
+"""Grids of weights and how files store them: two values that any layer combines.
+
+A *grid* is the set of integers that a layer's weights may be.  A *packing* stores such integers in a file:
+an array and the ONNX nodes that make the integers of it again.  Layers know neither: they are given int8
+integers on some grid, and a dialect asks for a constant's tensor, packed or not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from zeroq_asr.errors import ConfigError
+from zeroq_asr.integer.types import weight_limit
+
+if TYPE_CHECKING:
+    from zeroq_asr.integer.backends.onnx_graph import GraphBuilder
+
+#: the packing of integers that are stored as bytes, in whichever way a kernel takes them
+BYTES = "bytes"
+
+
+@dataclass(frozen=True)
+class Packing:
+    """How the integers of a constant are stored in a file.
+
+    ``pack(integers)`` gives the stored array of int8 integers of any shape, ``unpack(array, shape)`` the
+    integers again, exactly.  ``emit(builder, stored, shape)`` appends the ONNX nodes that do the same to the
+    tensor ``stored``, in integer operators alone, and returns the name of an int32 tensor of that shape.
+    """
+
+    name: str
+    pack: Callable[[np.ndarray], np.ndarray]
+    unpack: Callable[[np.ndarray, tuple[int, ...]], np.ndarray]
+    emit: Callable[[GraphBuilder, str, tuple[int, ...]], str]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The integers that a layer's weights may be, each within ±127."""
+
+    name: str
+    #: in rising order, at least two
+    levels: tuple[int, ...]
+    #: name of the packing that stores them
+    packing: str = BYTES
+
+    def __post_init__(self) -> None:
+        rising = all(a < b for a, b in zip(self.levels, self.levels[1:], strict=False))
+        if len(self.levels) < 2 or not rising or max(-self.levels[0], self.levels[-1]) > 127:
+            shown = ", ".join(map(str, self.levels[:8]))
+            raise ConfigError(
+                f"grid {self.name}", "needs two or more rising levels within ±127", f"it has {shown}"
+            )
+
+    @property
+    def limit(self) -> int:
+        """The largest magnitude of a level."""
+        return max(-self.levels[0], self.levels[-1])
+
+    def nearest(self, real: np.ndarray) -> np.ndarray:
+        """Return the nearest level of every entry, as float64; halfway, that of the even place."""
+        low, high = self.levels[0], self.levels[-1]
+        if high - low == len(self.levels) - 1:
+            rounded: np.ndarray = np.clip(np.rint(real), low, high)
+            return rounded
+        levels = np.array(self.levels, dtype=np.float64)
+        return levels[np.searchsorted((levels[:-1] + levels[1:]) / 2, real)]
+
+    def holds(self, integers: np.ndarray) -> bool:
+        """Whether every entry is a level."""
+        return bool(np.isin(integers, self.levels).all())
+
+
+#: grids by name
+GRIDS: dict[str, Grid] = {}
+#: packings by name, but for ``BYTES``
+PACKINGS: dict[str, Packing] = {}
+
+
+def register_grid(grid: Grid, packing: Packing | None = None) -> Grid:
+    """Add a grid, and the packing that it names if it is new; returns the grid.
+
+    Raises ConfigError where a name is taken, or the packing that the grid names is not known.
+    """
+    if grid.name in GRIDS or (packing is not None and packing.name in (BYTES, *PACKINGS)):
+        raise ConfigError(
+            "register_grid", f"{grid.name!r}, or its packing, is registered already", "name it anew"
+        )
+    if packing is not None:
+        PACKINGS[packing.name] = packing
+    if grid.packing not in (BYTES, *PACKINGS):
+        raise ConfigError("register_grid", f"there is no packing {grid.packing!r}", "give it beside the grid")
+    GRIDS[grid.name] = grid
+    return grid
+
+
+def unregister_grid(grid: Grid) -> None:
+    """Take a grid out again, and its packing if no other grid names it."""
+    del GRIDS[grid.name]
+    if all(other.packing != grid.packing for other in GRIDS.values()):
+        PACKINGS.pop(grid.packing, None)
+
+
+def grid_of(name: str) -> Grid:
+    """Return a grid by its name; ConfigError, which lists them, if there is none."""
+    if name not in GRIDS:
+        raise ConfigError("grid", f"there is no grid {name!r}", f"choose one of {', '.join(GRIDS)}")
+    return GRIDS[name]
+
+
+def symmetric(bits: int) -> Grid:
+    """Return the grid of ``bits`` = 2 to 8 bits without its lowest integer: ±(2^(bits−1) − 1)."""
+    return GRIDS[f"int{bits}"]
+
+
+for _bits in range(8, 1, -1):
+    _limit = weight_limit(_bits)
+    register_grid(Grid(f"int{_bits}", tuple(range(-_limit, _limit + 1))))
+for _bits in range(7, 1, -1):
+    register_grid(Grid(f"full{_bits}", tuple(range(-(1 << (_bits - 1)), 1 << (_bits - 1)))))
+register_grid(Grid("ternary", (-1, 0, 1)))
+register_grid(Grid("binary", (-1, 1)))

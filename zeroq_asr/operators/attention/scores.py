@@ -1,0 +1,67 @@
+"""Units of attention's scores:
+
+how finely they are looked up, and how both kinds of them are made comparable.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from zeroq_asr.integer.program import ValueInfo
+from zeroq_asr.registry import Attrs
+
+#: numerators are at most 2^15 − 1
+NUMERATOR = (1 << 15) - 1
+#: bits of the lower part of a numerator
+LOW = 7
+#: entries of the table at most, and scores at most
+ENTRIES, SCORE = 2048, (1 << 30) - 1
+#: scores that a float32 carries
+CARRIED = 1 << 24
+#: binary places of the weighted mean
+FRACTION = 8
+
+
+def hides(high: np.ndarray, low: np.ndarray, attrs: Attrs) -> bool:
+    """Whether what lies behind a mask has no part in any sum, and every largest score has one."""
+    largest = 255 * 255 * attrs["size"] * (attrs["up"] + attrs["mp"])
+    ends = int(high[0]) + int(low[0]) > 0 and int(high[-1]) + int(low[-1]) == 0
+    return ends and largest + attrs["cap"] <= SCORE
+
+
+def reach_of(unit: float) -> int:
+    """d beyond which exp(−``unit``·d) rounds to no numerator."""
+    return min(math.ceil(math.log(2.0 * (NUMERATOR + 1)) / unit), SCORE // 2)
+
+
+def aligned(
+    query: ValueInfo,
+    key: ValueInfo,
+    position: ValueInfo,
+    distances: ValueInfo,
+    size: int,
+    scale: float,
+) -> tuple[int, int]:
+    """Return 2^a and m_p ≥ 2^a·s_p·s_r / (s_q·s_k), the largest at which both scores add up to 24 bits.
+
+    The four are formats (scale, zero point and ends), ``size`` the channels of a head, ``scale`` that of the
+    scores.
+    """
+    ratio = position.scale * distances.scale / (query.scale * key.scale)
+    content, by_distance = (size * _reach(a) * _reach(b) for a, b in ((query, key), (position, distances)))
+    unit = scale * query.scale * key.scale
+
+    def factor(up: int) -> int:
+        # a ratio that is one already must not become the next by a rounding of its division
+        return max(1, math.ceil(ratio * up * (1 - 1e-9)))
+
+    up = 1 << 12
+    while up > 1 and max(up * content + factor(up) * by_distance, reach_of(unit / up)) > CARRIED:
+        up >>= 1
+    return up, factor(up)
+
+
+def _reach(info: ValueInfo) -> int:
+    return int(max(info.hi - info.zero_point, info.zero_point - info.lo))

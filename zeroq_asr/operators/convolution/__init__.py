@@ -1,0 +1,13 @@
+"""Convolutions over time, or over time and frequency, of bytes and of 16 bits.
+
+``one_axis`` and ``two_axes`` register the operators of the float graph with their integer ones; ``wide`` has
+those that read 16 bits.  What they share: ``requantization`` (the end of every definition, invariants,
+exactness), ``weights`` and ``feedback`` (choosing integer weights), ``kernels`` (ONNX), ``captured`` (ATen).
+
+Imports: errors, registry, graph, integer, capture, lowering.
+Never imports: calibration, deployment, measure, cli.
+"""
+
+from zeroq_asr.operators.convolution import one_axis, two_axes
+
+__all__ = ["one_axis", "two_axes"]
