@@ -28,7 +28,7 @@ def changed(base: str) -> list[str]:
     return [*tracked.stdout.split(), *new.stdout.split()]
 
 
-def tests_of(files: Iterable[str], root: Path = ROOT) -> list[str]:
+def selected(files: Iterable[str], root: Path) -> list[str]:
     """Test files that the changed ``files`` call for, without those of real models."""
     found: dict[str, None] = {}
     for name in files:
@@ -57,7 +57,7 @@ def mirrors(path: Path, root: Path) -> list[Path]:
 def main(base: str = "HEAD") -> None:
     """Print the tests, one a line."""
     files = changed(base) or changed("HEAD~1")
-    print("\n".join(tests_of(files)[: MOST + len(ALWAYS)]))
+    print("\n".join(selected(files, ROOT)[: MOST + len(ALWAYS)]))
 
 
 if __name__ == "__main__":

@@ -45,7 +45,9 @@ captures = Captures()
 
 @captures("leaky_relu", Real)
 def _captured(t: Tracer, x: Real, slope: float = 0.01) -> Any:
-    return t.emit("leaky_relu", (x.name,), x.frames_first, slope=float(slope)) if slope > 0 else NotImplemented
+    if slope <= 0:
+        return NotImplemented
+    return t.emit("leaky_relu", (x.name,), x.frames_first, slope=float(slope))
 
 
 def _spelling(w: Writer, node: FloatNode) -> None:
@@ -56,7 +58,10 @@ def _spelling(w: Writer, node: FloatNode) -> None:
 def leaky_requant(
     f: Backend[V], x: V, *, zx: int, m: int, n: int, c: int, zy: int, lo: int, hi: int, type: str
 ) -> V:
-    """y = clamp(half_even((max(d, 0)·m + min(d, 0)·n) / 2^c) + zy, lo, hi), d = x − zx; x uint8 of any shape."""
+    """y = clamp(half_even((max(d, 0)·m + min(d, 0)·n) / 2^c) + zy, lo, hi) with d = x − zx.
+
+    x uint8 of any shape; 1 ≤ m, n.
+    """
     d = f.sub(f.cast(x, I32), zx)
     v = f.add(f.mul(f.clamp(d, 0, 255), m), f.mul(f.clamp(d, -255, 0), n))
     return requantize(f, v, c=c, zero_point=zy, lo=lo, hi=hi, type=type)

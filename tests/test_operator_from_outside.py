@@ -72,7 +72,10 @@ def same_everywhere(model: zq.AsrModel, folder: Path, spec: zq.QuantSpec) -> zq.
         assert zq.verify(folder / f"{dialect}.onnx").program_sha256 == made.program.digest()
     wanted = made.program.run(NumpyBackend(), features, lengths)
     simulated = made.program.run(TorchBackend(), torch.from_numpy(features), torch.from_numpy(lengths))
-    found = [[v.numpy() for v in simulated], *(logits_of(folder / f"{d}.onnx", *inputs()) for d in ("fused", "strict"))]
+    found = [
+        [v.numpy() for v in simulated],
+        *(logits_of(folder / f"{d}.onnx", *inputs()) for d in ("fused", "strict")),
+    ]
     for results in found:
         for a, b in zip(wanted, results, strict=True):
             np.testing.assert_array_equal(a, b)
@@ -134,7 +137,10 @@ def _emit(b: Any, stored: str, shape: tuple[int, ...]) -> str:
     powers = b.store("base3/powers", (3 ** np.arange(5)).astype(np.int32))
     three = b.store("base3/three", np.array(3, np.int32))
     digits = b.add_node("Mod", [b.add_node("Div", [column, powers]), three])
-    flat = b.add_node("Slice", [b.add_node("Reshape", [digits, b.axes(-1)]), b.axes(0), b.axes(int(np.prod(shape))), b.axes(0)])
+    flat = b.add_node(
+        "Slice",
+        [b.add_node("Reshape", [digits, b.axes(-1)]), b.axes(0), b.axes(int(np.prod(shape))), b.axes(0)],
+    )
     doubled = b.add_node("Mul", [flat, b.store("base3/two", np.array(2, np.int32))])
     levels = b.add_node("Sub", [doubled, b.store("base3/two", np.array(2, np.int32))])
     return b.add_node("Reshape", [levels, b.axes(*shape)])

@@ -42,7 +42,7 @@ ROOT_MODULES, UNTYPED = 12, 40
 
 def part_of(module: str) -> str:
     """Folder or root module of ``zeroq_asr.x.y``."""
-    return (module.split(".") + ["__init__"])[1]
+    return [*module.split("."), "__init__"][1]
 
 
 def name_of(path: Path) -> str:
@@ -94,7 +94,7 @@ def test_folders_say_what_they_import(folder: Path) -> None:
     assert not allowed & forbidden
     unknown = {name for name in allowed | forbidden if name.split(".")[0] not in RANK}
     assert not unknown
-    inside = [path for path in folder.rglob("*.py")]
+    inside = list(folder.rglob("*.py"))
     used = {part_of(name) for path in inside for name in IMPORTS[name_of(path)]}
     used.discard(folder.relative_to(PACKAGE).parts[0])
     assert used <= allowed, f"imports {sorted(used - allowed)}, which its docstring does not list"
@@ -139,7 +139,8 @@ def compares_operators(path: Path) -> list[int]:
             continue
         sides = [node.left, *node.comparators]
         named = any(isinstance(s, ast.Attribute) and s.attr == "op" for s in sides)
-        texts = [c for s in sides for c in ast.walk(s) if isinstance(c, ast.Constant) and isinstance(c.value, str)]
+        constants = [c for s in sides for c in ast.walk(s) if isinstance(c, ast.Constant)]
+        texts = [c for c in constants if isinstance(c.value, str)]
         if named and texts:
             lines.append(node.lineno)
     return lines
@@ -168,5 +169,6 @@ def untyped(path: Path) -> list[str]:
 
 
 def test_the_type_checker_sees_the_arithmetic() -> None:
-    found = [one for f in ("operators", "integer") for path in (PACKAGE / f).rglob("*.py") for one in untyped(path)]
+    paths = [path for f in ("operators", "integer") for path in (PACKAGE / f).rglob("*.py")]
+    found = [one for path in paths for one in untyped(path)]
     assert len(found) <= UNTYPED, "\n".join(found)

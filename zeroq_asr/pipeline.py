@@ -299,7 +299,7 @@ def quantize(
 
 
 def preparation(spec: QuantSpec) -> tuple[float, float, bool]:
-    """Return what of a format changes the graph that is observed: formats alike in it are prepared at once."""
+    """Return what of a format changes the graph that is observed: formats alike in it share a ``prepare``."""
     return spec.equalization, spec.smoothing, spec.allow_float
 
 

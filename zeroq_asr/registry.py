@@ -24,6 +24,7 @@ from zeroq_asr.errors import ConfigError, UnsupportedOperatorError
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from zeroq_asr.capture.tracer import Tracer
     from zeroq_asr.graph.float_graph import FloatGraph, FloatNode
     from zeroq_asr.graph.onnx_writer import Writer
     from zeroq_asr.graph.shapes import Shape
@@ -319,7 +320,7 @@ def traits_of(node: FloatNode) -> Traits:
 
 
 def sole(trait: str) -> Operator:
-    """Return the first registered operator with a trait that is true or false, for a pass that makes a node of it.
+    """Return the first registered operator with a trait, for a pass that makes a node of it.
 
     Raises UnsupportedOperatorError if none has it.
     """

@@ -109,7 +109,11 @@ def test_a_bundle_is_what_it_was_written_as(bundle: tuple[Bundle, Deployment], t
     programs, deployment = bundle
     exports = export_bundle(programs, deployment, "fused", "x86-any")
     write_bundle(tmp_path / "b", exports, deployment)
-    assert sorted(p.name for p in (tmp_path / "b").iterdir()) == ["bundle.json", "memory.onnx", "network.onnx"]
+    assert sorted(p.name for p in (tmp_path / "b").iterdir()) == [
+        "bundle.json",
+        "memory.onnx",
+        "network.onnx",
+    ]
     proofs = prove_bundle(programs)
     assert proofs.keys() == {"network", "memory"}
     for damage in ("swap", "json", "extra", "missing"):
@@ -186,7 +190,9 @@ def test_a_recurrence_is_the_same_everywhere_and_in_pieces(
         pieces.append(made)
     np.testing.assert_array_equal(np.concatenate(pieces, axis=2), wanted)
     np.testing.assert_array_equal(h, last)
-    simulated = program.run(TorchBackend(), torch.from_numpy(x), torch.zeros(2, CHANNELS, 1, dtype=torch.int32))
+    simulated = program.run(
+        TorchBackend(), torch.from_numpy(x), torch.zeros(2, CHANNELS, 1, dtype=torch.int32)
+    )
     np.testing.assert_array_equal(simulated[0].numpy(), wanted)
     for dialect in ("fused", "strict"):
         folder = tmp_path / dialect

@@ -2,6 +2,9 @@
 
 Importing this folder registers the handlers of what is no operator of the graph: lengths, masks, sizes,
 constants and moves.
+
+Imports: errors, registry, graph.
+Never imports: integer, operators, lowering, calibration, deployment, measure, cli.
 """
 
 from zeroq_asr.capture import constants, lengths, masks, moves, sizes

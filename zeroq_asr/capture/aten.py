@@ -6,6 +6,8 @@ Python operator.  Handlers know the canonical one alone.
 
 from __future__ import annotations
 
+#: canonical names that no operator has
+_COINED = frozenset({"and", "assertion", "cast", "identity", "not", "size"})
 #: canonical name → its other spellings, those with a trailing "_" (in place) left out
 SPELLINGS: dict[str, tuple[str, ...]] = {
     "add": ("__add__", "__iadd__"),
@@ -15,9 +17,7 @@ SPELLINGS: dict[str, tuple[str, ...]] = {
     "cast": ("to", "_to_copy", "type_as", "float", "long"),
     "clamp": ("hardtanh", "clip", "clamp_min"),
     "floor_divide": ("floordiv", "__floordiv__"),
-    "identity": (
-        *("dropout", "feature_dropout", "contiguous", "clone", "alias", "detach", "lift_fresh_copy"),
-    ),
+    "identity": ("dropout", "feature_dropout", "contiguous", "clone", "alias", "detach", "lift_fresh_copy"),
     "layer_norm": ("native_layer_norm",),
     "log_softmax": ("_log_softmax",),
     "matmul": ("bmm",),
@@ -36,3 +36,9 @@ def canonical(name: str) -> str:
     """Return the canonical name of an operator, in place or not."""
     bare = name.removesuffix("_") if not name.endswith("__") else name
     return _CANONICAL.get(bare, bare)
+
+
+def spellings(name: str) -> tuple[str, ...]:
+    """Return the names by which users know an operator of a canonical name: not the inner ones of torch."""
+    names = (*(() if name in _COINED else (name,)), *SPELLINGS.get(name, ()))
+    return tuple(n for n in names if not n.startswith("_"))

@@ -95,10 +95,7 @@ def _quiet() -> Iterator[None]:
 
 
 def prepared_graph(graph: FloatGraph) -> FloatGraph:
-    """Return a graph of the same function, made ready for calibration:
-
-    every operator's ``rewrite`` applied.
-    """
+    """Return a graph of the same function that can be calibrated: every operator's ``rewrite`` is applied."""
     for operator in [*OPERATORS.values()]:
         if operator.rewrite is not None:
             graph = operator.rewrite(graph)

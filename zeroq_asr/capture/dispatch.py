@@ -11,7 +11,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from zeroq_asr.capture.aten import canonical
+from zeroq_asr.capture.aten import canonical, spellings
+from zeroq_asr.capture.tracer import Tracer
 from zeroq_asr.registry import OPERATORS, Capture, Handler, Kinds
 
 #: those of no operator, by canonical name
@@ -54,7 +55,7 @@ def captures_of(name: str) -> Iterator[Capture]:
     yield from _HANDLERS.get(name, ())
 
 
-def meaning(tracer: Any, aten: str, arguments: tuple[Any, ...]) -> Any:
+def meaning(tracer: Tracer, aten: str, arguments: tuple[Any, ...]) -> Any:
     """What an ATen (or Python) operator makes of ``arguments``; NotImplemented if no handler knows."""
     name = canonical(aten)
     for capture in captures_of(name):
@@ -75,8 +76,7 @@ def fits(capture: Capture, arguments: tuple[Any, ...]) -> bool:
 def overlaps() -> list[tuple[Capture, Capture]]:
     """Pairs of captures of one name that both accept some operands, of which the first to know them wins."""
     found = []
-    names = {c.name for operator in OPERATORS.values() for c in operator.captures} | _HANDLERS.keys()
-    for name in sorted(names):
+    for name in sorted(_names()):
         captures = [*captures_of(name)]
         for i, a in enumerate(captures):
             found += [(a, b) for b in captures[i + 1 :] if _share(a.kinds, b.kinds)]
@@ -102,6 +102,9 @@ def known(aten: str) -> bool:
 
 def supported() -> str:
     """The operators that have a meaning, for error texts."""
-    names = {c.name for operator in OPERATORS.values() for c in operator.captures} | _HANDLERS.keys()
-    # inner names of torch say nothing new
-    return f"supported: {', '.join(sorted(n for n in names if not n.startswith('_')))}"
+    return f"supported: {', '.join(sorted({n for name in _names() for n in spellings(name)}))}"
+
+
+def _names() -> set[str]:
+    """Canonical names that any handler knows."""
+    return {c.name for operator in OPERATORS.values() for c in operator.captures} | _HANDLERS.keys()

@@ -53,9 +53,9 @@ def quantize(
     bits: Annotated[
         list[str] | None,
         typer.Option(
-            help="Of weights and activations: 8 (the default), w7a8, w4a8 and the like, or the YAML file of a "
-            "plan. And, repeatable, LAYER=N, 16 or 2 to 8, for the result of a layer: a path, a value's name or "
-            "a glob, e.g. 'encoder.layers.*.conv.depthwise_conv=16'."
+            help="Of weights and activations: 8 (the default), w7a8, w4a8 and the like, or the YAML file of "
+            "a plan. And, repeatable, LAYER=16 (or 2 to 8) for the result of a layer: a path, a value's name "
+            "or a glob, e.g. 'encoder.layers.*.conv.depthwise_conv=16'."
         ),
     ] = None,
     dialect: Annotated[
@@ -199,7 +199,8 @@ def default_name(model: Path, spec: zq.QuantSpec, dialect: str) -> str:
     """Return the output's name: quartznet.int8.onnx, quartznet.w4a8.strict.onnx, quartznet.int8-16.onnx."""
     both = (spec.weight_bits, spec.activation_bits)
     bits = "int8" if both == (8, 8) else "w{}a{}".format(*both)
-    bits += f"-{LAYER_BITS}" if spec.layer_bits else ""
+    bits += f"-{LAYER_BITS}" if any(width == LAYER_BITS for _, width in spec.layer_bits) else ""
+    bits += "-mixed" if spec.layer_grids or any(width != LAYER_BITS for _, width in spec.layer_bits) else ""
     bits += "-float" if spec.keep_float else ""
     return ".".join([model.stem, bits, *([] if dialect == "fused" else [dialect]), "onnx"])
 

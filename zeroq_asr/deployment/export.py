@@ -109,6 +109,7 @@ def export(
     _check_promise(program, deployment)
     if ctc:
         _check_tokens(program, deployment, backend, results[0])
+    entering: list[Port | StatePort] = [*program.inputs, *program.states]
     nodes, outputs = _outputs(program, results)
     if ctc:
         more, scores = _log_probabilities(program, backend)
@@ -116,7 +117,7 @@ def export(
     graph = helper.make_graph(
         [*backend.nodes, *nodes],
         "zeroq_asr",
-        [_tensor(port.name, port) for port in (*program.inputs, *program.states)],
+        [_tensor(port.name, port) for port in entering],
         outputs,
         list(backend.initializers.values()),
         value_info=backend.value_infos(),
@@ -156,8 +157,8 @@ def export(
 
 def _outputs(program: Program, results: tuple[Sym, ...]) -> tuple[list[NodeProto], list[ValueInfoProto]]:
     """Nodes that give what leaves a program the names of its ports, and the declarations of these."""
-    ports = [(port.name, port) for port in program.outputs]
-    named = [*ports, *((f"next_{state.name}", state) for state in program.states)]
+    named: list[tuple[str, Port | StatePort]] = [(port.name, port) for port in program.outputs]
+    named += [(f"next_{state.name}", state) for state in program.states]
     nodes = [
         helper.make_node("Identity", [result.name], [name], name=name)
         for (name, _), result in zip(named, results, strict=True)

@@ -6,6 +6,7 @@ growth) from the input's number on; values of equal histories have equally many 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -37,10 +38,16 @@ class Shape:
         return replace(self, channels=channels, history=history)
 
 
-def infer(graph: FloatGraph, channels: int | None = None) -> dict[str, Shape]:
-    """Return the shape of every value, those inside of islands too; the first input has ``channels``."""
-    shapes = {graph.inputs[0]: Shape(channels, ())}
-    shapes.update((name, Shape(lengths=True)) for name in graph.inputs[1:])
+def infer(graph: FloatGraph, channels: int | Mapping[str, int] | None = None) -> dict[str, Shape]:
+    """Return the shape of every value, those inside of islands too.
+
+    ``channels``: those of the first input; or real input → its channels, where there are several, all of
+    equally many frames.  All other inputs are lengths.
+    """
+    real: Mapping[str, int | None] = (
+        channels if isinstance(channels, Mapping) else {graph.inputs[0]: channels}
+    )
+    shapes = {name: Shape(real[name], ()) if name in real else Shape(lengths=True) for name in graph.inputs}
     for state in graph.states:
         extent = state.dims[1] if len(state.dims) > 1 else None
         shapes[state.enters] = Shape(extent if isinstance(extent, int) else None, None)

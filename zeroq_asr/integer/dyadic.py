@@ -7,10 +7,9 @@ float32 kernel whose intermediates are exact gives the same integers.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
+from zeroq_asr.integer.backends.base import Backend, V
 from zeroq_asr.integer.types import I32, TYPES, U8
 
 #: Largest shift of an 8-bit output.  A product below 2^8 in steps of 2^-16 has 24 significant
@@ -27,7 +26,7 @@ def half_even(numerator: int, shift: int) -> int:
     return quotient
 
 
-def shift_half_even(f: Any, x: Any, c: int) -> Any:
+def shift_half_even(f: Backend[V], x: V, c: int) -> V:
     """Round x / 2^c half to even, spelled in a backend's primitives.
 
     (x + 2^(c−1) − 1 + ((x >> c) & 1)) >> c, with an arithmetic right shift.  Adding 2^(c−1) − 1
@@ -39,12 +38,12 @@ def shift_half_even(f: Any, x: Any, c: int) -> Any:
     return f.shift_right(f.add(f.add(x, (1 << (c - 1)) - 1), parity), c)
 
 
-def shift_half_up(f: Any, x: Any, c: int) -> Any:
+def shift_half_up(f: Backend[V], x: V, c: int) -> V:
     """Round x / 2^c to the nearest integer, ties up: (x + 2^(c−1)) >> c, c ≥ 1."""
     return f.shift_right(f.add(x, 1 << (c - 1)), c)
 
 
-def requantize(f: Any, v: Any, *, c: int, zero_point: int, lo: int, hi: int, type: str) -> Any:
+def requantize(f: Backend[V], v: V, *, c: int, zero_point: int, lo: int, hi: int, type: str) -> V:
     """clamp(half_even(v / 2^c) + zero_point, lo, hi), v int32, spelled in a backend's primitives.
 
     Bytes take a form that needs one division.  Clamping v first to what the result can be makes

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from zeroq_asr.integer.program import Program
+from zeroq_asr.registry import INTEGER_OPERATORS
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ def islands(program: Program) -> tuple[Island, ...]:
 
     found = []
     for i in program.code:
-        if i.op != "float_island":
+        if not INTEGER_OPERATORS[i.op].computes_in_float:
             continue
         a = i.attrs
         inputs = tuple(

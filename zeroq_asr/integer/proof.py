@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
+from zeroq_asr.errors import ProofError
 from zeroq_asr.integer.backends.interval import Interval, IntervalBackend, length_interval
-from zeroq_asr.integer.program import Instruction, Program
-from zeroq_asr.integer.types import I32
+from zeroq_asr.integer.bundle import Bundle
+from zeroq_asr.integer.program import Instruction, Port, Program
+from zeroq_asr.integer.types import I32, TYPES
 from zeroq_asr.integer.wellformed import check
-from zeroq_asr.operators import OPS
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Proof:
         """How many bits lie between the peak and the end of int32."""
         return round(math.log2(I32.hi / max(self.peak, 1)), 2)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, int | str | float]:
         """Return the fields as JSON values."""
         return {
             "max_frames": self.max_frames,
@@ -46,10 +46,10 @@ class _Prover(IntervalBackend):
         super().__init__(max_frames)
         self.peaks: dict[str, int] = {}
 
-    def instruction(self, i: Instruction, operands: list[Any]) -> Any:
+    def instruction(self, i: Instruction, operands: list[Interval]) -> tuple[Interval, ...]:
         """Bound one instruction."""
         self.where, self.peak = f"{i.out} ({i.op})", 0
-        result = OPS[i.op].define(self, *operands, **i.attrs)
+        result = super().instruction(i, operands)
         self.peaks[self.where] = self.peak
         return result
 
@@ -57,13 +57,42 @@ class _Prover(IntervalBackend):
 def prove(program: Program) -> Proof:
     """Prove that no intermediate leaves its type for any input of at most ``max_frames`` frames.
 
-    Covers any batch of lengths from 1 to the frames there are, since no instruction mixes utterances.
-    Raises ProofError, naming the instruction, the primitive and the bounds, when the proof fails, and
-    for a program that is not well-formed.
+    Covers any batch of lengths from 1 to the frames there are, since no instruction mixes utterances, and
+    runs without end: whatever a state holds within its bounds, what leaves it lies within them again.
+    Raises ProofError, naming the instruction, the primitive and the bounds, when the proof fails, and for a
+    program that is not well-formed.
     """
     check(program)
     prover = _Prover(program.max_frames)
-    features = Interval.of(0, 0, I32)  # never read as an integer: quantize bounds its own result
-    program.run(prover, features, length_interval(program.max_frames))
+    leaving = program.run(prover, *entering_bounds(program))
+    for state, v in zip(program.states, leaving[len(program.outputs) :], strict=True):
+        kind = TYPES[state.type]
+        if v.type is not kind or not state.lo <= v.min <= v.max <= state.hi:
+            raise ProofError(
+                f"state {state.name}",
+                f"what leaves is {v.type.name} in [{v.min}, {v.max}], what may enter {kind.name} in "
+                f"[{state.lo}, {state.hi}]",
+                "clamp what leaves to what may enter",
+            )
     where = max(prover.peaks, key=lambda name: prover.peaks[name], default="")
     return Proof(program.max_frames, len(program.code), prover.peaks.get(where, 0), where)
+
+
+def prove_bundle(bundle: Bundle) -> dict[str, Proof]:
+    """Prove every program of a bundle: part → its proof.  Raises ProofError for the first that fails."""
+    return {part: prove(program) for part, program in bundle.programs.items()}
+
+
+def entering_bounds(program: Program) -> list[Interval]:
+    """Return what the proof may assume of inputs and states, in their order."""
+    inputs = [port_bounds(port, program.max_frames) for port in program.inputs]
+    return [*inputs, *(Interval.of(s.lo, s.hi, TYPES[s.type]) for s in program.states)]
+
+
+def port_bounds(port: Port, max_frames: int) -> Interval:
+    """Return what the proof may assume of an input."""
+    if port.is_features:
+        return Interval.of(0, 0, I32)  # never read as an integer: quantize bounds its own result
+    if port.is_lengths:
+        return length_interval(max_frames)
+    return Interval.of(port.lo, port.hi, TYPES[port.type])

@@ -126,7 +126,7 @@ def check(program: Program) -> dict[str, int]:
 def _channels_of(port: Port | StatePort) -> int:
     kind = port.type in ("float32", "int64", *TYPES)
     require(kind, port.name, f"a port of type {port.type!r}")
-    extents = all(isinstance(d, str) and d.isidentifier() or is_whole(d, 1, FAR) for d in port.dims)
+    extents = all((isinstance(d, str) and d.isidentifier()) or is_whole(d, 1, FAR) for d in port.dims)
     require(extents and bool(port.dims), port.name, f"extents {list(port.dims)} are no names or numbers")
     bounds = is_whole(port.lo, I32.lo, I32.hi) and is_whole(port.hi, I32.lo, I32.hi) and port.lo <= port.hi
     require(bounds, port.name, f"[{port.lo}, {port.hi}] is no range")

@@ -11,15 +11,15 @@ read what is named exactly, where of streams they read bytes.
 from __future__ import annotations
 
 import math
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
+from fnmatch import fnmatchcase
 
 from zeroq_asr.config import LAYER_BITS
 from zeroq_asr.errors import ConfigError
 from zeroq_asr.graph.float_graph import FloatGraph, FloatNode
 from zeroq_asr.integer.program import ValueInfo
 from zeroq_asr.integer.types import U8, activation_range, signed_range
-from zeroq_asr.operators.attention import aligned
-from zeroq_asr.operators.table import FACTORS, LIMITS, RANGES, flat_beyond
+from zeroq_asr.registry import ALWAYS, NEVER, OPERATORS, framewise, operator_of, traits_of
 
 Range = tuple[float, float]
 
@@ -30,14 +30,6 @@ WIDE_BITS = LAYER_BITS
 WIDE_MARGIN = 2.0
 #: what the sum of a frame's magnitudes is at most, in front of a layer norm: a float32 holds it
 _SUM = 1 << 24
-#: what can give 16 bits; moves give what they are given
-_MAKERS = ("conv1d", "add", "layer_norm", "instance_norm")
-#: normalizations, whose input must be fine
-NORMS = ("layer_norm", "instance_norm")
-_MOVES = ("mask_time", "take_channels", "transpose")
-#: the same of what the user names; functions that are a product with their operand need one of 16 bits
-_NAMED_MAKERS = (*_MAKERS, "conv2d", "clamp", "mul", "float_island", *FACTORS)
-_NAMED_MOVES = (*_MOVES, "image", "flatten")
 
 
 def byte_format(real: Range, bits: int, unit: float | None = None) -> ValueInfo:
@@ -63,7 +55,7 @@ def wide_values(graph: FloatGraph) -> list[set[str]]:
 
     What is inside of an island counts: a stream is one whatever of it runs in float.
     """
-    graph = FloatGraph(graph.inputs, graph.outputs, graph.flat())
+    graph = graph.with_nodes(graph.flat())
     producer, consumers = graph.producer(), graph.consumers()
     joined: dict[str, set[str]] = {}
 
@@ -75,21 +67,20 @@ def wide_values(graph: FloatGraph) -> list[set[str]]:
         """Collect ``name``, and what it is merely moved from, if all of it can be wide."""
         node = producer.get(name)
         chain = [name]
-        while node is not None and node.op in _MOVES:
+        while node is not None and moves_along(node):
             chain.append(node.ins[0])
             node = producer.get(node.ins[0])
-        if node is not None and node.op in _MAKERS and "clamp" not in node.attrs:
+        if node is not None and traits_of(node).makes_wide == ALWAYS and "clamp" not in node.attrs:
             group += chain
 
     for node in reversed(graph.nodes):
-        if node.op in NORMS:
+        traits = traits_of(node)
+        if traits.normalizes:
             group: list[str] = []
             wide(node.ins[0], group)
             if group:
                 join(group)
-        elif (
-            node.op == "add" and "clamp" not in node.attrs and (node.out in joined or _feeds(node, consumers))
-        ):
+        elif traits.sums and "clamp" not in node.attrs and (node.out in joined or _feeds(node, consumers)):
             group = [node.out]
             for name in node.ins:
                 wide(name, group)
@@ -97,51 +88,86 @@ def wide_values(graph: FloatGraph) -> list[set[str]]:
     return list({id(group): group for group in joined.values()}.values())
 
 
+def moves_along(node: FloatNode) -> bool:
+    """Whether a node merely moves its operand, axes and all."""
+    traits = traits_of(node)
+    return traits.moves and not traits.changes_rank
+
+
 def _feeds(node: FloatNode, consumers: Mapping[str, list[FloatNode]]) -> bool:
     """Whether a normalization reads the sum, straight or moved."""
     readers = consumers.get(node.out, [])
-    return any(r.op in NORMS or (r.op in _MOVES and _feeds(r, consumers)) for r in readers)
+    return any(traits_of(r).normalizes or (moves_along(r) and _feeds(r, consumers)) for r in readers)
+
+
+def made_by(graph: FloatGraph, pattern: str) -> list[FloatNode]:
+    """Return the nodes that a pattern of ``--bits`` names by value or path, an island for what is inside.
+
+    Raises ConfigError for one that names nothing, or nothing but what lies inside of islands.
+    """
+    producer = graph.producer()
+    # an island goes by its result
+    nodes = [producer.get(n.out, n) for n in graph.matching(pattern, "bits")]
+    if not any(n.out in producer for n in nodes):
+        raise ConfigError("bits", f"{pattern!r} lies inside of what is kept in float", "leave it out")
+    return nodes
+
+
+def moved_from(node: FloatNode, producer: Mapping[str, FloatNode]) -> FloatNode:
+    """Return the node that makes what ``node`` merely moves; itself, if it moves nothing."""
+    while traits_of(node).moves and node.ins[0] in producer:
+        node = producer[node.ins[0]]
+    return node
 
 
 def named_values(graph: FloatGraph, layer_bits: Iterable[tuple[str, int]]) -> set[str]:
     """Return the values that shall have 16 bits by name, and what they are merely moved to.
 
     A pattern is a value's name or a layer's path, or matches some of them as a glob; of a layer it means all
-    results that can have 16 bits.  Raises ConfigError for one that names nothing, or nothing that can.
+    results that can have 16 bits.  Where a later pattern says other bits they have those.  Raises ConfigError
+    for one that names nothing, or nothing that can.
     """
-    producer, named = graph.producer(), set()
-    # attention reads bytes, some of which share a scale
-    attended = {name for n in graph.nodes if n.op == "attention" for name in n.ins}
+    producer = graph.producer()
+    # some operators read bytes that share a scale
+    read_as_bytes = {name for n in graph.nodes if operator_of(n).needs_bytes for name in n.ins}
+    named: set[str] = set()
     matched: dict[str, list[FloatNode]] = {}
-    for pattern, _ in layer_bits:
-        # an island goes by its result
-        nodes = [producer.get(n.out, n) for n in graph.matching(pattern, "bits")]
-        matched[pattern] = nodes
-        for node in nodes:
-            while node.op in _NAMED_MOVES and node.ins[0] in producer:
-                node = producer[node.ins[0]]
-            if node.op in _NAMED_MAKERS and node.out not in attended:
+    #: named, and later given other bits
+    renamed: set[str] = set()
+    for pattern, bits in layer_bits:
+        if bits != WIDE_BITS:
+            fewer = [n for n in graph.nodes if fnmatchcase(n.out, pattern) or fnmatchcase(n.where, pattern)]
+            renamed |= named.intersection(moved_from(n, producer).out for n in fewer)
+            named -= renamed
+            continue
+        matched[pattern] = made_by(graph, pattern)
+        for node in (moved_from(n, producer) for n in matched[pattern]):
+            if traits_of(node).makes_wide != NEVER and node.out not in read_as_bytes:
                 named.add(node.out)
     wide: set[str] = set()
     for node in graph.nodes:
-        possible = node.ins[0] in wide if node.op in (*_NAMED_MOVES, *FACTORS) else True
-        if possible and (node.out in named or node.op in _NAMED_MOVES):
+        traits = traits_of(node)
+        possible = node.ins[0] in wide if traits.moves or traits.wide_by_operand else True
+        if possible and (node.out in named or traits.moves):
             wide.add(node.out)
     for pattern, nodes in matched.items():
-        if not any(n.out in producer for n in nodes):
-            raise ConfigError("bits", f"{pattern!r} lies inside of what is kept in float", "leave it out")
-        if not any(n.out in wide for n in nodes):
+        if not any(n.out in wide or moved_from(n, producer).out in renamed for n in nodes):
+            makers = [o.name for o in OPERATORS.values() if o.traits.makes_wide != NEVER]
+            behind = [o.name for o in OPERATORS.values() if o.traits.wide_by_operand]
             raise ConfigError(
                 "bits",
                 f"{pattern!r} names {', '.join(sorted({n.op for n in nodes}))}, which cannot have 16 bits",
-                f"name one of {', '.join(_NAMED_MAKERS)} that no attention reads; "
-                f"{' and '.join(FACTORS)} behind one of 16 bits",
+                f"name one of {', '.join(makers)} that no attention reads; "
+                f"{' and '.join(behind)} behind one of 16 bits",
             )
     return wide
 
 
 def within_reach(
-    graph: FloatGraph, ranges: Mapping[str, Range], bits: int, wide: Container[str] = ()
+    graph: FloatGraph,
+    ranges: Mapping[str, Range],
+    bits: int | Callable[[str], int],
+    wide: Container[str] = (),
 ) -> dict[str, Range]:
     """Return ``ranges`` without what a function flattens: its operand, if not ``wide``, needs no steps there.
 
@@ -150,13 +176,14 @@ def within_reach(
     """
     found, consumers = dict(ranges), graph.consumers()
     for node in graph.nodes:
-        name = node.ins[0] if node.ins else ""
-        if node.op not in LIMITS or name in wide or name in graph.outputs or len(consumers[name]) > 1:
+        name, function = node.ins[0] if node.ins else "", operator_of(node).function
+        if function is None or name in wide or name in graph.leaving or len(consumers[name]) > 1:
             continue
         if name in ranges and node.out in ranges:
-            low, high = RANGES.get(node.op, ranges[node.out])
-            step = (max(high, 0.0) - min(low, 0.0)) / activation_range(bits)[1]
-            least, most = flat_beyond(node.op, step / 4)
+            low, high = function.range or ranges[node.out]
+            width = bits if isinstance(bits, int) else bits(node.out)
+            step = (max(high, 0.0) - min(low, 0.0)) / activation_range(width)[1]
+            least, most = function.flat_beyond(step / 4)
             lo, hi = (min(max(end, least), most) for end in ranges[name])
             found[name] = lo, hi
     return found
@@ -171,7 +198,10 @@ def wide_formats(
     """
     formats: dict[str, ValueInfo] = {}
     low, high = signed_range(WIDE_BITS)
-    normed = {n.ins[0]: len(n.attrs["weight"]) for n in graph.nodes if n.op == "layer_norm"}
+    # these sum a frame's channels; the others sum a channel's frames, however many there are
+    normed = {
+        n.ins[0]: len(n.attrs["weight"]) for n in graph.nodes if traits_of(n).normalizes and framewise(n)
+    }
     groups = wide_values(graph)
     streams = set().union(*groups)
     groups += [{name} for name in sorted(named) if name not in streams]
@@ -185,17 +215,3 @@ def wide_formats(
             bound = min(max(round(reach), 1), most)
             formats[name] = ValueInfo("int32", scale, 0, max(-bound, low), bound)
     return formats
-
-
-def aligned_scales(
-    graph: FloatGraph, formats: Mapping[str, ValueInfo], channels: Mapping[str, int]
-) -> dict[str, float]:
-    """Widen the scale of each attention's distances so that both kinds of score have a common unit."""
-    found = {}
-    for node in graph.nodes:
-        if node.op == "attention" and len(node.ins) == 6:
-            query, key, _, _, position, distances = node.ins
-            q, k, p, r = (formats[name] for name in (query, key, position, distances))
-            up, mp = aligned(q, k, p, r, channels[query] // node.attrs["heads"], node.attrs["scale"])
-            found[distances] = q.scale * k.scale * mp / (up * p.scale)
-    return found

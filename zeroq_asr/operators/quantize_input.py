@@ -15,7 +15,7 @@ from zeroq_asr.integer.backends.base import Backend, V
 from zeroq_asr.integer.program import Instruction
 from zeroq_asr.integer.types import TYPES
 from zeroq_asr.operators.cases import Case
-from zeroq_asr.registry import IntegerOperator, Kernel, Operator, register
+from zeroq_asr.registry import IntegerOperator, Kernel, Operator, Traits, register
 
 if TYPE_CHECKING:
     from zeroq_asr.integer.backends.onnx_graph import Sym
@@ -61,6 +61,7 @@ def _cases() -> Iterator[Case]:
 QUANTIZE_INPUT = register(
     Operator(
         "quantize_input",
+        traits=Traits(enters=True),
         integers=(
             IntegerOperator(
                 "quantize_input",

@@ -112,10 +112,10 @@ class Backend(Protocol[V]):
         dilations: tuple[int, ...],
         groups: int,
     ) -> V:
-        """Convolve (x − zero_point), x uint8 [B, C, *extents], with w [O, C/groups, *taps] into int32 [B, O, *extents'].
+        """Convolve (x − zero_point), x uint8 [B, C, *extents], with w [O, C/groups, *taps] into int32.
 
-        One axis of time, or those of time and frequency; each has its stride, its padding before and behind, and its
-        dilation.  Entries beyond the ends count as zero after the subtraction.
+        One axis of time, or those of time and frequency; each has its stride, its padding before and behind,
+        and its dilation.  Entries beyond the ends count as zero after the subtraction.
         """
 
     def matmul(self, a: V, b: V, *, za: int, zb: int, terms: V | int) -> V:
@@ -129,8 +129,8 @@ class Backend(Protocol[V]):
     ) -> V:
         """Reduce [B, C, T] over one axis, which keeps an extent of 1: the sum, or the largest magnitude.
 
-        ``terms``: how many entries there are at most, a Python int or lengths; frames at or beyond the length are zero
-        already.
+        ``terms``: how many entries there are at most, a Python int or lengths; frames at or beyond the
+        length are zero already.
         """
 
     def below_peak(self, v: V) -> V:
@@ -141,8 +141,8 @@ class Backend(Protocol[V]):
     def rearrange(self, v: V, pattern: str, **sizes: int) -> V:
         """Split, permute, join and insert axes as ``pattern`` says: "b (h e) t -> b h t e".
 
-        Axes have names of one letter; parentheses join axes, the last of them fastest; 1 is an axis of one entry.
-        ``sizes`` gives the extents that cannot be told from the operand: all but one of a split axis.
+        Axes have names of one letter; parentheses join axes, the last of them fastest; 1 is an axis of one
+        entry. ``sizes`` gives the extents that cannot be told from the operand: all but one of a split axis.
         Of joined axes it may give the product, under their letters: ``cf`` of "(c f)".
         """
 
@@ -174,8 +174,8 @@ class Backend(Protocol[V]):
     ) -> V:
         """``body`` of [B, H, T, E], [B, H, T, E] and [1, H, E, 2T], at once or by blocks of rows.
 
-        To rows i to i + N belong the columns T − i − N to 2T − i; results are joined along the rows.  ``frames`` [B]
-        bounds T.
+        To rows i to i + N belong the columns T − i − N to 2T − i; results are joined along the rows.
+        ``frames`` [B] bounds T.
         """
 
     def scan(
@@ -183,9 +183,10 @@ class Backend(Protocol[V]):
     ) -> tuple[list[V], list[V]]:
         """Run ``step`` frame after frame over ``inputs`` [B, C, T], each step given [B, C, 1] of them.
 
-        ``carried``: values [B, C', 1] that one step hands to the next.  Returns what the last step carried, and the
-        results of all steps joined along the frames.  ``bounds``: lowest and highest integer of each carried value, an
-        invariant that the proof shows by induction: with values inside of them carried in, those carried out lie inside.
+        ``carried``: values [B, C', 1] that one step hands to the next.  Returns what the last step carried,
+        and the results of all steps joined along the frames.  ``bounds``: lowest and highest integer of each
+        carried value, an invariant that the proof shows by induction: with values inside of them carried in,
+        those carried out lie inside.
         """
 
     # -- floats --------------------------------------------------------------------------------------

@@ -9,12 +9,15 @@ for any input of the stated length.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from zeroq_asr.errors import ProofError
-from zeroq_asr.integer.backends.base import Body
+from zeroq_asr.integer.backends.base import Body, Bound, Step, interpreted
+from zeroq_asr.integer.backends.patterns import parse
 from zeroq_asr.integer.types import BOOL, I32, I64, U8, IntType
 
 
@@ -57,6 +60,10 @@ class IntervalBackend:
         self.max_frames = max_frames
         #: largest magnitude of an int32 result since it was last reset
         self.peak = 0
+
+    def instruction(self, i: Instruction, operands: list[Interval]) -> tuple[Interval, ...]:
+        """Bound one instruction."""
+        return interpreted(self, i, operands)
 
     def constant(self, name: str, array: np.ndarray) -> Interval:
         """Constants are known exactly."""
@@ -105,7 +112,7 @@ class IntervalBackend:
         around = np.logical_and(v.lo <= 0, v.hi >= 0)
         return self._checked(np.where(around, 0, ends[0] * ends[0]), ends[1] * ends[1], v.type, "square")
 
-    def clamp(self, v: Interval, lo: int | np.ndarray, hi: int | np.ndarray) -> Interval:
+    def clamp(self, v: Interval, lo: Bound, hi: Bound) -> Interval:
         """Clamp to ints or to per-channel vectors [C]."""
         low, high = (_exact(b[:, None] if isinstance(b, np.ndarray) else b) for b in (lo, hi))
         return self._checked(
@@ -140,30 +147,22 @@ class IntervalBackend:
             return self._checked(y.lo, y.hi + 1 - y.hi % 2, U8, "set_parity")
         return self._checked(y.lo - y.lo % 2, y.hi, U8, "set_parity")
 
-    def divide(self, a: Interval, b: Interval | int) -> Interval:
-        """Floor division; requires a ≥ 0 and b ≥ 1."""
-        lo, hi = _bounds(b)
-        if a.min < 0 or int(np.min(lo)) < 1:
-            raise ProofError(
-                self.where,
-                f"divide needs a ≥ 0 and b ≥ 1, found a ≥ {a.min}, b ≥ {int(np.min(lo))}",
-                "a mean needs a frame: the network must leave one of an input of one frame",
-            )
-        return self._checked(a.lo // hi, a.hi // lo, a.type, "divide")
-
     def conv(
         self,
         x: Interval,
         w: Interval,
         *,
         zero_point: int,
-        stride: int,
-        padding: tuple[int, int],
-        dilation: int,
+        strides: tuple[int, ...],
+        pads: tuple[tuple[int, int], ...],
+        dilations: tuple[int, ...],
         groups: int,
     ) -> Interval:
         """Σ over inputs and taps of the worst product, for any subset of taps (padding is zero)."""
-        weight = self.array(w).astype(np.int64)
+        taps, axes = self.array(w), self.array(w).ndim - 2
+        weight = taps.astype(np.int64).reshape(*taps.shape[:2], -1)
+        if axes > 1:
+            x = Interval.of(x.min, x.max, x.type)
         channels = weight.shape[1] * groups
         # a padded frame contributes zero, so zero always belongs to the range; this also bounds
         # every partial sum, whatever order a kernel adds in
@@ -176,28 +175,9 @@ class IntervalBackend:
         upper = (positive * high + negative * low).sum(axis=1)
         lower = (positive * low + negative * high).sum(axis=1)
         # kernels with unsigned operands accumulate the raw bytes before they subtract zero points
-        raw = 255 * 255 * weight.shape[1] * weight.shape[2]
-        self._checked(_exact(0), _exact(raw), I32, "raw accumulator")
-        return self._checked(_exact(lower[:, None]), _exact(upper[:, None]), I32, "accumulator")
-
-    def conv2d(
-        self,
-        x: Interval,
-        w: Interval,
-        *,
-        zero_point: int,
-        stride: tuple[int, int],
-        padding: tuple[int, int],
-        dilation: tuple[int, int],
-        groups: int,
-    ) -> Interval:
-        """As ``conv``, over taps in time and frequency."""
-        taps = self.array(w)
-        flat = Interval(w.lo, w.hi, w.type, exact=taps.reshape(*taps.shape[:2], -1))
-        whole = Interval.of(x.min, x.max, x.type)
-        layout = {"stride": 1, "padding": (0, 0), "dilation": 1, "groups": groups}
-        acc = self.conv(whole, flat, zero_point=zero_point, **layout)  # type: ignore[arg-type]
-        return Interval(acc.lo[..., None], acc.hi[..., None], I32)
+        self._checked(_exact(0), _exact(255 * 255 * weight[0].size), I32, "raw accumulator")
+        shape = (-1, *(1,) * axes)
+        return self._checked(_exact(lower.reshape(shape)), _exact(upper.reshape(shape)), I32, "accumulator")
 
     def matmul(self, a: Interval, b: Interval, *, za: int, zb: int, terms: Interval | int) -> Interval:
         """The worst product as often as there are terms."""
@@ -208,31 +188,22 @@ class IntervalBackend:
         low, high = min(0, *corners) * count, max(0, *corners) * count
         return self._checked(_exact(low), _exact(high), I32, "accumulator")
 
-    def heads(self, v: Interval, heads: int, size: int) -> Interval:
+    def rearrange(self, v: Interval, pattern: str, **sizes: int) -> Interval:
         """Bounds of the whole."""
+        parse(pattern)
         return Interval.of(v.min, v.max, v.type)
 
-    def merge(self, v: Interval, channels: int) -> Interval:
-        """Bounds of the whole."""
-        return Interval.of(v.min, v.max, v.type)
-
-    def image(self, v: Interval) -> Interval:
-        """Bounds of the whole."""
-        return Interval.of(v.min, v.max, v.type)
-
-    def middle(self, table: Interval, like: Interval) -> Interval:
-        """Bounds of the whole."""
-        return Interval.of(table.min, table.max, table.type)
-
-    def first_frames(self, table: Interval, like: Interval) -> Interval:
-        """Bounds of each row."""
+    def slice_frames(self, table: Interval, like: Interval, *, around: bool = False) -> Interval:
+        """Bounds of each row; around the middle, of the whole."""
+        if around:
+            return Interval.of(table.min, table.max, table.type)
         entries = self.array(table)
         ends = entries.min(axis=1, keepdims=True), entries.max(axis=1, keepdims=True)
-        return self._checked(*ends, I32, "first_frames")
+        return self._checked(*ends, table.type, "slice_frames")
 
     def row_blocks(
         self,
-        body: Body,
+        body: Body[Interval],
         queries: Interval,
         positions: Interval | None,
         distances: Interval | None,
@@ -241,63 +212,63 @@ class IntervalBackend:
         frames: Interval,
     ) -> Interval:
         """Bounds are those of any row."""
-        result: Interval = body(queries, positions, distances)
-        return result
+        return body(queries, positions, distances)
 
     def relative_shift(self, v: Interval) -> Interval:
         """Nothing but a move."""
         return v
 
-    def of_keys(self, mask: Interval) -> Interval:
-        """Nothing but a move."""
-        return mask
-
-    def of_image(self, mask: Interval) -> Interval:
-        """Nothing but a move."""
-        return mask
-
     def below_peak(self, v: Interval) -> Interval:
         """From nothing to the whole spread."""
         return self._checked(_exact(0), _exact(v.max - v.min), v.type, "below_peak")
 
-    def with_ones(self, v: Interval) -> Interval:
-        """As wide as to hold a one."""
-        return Interval.of(min(v.min, 1), max(v.max, 1), v.type)
+    def append_column(self, v: Interval, value: int) -> Interval:
+        """As wide as to hold the new column."""
+        return Interval.of(min(v.min, value), max(v.max, value), v.type)
 
-    def without_ones(self, v: Interval, size: int) -> tuple[Interval, Interval]:
+    def split_columns(self, v: Interval, size: int) -> tuple[Interval, Interval]:
         """Both may be anything."""
         return v, v
 
-    def sum_channels(self, v: Interval, channels: int) -> Interval:
-        """The sum of the channels' bounds, and of any part of them."""
-        lo, hi = (np.broadcast_to(_exact(end).reshape(-1), (channels,)) for end in (v.lo, v.hi))
+    def reduce(
+        self,
+        v: Interval,
+        kind: Literal["sum", "peak"],
+        axis: Literal["channels", "frames"],
+        terms: Interval | int,
+    ) -> Interval:
+        """The sum of as many bounds as there are terms, and of any part of them; or the larger end."""
+        if kind == "peak":
+            # the smaller end where zero lies outside
+            low = max(0, v.min, -v.max)
+            return self._checked(_exact(low), _exact(max(-v.min, v.max)), v.type, "peak")
+        count = terms if isinstance(terms, int) else terms.max
+        if axis == "frames":
+            # at most so many frames differ from zero (``wellformed`` sees to the mask)
+            count = max(count, self.max_frames)
+            ends = np.minimum(v.lo, 0) * count, np.maximum(v.hi, 0) * count
+            return self._checked(*ends, v.type, f"sum over {count} frames")
+        lo, hi = (np.broadcast_to(_exact(end).reshape(-1), (count,)) for end in (v.lo, v.hi))
         partial = _exact(int(np.minimum(lo, 0).sum())), _exact(int(np.maximum(hi, 0).sum()))
-        self._checked(*partial, v.type, f"partial sum over {channels} channels")
+        self._checked(*partial, v.type, f"partial sum over {count} channels")
         return self._checked(_exact(int(lo.sum())), _exact(int(hi.sum())), v.type, "sum over channels")
 
-    def peak_channels(self, v: Interval) -> Interval:
-        """The larger end; the smaller where zero lies outside."""
-        low = max(0, v.min, -v.max)
-        return self._checked(_exact(low), _exact(max(-v.min, v.max)), v.type, "peak")
-
-    def peak_time(self, v: Interval) -> Interval:
-        """The larger end; the smaller where zero lies outside."""
-        return self.peak_channels(v)
-
-    def quotient(self, a: Interval, b: Interval | int) -> Interval:
-        """Extremes at the ends of the divisor; requires b ≥ 1."""
+    def quotient(self, a: Interval | int, b: Interval | int) -> Interval:
+        """Extremes at the ends of both; requires b ≥ 1."""
         lo, hi = _bounds(b)
         if int(np.min(lo)) < 1:
-            raise ProofError(self.where, f"quotient needs b ≥ 1, found b ≥ {int(np.min(lo))}")
-        corners = np.broadcast_arrays(*(_cut(p, q) for p in (a.lo, a.hi) for q in (lo, hi)))
-        return self._checked(np.minimum.reduce(corners), np.maximum.reduce(corners), a.type, "quotient")
-
-    def reciprocal(self, n: int, v: Interval) -> Interval:
-        """Quotients of the ends; requires v ≥ 1."""
-        if v.min < 1:
-            raise ProofError(self.where, f"reciprocal needs v ≥ 1, found v ≥ {v.min}")
-        self._checked(_exact(0), _exact(n), v.type, "dividend")
-        return self._checked(_exact(n // v.max), _exact(n // v.min), v.type, "reciprocal")
+            raise ProofError(
+                self.where,
+                f"quotient needs b ≥ 1, found b ≥ {int(np.min(lo))}",
+                "a mean needs a frame: the network must leave one of an input of one frame",
+            )
+        like = a if isinstance(a, Interval) else b
+        kind = like.type if isinstance(like, Interval) else I32
+        first = _bounds(a)
+        if isinstance(a, int):
+            self._checked(_exact(a), _exact(a), kind, "dividend")
+        corners = np.broadcast_arrays(*(_cut(p, q) for p in first for q in (lo, hi)))
+        return self._checked(np.minimum.reduce(corners), np.maximum.reduce(corners), kind, "quotient")
 
     def isqrt(self, v: Interval) -> Interval:
         """Roots of the ends."""
@@ -319,13 +290,6 @@ class IntervalBackend:
         """Union of both choices."""
         return self._checked(np.minimum(v.lo, otherwise), np.maximum(v.hi, otherwise), v.type, "select")
 
-    def sum_time(self, v: Interval, lengths: Interval) -> Interval:
-        """At most ``lengths`` frames differ from zero (``wellformed`` sees to the mask)."""
-        frames = max(lengths.max, self.max_frames)
-        return self._checked(
-            np.minimum(v.lo, 0) * frames, np.maximum(v.hi, 0) * frames, v.type, f"sum over {frames} frames"
-        )
-
     def lookup(self, v: Interval, table: Interval) -> Interval:
         """Extremes of the table entries that can be reached."""
         entries = self.array(table)
@@ -341,24 +305,44 @@ class IntervalBackend:
             return v
         return Interval(lo[list(index)], hi[list(index)], v.type)
 
-    def transpose(self, v: Interval, perm: tuple[int, ...]) -> Interval:
-        """Bounds per channel no longer line up: keep the overall ones."""
-        return Interval.of(v.min, v.max, v.type)
+    def scan(
+        self,
+        step: Step[Interval],
+        carried: Sequence[Interval],
+        inputs: Sequence[Interval],
+        *,
+        bounds: Sequence[tuple[int, int]],
+    ) -> tuple[list[Interval], list[Interval]]:
+        """Induction: with anything within the bounds carried in, what is carried out lies within them."""
+        for v, (lo, hi) in zip(carried, bounds, strict=True):
+            self._within(v, lo, hi, "what is carried in at first")
+        held = [Interval.of(lo, hi, v.type) for v, (lo, hi) in zip(carried, bounds, strict=True)]
+        out, results = step([*held], [Interval.of(v.min, v.max, v.type) for v in inputs])
+        for v, (lo, hi) in zip(out, bounds, strict=True):
+            self._within(v, lo, hi, "what is carried out of a step")
+        return held, [Interval.of(v.min, v.max, v.type) for v in results]
+
+    def _within(self, v: Interval, lo: int, hi: int, what: str) -> None:
+        if not lo <= v.min <= v.max <= hi:
+            problem = f"{what} may reach [{v.min}, {v.max}], outside of its bounds [{lo}, {hi}]"
+            raise ProofError(self.where, problem, "clamp what is carried, or widen the bounds")
 
     def quantize(
-        self, v: Interval | None, to: IntType, *, scale: float, zero_point: int, lo: int, hi: int
+        self, v: Interval, to: IntType, *, scale: float, zero_point: int, lo: int, hi: int
     ) -> Interval:
         """Anything within the saturation bounds."""
         return self._checked(_exact(lo), _exact(hi), to, "quantize")
 
-    def dequantize(self, v: Interval, *, scale: float, zero_point: int) -> None:
-        """No integer, where float32 holds the integers exactly."""
+    def dequantize(self, v: Interval, *, scale: float, zero_point: int) -> Interval:
+        """No integer, where float32 holds the integers exactly: its bounds say nothing."""
         reach = max(abs(v.min - zero_point), abs(v.max - zero_point))
         if reach > 1 << 24:
             raise ProofError(self.where, f"dequantize needs magnitudes of at most 2^24, found {reach}")
+        return Interval.of(0, 0, I32)
 
-    def float_graph(self, body: str, operands: list[Interval | None], weights: list[Interval]) -> None:
+    def float_graph(self, body: str, operands: list[Interval], weights: list[Interval]) -> Interval:
         """Nothing is known of a float."""
+        return Interval.of(0, 0, I32)
 
     def _operand(self, b: Interval | int, kind: IntType) -> tuple[np.ndarray, np.ndarray]:
         if isinstance(b, int):  # an attribute of the instruction, which must fit as well
@@ -399,3 +383,10 @@ def _bounds(b: Interval | int) -> tuple[np.ndarray, np.ndarray]:
 def length_interval(max_frames: int) -> Interval:
     """Lengths from one frame to ``max_frames``."""
     return Interval.of(1, max_frames, I64)
+
+
+if TYPE_CHECKING:
+    from zeroq_asr.integer.backends.base import Backend
+    from zeroq_asr.integer.program import Instruction
+
+    _backend: Backend[Interval] = IntervalBackend()

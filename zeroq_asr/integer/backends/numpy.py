@@ -6,13 +6,15 @@ sum stays below 2^24, float64 (below 2^53) elsewhere.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 from zeroq_asr.errors import ProofError
-from zeroq_asr.integer.backends.base import Body, row_parts
+from zeroq_asr.integer.backends.base import Body, Step, interpreted, row_parts
+from zeroq_asr.integer.backends.patterns import parse
 from zeroq_asr.integer.types import I32, IntType
 
 Array = np.ndarray
@@ -20,6 +22,10 @@ Array = np.ndarray
 
 class NumpyBackend:
     """Interprets the primitives on numpy arrays; an overflow raises instead of wrapping."""
+
+    def instruction(self, i: Instruction, operands: list[Array]) -> tuple[Array, ...]:
+        """Run the definition."""
+        return interpreted(self, i, operands)
 
     def constant(self, name: str, array: Array) -> Array:
         """Weights [O, I, K] stay as they are, vectors become int32, tables uint8."""
@@ -82,100 +88,59 @@ class NumpyBackend:
         """Set or clear the lowest bit."""
         return y | where if bit else y & ~where.astype(np.uint8)
 
-    def divide(self, a: Array, b: Array | int) -> Array:
-        """Floor division of non-negative integers."""
-        if a.size and (a.min() < 0 or np.min(b) < 1):
-            raise ProofError("divide", "needs a ≥ 0 and b ≥ 1")
-        return np.floor_divide(a, b).astype(a.dtype)
-
     def conv(
         self,
         x: Array,
         w: Array,
         *,
         zero_point: int,
-        stride: int,
-        padding: tuple[int, int],
-        dilation: int,
+        strides: tuple[int, ...],
+        pads: tuple[tuple[int, int], ...],
+        dilations: tuple[int, ...],
         groups: int,
     ) -> Array:
         """Exact convolution in a float carrier."""
-        out_channels, per_group, kernel = w.shape
         carrier = _carrier(w)
-        centred = np.pad(x.astype(carrier) - carrier(zero_point), ((0, 0), (0, 0), padding))
-        weight = w.astype(carrier)
-        span = dilation * (kernel - 1) + 1
-        windows = sliding_window_view(centred, span, axis=2)[:, :, ::stride, ::dilation]
-        rows = out_channels // groups
-        if per_group == 1:
+        centred = np.pad(x.astype(carrier) - carrier(zero_point), ((0, 0), (0, 0), *pads))
+        weight, axes = w.astype(carrier), tuple(range(2, w.ndim))
+        spans = tuple(d * (k - 1) + 1 for d, k in zip(dilations, w.shape[2:], strict=True))
+        windows = sliding_window_view(centred, spans, axis=axes)
+        kept = [slice(None, None, stride) for stride in strides]
+        windows = windows[(slice(None), slice(None), *kept, *(slice(None, None, d) for d in dilations))]
+        rows = len(w) // groups
+        out, taps = "tf"[: len(axes)], "kl"[: len(axes)]
+        if w.shape[1] == 1 and len(axes) == 1:
             acc = np.einsum("bctk,ck->bct", np.repeat(windows, rows, axis=1), weight[:, 0])
         else:
+            product = f"bi{out}{taps},oi{taps}->bo{out}"
             blocks = [
-                np.einsum("bitk,oik->bot", block, weight[g * rows : (g + 1) * rows], optimize=True)
+                np.einsum(product, block, weight[g * rows : (g + 1) * rows], optimize=True)
                 for g, block in enumerate(np.split(windows, groups, axis=1))
             ]
             acc = np.concatenate(blocks, axis=1)
         _require(acc, I32)
         return acc.astype(np.int32)
 
-    def conv2d(
-        self,
-        x: Array,
-        w: Array,
-        *,
-        zero_point: int,
-        stride: tuple[int, int],
-        padding: tuple[int, int],
-        dilation: tuple[int, int],
-        groups: int,
-    ) -> Array:
-        """Exact convolution in a float carrier."""
-        carrier = _carrier(w)
-        edges = [(0, 0), (0, 0), *((p, p) for p in padding)]
-        centred = np.pad(x.astype(carrier) - carrier(zero_point), edges)
-        spans = tuple(d * (k - 1) + 1 for d, k in zip(dilation, w.shape[2:], strict=True))
-        windows = sliding_window_view(centred, spans, axis=(2, 3))
-        windows = windows[:, :, :: stride[0], :: stride[1], :: dilation[0], :: dilation[1]]
-        rows = len(w) // groups
-        blocks = [
-            np.einsum("bitfkl,oikl->botf", block, w[g * rows : (g + 1) * rows].astype(carrier), optimize=True)
-            for g, block in enumerate(np.split(windows, groups, axis=1))
-        ]
-        acc = np.concatenate(blocks, axis=1)
-        _require(acc, I32)
-        return acc.astype(np.int32)
-
-    def matmul(self, a: Array, b: Array, *, za: int, zb: int, terms: Any) -> Array:
+    def matmul(self, a: Array, b: Array, *, za: int, zb: int, terms: Array | int) -> Array:
         """Exact product in float64."""
         acc = np.matmul(a.astype(np.float64) - za, b.astype(np.float64) - zb)
         _require(acc, I32)
         return acc.astype(np.int32)
 
-    def heads(self, v: Array, heads: int, size: int) -> Array:
-        """Split the channels."""
-        return v.reshape(v.shape[0], heads, size, v.shape[2])
+    def rearrange(self, v: Array, pattern: str, **sizes: int) -> Array:
+        """Reshape, transpose, reshape."""
+        rearrangement = parse(pattern)
+        before, after = rearrangement.shapes(v.shape, sizes)
+        return v.reshape(before).transpose(rearrangement.permutation).reshape(after)
 
-    def merge(self, v: Array, channels: int) -> Array:
-        """Join the channels."""
-        return v.reshape(v.shape[0], channels, v.shape[3])
-
-    def image(self, v: Array) -> Array:
-        """One channel, mels last."""
-        return v.swapaxes(1, 2)[:, None]
-
-    def middle(self, table: Array, like: Array) -> Array:
-        """Middle columns."""
-        frames, longest = like.shape[2], table.shape[1] // 2
+    def slice_frames(self, table: Array, like: Array, *, around: bool = False) -> Array:
+        """First columns, or those in the middle."""
+        frames, longest = like.shape[2], table.shape[1] // (2 if around else 1)
         if frames > longest:
-            raise ProofError("middle", f"{frames} frames, the table has distances of {longest}")
-        return table[None, :, longest - frames : longest + frames]
-
-    def first_frames(self, table: Array, like: Array) -> Array:
-        """First columns."""
-        frames = like.shape[2]
-        if frames > table.shape[1]:
-            raise ProofError("first_frames", f"{frames} frames, the table has {table.shape[1]}")
-        return table[None, :, :frames].astype(np.int32)
+            what = "distances of " if around else ""
+            raise ProofError("slice_frames", f"{frames} frames, the table has {what}{longest}")
+        part = table[:, longest - frames : longest + frames] if around else table[:, :frames]
+        return part[None].astype(np.int32) if table.dtype == np.int16 else part[None]
 
     def relative_shift(self, v: Array) -> Array:
         """Line up distances with pairs."""
@@ -185,7 +150,7 @@ class NumpyBackend:
 
     def row_blocks(
         self,
-        body: Body,
+        body: Body[Array],
         queries: Array,
         positions: Array | None,
         distances: Array | None,
@@ -197,49 +162,42 @@ class NumpyBackend:
         parts = [body(*part) for part in row_parts(queries, positions, distances)]
         return np.concatenate(parts, axis=2)
 
-    def of_keys(self, mask: Array) -> Array:
-        """[B, 1, 1, T]."""
-        return mask[:, :, None]
-
-    def of_image(self, mask: Array) -> Array:
-        """[B, 1, T, 1]."""
-        return mask[..., None]
-
     def below_peak(self, v: Array) -> Array:
         """Distance to the largest."""
         return _checked(np.subtract(v.max(axis=-1, keepdims=True), v, dtype=np.int64), v)
 
-    def with_ones(self, v: Array) -> Array:
-        """Pad by ones."""
-        return np.pad(v, ((0, 0), (0, 0), (0, 0), (0, 1)), constant_values=1)
+    def append_column(self, v: Array, value: int) -> Array:
+        """Pad."""
+        return np.pad(v, ((0, 0), (0, 0), (0, 0), (0, 1)), constant_values=value)
 
-    def without_ones(self, v: Array, size: int) -> tuple[Array, Array]:
+    def split_columns(self, v: Array, size: int) -> tuple[Array, Array]:
         """Split."""
         return v[..., :size], v[..., size:]
 
-    def sum_channels(self, v: Array, channels: int) -> Array:
-        """Sum."""
-        return _checked(v.sum(axis=1, keepdims=True, dtype=np.int64), v)
+    def reduce(
+        self,
+        v: Array,
+        kind: Literal["sum", "peak"],
+        axis: Literal["channels", "frames"],
+        terms: Array | int,
+    ) -> Array:
+        """Sum, or the largest magnitude."""
+        along = 1 if axis == "channels" else 2
+        if kind == "peak":
+            peak: Array = np.abs(v).max(axis=along, keepdims=True)
+            return peak
+        return _checked(v.sum(axis=along, keepdims=True, dtype=np.int64), v)
 
-    def peak_channels(self, v: Array) -> Array:
-        """Largest magnitude."""
-        return np.abs(v).max(axis=1, keepdims=True)
-
-    def peak_time(self, v: Array) -> Array:
-        """Largest magnitude."""
-        return np.abs(v).max(axis=2, keepdims=True)
-
-    def quotient(self, a: Array, b: Array | int) -> Array:
+    def quotient(self, a: Array | int, b: Array | int) -> Array:
         """Truncated division."""
-        if a.size and np.min(b) < 1:
+        if np.size(b) and np.min(b) < 1:
             raise ProofError("quotient", "needs b ≥ 1")
-        return np.where(a < 0, -(-a // b), a // b).astype(a.dtype)
-
-    def reciprocal(self, n: int, v: Array) -> Array:
-        """Floor of n / v."""
-        if v.size and v.min() < 1:
-            raise ProofError("reciprocal", "needs v ≥ 1")
-        return np.floor_divide(n, v)
+        like = a if isinstance(a, np.ndarray) else np.asarray(b)
+        if isinstance(a, int):
+            return np.floor_divide(a, b).astype(like.dtype) if a >= 0 else -np.floor_divide(-a, b)
+        if a.size and a.min() < 0:
+            return np.where(a < 0, -(-a // b), a // b).astype(like.dtype)
+        return np.floor_divide(a, b).astype(like.dtype)
 
     def isqrt(self, v: Array) -> Array:
         """Integer square root."""
@@ -260,10 +218,6 @@ class NumpyBackend:
         """Masked choice."""
         return np.where(mask, v, v.dtype.type(otherwise))
 
-    def sum_time(self, v: Array, lengths: Array) -> Array:
-        """Sum over frames."""
-        return _checked(v.sum(axis=2, keepdims=True, dtype=np.int64), v)
-
     def lookup(self, v: Array, table: Array) -> Array:
         """Table entries."""
         return table[v]
@@ -272,9 +226,22 @@ class NumpyBackend:
         """Reorder channels."""
         return v[:, list(index)]
 
-    def transpose(self, v: Array, perm: tuple[int, ...]) -> Array:
-        """Permute axes."""
-        return v.transpose(perm)
+    def scan(
+        self,
+        step: Step[Array],
+        carried: Sequence[Array],
+        inputs: Sequence[Array],
+        *,
+        bounds: Sequence[tuple[int, int]],
+    ) -> tuple[list[Array], list[Array]]:
+        """Frame after frame."""
+        held, made = [*carried], []
+        for frame in range(inputs[0].shape[2]):
+            held, results = step(held, [v[:, :, frame : frame + 1] for v in inputs])
+            for value, (lo, hi) in zip(held, bounds, strict=True):
+                _require(value, IntType("carried", lo, hi))
+            made.append(results)
+        return held, [np.concatenate(parts, axis=2) for parts in zip(*made, strict=True)]
 
     def quantize(self, v: Array, to: IntType, *, scale: float, zero_point: int, lo: int, hi: int) -> Array:
         """float32 division, half-even, saturation."""
@@ -307,8 +274,15 @@ def _require(v: Array, to: IntType) -> None:
         )
 
 
-def _checked(v: Array, like: Any) -> Array:
+def _checked(v: Array, like: Array) -> Array:
     if like.dtype != np.int64:
         _require(v, I32)
         return v.astype(np.int32)
     return v
+
+
+if TYPE_CHECKING:
+    from zeroq_asr.integer.backends.base import Backend
+    from zeroq_asr.integer.program import Instruction
+
+    _backend: Backend[Array] = NumpyBackend()

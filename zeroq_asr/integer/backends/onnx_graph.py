@@ -1,208 +1,109 @@
-"""An ONNX graph as it grows, whatever the dialect: nodes, initializers, and how constants are encoded.
+"""The graph of a program, whatever the dialect: instructions under their names, and how constants are encoded.
 
-Each node's value carries its interval, computed by the proof's own backend, so that a spelling can use what
-is known (a value that cannot be negative needs no offset before a division).  Constants of the program become
-initializers, each once; ``encodings`` records how, so that the program can be read back from the file.
+Constants of the program become initializers, each once; ``encodings`` records how, so that ``decode`` reads the program
+back from the file.  Where a packing stores a constant, its nodes make the integers, and what a kernel needs of them is
+derived by further nodes; all depend on constants alone, so that ONNX Runtime computes them once, as it loads a file.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import islice
 
 import numpy as np
-from onnx import NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
+from onnx import AttributeProto, NodeProto, helper
 
 from zeroq_asr.errors import ExportError
-from zeroq_asr.integer.backends.interval import Interval, IntervalBackend
-from zeroq_asr.integer.backends.onnx_shapes import KEEPS_TYPE, OPAQUE, Dims, infer
+from zeroq_asr.integer.backends.onnx_nodes import NodeBuilder, Sym, onnx_type, type_of
+from zeroq_asr.integer.grid import BYTES, PACKINGS, Packing
 from zeroq_asr.integer.program import Instruction
-from zeroq_asr.integer.types import BOOL, I16, I32, I64, U8, WEIGHT_ZERO_POINT, IntType
-from zeroq_asr.operators import OPS
+from zeroq_asr.integer.types import I32, WEIGHT_ZERO_POINT
 
-ONNX_TYPES: dict[IntType, int] = {
-    BOOL: TensorProto.BOOL,
-    U8: TensorProto.UINT8,
-    I16: TensorProto.INT16,
-    I32: TensorProto.INT32,
-    I64: TensorProto.INT64,
-}
+__all__ = ["CODES", "TRANSPOSED", "GraphBuilder", "Sym", "decode", "onnx_type", "type_of"]
+
 #: what is added to the encoding of pointwise weights [O, I, 1] that are stored as [I, O]
 TRANSPOSED = "[I,O]"
 #: encodings of the two bytes of an entry
 CODES = ("low byte", "high byte")
-#: operators that give one type whatever they take
-_GIVES = {
-    "ConvInteger": TensorProto.INT32,
-    "MatMulInteger": TensorProto.INT32,
-    **dict.fromkeys(("QLinearConv", "QLinearAdd", "QLinearMul"), TensorProto.UINT8),
-    "MatMulIntegerToFloat": TensorProto.FLOAT,
-}
+#: the encoding of a constant that a packing stores: the packing's name, and the shape
+_PACKED = re.compile(r"packed (.+)\[(\d{1,9}(?:,\d{1,9}){0,7})\]")
+#: encodings that hold the integers themselves, in one shape or another
+_WHOLE = re.compile(r"u8\+128|(u8|i8|i16|i32)(\[C(,1)+\])?")
 
 
-@dataclass(frozen=True)
-class Sym:
-    """A tensor of the graph: its name and the bounds of its integers.
-
-    A program constant has no name until a primitive stores it in the encoding that it needs.
-    """
-
-    name: str
-    interval: Interval
-    constant: str = ""
-    #: whether the tensor is float32, which holds the integers exactly
-    carried: bool = False
-    #: whether the tensor is [B, T, C], and not [B, C, T]
-    frames_first: bool = False
-
-    @property
-    def exact(self) -> np.ndarray:
-        """The array of a constant."""
-        if self.interval.exact is None:
-            raise ExportError(self.name, "expected a constant operand")
-        return self.interval.exact
-
-
-class GraphBuilder:
-    """Collects nodes and initializers; a dialect adds the primitives."""
+class GraphBuilder(NodeBuilder):
+    """Collects what instructions become; a dialect adds the primitives."""
 
     def __init__(self, target: str = "x86-any") -> None:
+        super().__init__()
         self.target = target
-        self.nodes: list[NodeProto] = []
-        self.initializers: dict[str, TensorProto] = {}
         #: constant → (initializer, encoding)
         self.encodings: dict[str, tuple[str, str]] = {}
-        self.proof = IntervalBackend()
+        #: constant → name of the packing that stores it; none: as bytes
+        self.packings: Mapping[str, str] = {}
         #: how often each instruction was spelled how: "QLinearConv" or "primitives"
         self.spellings: dict[str, dict[str, int]] = {}
-        self._scope = self._label = ""
-        self._entered = self._before = 0
-        self._count = 0
-        #: the file's own outputs: a layer that happens to be called so keeps its generated name
-        self._names: set[str] = {"logits", "logprobs", "encoded_lengths"}
-        self._shared: dict[tuple[Any, ...], Sym] = {}
-        #: tensor → its shape, where it is known, and its type
-        self.dims: dict[str, Dims] = {}
-        self._types: dict[str, int] = {}
-        #: initializer → its entries, of axes and shapes
-        self._vectors: dict[str, tuple[int, ...]] = {}
-        #: tensors whose shape ONNX must be told
-        self._told: list[str] = []
+        #: instructions so far; nodes and shared tensors before the one at hand
+        self._entered = self._before = self._known = 0
+        #: constant and encoding → the tensor that is derived from what its packing's nodes make
+        self._derived: dict[tuple[str, str], str] = {}
 
-    # -- the program -------------------------------------------------------------------------
-
-    def instruction(self, i: Instruction, operands: list[Any]) -> Sym:
-        """Spell one instruction in primitives."""
-        self.enter(i)
-        return self.finish(i, OPS[i.op].define(self, *operands, **i.attrs), "primitives")
+    # -- instructions ------------------------------------------------------------------------
 
     def enter(self, i: Instruction) -> None:
         """Name the nodes that follow after instruction ``i``."""
         self._entered += 1
-        self._before = len(self.nodes)
+        self._before, self._known = len(self._nodes), len(self._shared)
         # a file of thousands of nodes would else be largely names
         self.scope(i.out, str(self._entered))
         self.proof.where = f"{i.out} ({i.op})"
 
-    def scope(self, name: str, label: str = "") -> None:
-        """Name what follows after ``name``: constants in full, tensors by ``label``."""
-        self._scope, self._label, self._count = name, label or name, 0
-
-    def finish(self, i: Instruction, result: Sym, spelling: str) -> Sym:
-        """Count the spelling and give the last node's output the instruction's own name."""
+    def finish(self, i: Instruction, results: tuple[Sym, ...], spelling: str) -> tuple[Sym, ...]:
+        """Count the spelling and give what the nodes make the instruction's own names."""
         counts = self.spellings.setdefault(i.op, {})
         counts[spelling] = counts.get(spelling, 0) + 1
-        made = len(self.nodes) > self._before and self.nodes[-1].output[0] == result.name
-        if made and i.out not in self._names:
-            self.nodes[-1].output[0] = i.out
-            self._names.add(i.out)
-            self._rename(result.name, i.out)
-            result = replace(result, name=i.out)
-        self._types[result.name] = type_of(result)
-        return result
+        names: dict[str, str] = {}
+        for out, result in zip(i.outs, results, strict=True):
+            if result.name not in names and out not in self._names and self._renamed(i, result.name, out):
+                names[result.name] = out
+        results = tuple(replace(v, name=names[v.name]) if v.name in names else v for v in results)
+        self._types.update((v.name, type_of(v)) for v in results)
+        return results
 
-    def input(self, name: str, interval: Interval, dims: Dims) -> Sym:
-        """Declare a graph input."""
-        self._names.add(name)
-        self.dims[name] = dims
-        return Sym(name, interval)
-
-    def tell_dims(self, name: str, dims: Dims) -> None:
-        """Say what shape ``name`` has."""
-        self.dims[name] = dims
-
-    def tell(self, name: str, like: str) -> str:
-        """Say that ``name`` has the shape of ``like``; returns ``name``."""
-        if like in self.dims:
-            self.dims[name] = self.dims[like]
-        return name
-
-    def value_infos(self) -> list[ValueInfoProto]:
-        """The shapes that ONNX does not find by itself."""
-        return [
-            helper.make_tensor_value_info(name, self._types[name], list(self.dims[name]))
-            for name in self._told
-            if name in self.dims and name in self._types
-        ]
-
-    def _rename(self, old: str, new: str) -> None:
+    def _renamed(self, i: Instruction, old: str, new: str) -> bool:
+        """Rename a tensor if a node of this instruction makes it: the last, or where it has several results any."""
+        nodes = self._nodes[self._before :] if i.others else self._nodes[self._before :][-1:]
+        if not any(old in node.output for node in nodes):
+            return False
+        _rename(nodes, old, new)
+        self._names.add(new)
         if old in self.dims:
             self.dims[new] = self.dims.pop(old)
         if old in self._told:
             self._told[self._told.index(old)] = new
+        # what this instruction has kept for others under the old name
+        added = [*islice(reversed(self._shared), max(0, len(self._shared) - self._known))]
+        for key in added:
+            if self._shared[key].name == old:
+                self._shared[key] = replace(self._shared[key], name=new)
+        return True
 
     def plain(self, v: Sym) -> Sym:
-        """A tensor of the integers' own type."""
+        """A tensor [B, C, T] of the integers' own type."""
         return v
 
-    # -- nodes and initializers --------------------------------------------------------------
-
-    def add_node(self, op: str, inputs: list[Sym | str], domain: str = "", **attrs: Any) -> str:
-        """Append a node and return its output's name."""
-        self._count += 1
-        output = f"{self._label}/{self._count}"
-        self._names.add(output)
-        names = [i if isinstance(i, str) else i.name for i in inputs]
-        self._types.update((i.name, type_of(i)) for i in inputs if isinstance(i, Sym))
-        self._infer(op, names, output, attrs)
-        name = output if self._label == self._scope else ""
-        self.nodes.append(helper.make_node(op, names, [output], name=name, domain=domain, **attrs))
-        return output
-
-    def _infer(self, op: str, names: list[str], output: str, attrs: dict[str, Any]) -> None:
-        constants = [self._vectors.get(name) for name in names]
-        dims = infer(op, [self.dims.get(name) for name in names], constants, attrs)
-        if dims is not None:
-            self.dims[output] = dims
-        if op in OPAQUE:
-            self._told.append(output)
-        if op in _GIVES:
-            self._types[output] = _GIVES[op]
-        elif op == "Cast":
-            self._types[output] = attrs["to"]
-        elif op in KEEPS_TYPE and names[0] in self._types:
-            self._types[output] = self._types[names[0]]
-
-    def store(self, name: str, array: np.ndarray) -> str:
-        """Add an initializer; equal requests under one name are one."""
-        if name not in self.initializers:
-            self.dims[name] = array.shape
-            if array.dtype == np.int64 and array.ndim == 1 and array.size <= 8:
-                self._vectors[name] = tuple(int(v) for v in array)
-            self.initializers[name] = numpy_helper.from_array(np.asarray(array, order="C"), name)
-        return name
-
-    def scalar(self, value: int, kind: IntType) -> str:
-        """A shared integer scalar."""
-        return self.store(f"const/{kind.name}/{value}", np.array(value, dtype=kind.name))
-
-    def axes(self, *values: int) -> str:
-        """A shared int64 vector (axes, starts, ...)."""
-        return self.store(f"const/axes/{','.join(map(str, values))}", np.array(values, dtype=np.int64))
+    # -- constants ---------------------------------------------------------------------------
 
     def encode(self, v: Sym, encoding: str, array: np.ndarray) -> str:
-        """Store a program constant as ``array`` and remember how it was encoded."""
+        """Store a program constant as ``array`` and remember how it was encoded.
+
+        Where a packing stores it, ``array`` is what nodes make of the packed one.
+        """
+        packing = PACKINGS.get(self.packings.get(v.constant, BYTES))
+        if packing is not None:
+            return self._packed(v, packing, encoding, array)
         known = self.encodings.setdefault(v.constant, (v.constant, encoding))
         # a constant that instructions share may be needed in two forms; it is read back from the first
         name = v.constant if known[1] == encoding else f"{v.constant}/{encoding}"
@@ -217,9 +118,52 @@ class GraphBuilder:
         """Weights as unsigned bytes around 128: ConvInteger is several times slower with signed ones."""
         return self.encode(w, "u8+128", (w.exact.astype(np.int16) + WEIGHT_ZERO_POINT).astype(np.uint8))
 
+    def _packed(self, v: Sym, packing: Packing, encoding: str, array: np.ndarray) -> str:
+        """The tensor of a packed constant in an encoding, made once."""
+        integers = self._derived.get((v.constant, ""))
+        if integers is None:
+            integers = self._derived[v.constant, ""] = self._unpacked(v, packing)
+        key = (v.constant, encoding)
+        if key not in self._derived:
+            with self.before_all(v.constant, f"{v.constant}/{encoding}"):
+                self._derived[key] = self._encoded(v, integers, encoding, array)
+            self._types[self._derived[key]] = helper.np_dtype_to_tensor_dtype(array.dtype)
+        return self._derived[key]
+
+    def _unpacked(self, v: Sym, packing: Packing) -> str:
+        """Store a constant as its packing does; returns the int32 tensor that the packing's nodes make."""
+        shape, stored = v.exact.shape, packing.pack(v.exact)
+        if not np.array_equal(packing.unpack(stored, shape), v.exact):
+            problem = f"the packing {packing.name!r} does not give its integers again"
+            raise ExportError(v.constant, problem, "choose a grid whose levels it can store")
+        self.encodings[v.constant] = (v.constant, f"packed {packing.name}[{','.join(map(str, shape))}]")
+        with self.before_all(v.constant, f"{v.constant}/unpacked"):
+            made = packing.emit(self, self.store(v.constant, stored), shape)
+        self.dims[made], self._types[made] = shape, onnx_type(I32)
+        return made
+
+    def _encoded(self, v: Sym, integers: str, encoding: str, array: np.ndarray) -> str:
+        """Nodes that encode an int32 tensor of a constant's own shape."""
+        kind = encoding.removesuffix(TRANSPOSED)
+        if not _WHOLE.fullmatch(kind):
+            raise ExportError(v.constant, f"a packed constant cannot be encoded as {encoding!r}")
+        name = integers
+        if kind != encoding:
+            rows = self.add_node("Reshape", [name, self.axes(*v.exact.shape[:2])])
+            name = self.add_node("Transpose", [rows], perm=[1, 0])
+        elif array.shape != v.exact.shape:
+            name = self.add_node("Reshape", [name, self.axes(*array.shape)])
+        if kind == "u8+128":
+            name = self.add_node("Add", [name, self.scalar(WEIGHT_ZERO_POINT, I32)])
+        if array.dtype == np.int32:
+            return name
+        return self.add_node("Cast", [name], to=helper.np_dtype_to_tensor_dtype(array.dtype))
+
 
 def decode(array: np.ndarray, encoding: str) -> np.ndarray:
     """Read a program constant back from its initializer; ExportError for an unknown encoding."""
+    if match := _PACKED.fullmatch(encoding):
+        return _unpack(array, match[1], tuple(int(extent) for extent in match[2].split(",")))
     if encoding.endswith(TRANSPOSED):
         return decode(array, encoding.removesuffix(TRANSPOSED)).T[:, :, None]
     if encoding == "u8+128":
@@ -244,11 +188,24 @@ def decode(array: np.ndarray, encoding: str) -> np.ndarray:
     raise ExportError(encoding, "unknown encoding of a constant", "use the version that wrote the file")
 
 
-def type_of(v: Sym) -> int:
-    """ONNX's number of the type of a tensor."""
-    return int(TensorProto.FLOAT) if v.carried else onnx_type(v.interval.type)
+def _unpack(array: np.ndarray, name: str, shape: tuple[int, ...]) -> np.ndarray:
+    """The integers of a packed constant, as int8."""
+    if name not in PACKINGS:
+        raise ExportError(name, "unknown packing of a constant", "register the grid that it belongs to")
+    try:
+        integers = PACKINGS[name].unpack(array, shape)
+    except (ValueError, IndexError) as error:
+        raise ExportError(name, f"what is stored is no constant of shape {list(shape)}") from error
+    return integers.astype(np.int8)
 
 
-def onnx_type(kind: IntType) -> int:
-    """ONNX's number of a type."""
-    return ONNX_TYPES[kind]
+def _rename(nodes: Sequence[NodeProto], old: str, new: str) -> None:
+    """Give a tensor another name wherever nodes, or graphs inside of them, make or take it."""
+    for node in nodes:
+        for names in (node.input, node.output):
+            for place, name in enumerate(names):
+                if name == old:
+                    names[place] = new
+        for attribute in node.attribute:
+            if attribute.type == AttributeProto.GRAPH:
+                _rename(attribute.g.node, old, new)

@@ -1,20 +1,22 @@
-"""Attention over long recordings in blocks of rows: an ONNX Loop, where all scores at once would not fit.
+"""What repeats in a graph: attention in blocks of rows, an ONNX Loop, and steps from frame to frame, a Scan.
 
 Rows of scores do not depend on each other, so a loop over n = ⌈T / 512⌉ blocks of b = ⌈T / n⌉ rows gives the
-same integers in b / T of the memory.  The last block begins at T − b: all are equally long, as a Loop wants
-it, and the rows that two blocks share are taken once.  Files that are proven for no more frames than
-``LARGEST`` bears have no loop, which costs some microseconds a layer.
+same integers in b / T of the memory that all scores at once would take.  The last block begins at T − b: all are
+equally long, as a Loop wants it, and the rows that two blocks share are taken once.  Files that are proven for no
+more frames than ``LARGEST`` bears have no loop, which costs some microseconds a layer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 import onnx
-from onnx import NodeProto, TensorProto, helper
+from onnx import NodeProto, TensorProto, ValueInfoProto, helper
 
 from zeroq_asr.errors import ExportError
-from zeroq_asr.integer.backends.base import ROWS, Body
+from zeroq_asr.integer.backends.base import ROWS, Body, Step
+from zeroq_asr.integer.backends.interval import Interval
 from zeroq_asr.integer.backends.onnx_graph import GraphBuilder, Sym, type_of
 
 #: bytes of all scores at once beyond which they are made in blocks
@@ -22,11 +24,11 @@ LARGEST = 1 << 29
 
 
 class OnnxLoops(GraphBuilder):
-    """The primitive that bounds memory."""
+    """The primitives that repeat."""
 
     def row_blocks(
         self,
-        body: Body,
+        body: Body[Sym],
         queries: Sym,
         positions: Sym | None,
         distances: Sym | None,
@@ -37,8 +39,7 @@ class OnnxLoops(GraphBuilder):
         """Loop over blocks of rows, if there are many."""
         longest = int(frames.interval.max)
         if 4 * heads * longest**2 <= LARGEST:
-            whole: Sym = body(queries, positions, distances)
-            return whole
+            return body(queries, positions, distances)
         if longest >= ROWS**2:
             problem = f"attention of {longest} frames to each other, at most {ROWS**2 - 1} are possible"
             raise ExportError(self._scope, problem, "quantize with a smaller --max-seconds")
@@ -57,9 +58,9 @@ class OnnxLoops(GraphBuilder):
                 first = self.add_node("Sub", [count, end])
                 behind = self.add_node("Sub", [self.add_node("Add", [count, count]), begin])
                 near = self._slice(distances, first, behind, axis=3)
-            own, beside = (v and self._slice(v, begin, end, axis=2) for v in (queries, positions))
-            made: Sym = body(own, beside, near)
-            return made
+            own = self._slice(queries, begin, end, axis=2)
+            beside = None if positions is None else self._slice(positions, begin, end, axis=2)
+            return body(own, beside, near)
 
         stacked, one = self._loop(blocks, block)
         # [n, B, H, b, E] → [B, H, n·b, E], of which the last block's own rows are the last
@@ -70,7 +71,7 @@ class OnnxLoops(GraphBuilder):
         joined = self.add_node("Reshape", [side, shape])
         before = self.add_node("Sub", [total, rows])
         own = self.add_node("Add", [self.add_node("Sub", [total, count]), before])
-        parts: list[Sym | str] = [
+        parts = [
             self.add_node("Slice", [joined, self.axes(0), before, self.axes(2)]),
             self.add_node("Slice", [joined, own, total, self.axes(2)]),
         ]
@@ -85,43 +86,94 @@ class OnnxLoops(GraphBuilder):
 
     def _loop(self, count: str, body: Callable[[str], Sym]) -> tuple[str, Sym]:
         """Stack what ``body`` makes of 0 to ``count`` − 1; returns that and one of them."""
-        first, told, shared = len(self.nodes), len(self._told), dict(self._shared)
         number, go = f"{self._label}/block", f"{self._label}/go"
-        result = body(number)
-        on = self.add_node("Identity", [go])
-        nodes, self.nodes[first:] = self.nodes[first:], []
-        # nothing outside may name what is inside
-        self._shared = shared
-        inside, self._told[told:] = self._told[told:], []
+        with self.subgraph() as inside:
+            result = body(number)
+            on = self.add_node("Identity", [go])
         graph = helper.make_graph(
-            nodes,
+            inside.nodes,
             f"{self._label}/blocks",
             [
                 helper.make_tensor_value_info(number, TensorProto.INT64, []),
                 helper.make_tensor_value_info(go, TensorProto.BOOL, []),
             ],
-            [
-                helper.make_tensor_value_info(on, TensorProto.BOOL, []),
-                helper.make_tensor_value_info(result.name, type_of(result), None),
-            ],
-            value_info=[
-                helper.make_tensor_value_info(name, self._types[name], None)
-                for name in inside
-                if name in self._types and name != result.name
-            ],
+            [helper.make_tensor_value_info(on, TensorProto.BOOL, []), _declared(result)],
+            value_info=self.inner_infos(inside, result.name),
         )
         return self.add_node("Loop", [count, ""], body=graph), result
 
+    def scan(
+        self,
+        step: Step[Sym],
+        carried: Sequence[Sym],
+        inputs: Sequence[Sym],
+        *,
+        bounds: Sequence[tuple[int, int]],
+    ) -> tuple[list[Sym], list[Sym]]:
+        """Scan, whose state is what is carried, along the frames of inputs and results."""
+        label, graphs, made = self.fresh(), list[GraphProto](), list[Sym]()
 
-def every_graph(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
-    """A graph, and the bodies of loops inside of it."""
-    yield graph
-    for node in graph.node:
-        for attribute in node.attribute:
-            if attribute.type == onnx.AttributeProto.GRAPH:
-                yield from every_graph(attribute.g)
+        def prove(held: list[Interval], given: list[Interval]) -> tuple[list[Interval], list[Interval]]:
+            # the proof runs the step on all that may be carried: the nodes of that run are the body
+            graph, out, results = self._body(label, step, zip(carried, held), zip(inputs, given))
+            graphs[:], made[:] = [graph], results
+            return [v.interval for v in out], [v.interval for v in results]
 
+        held, given = self.proof.scan(
+            prove, [v.interval for v in carried], [v.interval for v in inputs], bounds=bounds
+        )
+        names = self.add_node_of(
+            "Scan",
+            [*carried, *inputs],
+            len(held) + len(given),
+            body=graphs[-1],
+            num_scan_inputs=len(inputs),
+            scan_input_axes=[2] * len(inputs),
+            scan_output_axes=[2] * len(given),
+        )
+        last = [Sym(name, interval) for name, interval in zip(names, held)]
+        joined = [Sym(name, interval) for name, interval in zip(names[len(held) :], given)]
+        frames = self.dims.get(inputs[0].name, (None, None, None))[2]
+        for v, like in [*zip(last, carried), *zip(joined, made)]:
+            dims = self.dims.get(like.name)
+            self._types[v.name] = type_of(v)
+            self._told.append(v.name)
+            if dims and v in last:
+                self.tell_dims(v.name, dims)
+            elif dims and frames is not None:
+                self.tell_dims(v.name, (*dims[:2], frames))
+        return last, joined
 
-def every_node(graph: onnx.GraphProto) -> list[NodeProto]:
-    """The nodes of a graph, and of what loops inside of it repeat."""
-    return [node for inner in every_graph(graph) for node in inner.node]
+    def _body(
+        self,
+        label: str,
+        step: Step[Sym],
+        carried: Iterable[tuple[Sym, Interval]],
+        inputs: Iterable[tuple[Sym, Interval]],
+    ) -> tuple[GraphProto, list[Sym], list[Sym]]:
+        """The graph of one step, what it carries out, and its results."""
+        with self.subgraph() as inside:
+            held, frames, entering = [], [], []
+            for k, (like, interval) in enumerate(carried):
+                held.append(self.input(f"{label}/carried/{k}", interval, self._extents(like)))
+                entering.append(self._declared(held[-1], held[-1].name))
+            for k, (like, interval) in enumerate(inputs):
+                one = self.input(f"{label}/frame/{k}", interval, self._extents(like)[:2])
+                entering.append(self._declared(one, one.name))
+                frames.append(replace(one, name=self.add_node("Unsqueeze", [one, self.axes(2)])))
+            out, results = step([*held], [*frames])
+            names = []
+            for v, like in zip(out, held):
+                # a graph gives each result a name that a node of its own makes, and a state its type
+                alike = v.interval.type is like.interval.type
+                to = {} if alike else {"to": type_of(like)}
+                names.append(self.add_node("Identity" if alike else "Cast", [v], **to))
+            names += [self.add_node("Squeeze", [v, self.axes(2)]) for v in results]
+        leaving = [
+            self._declared(v, name)
+            for v, name in zip([*held, *results], names)
+        ]
+        graph = helper.make_graph(
+            inside.nodes, f"{label}/step", entering, leaving, value_info=self.inner_infos(inside)
+        )
+        return graph, out, results

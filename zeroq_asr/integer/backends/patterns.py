@@ -1,8 +1,8 @@
 """The language of ``rearrange``: "b (h e) t -> b h t e" as what every backend does with it.
 
-Left of the arrow stand the axes of the operand, right of it those of the result.  An axis is a letter, letters in
-parentheses, which are joined with the last of them fastest, or 1, an axis of one entry.  Both sides name the same
-letters, each once.
+Left of the arrow stand the axes of the operand, right of it those of the result.  An axis is a letter,
+letters in parentheses, which are joined with the last of them fastest, or 1, an axis of one entry.  Both
+sides name the same letters, each once.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ _SIDE = re.compile(rf"(?:{_AXIS.pattern})(?: (?:{_AXIS.pattern}))*")
 class Rearrangement:
     """What a pattern says: split the axes into letters, permute the letters, join them into axes.
 
-    It is a reshape to the extents of ``letters``, a transpose by ``permutation``, and a reshape to those of ``merged``;
-    axes of one entry come and go with the reshapes.
+    It is a reshape to the extents of ``letters``, a transpose by ``permutation``, and a reshape to those of
+    ``merged``; axes of one entry come and go with the reshapes.
     """
 
     pattern: str
@@ -78,8 +78,8 @@ class Rearrangement:
     def extents(self, shape: Sequence[int], sizes: Mapping[str, int]) -> dict[str, int]:
         """Return the extent of every letter, for an operand of ``shape``.
 
-        ``sizes``: of letters, and of joined ones the product under their letters.  Raises ProofError where the operand
-        has other axes, or an extent can be told from neither.
+        ``sizes``: of letters, and of joined ones the product under their letters.  Raises ProofError where
+        the operand has other axes, or an extent can be told from neither.
         """
         if len(shape) != len(self.split):
             raise self._error(f"an operand of {len(shape)} axes")

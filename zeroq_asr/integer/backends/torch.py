@@ -7,12 +7,16 @@ float64 (below 2^53) elsewhere.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
+
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from zeroq_asr.integer.backends.base import Body, row_parts
+from zeroq_asr.integer.backends.base import ROWS, Body, Step, interpreted
+from zeroq_asr.integer.backends.patterns import parse
 from zeroq_asr.integer.types import IntType
 
 _DTYPES = {
@@ -35,6 +39,10 @@ class TorchBackend:
         self._constants: dict[str, tuple[np.ndarray, Tensor]] = {}
         #: by the identity of the tensor, which the dictionary above keeps alive
         self._host: dict[int, np.ndarray] = {}
+
+    def instruction(self, i: Instruction, operands: list[Tensor]) -> tuple[Tensor, ...]:
+        """Run the definition."""
+        return interpreted(self, i, operands)
 
     def constant(self, name: str, array: np.ndarray) -> Tensor:
         """Copy a constant to the device, once."""
@@ -103,56 +111,34 @@ class TorchBackend:
         chosen = where.to(torch.uint8)
         return y | chosen if bit else y & ~chosen
 
-    def divide(self, a: Tensor, b: Tensor | int) -> Tensor:
-        """Floor division."""
-        return torch.div(a, b, rounding_mode="floor")
-
     def conv(
         self,
         x: Tensor,
         w: Tensor,
         *,
         zero_point: int,
-        stride: int,
-        padding: tuple[int, int],
-        dilation: int,
+        strides: tuple[int, ...],
+        pads: tuple[tuple[int, int], ...],
+        dilations: tuple[int, ...],
         groups: int,
     ) -> Tensor:
-        """Exact convolution in a float carrier; as 2-D of height 1, which torch runs faster."""
-        pointwise = w.shape[2] == 1 and stride == 1 and groups == 1
-        if pointwise and self.int8 and padding == (0, 0) and _fits_int8(x, w):
+        """Exact convolution in a float carrier; over time alone as 2-D of height 1, which torch runs faster."""
+        padded = any(any(pad) for pad in pads)
+        pointwise = w.dim() == 3 and w.shape[2] == 1 and strides == (1,) and groups == 1
+        if pointwise and self.int8 and not padded and _fits_int8(x, w):
             return _int8_product(x, w[:, :, 0], zero_point)
         carrier = self._carrier(w)
-        centred = F.pad(x.to(carrier) - zero_point, padding)
+        centred = F.pad(x.to(carrier) - zero_point, [p for pad in reversed(pads) for p in pad])
         weight = w.to(carrier)
         if pointwise:
             return torch.matmul(weight[:, :, 0], centred).round().to(torch.int32)
-        acc = F.conv2d(
-            centred.unsqueeze(2),
-            weight.unsqueeze(2),
-            stride=(1, stride),
-            dilation=(1, dilation),
-            groups=groups,
-        )
+        flat = w.dim() == 3
+        if flat:
+            centred, weight = centred.unsqueeze(2), weight.unsqueeze(2)
+            strides, dilations = (1, *strides), (1, *dilations)
+        acc = F.conv2d(centred, weight, None, strides, 0, dilations, groups)
         # an exact carrier needs no rounding; a device that convolves by Fourier transforms does
-        return acc.squeeze(2).round().to(torch.int32)
-
-    def conv2d(
-        self,
-        x: Tensor,
-        w: Tensor,
-        *,
-        zero_point: int,
-        stride: tuple[int, int],
-        padding: tuple[int, int],
-        dilation: tuple[int, int],
-        groups: int,
-    ) -> Tensor:
-        """Exact convolution in a float carrier."""
-        carrier = self._carrier(w)
-        centred = x.to(carrier) - zero_point
-        acc = F.conv2d(centred, w.to(carrier), None, stride, padding, dilation, groups)
-        return acc.round().to(torch.int32)
+        return (acc.squeeze(2) if flat else acc).round().to(torch.int32)
 
     def matmul(self, a: Tensor, b: Tensor, *, za: int, zb: int, terms: Tensor | int) -> Tensor:
         """Exact product in a float carrier."""
@@ -160,26 +146,17 @@ class TorchBackend:
         carrier = torch.float32 if self._plain() and largest < 1 << 24 else torch.float64
         return torch.matmul(a.to(carrier) - za, b.to(carrier) - zb).round().to(torch.int32)
 
-    def heads(self, v: Tensor, heads: int, size: int) -> Tensor:
-        """Split the channels."""
-        return v.reshape(v.shape[0], heads, size, v.shape[2])
+    def rearrange(self, v: Tensor, pattern: str, **sizes: int) -> Tensor:
+        """Reshape, permute, reshape."""
+        rearrangement = parse(pattern)
+        before, after = rearrangement.shapes(v.shape, sizes)
+        return v.reshape(before).permute(rearrangement.permutation).reshape(after)
 
-    def merge(self, v: Tensor, channels: int) -> Tensor:
-        """Join the channels."""
-        return v.reshape(v.shape[0], channels, v.shape[3])
-
-    def image(self, v: Tensor) -> Tensor:
-        """One channel, mels last."""
-        return v.transpose(1, 2).unsqueeze(1)
-
-    def middle(self, table: Tensor, like: Tensor) -> Tensor:
-        """Middle columns."""
+    def slice_frames(self, table: Tensor, like: Tensor, *, around: bool = False) -> Tensor:
+        """First columns, or those in the middle."""
         frames, longest = like.shape[2], table.shape[1] // 2
-        return table[None, :, longest - frames : longest + frames]
-
-    def first_frames(self, table: Tensor, like: Tensor) -> Tensor:
-        """First columns."""
-        return table[None, :, : like.shape[2]].to(torch.int32)
+        part = table[:, longest - frames : longest + frames] if around else table[:, :frames]
+        return part[None].to(torch.int32) if table.dtype == torch.int16 else part[None]
 
     def relative_shift(self, v: Tensor) -> Tensor:
         """Line up distances with pairs."""
@@ -190,7 +167,7 @@ class TorchBackend:
 
     def row_blocks(
         self,
-        body: Body,
+        body: Body[Tensor],
         queries: Tensor,
         positions: Tensor | None,
         distances: Tensor | None,
@@ -199,48 +176,46 @@ class TorchBackend:
         frames: Tensor,
     ) -> Tensor:
         """Concatenate."""
-        parts = [body(*part) for part in row_parts(queries, positions, distances)]
+        count, parts = queries.shape[2], []
+        for first in range(0, count, ROWS):
+            rows = slice(first, min(first + ROWS, count))
+            columns = slice(count - rows.stop, 2 * count - first)
+            beside = None if positions is None else positions[:, :, rows]
+            near = None if distances is None else distances[..., columns]
+            parts.append(body(queries[:, :, rows], beside, near))
         return torch.cat(parts, dim=2)
-
-    def of_keys(self, mask: Tensor) -> Tensor:
-        """[B, 1, 1, T]."""
-        return mask.unsqueeze(2)
-
-    def of_image(self, mask: Tensor) -> Tensor:
-        """[B, 1, T, 1]."""
-        return mask.unsqueeze(3)
 
     def below_peak(self, v: Tensor) -> Tensor:
         """Distance to the largest."""
         return v.amax(dim=-1, keepdim=True) - v
 
-    def with_ones(self, v: Tensor) -> Tensor:
-        """Pad by ones."""
-        return F.pad(v, (0, 1), value=1)
+    def append_column(self, v: Tensor, value: int) -> Tensor:
+        """Pad."""
+        return F.pad(v, (0, 1), value=value)
 
-    def without_ones(self, v: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    def split_columns(self, v: Tensor, size: int) -> tuple[Tensor, Tensor]:
         """Split."""
         return v[..., :size], v[..., size:]
 
-    def sum_channels(self, v: Tensor, channels: int) -> Tensor:
-        """Sum."""
-        return v.sum(dim=1, keepdim=True, dtype=v.dtype)
+    def reduce(
+        self,
+        v: Tensor,
+        kind: Literal["sum", "peak"],
+        axis: Literal["channels", "frames"],
+        terms: Tensor | int,
+    ) -> Tensor:
+        """Sum, or the largest magnitude."""
+        along = 1 if axis == "channels" else 2
+        if kind == "peak":
+            return v.abs().amax(dim=along, keepdim=True)
+        return v.sum(dim=along, keepdim=True, dtype=v.dtype)
 
-    def peak_channels(self, v: Tensor) -> Tensor:
-        """Largest magnitude."""
-        return v.abs().amax(dim=1, keepdim=True)
-
-    def peak_time(self, v: Tensor) -> Tensor:
-        """Largest magnitude."""
-        return v.abs().amax(dim=2, keepdim=True)
-
-    def quotient(self, a: Tensor, b: Tensor | int) -> Tensor:
+    def quotient(self, a: Tensor | int, b: Tensor | int) -> Tensor:
         """Truncated division."""
+        if isinstance(a, int):
+            like = torch.as_tensor(b)
+            a = torch.tensor(a, dtype=like.dtype, device=like.device)
         return torch.div(a, b, rounding_mode="trunc")
-
-    def reciprocal(self, n: int, v: Tensor) -> Tensor:
-        """Floor of n / v."""
-        return torch.div(torch.tensor(n, dtype=v.dtype, device=v.device), v, rounding_mode="floor")
 
     def isqrt(self, v: Tensor) -> Tensor:
         """Integer square root: a correctly rounded root below 2^26 has no way to cross an integer."""
@@ -267,10 +242,6 @@ class TorchBackend:
         """Masked choice."""
         return torch.where(mask, v, torch.tensor(otherwise, dtype=v.dtype, device=v.device))
 
-    def sum_time(self, v: Tensor, lengths: Tensor) -> Tensor:
-        """Sum over frames."""
-        return v.sum(dim=2, keepdim=True, dtype=v.dtype)
-
     def lookup(self, v: Tensor, table: Tensor) -> Tensor:
         """Table entries."""
         return table[v.to(torch.int64)]
@@ -279,9 +250,20 @@ class TorchBackend:
         """Reorder channels."""
         return v[:, list(index)]
 
-    def transpose(self, v: Tensor, perm: tuple[int, ...]) -> Tensor:
-        """Permute axes."""
-        return v.permute(perm)
+    def scan(
+        self,
+        step: Step[Tensor],
+        carried: Sequence[Tensor],
+        inputs: Sequence[Tensor],
+        *,
+        bounds: Sequence[tuple[int, int]],
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """Frame after frame."""
+        held, made = [*carried], []
+        for frame in range(inputs[0].shape[2]):
+            held, results = step(held, [v[:, :, frame : frame + 1] for v in inputs])
+            made.append(results)
+        return held, [torch.cat(parts, dim=2) for parts in zip(*made, strict=True)]
 
     def quantize(self, v: Tensor, to: IntType, *, scale: float, zero_point: int, lo: int, hi: int) -> Tensor:
         """float32 division, half-even, saturation."""
@@ -317,3 +299,10 @@ def _int8_product(x: Tensor, w: Tensor, zero_point: int) -> Tensor:
     product = torch._int_mm(rows, w.t())
     product = product + (128 - zero_point) * w.sum(dim=1, dtype=torch.int32)
     return product.view(batch, frames, -1).transpose(1, 2)
+
+
+if TYPE_CHECKING:
+    from zeroq_asr.integer.backends.base import Backend
+    from zeroq_asr.integer.program import Instruction
+
+    _backend: Backend[Tensor] = TorchBackend()

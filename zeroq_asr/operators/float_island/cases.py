@@ -45,6 +45,7 @@ def spelled(*ops: str, channels: int = 3) -> str:
 
 
 def form(zero_point: int = 128, lo: int = 0, hi: int = 255, scale: float = 0.03125) -> dict[str, Any]:
+    """Attributes of what an island gives."""
     kind = "uint8" if lo >= 0 else "int32"
     return {"scale": scale, "zero_point": zero_point, "lo": lo, "hi": hi, "type": kind}
 
@@ -62,12 +63,14 @@ def island_case(
     bounds: dict[str, tuple[int, int]] | None = None,
     **result: Any,
 ) -> Case:
+    """An island of a body over ``inputs``."""
     attrs = {"scales": scales, "zx": zx, "lengths": lengths, "body": body, "layers": ("layer",)}
     attrs |= form(**result)
     return Case("float_island", name, attrs, order, inputs, weights or {}, "float", bounds or {})
 
 
 def island_cases() -> Iterator[Case]:
+    """Islands of every spelling, between bytes and 16 bits."""
     shapes = ((1, 3, 1), (3, 3, 11), (2, 3, 40))
     sequences = [{"x": edge_bytes(shape, 1, 100)} for shape in shapes]
     yield island_case("sin", spelled("Sin"), sequences)

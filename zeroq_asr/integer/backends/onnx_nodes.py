@@ -1,0 +1,244 @@
+"""An ONNX graph as it grows: nodes, initializers, names, and what is known of shapes and types.
+
+Each tensor carries its interval, computed by the proof's own backend, so that a spelling can use what is
+known (a value that cannot be negative needs no offset before a division).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import numpy as np
+from onnx import GraphProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
+
+from zeroq_asr.errors import ExportError
+from zeroq_asr.integer.backends.interval import Interval, IntervalBackend
+from zeroq_asr.integer.backends.onnx_shapes import KEEPS_TYPE, OPAQUE, Dims, infer
+from zeroq_asr.integer.types import BOOL, I16, I32, I64, U8, IntType
+
+#: values of the attributes of nodes
+Setting = int | float | str | Sequence[int] | GraphProto
+
+ONNX_TYPES: dict[IntType, int] = {
+    BOOL: TensorProto.BOOL,
+    U8: TensorProto.UINT8,
+    I16: TensorProto.INT16,
+    I32: TensorProto.INT32,
+    I64: TensorProto.INT64,
+}
+#: operators that give one type whatever they take
+_GIVES = {
+    "ConvInteger": TensorProto.INT32,
+    "MatMulInteger": TensorProto.INT32,
+    **dict.fromkeys(("QLinearConv", "QLinearAdd", "QLinearMul"), TensorProto.UINT8),
+    "MatMulIntegerToFloat": TensorProto.FLOAT,
+}
+
+
+@dataclass(frozen=True)
+class Sym:
+    """A tensor of the graph: its name and the bounds of its integers.
+
+    A program constant has no name until a primitive stores it in the encoding that it needs.
+    """
+
+    name: str
+    interval: Interval
+    constant: str = ""
+    #: whether the tensor is float32, which holds the integers exactly
+    carried: bool = False
+    #: whether the tensor is [B, T, C], and not [B, C, T]
+    frames_first: bool = False
+
+    @property
+    def exact(self) -> np.ndarray:
+        """The array of a constant."""
+        if self.interval.exact is None:
+            raise ExportError(self.name, "expected a constant operand")
+        return self.interval.exact
+
+
+@dataclass
+class Subgraph:
+    """What a graph inside of a node holds: its nodes, and those of its tensors whose shape ONNX loses."""
+
+    nodes: list[NodeProto] = field(default_factory=list)
+    told: list[str] = field(default_factory=list)
+
+
+class NodeBuilder:
+    """Collects nodes and initializers under names of their own."""
+
+    def __init__(self) -> None:
+        self.initializers: dict[str, TensorProto] = {}
+        self.proof = IntervalBackend()
+        #: nodes of the graph at hand, and those of constants alone, which come before all others
+        self._nodes: list[NodeProto] = []
+        self._ahead: list[NodeProto] = []
+        self._scope = self._label = ""
+        self._count = 0
+        #: the file's own outputs: a layer that happens to be called so keeps its generated name
+        self._names: set[str] = {"logits", "logprobs", "encoded_lengths"}
+        #: what several instructions need, by what it is
+        self._shared: dict[tuple[object, ...], Sym] = {}
+        #: tensor → its shape, where it is known, and its type
+        self.dims: dict[str, Dims] = {}
+        self._types: dict[str, int] = {}
+        #: initializer → its entries, of axes and shapes
+        self._vectors: dict[str, tuple[int, ...]] = {}
+        #: tensors whose shape ONNX must be told
+        self._told: list[str] = []
+
+    @property
+    def nodes(self) -> list[NodeProto]:
+        """All nodes, in an order in which they can run."""
+        return [*self._ahead, *self._nodes]
+
+    # -- names -------------------------------------------------------------------------------
+
+    def scope(self, name: str, label: str = "") -> None:
+        """Name what follows after ``name``: constants in full, tensors by ``label``."""
+        self._scope, self._label, self._count = name, label or name, 0
+
+    def reserve(self, *names: str) -> None:
+        """Keep names for what stands around the program:
+
+        an instruction called so keeps its generated name.
+        """
+        self._names.update(names)
+
+    def input(self, name: str, interval: Interval, dims: Dims) -> Sym:
+        """Declare a graph input."""
+        self._names.add(name)
+        self.dims[name] = dims
+        return Sym(name, interval)
+
+    # -- shapes ------------------------------------------------------------------------------
+
+    def tell_dims(self, name: str, dims: Dims) -> None:
+        """Say what shape ``name`` has."""
+        self.dims[name] = dims
+
+    def tell(self, name: str, like: str) -> str:
+        """Say that ``name`` has the shape of ``like``; returns ``name``."""
+        if like in self.dims:
+            self.dims[name] = self.dims[like]
+        return name
+
+    def value_infos(self) -> list[ValueInfoProto]:
+        """The shapes that ONNX does not find by itself."""
+        return [
+            helper.make_tensor_value_info(name, self._types[name], list(self.dims[name]))
+            for name in self._told
+            if name in self.dims and name in self._types
+        ]
+
+    # -- nodes -------------------------------------------------------------------------------
+
+    def add_node(self, op: str, inputs: Sequence[Sym | str], domain: str = "", **attrs: Setting) -> str:
+        """Append a node and return its output's name."""
+        output = self.fresh()
+        names = self._operands(inputs)
+        self._infer(op, names, output, attrs)
+        name = output if self._label == self._scope else ""
+        self._nodes.append(helper.make_node(op, names, [output], name=name, domain=domain, **attrs))
+        return output
+
+    def add_node_of(
+        self, op: str, inputs: Sequence[Sym | str], results: int, **attrs: Setting
+    ) -> tuple[str, ...]:
+        """Append a node of several outputs, of which nothing is inferred; returns their names."""
+        outputs = tuple(self.fresh() for _ in range(results))
+        self._nodes.append(helper.make_node(op, self._operands(inputs), outputs, **attrs))
+        return outputs
+
+    def fresh(self) -> str:
+        """A name for a tensor of the instruction at hand."""
+        self._count += 1
+        name = f"{self._label}/{self._count}"
+        self._names.add(name)
+        return name
+
+    def _operands(self, inputs: Sequence[Sym | str]) -> list[str]:
+        self._types.update((i.name, type_of(i)) for i in inputs if isinstance(i, Sym))
+        return [i if isinstance(i, str) else i.name for i in inputs]
+
+    def _infer(self, op: str, names: list[str], output: str, attrs: Mapping[str, Setting]) -> None:
+        constants = [self._vectors.get(name) for name in names]
+        dims = infer(op, [self.dims.get(name) for name in names], constants, attrs)
+        if dims is not None:
+            self.dims[output] = dims
+        if op in OPAQUE:
+            self._told.append(output)
+        if op in _GIVES:
+            self._types[output] = _GIVES[op]
+        elif op == "Cast":
+            self._types[output] = int(attrs["to"])  # type: ignore[arg-type]
+        elif op in KEEPS_TYPE and names[0] in self._types:
+            self._types[output] = self._types[names[0]]
+
+    # -- graphs inside of nodes, and before them ---------------------------------------------
+
+    @contextmanager
+    def subgraph(self) -> Iterator[Subgraph]:
+        """Collect the nodes that follow for a graph inside of a node; nothing outside may name what is inside."""
+        inside = Subgraph()
+        outer, told = (self._nodes, self._shared), len(self._told)
+        self._nodes, self._shared = inside.nodes, dict(self._shared)
+        try:
+            yield inside
+        finally:
+            self._nodes, self._shared = outer
+            inside.told, self._told[told:] = self._told[told:], []
+
+    def inner_infos(self, inside: Subgraph, *results: str) -> list[ValueInfoProto]:
+        """The types of the tensors inside whose shape ONNX loses, but for the results."""
+        return [
+            helper.make_tensor_value_info(name, self._types[name], None)
+            for name in inside.told
+            if name in self._types and name not in results
+        ]
+
+    @contextmanager
+    def before_all(self, name: str, label: str) -> Iterator[None]:
+        """Append the nodes that follow, of constants alone, before all others and outside of what repeats."""
+        kept, told = (self._nodes, self._scope, self._label, self._count), len(self._told)
+        self._nodes = self._ahead
+        self.scope(name, label)
+        try:
+            yield
+        finally:
+            self._nodes, self._scope, self._label, self._count = kept
+            # ONNX knows the shapes of what is made of constants
+            del self._told[told:]
+
+    # -- initializers ------------------------------------------------------------------------
+
+    def store(self, name: str, array: np.ndarray) -> str:
+        """Add an initializer; equal requests under one name are one."""
+        if name not in self.initializers:
+            self.dims[name] = array.shape
+            if array.dtype == np.int64 and array.ndim == 1 and array.size <= 8:
+                self._vectors[name] = tuple(int(v) for v in array)
+            self.initializers[name] = numpy_helper.from_array(np.asarray(array, order="C"), name)
+        return name
+
+    def scalar(self, value: int, kind: IntType) -> str:
+        """A shared integer scalar."""
+        return self.store(f"const/{kind.name}/{value}", np.array(value, dtype=kind.name))
+
+    def axes(self, *values: int) -> str:
+        """A shared int64 vector (axes, starts, ...)."""
+        return self.store(f"const/axes/{','.join(map(str, values))}", np.array(values, dtype=np.int64))
+
+
+def type_of(v: Sym) -> int:
+    """ONNX's number of the type of a tensor."""
+    return int(TensorProto.FLOAT) if v.carried else onnx_type(v.interval.type)
+
+
+def onnx_type(kind: IntType) -> int:
+    """ONNX's number of a type."""
+    return ONNX_TYPES[kind]
