@@ -11,7 +11,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
@@ -256,5 +256,4 @@ def is_ctc(program: Program) -> bool:
 
 def canonical_json(data: Any) -> bytes:
     """Encode ``data`` so that equal data gives equal bytes."""
-    text = json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return cast(bytes, text.encode())
+    return json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()

@@ -84,7 +84,8 @@ def check(program: Program) -> dict[str, int]:
     require(is_whole(program.max_frames, 1, FAR), "program", "max_frames must be 1 or more")
     made: dict[str, int] = {}
     frames: dict[str, int] = {}
-    for port in (*program.inputs, *program.states):
+    ports: list[Port | StatePort] = [*program.inputs, *program.states]
+    for port in ports:
         name = port.enters if isinstance(port, StatePort) else port.value
         require(name not in made, port.name, f"{name!r} enters twice")
         made[name], frames[name] = _channels_of(port), _frames_of(port, program.max_frames)
@@ -112,8 +113,8 @@ def check(program: Program) -> dict[str, int]:
         count = view.operand_frames[0] if record.frames is None else record.frames(view)
         made.update(dict.fromkeys(i.outs, channels))
         frames.update(dict.fromkeys(i.outs, count))
-    for port in program.outputs:
-        require(port.value in made, "program", f"output {port.value!r} is never made")
+    for output in program.outputs:
+        require(output.value in made, "program", f"output {output.value!r} is never made")
     for state in program.states:
         require(state.leaves in made, state.name, f"its value {state.leaves!r} is never made")
         same = made[state.leaves] == made[state.enters]

@@ -344,10 +344,10 @@ def wide_additions() -> Iterator[Case]:
         )
     yield add_case("wide-to-4-bits", (1,), c=11, zx=(0,), zy=7, hi=15, bounds={"a": words}, spelled=SUM)
     # (x − z)·m stays below 2^24 where x·m does not, and a tie is missed
-    for name, m, spelled in (("exact", 65281, SUM), ("inexact", 129969, "primitives")):
+    for name, factor, spelled in (("exact", 65281, SUM), ("inexact", 129969, "primitives")):
         yield add_case(
             f"products-of-large-bytes-{name}",
-            (m,),
+            (factor,),
             c=8,
             zx=(200,),
             zy=0,

@@ -94,7 +94,7 @@ def _lower_take(ctx: Lowering, node: FloatNode) -> None:
 # -- axis order ------------------------------------------------------------------------------------
 
 #: permutation of the axes [B, C, T] → the pattern that makes it
-_PATTERNS = {
+_PATTERNS: dict[tuple[int, ...], str] = {
     (0, 1, 2): "b c t -> b c t",
     (0, 2, 1): "b c t -> b t c",
     (1, 0, 2): "b c t -> c b t",

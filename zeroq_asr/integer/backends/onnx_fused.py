@@ -6,27 +6,26 @@ discharges them here, and where one does not hold the instruction is spelled in 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, overload
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from zeroq_asr.errors import ExportError
+from zeroq_asr.integer.backends.base import interpreted
 from zeroq_asr.integer.backends.float_bodies import decode as decode_body
 from zeroq_asr.integer.backends.interval import Interval
 from zeroq_asr.integer.backends.onnx_graph import CODES, TRANSPOSED, Sym, onnx_type
+from zeroq_asr.integer.backends.onnx_nodes import Setting
 from zeroq_asr.integer.backends.onnx_shapes import Dim
 from zeroq_asr.integer.backends.onnx_strict import OnnxStrictBackend
 from zeroq_asr.integer.pair_saturation import saturates
 from zeroq_asr.integer.program import Instruction
 from zeroq_asr.integer.types import I8, I32, TYPES, U8, WEIGHT_ZERO_POINT, IntType
-from zeroq_asr.operators import OPS, Condition
-
-#: operators that look at every entry by itself, whatever the order of its axes
-AXIS_FREE = ("table", "polynomial_requant")
+from zeroq_asr.registry import INTEGER_OPERATORS, Condition
 
 
 class OnnxFusedBackend(OnnxStrictBackend):
@@ -42,62 +41,67 @@ class OnnxFusedBackend(OnnxStrictBackend):
         #: float tensors of float islands
         self.island_tensors: set[str] = set()
 
-    def instruction(self, i: Instruction, operands: list[Any]) -> Sym:
+    def instruction(self, i: Instruction, operands: list[Sym]) -> tuple[Sym, ...]:
         """Emit the exact kernel if its conditions hold, else the definition."""
-        op = OPS[i.op]
-        if i.op == "float_island":
+        record = INTEGER_OPERATORS[i.op]
+        if record.computes_in_float:
             return self._island(i, [self.plain(o) for o in operands])
-        if op.fused is None or op.exact_if is None:
+        kernel = record.kernels.get(self.dialect)
+        if kernel is None or kernel.exact_if is None:
             return self._spelled(i, operands)
         self.enter(i)
-        # the definition bounds the result (and proves it) whatever kernel computes it
-        interval = op.define(self.proof, *(o.interval for o in operands), **i.attrs)
-        conditions = op.exact_if(i, *(o.interval for o in operands))
+        # the definition bounds the results (and proves them) whatever kernel computes them
+        intervals = interpreted(self.proof, i, [o.interval for o in operands])
+        conditions = kernel.exact_if(i, *(o.interval for o in operands))
         if not all(c.holds for c in conditions):
             return self._spelled(i, operands)
-        before, self._kernel = len(self.nodes), op.kernel
-        result = op.fused(self, i, operands)
-        kernel = self._kernel or next(
-            n.op_type for n in self.nodes[before:] if n.op_type not in ("Transpose", "Cast")
+        before, self._kernel = len(self._nodes), kernel.name
+        made = kernel.emit(self, i, operands)
+        results = made if isinstance(made, tuple) else (made,)
+        name = self._kernel or next(
+            n.op_type for n in self._nodes[before:] if n.op_type not in ("Transpose", "Cast")
         )
-        known = self.conditions.setdefault(kernel, {})
+        known = self.conditions.setdefault(name, {})
         for condition in conditions:
             known[condition.statement] = condition
-        return self.finish(i, replace(result, interval=interval), kernel)
+        bounded = (replace(v, interval=interval) for v, interval in zip(results, intervals, strict=True))
+        return self.finish(i, tuple(bounded), name)
 
     def called(self, kernel: str) -> None:
         """Name the nodes of the instruction at hand, which else are called after the first of them."""
         self._kernel = kernel
 
-    def _spelled(self, i: Instruction, operands: list[Any]) -> Sym:
-        if i.op not in AXIS_FREE:
+    def _spelled(self, i: Instruction, operands: list[Sym]) -> tuple[Sym, ...]:
+        if not INTEGER_OPERATORS[i.op].axis_free:
             return super().instruction(i, [self.plain(o) for o in operands])
         operands = [self._uncarried(o) for o in operands]
-        return replace(super().instruction(i, operands), frames_first=operands[0].frames_first)
+        results = super().instruction(i, operands)
+        return tuple(self.like(v, operands[0]) for v in results)
 
-    def _island(self, i: Instruction, operands: list[Sym]) -> Sym:
-        """Spell a float island, whose shape ONNX may lose inside."""
-        first = len(self.nodes)
+    def _island(self, i: Instruction, operands: list[Sym]) -> tuple[Sym, ...]:
+        """Spell a float island, whose shapes ONNX may lose inside."""
+        first = len(self._nodes)
         self.enter(i)
-        result = self.finish(i, OPS[i.op].define(self, *operands, **i.attrs), "float")
-        self._told.append(result.name)
-        for node in self.nodes[first:]:
-            self.island_tensors.update({*node.input, *node.output} - {result.name})
-        return result
+        results = self.finish(i, interpreted(self, i, operands), "float")
+        own = {v.name for v in results}
+        self._told += [v.name for v in results]
+        for node in self._nodes[first:]:
+            self.island_tensors.update({*node.input, *node.output} - own)
+        return results
 
-    def dequantize(self, v: Sym, *, scale: float, zero_point: int) -> str:
+    def dequantize(self, v: Sym, *, scale: float, zero_point: int) -> Sym:
         """Cast, Sub, Mul: a DequantizeLinear might be fused with what follows into integer kernels."""
-        self.proof.dequantize(v.interval, scale=scale, zero_point=zero_point)
+        interval = self.proof.dequantize(v.interval, scale=scale, zero_point=zero_point)
         real = self.carry(v)
         if zero_point:
             real = self.add_node("Sub", [real, self.float_scalar(zero_point)])
         factor = self.store(f"{self._scope}/scale/{scale!r}", np.array(scale, dtype=np.float32))
-        return self.add_node("Mul", [real, factor])
+        return Sym(self.add_node("Mul", [real, factor]), interval, carried=True)
 
-    def float_graph(self, body: str, operands: list[Any], weights: list[Sym]) -> str:
+    def float_graph(self, body: str, operands: list[Sym], weights: list[Sym]) -> Sym:
         """The body's own nodes under names of this graph; IsNaN and Where behind them."""
         graph = decode_body(body).graph
-        given = [v if isinstance(v, str) else v.name for v in operands]
+        given = [v.name for v in operands]
         given += [self.encode(w, "f32 bits", w.exact.view(np.float32)) for w in weights]
         names = {"": "", **{value.name: name for value, name in zip(graph.input, given, strict=True)}}
         for tensor in graph.initializer:
@@ -109,12 +113,14 @@ class OnnxFusedBackend(OnnxStrictBackend):
             ins = [names[name] for name in node.input]
             outs = [name and f"{self._label}/body/{len(names) + k}" for k, name in enumerate(node.output)]
             names.update(zip(node.output, outs, strict=True))
-            self.nodes.append(helper.make_node(node.op_type, ins, outs, **attrs))
+            self._nodes.append(helper.make_node(node.op_type, ins, outs, **attrs))
             self._infer(node.op_type, ins, outs[0], attrs)
         result, zero = names[graph.output[0].name], self.float_scalar(0.0)
         if result not in self.dims:
             self._declare(result, graph, given)
-        return self.add_node("Where", [self.add_node("IsNaN", [result]), zero, result])
+        interval = self.proof.float_graph(body, [v.interval for v in operands], [w.interval for w in weights])
+        name = self.add_node("Where", [self.add_node("IsNaN", [result]), zero, result])
+        return Sym(name, interval, carried=True)
 
     def _declare(self, result: str, graph: onnx.GraphProto, given: list[str]) -> None:
         """Tell the shape that a body says its result has, if its named extents are those of its inputs."""
@@ -187,7 +193,23 @@ class OnnxFusedBackend(OnnxStrictBackend):
         """Whether a u8 × s8 kernel may saturate on what the target allows."""
         return self.target == "x86-any" and saturates(w.exact, x.interval.max)
 
-    def node(self, op: str, inputs: list[Any], kind: IntType | None, domain: str = "", **attrs: Any) -> Any:
+    def like(self, v: Sym, other: Sym) -> Sym:
+        """A result whose axes have the order of those of ``other``."""
+        return replace(v, frames_first=other.frames_first)
+
+    @overload
+    def node(
+        self, op: str, inputs: Sequence[Sym | str], kind: None, domain: str = "", **attrs: Setting
+    ) -> str: ...
+
+    @overload
+    def node(
+        self, op: str, inputs: Sequence[Sym | str], kind: IntType, domain: str = "", **attrs: Setting
+    ) -> Sym: ...
+
+    def node(
+        self, op: str, inputs: Sequence[Sym | str], kind: IntType | None, domain: str = "", **attrs: Setting
+    ) -> Sym | str:
         """Append a kernel; an integer result is a Sym bounded by its type, a float one a name."""
         name = self.add_node(op, inputs, domain, **attrs)
         return name if kind is None else Sym(name, Interval.of(kind.lo, kind.hi, kind))
@@ -215,9 +237,14 @@ class OnnxFusedBackend(OnnxStrictBackend):
         real = (v.exact.astype(np.float64) / 2.0**c).astype(np.float32)
         return self.encode(v, f"f32/2^{c}[C{',1' * axes}]", real.reshape(-1, *(1,) * axes))
 
-    def conv_integer(self, x: Any, w: Sym, zero_point: int, **layout: Any) -> str:
+    def conv_integer(self, x: Sym | str, w: Sym, zero_point: int, **layout: int | Sequence[int]) -> str:
         """ConvInteger, which is several times slower with signed weights whatever the target."""
-        operands = [x, self.weight(w), self.scalar(zero_point, U8), self.scalar(WEIGHT_ZERO_POINT, U8)]
+        operands: list[Sym | str] = [
+            x,
+            self.weight(w),
+            self.scalar(zero_point, U8),
+            self.scalar(WEIGHT_ZERO_POINT, U8),
+        ]
         return self.add_node("ConvInteger", operands, **layout)
 
     def planes(self, v: Sym) -> tuple[str, str]:
@@ -247,7 +274,7 @@ class OnnxFusedBackend(OnnxStrictBackend):
         self._types[found] = onnx_type(I32)
         return self.tell(self.add_node("Reshape", [found, self.add_node("Shape", [index])]), index)
 
-    def shared(self, key: tuple[Any, ...], make: Callable[[], str]) -> str:
+    def shared(self, key: tuple[object, ...], make: Callable[[], str]) -> str:
         """The tensor that ``make`` emits, once."""
         if key not in self._shared:
             self._shared[key] = Sym(make(), Interval.of(0, 0, I32))
@@ -268,19 +295,19 @@ class OnnxFusedBackend(OnnxStrictBackend):
             self._shared[key] = replace(v, name=self.to_float(v), carried=True)
         return self._shared[key].name
 
-    def to_float(self, v: Any) -> str:
+    def to_float(self, v: Sym | str) -> str:
         """Cast to float32."""
         return self.add_node("Cast", [v], to=TensorProto.FLOAT)
 
-    def to_double(self, v: Any) -> str:
+    def to_double(self, v: Sym | str) -> str:
         """Cast to float64."""
         return self.add_node("Cast", [v], to=TensorProto.DOUBLE)
 
-    def to_byte(self, v: Any) -> str:
+    def to_byte(self, v: Sym | str) -> str:
         """Cast to uint8, which keeps the lowest byte of an integer."""
         return self.add_node("Cast", [v], to=TensorProto.UINT8)
 
-    def to_int32(self, v: Any) -> str:
+    def to_int32(self, v: Sym | str) -> str:
         """Cast to int32, which cuts toward zero."""
         return self.add_node("Cast", [v], to=TensorProto.INT32)
 
@@ -301,3 +328,9 @@ class OnnxFusedBackend(OnnxStrictBackend):
         ends = self.float_scalar(a["lo"]), self.float_scalar(a["hi"])
         name = self.add_node("Clip", [rounded, *ends])
         return Sym(name, Interval.of(a["lo"], a["hi"], TYPES[a["type"]]), carried=True)
+
+
+if TYPE_CHECKING:
+    from zeroq_asr.integer.backends.kernels import Kernels
+
+    _kernels: Kernels = OnnxFusedBackend()

@@ -1,8 +1,9 @@
-"""The graph of a program, whatever the dialect: instructions under their names, and how constants are encoded.
+"""The graph of a program, whatever the dialect: its instructions' names, and how its constants are encoded.
 
-Constants of the program become initializers, each once; ``encodings`` records how, so that ``decode`` reads the program
-back from the file.  Where a packing stores a constant, its nodes make the integers, and what a kernel needs of them is
-derived by further nodes; all depend on constants alone, so that ONNX Runtime computes them once, as it loads a file.
+Constants of the program become initializers, each once; ``encodings`` records how, so that ``decode`` reads
+the program back from the file.  Where a packing stores a constant, its nodes make the integers, and what a
+kernel needs of them is derived by further nodes; all depend on constants alone, so that ONNX Runtime computes
+them once, as it loads a file.
 """
 
 from __future__ import annotations
@@ -73,7 +74,7 @@ class GraphBuilder(NodeBuilder):
         return results
 
     def _renamed(self, i: Instruction, old: str, new: str) -> bool:
-        """Rename a tensor if a node of this instruction makes it: the last, or where it has several results any."""
+        """Rename a tensor if a node of this instruction makes it: the last; of several results any."""
         nodes = self._nodes[self._before :] if i.others else self._nodes[self._before :][-1:]
         if not any(old in node.output for node in nodes):
             return False

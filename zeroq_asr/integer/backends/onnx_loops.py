@@ -1,9 +1,9 @@
 """What repeats in a graph: attention in blocks of rows, an ONNX Loop, and steps from frame to frame, a Scan.
 
 Rows of scores do not depend on each other, so a loop over n = ⌈T / 512⌉ blocks of b = ⌈T / n⌉ rows gives the
-same integers in b / T of the memory that all scores at once would take.  The last block begins at T − b: all are
-equally long, as a Loop wants it, and the rows that two blocks share are taken once.  Files that are proven for no
-more frames than ``LARGEST`` bears have no loop, which costs some microseconds a layer.
+same integers in b / T of the memory that all scores at once would take.  The last block begins at T − b: all
+are equally long, as a Loop wants it, and the rows that two blocks share are taken once.  Files that are
+proven for no more frames than ``LARGEST`` bears have no loop, which costs some microseconds a layer.
 """
 
 from __future__ import annotations
@@ -11,8 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
-import onnx
-from onnx import NodeProto, TensorProto, ValueInfoProto, helper
+from onnx import AttributeProto, GraphProto, NodeProto, TensorProto, ValueInfoProto, helper
 
 from zeroq_asr.errors import ExportError
 from zeroq_asr.integer.backends.base import ROWS, Body, Step
@@ -97,7 +96,10 @@ class OnnxLoops(GraphBuilder):
                 helper.make_tensor_value_info(number, TensorProto.INT64, []),
                 helper.make_tensor_value_info(go, TensorProto.BOOL, []),
             ],
-            [helper.make_tensor_value_info(on, TensorProto.BOOL, []), _declared(result)],
+            [
+                helper.make_tensor_value_info(on, TensorProto.BOOL, []),
+                helper.make_tensor_value_info(result.name, type_of(result), None),
+            ],
             value_info=self.inner_infos(inside, result.name),
         )
         return self.add_node("Loop", [count, ""], body=graph), result
@@ -115,65 +117,90 @@ class OnnxLoops(GraphBuilder):
 
         def prove(held: list[Interval], given: list[Interval]) -> tuple[list[Interval], list[Interval]]:
             # the proof runs the step on all that may be carried: the nodes of that run are the body
-            graph, out, results = self._body(label, step, zip(carried, held), zip(inputs, given))
+            entering = [replace(v, interval=i) for v, i in zip(carried, held, strict=True)]
+            frames = [replace(v, interval=i) for v, i in zip(inputs, given, strict=True)]
+            graph, out, results = self._one_step(label, step, entering, frames)
             graphs[:], made[:] = [graph], results
             return [v.interval for v in out], [v.interval for v in results]
 
         held, given = self.proof.scan(
             prove, [v.interval for v in carried], [v.interval for v in inputs], bounds=bounds
         )
+        axes = {"scan_input_axes": [2] * len(inputs), "scan_output_axes": [2] * len(given)}
         names = self.add_node_of(
             "Scan",
             [*carried, *inputs],
             len(held) + len(given),
             body=graphs[-1],
             num_scan_inputs=len(inputs),
-            scan_input_axes=[2] * len(inputs),
-            scan_output_axes=[2] * len(given),
+            **{name: along for name, along in axes.items() if along},
         )
-        last = [Sym(name, interval) for name, interval in zip(names, held)]
-        joined = [Sym(name, interval) for name, interval in zip(names[len(held) :], given)]
-        frames = self.dims.get(inputs[0].name, (None, None, None))[2]
-        for v, like in [*zip(last, carried), *zip(joined, made)]:
-            dims = self.dims.get(like.name)
-            self._types[v.name] = type_of(v)
-            self._told.append(v.name)
-            if dims and v in last:
-                self.tell_dims(v.name, dims)
-            elif dims and frames is not None:
-                self.tell_dims(v.name, (*dims[:2], frames))
-        return last, joined
+        count = None if not inputs else self.dims.get(inputs[0].name, (None, None, None))[2]
+        for name, v in zip(names, [*carried, *made], strict=True):
+            dims = self.dims.get(v.name)
+            if dims and name in names[len(held) :]:
+                dims = None if count is None else (*dims[:2], count)
+            self._types[name] = type_of(v)
+            self._told.append(name)
+            if dims:
+                self.tell_dims(name, dims)
+        last, joined = names[: len(held)], names[len(held) :]
+        return (
+            [Sym(name, interval) for name, interval in zip(last, held, strict=True)],
+            [Sym(name, interval) for name, interval in zip(joined, given, strict=True)],
+        )
 
-    def _body(
-        self,
-        label: str,
-        step: Step[Sym],
-        carried: Iterable[tuple[Sym, Interval]],
-        inputs: Iterable[tuple[Sym, Interval]],
+    def _one_step(
+        self, label: str, step: Step[Sym], carried: Sequence[Sym], inputs: Sequence[Sym]
     ) -> tuple[GraphProto, list[Sym], list[Sym]]:
-        """The graph of one step, what it carries out, and its results."""
+        """The graph of one step of a scan, what it carries out, and its results.
+
+        ``carried`` and ``inputs`` are tensors around it that its own are like.
+        """
         with self.subgraph() as inside:
-            held, frames, entering = [], [], []
-            for k, (like, interval) in enumerate(carried):
-                held.append(self.input(f"{label}/carried/{k}", interval, self._extents(like)))
-                entering.append(self._declared(held[-1], held[-1].name))
-            for k, (like, interval) in enumerate(inputs):
-                one = self.input(f"{label}/frame/{k}", interval, self._extents(like)[:2])
-                entering.append(self._declared(one, one.name))
-                frames.append(replace(one, name=self.add_node("Unsqueeze", [one, self.axes(2)])))
-            out, results = step([*held], [*frames])
-            names = []
-            for v, like in zip(out, held):
-                # a graph gives each result a name that a node of its own makes, and a state its type
-                alike = v.interval.type is like.interval.type
-                to = {} if alike else {"to": type_of(like)}
-                names.append(self.add_node("Identity" if alike else "Cast", [v], **to))
+            held = [self._alike(v, f"{label}/carried/{k}", 3) for k, v in enumerate(carried)]
+            # a scan gives a frame without its axis
+            frames = [self._alike(v, f"{label}/frame/{k}", 2) for k, v in enumerate(inputs)]
+            columns = [replace(v, name=self.add_node("Unsqueeze", [v, self.axes(2)])) for v in frames]
+            out, results = step([*held], columns)
+            # every result of a graph is made by a node of its own, and what is carried keeps its type
+            names = [
+                self.add_node("Identity", [v])
+                if v.interval.type is like.interval.type
+                else self.add_node("Cast", [v], to=type_of(like))
+                for v, like in zip(out, held, strict=True)
+            ]
             names += [self.add_node("Squeeze", [v, self.axes(2)]) for v in results]
-        leaving = [
-            self._declared(v, name)
-            for v, name in zip([*held, *results], names)
-        ]
-        graph = helper.make_graph(
-            inside.nodes, f"{label}/step", entering, leaving, value_info=self.inner_infos(inside)
-        )
+        leaving = [self._declared(n, v, 3) for n, v in zip(names[: len(held)], held, strict=True)]
+        leaving += [self._declared(n, v, 2) for n, v in zip(names[len(held) :], results, strict=True)]
+        entering = [self._declared(v.name, v, 3) for v in held]
+        entering += [self._declared(v.name, v, 2) for v in frames]
+        infos = self.inner_infos(inside)
+        graph = helper.make_graph(inside.nodes, f"{label}/step", entering, leaving, value_info=infos)
         return graph, out, results
+
+    def _alike(self, v: Sym, name: str, axes: int) -> Sym:
+        """A tensor that a graph inside of a node is given: the first axes of ``v``."""
+        self.reserve(name)
+        if dims := self.dims.get(v.name):
+            self.dims[name] = dims[:axes]
+        return Sym(name, v.interval)
+
+    def _declared(self, name: str, like: Sym, axes: int) -> ValueInfoProto:
+        """An operand or a result of a graph inside of a node, of the type and the first axes of ``like``."""
+        dims = self.dims.get(like.name, (None,) * axes)
+        return helper.make_tensor_value_info(name, type_of(like), list(dims[:axes]))
+
+
+def every_graph(graph: GraphProto) -> Iterator[GraphProto]:
+    """A graph, and those that its nodes repeat."""
+    yield graph
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.type == AttributeProto.GRAPH:
+                yield from every_graph(attribute.g)
+
+
+def every_node(graph: GraphProto) -> list[NodeProto]:
+    """The nodes of a graph, and of those that its nodes repeat."""
+    return [node for inner in every_graph(graph) for node in inner.node]

@@ -69,7 +69,7 @@ class OnnxMoves(GraphBuilder):
     def _reshaped(
         self, v: Sym, now: list[Axis], then: list[Axis], sizes: Mapping[str, int], told: Mapping[str, int]
     ) -> Sym:
-        """Reshape axes that are joined of other letters: 0 keeps an extent, and one may be left open, as −1."""
+        """Reshape from one way of joining letters to another: 0 keeps an extent, and one may be open: −1."""
         if now == then:
             return v
         extents: list[int | None] = []

@@ -183,7 +183,7 @@ class NodeBuilder:
 
     @contextmanager
     def subgraph(self) -> Iterator[Subgraph]:
-        """Collect the nodes that follow for a graph inside of a node; nothing outside may name what is inside."""
+        """Collect the nodes that follow for a graph inside of a node, which nothing outside may name."""
         inside = Subgraph()
         outer, told = (self._nodes, self._shared), len(self._told)
         self._nodes, self._shared = inside.nodes, dict(self._shared)

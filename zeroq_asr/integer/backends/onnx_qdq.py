@@ -6,22 +6,24 @@ own, but each provider rounds in its own way: this spelling is *not* exact, and 
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 from onnx import TensorProto
 
 from zeroq_asr.errors import ExportError
+from zeroq_asr.integer.backends.base import interpreted
 from zeroq_asr.integer.backends.interval import Interval
 from zeroq_asr.integer.backends.onnx_graph import Sym
+from zeroq_asr.integer.backends.onnx_nodes import Setting
 from zeroq_asr.integer.backends.onnx_strict import OnnxStrictBackend
 from zeroq_asr.integer.program import Instruction, Program, ValueInfo
 from zeroq_asr.integer.types import TYPES, U8
-from zeroq_asr.operators import OPS
+from zeroq_asr.registry import INTEGER_OPERATORS
 
 
 class OnnxQdqBackend(OnnxStrictBackend):
-    """Spells each instruction by its ``qdq`` emitter; values between instructions stay integers."""
+    """Spells each instruction by its ``qdq`` kernel; values between instructions stay integers."""
 
     dialect = "qdq"
 
@@ -29,25 +31,29 @@ class OnnxQdqBackend(OnnxStrictBackend):
         super().__init__(target)
         self.program = program
 
-    def instruction(self, i: Instruction, operands: list[Any]) -> Sym:
-        """Emit the float spelling; the definition still bounds the result."""
-        emit = OPS[i.op].qdq
-        if emit is None:
+    def instruction(self, i: Instruction, operands: list[Sym]) -> tuple[Sym, ...]:
+        """Emit the float spelling; the definition still bounds the results."""
+        kernel = INTEGER_OPERATORS[i.op].kernels.get(self.dialect)
+        if kernel is None:
             raise ExportError(i.out, f"operator {i.op} has no qdq spelling", "export fused or strict")
         self.enter(i)
-        interval = OPS[i.op].define(self.proof, *(o.interval for o in operands), **i.attrs)
-        result = emit(self, i, operands)
-        return self.finish(i, Sym(result.name, interval), "qdq")
+        intervals = interpreted(self.proof, i, [o.interval for o in operands])
+        made = kernel.emit(self, i, operands)
+        results = made if isinstance(made, tuple) else (made,)
+        bounded = (Sym(v.name, interval) for v, interval in zip(results, intervals, strict=True))
+        return self.finish(i, tuple(bounded), self.dialect)
 
-    def define(self, i: Instruction, operands: list[Any]) -> Sym:
-        """Spell an instruction that moves integers by its definition."""
-        return OPS[i.op].define(self, *operands, **i.attrs)
+    def define(self, i: Instruction, operands: list[Sym]) -> tuple[Sym, ...]:
+        """Spell an instruction that holds nothing which a provider would fuse by its definition."""
+        return interpreted(self, i, operands)
 
     def info(self, name: str) -> ValueInfo:
         """What the integers of ``name`` mean."""
         return self.program.values[name]
 
-    def node(self, op: str, inputs: list[Any], kind: None = None, domain: str = "", **attrs: Any) -> str:
+    def node(
+        self, op: str, inputs: Sequence[Sym | str], kind: None = None, domain: str = "", **attrs: Setting
+    ) -> str:
         """Append a float node."""
         return self.add_node(op, inputs, domain, **attrs)
 
@@ -81,7 +87,7 @@ class OnnxQdqBackend(OnnxStrictBackend):
         """A float32 vector."""
         return self.store(name, array.astype(np.float32))
 
-    def quantize_to(self, real: Any, name: str, lo: int | None = None, hi: int | None = None) -> Sym:
+    def quantize_to(self, real: Sym | str, name: str, lo: int | None = None, hi: int | None = None) -> Sym:
         """QuantizeLinear by the value's own scale, saturating at ``lo`` and ``hi`` or its range."""
         info = self.info(name)
         low, high = info.lo if lo is None else lo, info.hi if hi is None else hi

@@ -7,7 +7,7 @@ needs a second, and reuses memory.  Extents are whole numbers or names: axes of 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 Dim = int | str
@@ -59,7 +59,7 @@ def infer(
     op: str,
     operands: Sequence[Dims | None],
     constants: Sequence[tuple[int, ...] | None],
-    attrs: dict[str, Any],
+    attrs: Mapping[str, Any],
 ) -> Dims | None:
     """Return the shape of a node's result, None where it is not known.
 
@@ -93,6 +93,9 @@ def infer(
         if not attrs.get("keepdims", 1):
             return tuple(dim for axis, dim in enumerate(first) if axis not in gone)
         return tuple(1 if axis in gone else dim for axis, dim in enumerate(first))
+    if op == "Squeeze":
+        gone = {axis % len(first) for axis in axes}
+        return tuple(dim for axis, dim in enumerate(first) if axis not in gone)
     if op == "Unsqueeze":
         out = list(first)
         for axis in sorted(axis % (len(first) + len(axes)) for axis in axes):
@@ -124,7 +127,7 @@ def _product(a: Dims | None, b: Dims | None) -> Dims | None:
     return None if outer is None else (*outer, a[-2], b[-1])
 
 
-def _convolved(x: Dims, w: Dims | None, attrs: dict[str, Any]) -> Dims | None:
+def _convolved(x: Dims, w: Dims | None, attrs: Mapping[str, Any]) -> Dims | None:
     if w is None or not {"pads", "dilations", "strides"} <= attrs.keys():
         return None
     axes = len(x) - 2

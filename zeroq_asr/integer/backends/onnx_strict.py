@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from onnx import TensorProto
 
-from zeroq_asr.errors import ExportError
-from zeroq_asr.integer.backends.interval import Interval, length_interval, shift_offset
+from zeroq_asr.errors import ExportError, ProofError
+from zeroq_asr.integer.backends.base import Bound, interpreted
+from zeroq_asr.integer.backends.interval import Interval, shift_offset
 from zeroq_asr.integer.backends.onnx_graph import Sym, onnx_type
 from zeroq_asr.integer.backends.onnx_loops import OnnxLoops
 from zeroq_asr.integer.backends.onnx_moves import OnnxMoves
-from zeroq_asr.integer.program import Program
-from zeroq_asr.integer.types import I16, I32, I64, U8, WEIGHT_ZERO_POINT, IntType
+from zeroq_asr.integer.program import Instruction, Port, Program, StatePort
+from zeroq_asr.integer.proof import entering_bounds
+from zeroq_asr.integer.types import I16, I32, I64, TYPES, U8, WEIGHT_ZERO_POINT, IntType
 from zeroq_asr.integer.wellformed import check
+from zeroq_asr.registry import INTEGER_OPERATORS
 
 #: in the names of the nodes that refuse an input
 REFUSAL = "length is from 1 to frames and to what is proven"
@@ -25,6 +28,11 @@ class OnnxStrictBackend(OnnxMoves, OnnxLoops):
     """Builds nodes; ``run`` a Program over it, then read ``nodes``, ``initializers``, ``encodings``."""
 
     dialect = "strict"
+
+    def instruction(self, i: Instruction, operands: list[Sym]) -> tuple[Sym, ...]:
+        """Spell one instruction in primitives."""
+        self.enter(i)
+        return self.finish(i, interpreted(self, i, operands), "primitives")
 
     def constant(self, name: str, array: np.ndarray) -> Sym:
         """Known exactly; stored when a primitive first uses it."""
@@ -75,7 +83,7 @@ class OnnxStrictBackend(OnnxMoves, OnnxLoops):
         """Mul."""
         return Sym(self.add_node("Mul", [v, v]), self.proof.square(v.interval))
 
-    def clamp(self, v: Sym, lo: int | np.ndarray, hi: int | np.ndarray) -> Sym:
+    def clamp(self, v: Sym, lo: Bound, hi: Bound) -> Sym:
         """Max and Min; left out where the bounds already hold."""
         interval = self.proof.clamp(v.interval, lo, hi)
         if np.all(interval.lo == v.interval.lo) and np.all(interval.hi == v.interval.hi):
@@ -149,20 +157,15 @@ class OnnxStrictBackend(OnnxMoves, OnnxLoops):
         step = self.add_node("Cast", [wrong], to=TensorProto.UINT8)
         return Sym(self.add_node("Add" if bit else "Sub", [y, step]), interval)
 
-    def divide(self, a: Sym, b: Sym | int) -> Sym:
-        """Div: truncation is the floor for a ≥ 0."""
-        interval = self.proof.divide(a.interval, _interval(b))
-        return a if b == 1 else Sym(self.add_node("Div", [a, self._operand(b, a)]), interval)
-
     def conv(
         self,
         x: Sym,
         w: Sym,
         *,
         zero_point: int,
-        stride: int,
-        padding: tuple[int, int],
-        dilation: int,
+        strides: tuple[int, ...],
+        pads: tuple[tuple[int, int], ...],
+        dilations: tuple[int, ...],
         groups: int,
     ) -> Sym:
         """ConvInteger."""
@@ -170,42 +173,17 @@ class OnnxStrictBackend(OnnxMoves, OnnxLoops):
             x.interval,
             w.interval,
             zero_point=zero_point,
-            stride=stride,
-            padding=padding,
-            dilation=dilation,
+            strides=strides,
+            pads=pads,
+            dilations=dilations,
             groups=groups,
         )
         name = self.add_node(
             "ConvInteger",
             [x, self.weight(w), self.scalar(zero_point, U8), self.scalar(WEIGHT_ZERO_POINT, U8)],
-            strides=[stride],
-            pads=list(padding),
-            dilations=[dilation],
-            group=groups,
-            kernel_shape=[w.exact.shape[2]],
-        )
-        return Sym(name, interval)
-
-    def conv2d(
-        self,
-        x: Sym,
-        w: Sym,
-        *,
-        zero_point: int,
-        stride: tuple[int, int],
-        padding: tuple[int, int],
-        dilation: tuple[int, int],
-        groups: int,
-    ) -> Sym:
-        """ConvInteger."""
-        layout = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
-        interval = self.proof.conv2d(x.interval, w.interval, zero_point=zero_point, **layout)  # type: ignore[arg-type]
-        name = self.add_node(
-            "ConvInteger",
-            [x, self.weight(w), self.scalar(zero_point, U8), self.scalar(WEIGHT_ZERO_POINT, U8)],
-            strides=list(stride),
-            pads=[*padding, *padding],
-            dilations=list(dilation),
+            strides=list(strides),
+            pads=[before for before, _ in pads] + [behind for _, behind in pads],
+            dilations=list(dilations),
             group=groups,
             kernel_shape=list(w.exact.shape[2:]),
         )
@@ -221,33 +199,24 @@ class OnnxStrictBackend(OnnxMoves, OnnxLoops):
         peak = self.add_node("ReduceMax", [v, self.axes(-1)], keepdims=1)
         return Sym(self.add_node("Sub", [peak, v]), self.proof.below_peak(v.interval))
 
-    def sum_channels(self, v: Sym, channels: int) -> Sym:
-        """ReduceSum."""
-        interval = self.proof.sum_channels(v.interval, channels)
-        return Sym(self.add_node("ReduceSum", [v, self.axes(1)], keepdims=1), interval)
+    def reduce(
+        self, v: Sym, kind: Literal["sum", "peak"], axis: Literal["channels", "frames"], terms: Sym | int
+    ) -> Sym:
+        """ReduceSum; or Abs and ReduceMax."""
+        interval = self.proof.reduce(v.interval, kind, axis, _interval(terms))
+        axes = self.axes(1 if axis == "channels" else 2)
+        if kind == "sum":
+            return Sym(self.add_node("ReduceSum", [v, axes], keepdims=1), interval)
+        return Sym(self.add_node("ReduceMax", [self.add_node("Abs", [v]), axes], keepdims=1), interval)
 
-    def peak_channels(self, v: Sym) -> Sym:
-        """Abs and ReduceMax."""
-        interval = self.proof.peak_channels(v.interval)
-        return Sym(
-            self.add_node("ReduceMax", [self.add_node("Abs", [v]), self.axes(1)], keepdims=1), interval
-        )
-
-    def peak_time(self, v: Sym) -> Sym:
-        """Abs and ReduceMax."""
-        magnitude = self.add_node("Abs", [v])
-        name = self.add_node("ReduceMax", [magnitude, self.axes(2)], keepdims=1)
-        return Sym(name, self.proof.peak_time(v.interval))
-
-    def quotient(self, a: Sym, b: Sym | int) -> Sym:
-        """Div, which cuts toward zero."""
-        interval = self.proof.quotient(a.interval, _interval(b))
-        return a if b == 1 else Sym(self.add_node("Div", [a, self._operand(b, a)]), interval)
-
-    def reciprocal(self, n: int, v: Sym) -> Sym:
-        """Div."""
-        interval = self.proof.reciprocal(n, v.interval)
-        return Sym(self.add_node("Div", [self.scalar(n, v.interval.type), v]), interval)
+    def quotient(self, a: Sym | int, b: Sym | int) -> Sym:
+        """Div, which cuts toward zero; dividing by the int 1 is left out."""
+        interval = self.proof.quotient(_interval(a), _interval(b))
+        if isinstance(a, Sym):
+            return a if b == 1 else Sym(self.add_node("Div", [a, self._operand(b, a)]), interval)
+        if not isinstance(b, Sym):
+            raise ExportError(self._scope, f"{a} / {b} is a quotient of two constants")
+        return Sym(self.add_node("Div", [self.scalar(a, b.interval.type), b]), interval)
 
     def isqrt(self, v: Sym) -> Sym:
         """Newton's iteration from at most 16 times the root, which never falls below it; one correction."""
@@ -294,11 +263,6 @@ class OnnxStrictBackend(OnnxMoves, OnnxLoops):
         name = self.add_node("Where", [mask, v, self.scalar(otherwise, v.interval.type)])
         return Sym(name, interval)
 
-    def sum_time(self, v: Sym, lengths: Sym) -> Sym:
-        """ReduceSum."""
-        interval = self.proof.sum_time(v.interval, lengths.interval)
-        return Sym(self.add_node("ReduceSum", [v, self.axes(2)], keepdims=1), interval)
-
     def lookup(self, v: Sym, table: Sym) -> Sym:
         """GatherElements on a flattened axis, which ONNX Runtime runs several times faster than Gather."""
         interval = self.proof.lookup(v.interval, table.interval)
@@ -312,7 +276,7 @@ class OnnxStrictBackend(OnnxMoves, OnnxLoops):
 
     def quantize(self, v: Sym, to: IntType, *, scale: float, zero_point: int, lo: int, hi: int) -> Sym:
         """QuantizeLinear, and Clip where the range is narrower than a byte; for 16 bits step by step."""
-        interval = self.proof.quantize(None, to, scale=scale, zero_point=zero_point, lo=lo, hi=hi)
+        interval = self.proof.quantize(v.interval, to, scale=scale, zero_point=zero_point, lo=lo, hi=hi)
         stored = self.store(f"{self._scope}/scale", np.array(scale, dtype=np.float32))
         if to is U8:
             name = self.add_node("QuantizeLinear", [v, stored, self.scalar(zero_point, U8)])
@@ -322,11 +286,11 @@ class OnnxStrictBackend(OnnxMoves, OnnxLoops):
         clipped = self.add_node("Clip", [rounded, *ends])
         return Sym(self.add_node("Cast", [clipped], to=onnx_type(to)), interval)
 
-    def dequantize(self, v: Sym, *, scale: float, zero_point: int) -> Any:
+    def dequantize(self, v: Sym, *, scale: float, zero_point: int) -> Sym:
         """Refuse: this dialect holds no float."""
         raise ExportError(self._scope, f"{self.dialect} cannot hold a float island", "export fused")
 
-    def float_graph(self, body: str, operands: list[Any], weights: list[Sym]) -> Any:
+    def float_graph(self, body: str, operands: list[Sym], weights: list[Sym]) -> Sym:
         """Refuse."""
         raise ExportError(self._scope, f"{self.dialect} cannot hold a float island", "export fused")
 
@@ -345,20 +309,43 @@ def _interval(b: Sym | int) -> Interval | int:
     return b.interval if isinstance(b, Sym) else b
 
 
-def build(backend: Any, program: Program) -> tuple[Sym, Sym]:
-    """Run ``program`` over an ONNX backend; returns the logits' and the lengths' tensors."""
+def build(backend: OnnxStrictBackend, program: Program) -> tuple[Sym, ...]:
+    """Run ``program`` over an ONNX backend; returns the tensors of its outputs and of what its states become.
+
+    Inputs and states are graph inputs under the names of their ports.  Raises ProofError for a program that
+    is not well-formed or not proven.
+    """
     check(program)
     backend.proof.max_frames = program.max_frames
-    shape = ("batch", program.channels, "frames")
-    features = backend.input(program.inputs[0], Interval.of(0, 0, I32), shape)
-    lengths = backend.input(program.inputs[1], length_interval(program.max_frames), ("batch",))
-    bounded = any(i.op in ("positions", "frame_table") for i in program.code)
-    guarded = _guarded(backend, features, lengths, program.max_frames, bounded)
-    logits, encoded = program.run(backend, features, guarded)
-    return backend.plain(logits), encoded
+    backend.packings = program.packings
+    # what leaves has names of its own in a file
+    backend.reserve(*(port.name for port in program.outputs), *(f"next_{s.name}" for s in program.states))
+    ports: list[Port | StatePort] = [*program.inputs, *program.states]
+    given = [
+        backend.input(port.name, interval, port.dims)
+        for port, interval in zip(ports, entering_bounds(program), strict=True)
+    ]
+    features, lengths = program.features, program.lengths
+    if features is not None and lengths is not None and isinstance(features.dims[-1], str):
+        bounded = any(INTEGER_OPERATORS[i.op].bounded for i in program.code)
+        place, read = program.inputs.index(lengths), given[program.inputs.index(features)]
+        given[place] = _guarded(backend, read, given[place], program.max_frames, bounded)
+    results = program.run(backend, *given)
+    for state, result in zip(program.states, results[len(program.outputs) :], strict=True):
+        _require_kept(state, result.interval)
+    return tuple(backend.plain(result) for result in results)
 
 
-def _guarded(backend: Any, features: Sym, lengths: Sym, max_frames: int, bounded: bool) -> Sym:
+def _require_kept(state: StatePort, leaves: Interval) -> None:
+    """What leaves a state may enter it again."""
+    if leaves.type is not TYPES[state.type] or not state.lo <= leaves.min <= leaves.max <= state.hi:
+        found = f"{leaves.type.name} in [{leaves.min}, {leaves.max}]"
+        wanted = f"{state.type} in [{state.lo}, {state.hi}]"
+        problem = f"{found} leaves where {wanted} enters"
+        raise ProofError(f"state {state.name}", problem, "clamp what leaves to what may enter")
+
+
+def _guarded(backend: OnnxStrictBackend, features: Sym, lengths: Sym, max_frames: int, bounded: bool) -> Sym:
     """Lengths, behind nodes that make the run fail where the program is not defined.
 
     ``bounded``: padded frames count, for there is a table for as many.
@@ -382,3 +369,9 @@ def _guarded(backend: Any, features: Sym, lengths: Sym, max_frames: int, bounded
     zero = backend.add_node("Gather", [backend.axes(0), wrong])
     same = backend.tell(backend.add_node("Add", [lengths, zero]), lengths.name)
     return Sym(same, lengths.interval)
+
+
+if TYPE_CHECKING:
+    from zeroq_asr.integer.backends.base import Backend
+
+    _backend: Backend[Sym] = OnnxStrictBackend()

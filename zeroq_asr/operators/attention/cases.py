@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from zeroq_asr.operators.cases import Arrays, Case, edge_bytes
+from zeroq_asr.registry import Attrs
 
 
 def numerators(unit: float, shift: int, cap: int) -> Arrays:
@@ -105,6 +106,6 @@ def attention_cases() -> Iterator[Case]:
     yield attention_case("relu-range", lo=128, seed=6)
     yield attention_case("output-4-bits", zy=7, hi=15, m=16, seed=7)
     yield attention_case("odd-zero-point", zy=77, seed=8)
-    wide = {"lo": -32768, "hi": 32767, "zy": 0, "kind": "int32"}
+    wide: Attrs = {"lo": -32768, "hi": 32767, "zy": 0, "kind": "int32"}
     yield attention_case("wide", **wide, m=4000, c=12, spelled="primitives", seed=9)
     yield attention_case("long", 1, 3, shapes=((257, [257]), (129, [1, 129, 128])), seed=10)

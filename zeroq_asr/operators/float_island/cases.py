@@ -37,7 +37,7 @@ def spelled(*ops: str, channels: int = 3) -> str:
     """A body of elementwise ONNX operators, one after the other."""
     names = ["x", *(f"t{k}" for k in range(len(ops)))]
     nodes = [helper.make_node(op, names[k : k + 1], names[k + 1 : k + 2]) for k, op in enumerate(ops)]
-    shape = ["batch", channels, "frames"]
+    shape: list[str | int | None] = ["batch", channels, "frames"]
     value = [helper.make_tensor_value_info(n, TensorProto.FLOAT, shape) for n in (names[0], names[-1])]
     graph = helper.make_graph(nodes, "body", value[:1], value[1:])
     opset = helper.make_opsetid("", OPSET)
