@@ -8,7 +8,7 @@
 Several formats of one network share the slow part:
 
     prepared = zq.prepare(model, spec=zq.QuantSpec(), also=[zq.QuantSpec.parse_bits("w4a8")])
-    programs = [zq.build(prepared, spec) for spec in prepared.specs]
+    files = [zq.quantize(prepared, f"{n}.onnx", spec=spec) for n, spec in enumerate(prepared.specs)]
 
 Names here are the public API; the command line calls nothing else.  Operators, grids and packings of your own
 are registered by ``register`` of ``zeroq_asr.registry`` and ``register_grid`` of ``zeroq_asr.integer.grid``,
@@ -51,7 +51,7 @@ from zeroq_asr.measure.evaluate import Evaluation, evaluate, transcribe
 from zeroq_asr.measure.report import QualityReport, ValueQuality, report
 from zeroq_asr.measure.sensitivity import LayerSensitivity, Sensitivity, sensitivity
 from zeroq_asr.model import AsrModel
-from zeroq_asr.pipeline import Prepared, Quantized, build, finish, prepare, quantize
+from zeroq_asr.pipeline import Prepared, Quantized, build, prepare, quantize
 from zeroq_asr.speech.frontend import Frontend, FrontendConfig
 from zeroq_asr.speech.manifest import Utterance, read_manifest
 from zeroq_asr.speech.tokenizer import Tokenizer
@@ -109,7 +109,6 @@ __all__ = [
     "embedded_files",
     "embedded_model",
     "evaluate",
-    "finish",
     "gaussian_noise",
     "inspect_file",
     "load_checkpoint",

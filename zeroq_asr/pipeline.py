@@ -1,8 +1,8 @@
 """From a checkpoint to a proven integer ONNX file, every stage on one screen.
 
 ``prepare`` is the slow part, done once: load, capture, make features, observe every value on them.  ``build``
-is the fast one, done for every format: choose ranges, lower.  ``finish`` builds, proves, exports and writes,
-and ``quantize`` is all of it.
+is the fast one, done for every format: choose ranges, lower.  ``quantize`` is both, and proves, exports and
+writes what they make.
 """
 
 from __future__ import annotations
@@ -238,25 +238,51 @@ def build(prepared: Prepared, spec_or_plan: QuantSpec | Plan | None = None) -> P
     )
 
 
-def finish(
-    prepared: Prepared,
-    spec_or_plan: QuantSpec | Plan | None = None,
+def quantize(
+    source: str | os.PathLike[str] | AsrModel | Prepared,
     output: str | os.PathLike[str] | None = None,
     *,
+    spec: QuantSpec | Plan | None = None,
+    synthesis: SynthesisSpec | None = None,
+    calibration: CalibrationSpec | None = None,
     dialect: str = "fused",
+    config: str | os.PathLike[str] | None = None,
+    loader: str | None = None,
     progress: Progress = silent,
 ) -> Quantized:
-    """Build a program of a format, prove it, export it, and write it to ``output`` if given, whole."""
-    spec, _ = _both(prepared, spec_or_plan)
+    """Quantize a checkpoint, a loaded model or a prepared one, and write it to ``output`` if given.
+
+    ``config`` and ``loader`` are as in ``load_checkpoint``; of what is prepared, ``spec`` chooses the format,
+    as in ``build``.  Raises a ZeroqError for anything that is wrong with the input; the output file is whole
+    or not there at all.  The file is integer-only unless ``spec`` keeps something in float (``keep_float``, ``allow_float``), which ``Quantized.islands`` lists and
+    only the dialect ``fused`` can hold.
+    """
+    if isinstance(source, Prepared):
+        if any(given is not None for given in (synthesis, calibration, config, loader)):
+            raise ConfigError(
+                "quantize", "the network is prepared already, with its own features", "prepare anew"
+            )
+        prepared = source
+    else:
+        prepared = prepare(
+            source,
+            spec=spec if isinstance(spec, QuantSpec) else None,
+            synthesis=synthesis,
+            calibration=calibration,
+            config=config,
+            loader=loader,
+            progress=progress,
+        )
+    chosen, _ = _both(prepared, spec)
     seconds = dict(prepared.seconds)
     clock = _Clock(seconds, progress)
-    deployment = prepared.deployment(spec_or_plan)
+    deployment = prepared.deployment(spec)
     with clock("lower"):
-        program = build(prepared, spec_or_plan)
+        program = build(prepared, spec)
     with clock("prove"):
         proof = prove(program)
     with clock("export"):
-        exported = export(program, deployment, dialect, spec.target)
+        exported = export(program, deployment, dialect, chosen.target)
         data = exported.to_bytes()
         if output is not None:
             atomic_write_bytes(output, data)
@@ -265,37 +291,6 @@ def finish(
     return Quantized(
         program, deployment, proof, exported, prepared.features, path, len(data), float_bytes, seconds
     )
-
-
-def quantize(
-    source: str | os.PathLike[str] | AsrModel,
-    output: str | os.PathLike[str] | None = None,
-    *,
-    spec: QuantSpec | None = None,
-    synthesis: SynthesisSpec | None = None,
-    calibration: CalibrationSpec | None = None,
-    dialect: str = "fused",
-    config: str | os.PathLike[str] | None = None,
-    loader: str | None = None,
-    progress: Progress = silent,
-) -> Quantized:
-    """Quantize a checkpoint (or a loaded model) and write it to ``output`` if given.
-
-    ``config`` and ``loader`` are as in ``load_checkpoint``.  Raises a ZeroqError for anything that
-    is wrong with the input; the output file is whole or not there at all.  The file is integer-only unless
-    ``spec`` keeps something in float (``keep_float``, ``allow_float``), which ``Quantized.islands`` lists and
-    only the dialect ``fused`` can hold.
-    """
-    prepared = prepare(
-        source,
-        spec=spec,
-        synthesis=synthesis,
-        calibration=calibration,
-        config=config,
-        loader=loader,
-        progress=progress,
-    )
-    return finish(prepared, output=output, dialect=dialect, progress=progress)
 
 
 def preparation(spec: QuantSpec) -> tuple[float, float, bool]:

@@ -32,7 +32,7 @@ from zeroq_asr.measure.bootstrap import Difference, paired_bootstrap
 from zeroq_asr.measure.evaluate import ErrorCounts, count_errors
 from zeroq_asr.measure.onnxruntime_quantizers import attempt, ort_dynamic, ort_static, preprocess
 from zeroq_asr.model import AsrModel
-from zeroq_asr.pipeline import Prepared, finish, preparation, prepare
+from zeroq_asr.pipeline import Prepared, preparation, prepare, quantize
 from zeroq_asr.progress import Progress, silent
 from zeroq_asr.speech.audio import audio_duration, load_audio
 from zeroq_asr.speech.frontend import Frontend
@@ -246,7 +246,7 @@ def _build(
 
     def ours(label: str, kind: str, source: Prepared, spec: QuantSpec) -> _Listener:
         path = folder / f"{next(numbers)}.onnx"
-        made = finish(source, spec, path, progress=_labelled(progress, label))
+        made = quantize(source, path, spec=spec, progress=_labelled(progress, label))
         return _Listener(label, kind, OnnxRecognizer(path), made.size, path)
 
     def seeded(kind: str, synthesis: SynthesisSpec) -> str:

@@ -245,7 +245,7 @@ class OnnxFusedBackend(OnnxStrictBackend):
             self.scalar(zero_point, U8),
             self.scalar(WEIGHT_ZERO_POINT, U8),
         ]
-        return self.add_node("ConvInteger", operands, **layout)
+        return self.add_node("ConvInteger", operands, "", **layout)
 
     def planes(self, v: Sym) -> tuple[str, str]:
         """Bytes h and l of a 16-bit value, v + 2^15 = 256·h + l; made once.

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from onnx import GraphProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
@@ -143,7 +144,7 @@ class NodeBuilder:
         names = self._operands(inputs)
         self._infer(op, names, output, attrs)
         name = output if self._label == self._scope else ""
-        self._nodes.append(helper.make_node(op, names, [output], name=name, domain=domain, **attrs))
+        self._nodes.append(_node(op, names, [output], attrs, name=name, domain=domain))
         return output
 
     def add_node_of(
@@ -151,7 +152,7 @@ class NodeBuilder:
     ) -> tuple[str, ...]:
         """Append a node of several outputs, of which nothing is inferred; returns their names."""
         outputs = tuple(self.fresh() for _ in range(results))
-        self._nodes.append(helper.make_node(op, self._operands(inputs), outputs, **attrs))
+        self._nodes.append(_node(op, self._operands(inputs), outputs, attrs))
         return outputs
 
     def fresh(self) -> str:
@@ -232,6 +233,18 @@ class NodeBuilder:
     def axes(self, *values: int) -> str:
         """A shared int64 vector (axes, starts, ...)."""
         return self.store(f"const/axes/{','.join(map(str, values))}", np.array(values, dtype=np.int64))
+
+
+def _node(
+    op: str,
+    inputs: Sequence[str],
+    outputs: Sequence[str],
+    attrs: Mapping[str, Setting],
+    name: str = "",
+    domain: str = "",
+) -> NodeProto:
+    settings: dict[str, Any] = {**attrs}
+    return helper.make_node(op, inputs, outputs, name=name, domain=domain, **settings)
 
 
 def type_of(v: Sym) -> int:
