@@ -19,6 +19,7 @@ API = [
     "AsrModel",
     "AudioError",
     "Benchmark",
+    "Bundle",
     "CalibrationError",
     "CalibrationSpec",
     "CaptureError",
@@ -37,6 +38,8 @@ API = [
     "LayerSensitivity",
     "ManifestError",
     "OnnxRecognizer",
+    "Plan",
+    "Prepared",
     "ProofError",
     "QualityReport",
     "QuantSpec",
@@ -57,6 +60,7 @@ API = [
     "ZeroqError",
     "__version__",
     "bench",
+    "build",
     "compare",
     "copy_embedded",
     "diagnose",
@@ -67,6 +71,7 @@ API = [
     "inspect_file",
     "load_checkpoint",
     "open_recognizer",
+    "prepare",
     "quantize",
     "read_manifest",
     "report",
@@ -106,7 +111,7 @@ def test_every_error_is_public() -> None:
 
 def test_importing_every_module_prints_nothing() -> None:
     names = [module.name for module in pkgutil.walk_packages([str(PACKAGE)], "zeroq_asr.")]
-    assert {"zeroq_asr.cli", "zeroq_asr.pipeline", "zeroq_asr.operators.table"} <= set(names)
+    assert {"zeroq_asr.cli", "zeroq_asr.pipeline", "zeroq_asr.operators.activations.table"} <= set(names)
     code = "import importlib\n" + "".join(f"importlib.import_module({name!r})\n" for name in names)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

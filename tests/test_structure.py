@@ -21,8 +21,8 @@ FOLDERS = sorted(path.parent for path in PACKAGE.rglob("__init__.py") if path.pa
 #: from the lowest up: a part imports itself and what stands before it.  Those of one line know nothing of
 #: each other
 LAYERS = (
-    ("_version", "errors", "progress", "files"),
-    ("config", "registry"),
+    ("_version", "errors", "progress"),
+    ("files", "config", "registry"),
     ("speech", "decoding", "integer"),
     ("graph", "architectures"),
     ("model", "capture"),
@@ -32,8 +32,10 @@ LAYERS = (
     ("deployment",),
     ("pipeline",),
     ("measure",),
+    # the command line calls nothing but what any caller can
+    ("__init__",),
     ("cli",),
-    ("__init__", "__main__"),
+    ("__main__",),
 )
 RANK = {part: rank for rank, parts in enumerate(LAYERS) for part in parts}
 #: most modules at the root, and most parameters without a type in the arithmetic

@@ -15,7 +15,7 @@ import torch
 from onnx import TensorProto, helper
 
 from zeroq_asr.graph.float_graph import FloatNode
-from zeroq_asr.integer.backends.float_bodies import IR_VERSION, OPSET, encode
+from zeroq_asr.integer.backends.onnxruntime_bodies import IR_VERSION, OPSET, encode
 from zeroq_asr.lowering.keep_float import float_body
 
 from .parity import Arrays, Case, cases, edge_bytes, edge_words

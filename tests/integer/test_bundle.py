@@ -135,7 +135,7 @@ def test_a_bundle_is_what_it_was_written_as(bundle: tuple[Bundle, Deployment], t
 # -- a recurrence within one program ---------------------------------------------------------------
 
 
-def leaky_sum(f: Backend[V], x: V, start: V, *, keep: int, lo: int, hi: int) -> tuple[V, V]:
+def leaky_sum(f: Backend[V], x: V, start: V, *, keep: int, lo: int, hi: int, type: str) -> tuple[V, V]:
     """Carry h ← clamp(h·keep / 2^4 + x, lo, hi) over the frames of x: every h, and the last one."""
 
     def step(carried: list[V], inputs: list[V]) -> tuple[list[V], list[V]]:
@@ -148,10 +148,13 @@ def leaky_sum(f: Backend[V], x: V, start: V, *, keep: int, lo: int, hi: int) -> 
 
 @pytest.fixture
 def leaky() -> Iterator[Operator]:
-    from zeroq_asr.integer.attributes import INT32, whole
+    from zeroq_asr.integer.attributes import INT32, TYPE, whole
 
     integer = IntegerOperator(
-        "leaky_sum", leaky_sum, {"keep": whole(0, 16, "0 ≤ keep ≤ 16"), "lo": INT32, "hi": INT32}, results=2
+        "leaky_sum",
+        leaky_sum,
+        {"keep": whole(0, 16, "0 ≤ keep ≤ 16"), "lo": INT32, "hi": INT32, "type": TYPE},
+        results=2,
     )
     operator = register(Operator("leaky_sum", integers=(integer,)))
     yield operator
@@ -161,7 +164,12 @@ def leaky() -> Iterator[Operator]:
 def summing(keep: int = 15, hi: int = 9000, reach: int = 9000) -> Program:
     code = [
         Instruction(
-            "leaky_sum", "every", ("x", "h"), {"keep": keep, "lo": -hi, "hi": hi}, "sum", others=("last",)
+            "leaky_sum",
+            "every",
+            ("x", "h"),
+            {"keep": keep, "lo": -hi, "hi": hi, "type": "int32"},
+            "sum",
+            others=("last",),
         )
     ]
     dims = ("batch", CHANNELS, 1)

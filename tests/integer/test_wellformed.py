@@ -16,7 +16,7 @@ from onnx import helper
 from tests.integer.programs import random_program
 from zeroq_asr.errors import ProofError
 from zeroq_asr.graph.float_graph import FloatNode
-from zeroq_asr.integer.backends.float_bodies import decode, encode
+from zeroq_asr.integer.backends.onnxruntime_bodies import decode, encode
 from zeroq_asr.integer.program import Instruction, Program, ValueInfo
 from zeroq_asr.integer.proof import prove
 from zeroq_asr.integer.wellformed import ATTRIBUTES, check

@@ -1,7 +1,12 @@
-"""The float networks, by name: plain modules without any trace of quantization.
+"""Float networks as plain modules, with no trace of quantization in them.
 
 Each is built from its configuration, ``ARCHITECTURES[name](config)``, and maps features
 [B, M, T] and lengths [B] to logits [B, S, V] and encoded lengths [B].
+
+Imported by: checkpoints.
+Imports: errors.
+Never imports: graph, model, capture, checkpoints, lowering, operators, embedded, synthesis, calibration,
+deployment, pipeline, measure, cli.
 """
 
 from __future__ import annotations

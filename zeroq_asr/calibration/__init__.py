@@ -1,5 +1,6 @@
-"""Calibration: evening out a float graph's channels, observing it on features, and choosing ranges.
+"""Ranges of a float graph's values, observed on features, and what evens them out beforehand.
 
-Imports: config, errors, progress, registry, graph.
-Never imports: capture, operators, lowering, deployment, measure, cli.
+Imported by: pipeline, measure.
+Imports: errors, progress, config, registry, graph.
+Never imports: deployment, pipeline, measure, cli.
 """

@@ -3,8 +3,10 @@
 Importing this folder registers the handlers of what is no operator of the graph: lengths, masks, sizes,
 constants and moves.
 
+Imported by: operators, pipeline, measure.
 Imports: errors, registry, graph.
-Never imports: integer, operators, lowering, calibration, deployment, measure, cli.
+Never imports: model, checkpoints, lowering, operators, embedded, synthesis, calibration, deployment,
+pipeline, measure, cli.
 """
 
 from zeroq_asr.capture import constants, lengths, masks, moves, sizes

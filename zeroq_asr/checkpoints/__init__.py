@@ -1,7 +1,11 @@
-"""Checkpoints to recognisers, one file a format.
+"""Files of other toolkits, and our own, read as an ``AsrModel``; one module a format.
 
 Nothing in a checkpoint is ever run: weights are read as tensors only, archives in memory within
 limits.  The exception is the user's own ``loader``.  A folder, or OWNER/NAME, is a Hugging Face model.
+
+Imported by: embedded, deployment, pipeline.
+Imports: errors, files, speech, architectures, model.
+Never imports: lowering, operators, embedded, synthesis, calibration, deployment, pipeline, measure, cli.
 """
 
 from __future__ import annotations

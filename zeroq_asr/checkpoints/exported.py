@@ -221,7 +221,7 @@ def _checked_payloads(
 def _check_inputs(path: str | os.PathLike[str], program: torch.export.ExportedProgram, mels: int) -> None:
     """Raise CheckpointError unless the program takes features and lengths of any batch and time."""
     users = set(program.graph_signature.user_inputs)
-    values = [n.meta.get("val") for n in program.graph.nodes if n.op == "placeholder" and n.name in users]
+    values = [n.meta.get("val") for n in program.graph.nodes if n.name in users]
     tensors = [value for value in values if isinstance(value, torch.Tensor)]
     if len(users) != 2 or [t.dim() for t in tensors] != [3, 1]:
         raise CheckpointError(

@@ -1,10 +1,11 @@
-"""The command line: it parses, calls the library, prints, and does nothing else.
+"""The command ``zeroq-asr``: parse, call, print.  The one place where errors become exit codes.
 
 A command is a function in a module of its own, listed in ``app.COMMANDS``; ``terminal`` is where
 it prints and where errors become exit codes (``exits``).
 
-Imports: __init__, _version, config, errors, files, progress, speech, synthesis, deployment, measure.
-Never imports: integer, graph, capture, operators, lowering, calibration, pipeline.
+Imported by: __main__.
+Imports: _version, errors, progress, files, config, speech, synthesis, deployment, measure, __init__.
+Never imports: nothing.
 """
 
 from __future__ import annotations

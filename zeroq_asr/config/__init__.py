@@ -1,11 +1,13 @@
-"""What a user may choose, as frozen values: how to quantize, how to synthesize, how to calibrate.
+"""What a user may choose, as frozen values that check themselves and survive JSON and YAML.
 
 Each specification is checked when it is made (ConfigError says what is allowed) and survives
 a JSON round trip: ``Spec.from_dict(spec.to_dict()) == spec``.  Unknown keys are refused, so
 that a misspelt option in a saved configuration is an error and not a silent default.
 
+Imported by: lowering, synthesis, calibration, deployment, pipeline, measure, cli.
 Imports: errors.
-Never imports: registry, integer, graph, capture, operators, lowering, calibration, deployment, measure, cli.
+Never imports: registry, speech, decoding, integer, graph, architectures, model, capture, checkpoints,
+lowering, operators, embedded, synthesis, calibration, deployment, pipeline, measure, cli.
 """
 
 from zeroq_asr.config.calibration import MADE_MARGIN, METHODS, CalibrationSpec

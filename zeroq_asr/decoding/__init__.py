@@ -1,1 +1,7 @@
-"""."""
+"""From scores to text.
+
+Imported by: measure.
+Imports: nothing.
+Never imports: speech, integer, graph, architectures, model, capture, checkpoints, lowering, operators,
+embedded, synthesis, calibration, deployment, pipeline, measure, cli.
+"""

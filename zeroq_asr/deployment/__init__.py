@@ -1,5 +1,6 @@
-"""Deployment: ONNX files of programs, their verification, and running them.
+"""ONNX files: writing them, verifying them, reading what they hold and running them.
 
-Imports: _version, config, errors, files, integer, graph, speech, model, checkpoints, synthesis.
-Never imports: capture, operators, lowering, calibration, pipeline, measure, cli.
+Imported by: pipeline, measure, cli.
+Imports: _version, errors, files, config, speech, integer, graph, model, checkpoints, synthesis.
+Never imports: pipeline, measure, cli.
 """

@@ -3,6 +3,10 @@
 A QuartzNet and a Conformer of 1.5 million parameters each that spell English, trained by
 ``examples/train_demo`` on speech that espeak-ng made from public-domain books, and clips of sentences and
 voices that they never heard: enough to try everything, no recognisers for real use.
+
+Imported by: nothing but the package itself.
+Imports: errors, files, model, checkpoints.
+Never imports: operators, synthesis, calibration, deployment, pipeline, measure, cli.
 """
 
 from __future__ import annotations

@@ -1,5 +1,7 @@
-"""The float graph: its nodes and values, the rewrites that make it tidy, and how it is written as float ONNX.
+"""The float graph of a network: its nodes, their shapes, its rewrites and its spelling in float ONNX.
 
+Imported by: capture, lowering, operators, calibration, deployment, pipeline, measure.
 Imports: errors, registry, integer.
-Never imports: capture, operators, lowering, calibration, deployment, measure, cli.
+Never imports: architectures, model, capture, checkpoints, lowering, operators, embedded, synthesis,
+calibration, deployment, pipeline, measure, cli.
 """

@@ -1,4 +1,9 @@
-"""The integer program: its operators, the backends that interpret it, and its proof.
+"""Integer programs: what they are made of, what makes them well-formed, and their proof.
 
 Nothing here imports torch or onnx, except the backends named after them.
+
+Imported by: graph, lowering, operators, deployment, pipeline, measure.
+Imports: errors, registry.
+Never imports: speech, decoding, graph, architectures, model, capture, checkpoints, lowering, operators,
+embedded, synthesis, calibration, deployment, pipeline, measure, cli.
 """

@@ -38,7 +38,7 @@ class Island:
 def islands(program: Program) -> tuple[Island, ...]:
     """Return the float islands of a well-formed program, in its order; none if it is integer-only."""
     # here, since integers alone need no ONNX
-    from zeroq_asr.integer.backends.float_bodies import operators
+    from zeroq_asr.integer.backends.onnxruntime_bodies import operators
 
     found = []
     for i in program.code:

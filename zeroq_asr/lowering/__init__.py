@@ -1,5 +1,6 @@
-"""Lowering: what stays in float, which format every value gets, and the integer program that comes of it.
+"""From a float graph and ranges to an integer program: plans, widths, scales.
 
-Imports: config, errors, registry, graph, integer.
-Never imports: capture, operators, calibration, deployment, measure, cli.
+Imported by: operators, pipeline, measure.
+Imports: errors, config, registry, integer, graph.
+Never imports: checkpoints, operators, embedded, synthesis, calibration, deployment, pipeline, measure, cli.
 """

@@ -1,6 +1,7 @@
-"""Measuring: word errors, comparisons with other ways to quantize, quality without recordings, and times.
+"""Figures: word errors, comparisons, reports, sensitivity, times, and what a machine computes exactly.
 
-Imports: _version, config, errors, files, progress, registry, speech, decoding, integer, graph, model,
+Imported by: cli.
+Imports: _version, errors, progress, files, config, registry, speech, decoding, integer, graph, model,
 capture, lowering, operators, synthesis, calibration, deployment, pipeline.
 Never imports: cli.
 """

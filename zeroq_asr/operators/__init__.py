@@ -1,6 +1,10 @@
 """The operators that ship, one record each: a file, or a folder for what is large.
 
 Importing this folder registers all of them with ``zeroq_asr.registry``, which is what every other part asks.
+
+Imported by: measure.
+Imports: errors, registry, integer, graph, capture, lowering.
+Never imports: embedded, synthesis, calibration, deployment, pipeline, measure, cli.
 """
 
 from zeroq_asr.operators import (

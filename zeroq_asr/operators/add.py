@@ -159,12 +159,12 @@ def _qlinear_add(b: Kernels, i: Instruction, ins: list[Sym]) -> Sym:
         return replace(b.clip_u8(y, a["lo"], a["hi"]), frames_first=ins[0].frames_first)
     b.called("sum in exact floats")
     # any other: float32 carries the same exact dyadics, and what rounds it rounds half to even
-    total = None
+    total = ""
     for x, factor in zip(ins, a["m"], strict=True):
         term = b.carry(x)
         if factor != 1 << a["c"]:
             term = b.node("Mul", [term, b.float_scalar(factor / 2.0 ** a["c"])], None)
-        total = term if total is None else b.node("Add", [total, term], None)
+        total = b.node("Add", [total, term], None) if total else term
     constant = -sum(z * factor for z, factor in zip(a["zx"], a["m"], strict=True)) / 2.0 ** a["c"]
     # the zero point inside the rounding
     constant += a["zy"]

@@ -201,7 +201,7 @@ class Backend(Protocol[V]):
         """scale · (v − zero_point) as float32, |v − zero_point| ≤ 2^24: the way into a float island."""
 
     def float_graph(self, body: str, operands: list[V], weights: list[V]) -> V:
-        """Float32 result of an ONNX graph (``integer/backends/float_bodies.py``), a NaN as 0.
+        """Float32 result of an ONNX graph (``integer/backends/onnxruntime_bodies.py``), a NaN as 0.
 
         ``operands``: float32 values and lengths; ``weights``: int32 constants, the bits of float32.
         """

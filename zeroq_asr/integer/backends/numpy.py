@@ -255,7 +255,7 @@ class NumpyBackend:
 
     def float_graph(self, body: str, operands: list[Array], weights: list[Array]) -> Array:
         """Run by ONNX Runtime, which integers alone do not need."""
-        from zeroq_asr.integer.backends.float_bodies import evaluate
+        from zeroq_asr.integer.backends.onnxruntime_bodies import evaluate
 
         result = evaluate(body, operands, weights)
         return np.where(np.isnan(result), np.float32(0), result)

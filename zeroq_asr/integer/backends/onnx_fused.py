@@ -16,7 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from zeroq_asr.errors import ExportError
 from zeroq_asr.integer.backends.base import interpreted
-from zeroq_asr.integer.backends.float_bodies import decode as decode_body
+from zeroq_asr.integer.backends.onnxruntime_bodies import decode as decode_body
 from zeroq_asr.integer.backends.interval import Interval
 from zeroq_asr.integer.backends.onnx_graph import CODES, TRANSPOSED, Sym, onnx_type
 from zeroq_asr.integer.backends.onnx_nodes import Setting

@@ -278,7 +278,7 @@ class TorchBackend:
 
     def float_graph(self, body: str, operands: list[Tensor], weights: list[Tensor]) -> Tensor:
         """Run by ONNX Runtime, on the CPU, as numpy has it."""
-        from zeroq_asr.integer.backends.float_bodies import evaluate
+        from zeroq_asr.integer.backends.onnxruntime_bodies import evaluate
 
         arrays = [v.contiguous().cpu().numpy() for v in operands]
         result = torch.from_numpy(evaluate(body, arrays, [self.array(w) for w in weights]))

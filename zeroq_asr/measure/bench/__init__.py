@@ -2,8 +2,9 @@
 
 Times are medians of one interleaved run; what matters is their ratio to float in that run.
 
-Imports: config, errors, files, progress, integer, graph, model, capture, deployment, pipeline.
-Never imports: operators, lowering, calibration, cli.
+Imported by: cli.
+Imports: errors, progress, files, config, integer, graph, model, capture, deployment, pipeline.
+Never imports: cli.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ safe.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -26,7 +26,7 @@ captures = Captures()
 
 
 @captures("reshape", Real)
-def _split(t: Tracer, x: Real, shape: Any = (), *_: object) -> Any:
+def _split(t: Tracer, x: Real, shape: Sequence[object] = (), *_: object) -> Any:
     if not x.frames_first or len(shape) != 4:
         return NotImplemented
     heads, size = t.shape[2:]
@@ -36,7 +36,7 @@ def _split(t: Tracer, x: Real, shape: Any = (), *_: object) -> Any:
 
 
 @captures("reshape", Heads)
-def _join(t: Tracer, x: Heads, shape: Any = (), *_: object) -> Any:
+def _join(t: Tracer, x: Heads, shape: Sequence[object] = (), *_: object) -> Any:
     if len(shape) == 4 and t.shape[1:] == _extents(x)[1:]:
         return x
     return Real(x.name, True) if x.layout == "bthe" and len(shape) == 3 else NotImplemented
@@ -73,7 +73,7 @@ def _transpose(t: Tracer, x: Heads, a: int, b: int) -> Any:
 
 
 @captures("permute", Heads)
-def _permute(t: Tracer, x: Heads, order: Any) -> Any:
+def _permute(t: Tracer, x: Heads, order: Sequence[int]) -> Any:
     return _moved(x, [o % 4 for o in order]) if len(order) == 4 else NotImplemented
 
 
@@ -98,7 +98,7 @@ def _add_vector(t: Tracer, a: Heads, b: Tensor, alpha: object = 1) -> Any:
 
 
 @captures("mul", (Heads, Scores), (Tensor, int, float))
-def _mul(t: Tracer, a: Heads | Scores, b: Any) -> Any:
+def _mul(t: Tracer, a: Heads | Scores, b: Tensor | float) -> Any:
     if isinstance(b, Tensor) and b.numel() == 1:
         b = float(b)
     if not isinstance(b, (int, float)):
@@ -109,7 +109,7 @@ def _mul(t: Tracer, a: Heads | Scores, b: Any) -> Any:
 
 
 @captures("mul", (Tensor, int, float), (Heads, Scores))
-def _mul_turned(t: Tracer, b: Any, a: Heads | Scores) -> Any:
+def _mul_turned(t: Tracer, b: Tensor | float, a: Heads | Scores) -> Any:
     return _mul(t, a, b)
 
 
@@ -173,12 +173,12 @@ def _shifted(x: Scores, *steps: int) -> Any:
 
 
 @captures("pad", Scores)
-def _pad(t: Tracer, x: Scores, padding: Any, *_: object) -> Any:
+def _pad(t: Tracer, x: Scores, padding: Sequence[object], *_: object) -> Any:
     return _shifted(x, 0) if list(padding) == [1, 0] else NotImplemented
 
 
 @captures("reshape", Scores)
-def _reshape_scores(t: Tracer, x: Scores, shape: Any = (), *_: object) -> Any:
+def _reshape_scores(t: Tracer, x: Scores, shape: Sequence[object] = (), *_: object) -> Any:
     return _shifted(x, 1, 3) if len(shape) == 4 else NotImplemented
 
 
@@ -196,7 +196,7 @@ def _slice(
 
 
 @captures("masked_fill", (Scores, Weights), Mask)
-def _masked_fill(t: Tracer, x: Scores | Weights, mask: Mask, value: Any) -> Any:
+def _masked_fill(t: Tracer, x: Scores | Weights, mask: Mask, value: Tensor | float) -> Any:
     if not mask.negated:
         return NotImplemented
     if isinstance(x, Scores) and x.lengths is None and float(value) <= _MASKED:
@@ -207,7 +207,7 @@ def _masked_fill(t: Tracer, x: Scores | Weights, mask: Mask, value: Any) -> Any:
 
 
 @captures("where", Mask, Scores, (Tensor, int, float))
-def _where(t: Tracer, mask: Mask, kept: Scores, value: Any) -> Any:
+def _where(t: Tracer, mask: Mask, kept: Scores, value: Tensor | float) -> Any:
     return _masked_fill(t, kept, replace(mask, negated=not mask.negated), value)
 
 

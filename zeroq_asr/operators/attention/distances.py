@@ -43,7 +43,8 @@ def expose_positions(graph: FloatGraph) -> FloatGraph:
     shapes = infer(graph)
     nodes: list[FloatNode] = []
     for node in graph.nodes:
-        positions = node.attrs.get("positions")
+        # an operator from outside may have an attribute of this name, too
+        positions = node.attrs.get("positions") if node.op == "attention" else None
         if positions is None:
             nodes.append(node)
             continue

@@ -67,7 +67,7 @@ def emit_carried(b: Kernels, i: Instruction, ins: list[Sym]) -> Sym:
     unit = 2.0 ** -a["shift"]
 
     def node(op: str, *operands: Sym | str, **attrs: int | list[int]) -> str:
-        return str(b.node(op, list(operands), None, **attrs))
+        return str(b.node(op, list(operands), None, "", **attrs))
 
     def heads(v: Sym, *perm: int) -> Sym:
         split = node("Reshape", b.frames_first(v), b.axes(0, 0, a["heads"], a["size"]))

@@ -1,7 +1,4 @@
-"""Units of attention's scores:
-
-how finely they are looked up, and how both kinds of them are made comparable.
-"""
+"""Units of attention's scores: how finely they are looked up, and how both kinds are made comparable."""
 
 from __future__ import annotations
 

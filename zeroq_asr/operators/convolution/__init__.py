@@ -4,8 +4,9 @@
 those that read 16 bits.  What they share: ``requantization`` (the end of every definition, invariants,
 exactness), ``weights`` and ``feedback`` (choosing integer weights), ``kernels`` (ONNX), ``captured`` (ATen).
 
-Imports: errors, registry, graph, integer, capture, lowering.
-Never imports: calibration, deployment, measure, cli.
+Imported by: measure.
+Imports: errors, registry, integer, graph, capture, lowering.
+Never imports: embedded, synthesis, calibration, deployment, pipeline, measure, cli.
 """
 
 from zeroq_asr.operators.convolution import one_axis, two_axes

@@ -12,7 +12,7 @@ import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,18 +21,23 @@ import onnx
 import onnx.inliner
 import torch
 from onnx import helper, numpy_helper
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from zeroq_asr.capture.tracer import Real, Tracer
 from zeroq_asr.errors import ConfigError, UnsupportedOperatorError
 from zeroq_asr.graph.float_graph import FloatNode
 from zeroq_asr.graph.onnx_writer import Writer
 from zeroq_asr.graph.shapes import Shape
-from zeroq_asr.integer.backends.float_bodies import IR_VERSION, OPSET, encode, evaluate
+from zeroq_asr.integer.backends.onnxruntime_bodies import IR_VERSION, OPSET, encode, evaluate
 from zeroq_asr.registry import Operator, Traits, register
 
 #: largest difference allowed between an operator and its ONNX form, relative to the largest result
 TOLERANCE = 1e-4
+#: what is called: an operator of ATen
+Target = Callable[..., Any]
+#: its arguments, a place for every activation
+Args = tuple[object, ...]
+Kwargs = Mapping[str, object]
 #: sizes that calls are tried at, (utterances, frames): unlike each other, and unlike any example's
 _TRIED = (2, 12), (3, 7)
 
@@ -48,9 +53,9 @@ class _Operand:
 class AtenCall:
     """``target(*args, **kwargs)`` with activations [B, C, T] where ``args`` and ``kwargs`` hold places."""
 
-    target: Any
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
+    target: Target
+    args: Args
+    kwargs: Kwargs
     #: of every operand: whether it was traced as [B, T, C]
     frames_first: tuple[bool, ...]
     result_frames_first: bool
@@ -64,8 +69,8 @@ class AtenCall:
         return result.transpose(1, 2) if self.result_frames_first else result
 
 
-def _called(target: Any, args: Any, kwargs: Any, traced: list[Tensor]) -> Any:
-    def filled(value: Any) -> Any:
+def _called(target: Target, args: Args, kwargs: Kwargs, traced: list[Tensor]) -> Any:
+    def filled(value: object) -> object:
         if isinstance(value, _Operand):
             return traced[value.place]
         return type(value)(map(filled, value)) if isinstance(value, list | tuple) else value
@@ -76,7 +81,7 @@ def _called(target: Any, args: Any, kwargs: Any, traced: list[Tensor]) -> Any:
 class _Calling(nn.Module):
     """A module that is one call."""
 
-    def __init__(self, target: Any, args: Any, kwargs: Any) -> None:
+    def __init__(self, target: Target, args: Args, kwargs: Kwargs) -> None:
         super().__init__()
         self._call = target, args, kwargs
 
@@ -85,7 +90,7 @@ class _Calling(nn.Module):
         return _called(*self._call, [*traced])
 
 
-def float_call(tracer: Tracer, node: Any) -> Real:
+def float_call(tracer: Tracer, node: fx.Node) -> Real:
     """Emit an ``aten`` node for the exported ``node`` and return its result.
 
     Raises UnsupportedOperatorError, saying why, for an operator that cannot be kept in float, and ConfigError
@@ -102,9 +107,9 @@ def float_call(tracer: Tracer, node: Any) -> Real:
 
     if not isinstance(node.target, torch._ops.OpOverload):
         raise refuse("it is no operator of ATen")
-    operands: list[tuple[Real, Any]] = []
+    operands: list[tuple[Real, Tensor]] = []
 
-    def place(argument: Any) -> Any:
+    def place(argument: fx.Node) -> Any:
         value = tracer.env.get(argument)
         if isinstance(value, Tensor | int | float):
             return value
@@ -113,7 +118,7 @@ def float_call(tracer: Tracer, node: Any) -> Real:
         operands.append((value, argument.meta["val"]))
         return _Operand(len(operands) - 1)
 
-    args, kwargs = torch.fx.node.map_arg((node.args, node.kwargs), place)
+    args, kwargs = fx.node.map_arg((node.args, node.kwargs), place)
     result = node.meta.get("val")
     layout = _layout(operands, result)
     if layout is None:
@@ -141,11 +146,13 @@ def float_call(tracer: Tracer, node: Any) -> Real:
     return tracer.emit("aten", names, first, name=own, call=call, channels=channels)
 
 
-def _layout(operands: list[tuple[Real, Any]], result: Any) -> tuple[bool, int] | None:
+def _layout(operands: list[tuple[Real, Tensor]], result: object) -> tuple[bool, int] | None:
     """Whether the result is [B, T, C], and C; None if it is no activation alike the operands."""
-    shapes = [value.shape for _, value in operands] if operands else []
+    if not operands or not isinstance(result, Tensor):
+        return None
+    shapes = [value.shape for _, value in operands]
     alike = [result, *(value for _, value in operands)]
-    if not shapes or any(not isinstance(v, Tensor) or v.dim() != 3 for v in alike):
+    if any(v.dim() != 3 for v in alike):
         return None
     if any(v.dtype != torch.float32 or not _same(v.shape[0], shapes[0][0]) for v in alike):
         return None
@@ -160,13 +167,13 @@ def _layout(operands: list[tuple[Real, Any]], result: Any) -> tuple[bool, int] |
     return None
 
 
-def _same(a: Any, b: Any) -> bool:
+def _same(a: object, b: object) -> bool:
     """Whether two extents are one expression: comparing symbols themselves would constrain them."""
     symbols = [getattr(getattr(s, "node", None), "expr", s) for s in (a, b)]
     return bool(symbols[0] == symbols[1])
 
 
-def _example(operands: list[tuple[Real, Any]], size: tuple[int, int]) -> list[Tensor]:
+def _example(operands: list[tuple[Real, Tensor]], size: tuple[int, int]) -> list[Tensor]:
     """Random operands as traced, of so many utterances and frames."""
     generator = torch.Generator().manual_seed(0)
     made = []
@@ -179,7 +186,12 @@ def _example(operands: list[tuple[Real, Any]], size: tuple[int, int]) -> list[Te
 
 
 def _problem(
-    target: Any, args: Any, kwargs: Any, example: list[Tensor], frames_first: tuple[bool, ...], first: bool
+    target: Target,
+    args: Args,
+    kwargs: Kwargs,
+    example: list[Tensor],
+    frames_first: tuple[bool, ...],
+    first: bool,
 ) -> str:
     """What of a call lets it depend on more than it may; "" if nothing does."""
     generator = torch.Generator().manual_seed(1)
@@ -218,7 +230,7 @@ def _close(a: Tensor, b: Tensor) -> bool:
 
 
 def _exported(
-    target: Any, args: Any, kwargs: Any, example: list[Tensor], frames_first: tuple[bool, ...]
+    target: Target, args: Args, kwargs: Kwargs, example: list[Tensor], frames_first: tuple[bool, ...]
 ) -> onnx.ModelProto | str:
     """The ONNX form of a call with free batch and time axes, or why there is none."""
     try:

@@ -12,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 from zeroq_asr.graph.float_graph import FloatNode
 from zeroq_asr.graph.onnx_writer import Writer, spell
 from zeroq_asr.graph.shapes import Shape
-from zeroq_asr.integer.backends.float_bodies import IR_VERSION, OPSET, encode
+from zeroq_asr.integer.backends.onnxruntime_bodies import IR_VERSION, OPSET, encode
 
 #: weights from so many entries on are constants of the program; fewer stay in the body
 _LARGE = 16

@@ -16,7 +16,7 @@ from onnx import TensorProto, helper
 
 from zeroq_asr.graph.float_graph import FloatNode
 from zeroq_asr.graph.shapes import Shape
-from zeroq_asr.integer.backends.float_bodies import IR_VERSION, OPSET, encode
+from zeroq_asr.integer.backends.onnxruntime_bodies import IR_VERSION, OPSET, encode
 from zeroq_asr.operators.cases import Arrays, Case, edge_bytes, edge_words
 from zeroq_asr.operators.float_island.body import float_body
 
@@ -61,11 +61,14 @@ def island_case(
     lengths: int = 0,
     weights: Arrays | None = None,
     bounds: dict[str, tuple[int, int]] | None = None,
-    **result: Any,
+    zero_point: int = 128,
+    lo: int = 0,
+    hi: int = 255,
+    scale: float = 0.03125,
 ) -> Case:
     """An island of a body over ``inputs``."""
     attrs = {"scales": scales, "zx": zx, "lengths": lengths, "body": body, "layers": ("layer",)}
-    attrs |= form(**result)
+    attrs |= form(zero_point, lo, hi, scale)
     return Case("float_island", name, attrs, order, inputs, weights or {}, "float", bounds or {})
 
 

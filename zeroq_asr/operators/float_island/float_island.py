@@ -58,7 +58,7 @@ def float_island(
 
     ``operands``: an activation [B, C, T] or [B, C, T, F] for every one of ``scales``, uint8 or int32 of 16
     bits; ``lengths`` lengths [B]; and the weights, whose float32 bits are the program's int32 constants.
-    ``body`` is an ONNX graph (``integer/backends/float_bodies.py``), ``layers`` are the paths of what
+    ``body`` is an ONNX graph (``integer/backends/onnxruntime_bodies.py``), ``layers`` are the paths of what
     it computes.  Within an island results may differ by rounding between graphs, versions and devices, so its
     integers by 1.
     """
@@ -76,7 +76,7 @@ def _check(view: Checked) -> None:
 def _taken(view: Checked) -> int:
     """Return the channels of the result, which the body says."""
     # here, since integers alone need no ONNX
-    from zeroq_asr.integer.backends.float_bodies import check_operands
+    from zeroq_asr.integer.backends.onnxruntime_bodies import check_operands
 
     a, i, made = view.attrs, view.instruction, view.made
     first, last = len(a["scales"]), len(a["scales"]) + a["lengths"]

@@ -156,11 +156,11 @@ def _carried(b: Kernels, i: Instruction, ins: list[Sym]) -> Sym:
     a = i.attrs
     channels, unit = a["channels"], 2.0**-_PLACES
 
-    def node(op: str, *operands: str, **attrs: int) -> str:
-        return str(b.node(op, list(operands), None, **attrs))
+    def node(op: str, *operands: str) -> str:
+        return b.node(op, list(operands), None)
 
     def over_channels(op: str, value: str) -> str:
-        return node(op, value, b.axes(-1), keepdims=1)
+        return b.node(op, [value, b.axes(-1)], None, keepdims=1)
 
     def single(value: float) -> str:
         return str(b.float_scalar(value))

@@ -101,7 +101,7 @@ def _exact_if(i: Instruction, a: Interval, b: Interval) -> list[Condition]:
 def _qlinear_mul(b: Kernels, i: Instruction, ins: list[Sym]) -> Sym:
     a = i.attrs
     ins = b.alike(ins)
-    operands = [
+    operands: list[Sym | str] = [
         ins[0],
         b.float_scalar(1.0),
         b.scalar(a["za"], U8),
