@@ -89,7 +89,7 @@ def main() -> None:
 
     with torch.inference_mode():
         x = torch.from_numpy(features[None, :, :length])
-        program.run(TorchBackend(), x, torch.tensor([length]), observe)
+        program.run(TorchBackend(), x, torch.tensor([length]), observe=observe)
     print(f"{'':44} {'mean':>8} {'worst head':>11}")
     for name, share in shares.items():
         print(f"{name:44} {100 * share.mean():8.4f} {100 * share.max():11.4f}")

@@ -15,9 +15,10 @@ import numpy as np
 
 import zeroq_asr as zq
 from zeroq_asr.capture.capture import capture
+from zeroq_asr.integer.grid import symmetric
 from zeroq_asr.integer.pair_saturation import excess, in_order, most
 from zeroq_asr.integer.types import U8, weight_limit
-from zeroq_asr.operators.convolution import quantize_weight
+from zeroq_asr.operators.convolution.weights import quantize_weight
 
 #: multipliers fine enough not to matter
 _STEPS = 4096
@@ -26,7 +27,7 @@ _STEPS = 4096
 def rounded(rows: np.ndarray, bits: int, together: int | None = None) -> tuple[np.ndarray, float]:
     """Integers, and the error that they have, relative to the weights."""
     unit = float(np.abs(rows).max()) / (weight_limit(bits) * _STEPS)
-    integers, multiplier = quantize_weight(rows, unit, bits, together)
+    integers, multiplier = quantize_weight(rows, unit, symmetric(bits), together)
     error = integers * (multiplier * unit)[:, None] - rows
     return integers.astype(np.int64), float(np.linalg.norm(error) / np.linalg.norm(rows))
 

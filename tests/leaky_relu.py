@@ -29,7 +29,6 @@ from zeroq_asr.registry import Condition, IntegerOperator, Kernel, Operator, Tra
 
 if TYPE_CHECKING:
     from zeroq_asr.integer.backends.kernels import Kernels
-
     from zeroq_asr.integer.backends.onnx_graph import Sym
 
 #: binary places of both ratios, and what they may be at most: 255·(2^8 + 2^8)·2^7 is below 2^24

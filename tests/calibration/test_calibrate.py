@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -404,6 +405,11 @@ def test_means_are_those_of_what_is_convolved() -> None:
     np.testing.assert_allclose(means["x"], torch.cat(data, dim=1).double().mean(dim=1).numpy(), rtol=1e-12)
 
 
+def kept(seen: list[Tensor], name: str, value: Tensor) -> None:
+    if name == "h":
+        seen.append(value[0])
+
+
 def test_means_of_images_are_over_time_and_frequency() -> None:
     layout = {"stride": (1, 1), "padding": (1, 1), "dilation": (1, 1), "groups": 1}
     generator = torch.Generator().manual_seed(0)
@@ -418,7 +424,7 @@ def test_means_of_images_are_over_time_and_frequency() -> None:
     g, data = FloatGraph(("x", "n"), ("y", "n"), nodes), utterances()
     seen: list[Tensor] = []
     for one in data:
-        g.run(one[None], torch.tensor([one.shape[1]]), lambda k, v: seen.append(v[0]) if k == "h" else None)
+        g.run(one[None], torch.tensor([one.shape[1]]), observe=partial(kept, seen))
     means = calibrate(g, data, SPEC).means
     assert set(means) == {"i", "h"}
     np.testing.assert_allclose(means["i"], [torch.cat(data, dim=1).double().mean().item()], rtol=1e-9)

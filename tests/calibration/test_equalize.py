@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from zeroq_asr.calibration.equalize import LIMIT, depthwise_pointwise, equalize
+from zeroq_asr.calibration.equalize import LIMIT, depthwise_places, equalize
 from zeroq_asr.capture.capture import capture
 from zeroq_asr.config import QuantSpec, SynthesisSpec
 from zeroq_asr.graph.float_graph import FloatGraph
@@ -51,9 +51,11 @@ def features() -> list[Tensor]:
 
 def peaks(graph: FloatGraph) -> Tensor:
     found = []
-    name = next(depthwise_pointwise(graph))[0].out
+    name = next(depthwise_places(graph)).value
     for x in features():
-        graph.run(x[None], torch.tensor([40]), lambda n, v: found.append(v.abs()) if n == name else None)
+        graph.run(
+            x[None], torch.tensor([40]), observe=lambda n, v: found.append(v.abs()) if n == name else None
+        )
     return torch.cat(found).amax(dim=(0, 2))
 
 
@@ -82,14 +84,16 @@ def test_no_channel_is_scaled_without_limit() -> None:
         network.depthwise.bias[0] = 0  # type: ignore[index]
     graph = captured(network)
     other = equalize(graph, features(), 1.0)
-    old, new = (next(depthwise_pointwise(g))[1].attrs["weight"][:, 0] for g in (graph, other))
+    old, new = (
+        g.producer()[next(depthwise_places(g)).readers[0]].attrs["weight"][:, 0] for g in (graph, other)
+    )
     torch.testing.assert_close(new, old / LIMIT)
 
 
 @pytest.mark.parametrize("network", [Pairs(clamp=True), Pairs(shared=True)])
 def test_other_readers_and_clamps_are_left_alone(network: nn.Module) -> None:
     graph = captured(network)
-    assert list(depthwise_pointwise(graph)) == []
+    assert list(depthwise_places(graph)) == []
     assert equalize(graph, features(), 1.0).nodes == graph.nodes
 
 

@@ -61,7 +61,7 @@ def test_interface(quantized: Quantized, dialect: str) -> None:
     assert logits.shape == logprobs.shape == (3, 38, 29)
     assert encoded.tolist() == [38, 19, 13]
     np.testing.assert_allclose(np.exp(logprobs).sum(-1), 1.0, atol=1e-5)
-    scale = quantized.program.values[quantized.program.outputs[0]].scale
+    scale = quantized.program.values[quantized.program.leaving[0]].scale
     real = logits * scale
     expected = real - np.log(np.exp(real).sum(-1, keepdims=True))
     np.testing.assert_allclose(logprobs, expected, atol=1e-4)
@@ -198,7 +198,7 @@ def test_every_dialect_keeps_the_bounds_of_a_clamp(
     made = quantize(model, synthesis=FAST, calibration=CalibrationSpec("noise"), dialect=dialect)
     x = np.random.default_rng(0).normal(size=(1, 4, 50)).astype(np.float32) * 3
     _, logits, _ = _session(made.exported.to_bytes()).run(None, {"audio_signal": x, "length": np.array([50])})
-    info = made.program.values[made.program.outputs[0]]
+    info = made.program.values[made.program.leaving[0]]
     # an 8-bit step before, a weight's rounding behind
     step = 1.1 * (high - min(low, 0)) / 255
     assert logits.min() * info.scale == pytest.approx(low, abs=1.5 * step)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -21,6 +22,7 @@ from zeroq_asr.graph.canonicalize import (
     share_masks,
 )
 from zeroq_asr.graph.float_graph import FloatGraph, FloatNode
+from zeroq_asr.registry import Operator, register, unregister
 
 C = 4
 
@@ -210,6 +212,14 @@ def test_mask_before_a_longer_mean_stays() -> None:
     assert ops(after).count("mask_time") == 2
 
 
+@pytest.fixture
+def unheard_of() -> Iterator[None]:
+    operator = register(Operator("unheard of"))
+    yield
+    unregister(operator)
+
+
+@pytest.mark.usefixtures("unheard_of")
 def test_mask_before_an_unknown_operator_stays() -> None:
     b = Build()
     masked = b.mask("x")
@@ -222,6 +232,7 @@ def attention(out: str, *ins: str) -> FloatNode:
     return FloatNode("attention", out, ins, {"heads": 1, "scale": 1.0, "positions": None})
 
 
+@pytest.mark.usefixtures("unheard_of")
 def test_attention_hides_the_frames_of_keys_but_not_of_queries() -> None:
     # what becomes the logits is seen by nobody beyond their length, a query's frame neither
     b = Build()

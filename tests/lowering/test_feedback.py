@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from zeroq_asr.integer.grid import Grid
 from zeroq_asr.integer.pair_saturation import excess
 from zeroq_asr.operators.convolution.feedback import DAMPING, round_by_feedback, weighted_gain
 
@@ -15,6 +16,10 @@ def correlated(generator: np.random.Generator, inputs: int, rank: int) -> np.nda
     """Covariance of inputs that share ``rank`` causes, as the channels of a network do."""
     mixing = generator.normal(size=(inputs, rank))
     return mixing @ mixing.T / rank + 0.01 * np.eye(inputs)
+
+
+def grid_of(limit: int) -> Grid:
+    return Grid(f"±{limit}", tuple(range(-limit, limit + 1)))
 
 
 def error(weight: np.ndarray, q: np.ndarray, scale: np.ndarray, covariance: np.ndarray) -> float:
@@ -32,7 +37,7 @@ def test_integers_within_the_limit(seed: int, inputs: int, limit: int) -> None:
     generator = np.random.default_rng(seed)
     weight = generator.normal(size=(5, inputs))
     scale = np.abs(weight).max(axis=1) / limit
-    q = round_by_feedback(weight, scale, correlated(generator, inputs, 4), limit)
+    q = round_by_feedback(weight, scale, correlated(generator, inputs, 4), grid_of(limit))
     assert np.all(q == np.rint(q))
     assert np.abs(q).max() <= limit
 
@@ -44,7 +49,7 @@ def test_neighbours_within_their_limit(seed: int, inputs: int, most: int) -> Non
     weight = generator.laplace(size=(5, inputs))
     scale = np.abs(weight).max(axis=1) / 127
     for covariance in (correlated(generator, inputs, 4), np.zeros((inputs, inputs))):
-        q = round_by_feedback(weight, scale, covariance, 127, most)
+        q = round_by_feedback(weight, scale, covariance, grid_of(127), most)
         assert np.abs(q).max() <= 127
         assert not excess(q, most).any()
 
@@ -56,7 +61,7 @@ def test_without_correlation_it_is_rounding_to_nearest(limit: int) -> None:
     scale = np.abs(weight).max(axis=1) / limit
     covariance = np.diag(generator.uniform(0.1, 10, 100))
     nearest = np.clip(np.rint(weight / scale[:, None]), -limit, limit)
-    np.testing.assert_array_equal(round_by_feedback(weight, scale, covariance, limit), nearest)
+    np.testing.assert_array_equal(round_by_feedback(weight, scale, covariance, grid_of(limit)), nearest)
 
 
 @pytest.mark.parametrize("limit", [1, 7, 31])
@@ -66,7 +71,7 @@ def test_correlation_is_made_use_of(limit: int) -> None:
     scale = np.abs(weight).max(axis=1) / limit
     covariance = correlated(generator, 200, 20)
     nearest = np.clip(np.rint(weight / scale[:, None]), -limit, limit)
-    found = round_by_feedback(weight, scale, covariance, limit)
+    found = round_by_feedback(weight, scale, covariance, grid_of(limit))
     assert error(weight, found, scale, covariance) < 0.5 * error(weight, nearest, scale, covariance)
 
 
@@ -78,12 +83,14 @@ def test_two_weights_by_hand() -> None:
     # the first falls to 0; the best second weight given that is 0.3 + 0.45 · Σ01 / Σ11
     best = 0.3 + 0.45 * damped[0, 1] / damped[1, 1]
     assert best > 0.5
-    np.testing.assert_array_equal(round_by_feedback(weight, scale, covariance, 7), [[0.0, 1.0]])
+    np.testing.assert_array_equal(round_by_feedback(weight, scale, covariance, grid_of(7)), [[0.0, 1.0]])
 
 
 def test_inputs_that_never_vary() -> None:
     weight, scale = np.array([[0.4, 0.6, -2.4]]), np.ones(1)
-    np.testing.assert_array_equal(round_by_feedback(weight, scale, np.zeros((3, 3)), 2), [[0.0, 1.0, -2.0]])
+    np.testing.assert_array_equal(
+        round_by_feedback(weight, scale, np.zeros((3, 3)), grid_of(2)), [[0.0, 1.0, -2.0]]
+    )
 
 
 @given(st.integers(0, 2**32 - 1))

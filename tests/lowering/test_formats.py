@@ -85,7 +85,7 @@ def test_named_layers_are_equal_everywhere(
     x, n = torch.randn(3, MELS, 33, generator=generator) * 2, torch.tensor([33, 1, 20])
     wanted, _ = program.run(NumpyBackend(), x.numpy(), n.numpy())
     found = [program.run(TorchBackend(), x, n)[0].numpy()]
-    feeds = dict(zip(program.inputs, (x.numpy(), n.numpy()), strict=True))
+    feeds = dict(zip(program.entering, (x.numpy(), n.numpy()), strict=True))
     for backend in (OnnxStrictBackend(), OnnxFusedBackend(), OnnxFusedBackend("x86-vnni")):
         found.append(session_of(program, backend).run(None, feeds)[0])
     for logits in found:
@@ -98,7 +98,7 @@ def error(graph: FloatGraph, program: Program) -> float:
     x, n = torch.randn(MELS, 60, generator=torch.Generator().manual_seed(0))[None], torch.tensor([60])
     real, _ = graph.run(x, n)
     integers, _ = program.run(TorchBackend(), x, n)
-    meant = integers * program.values[program.outputs[0]].scale
+    meant = integers * program.values[program.leaving[0]].scale
     return float((meant - real).square().mean() / real.square().mean())
 
 

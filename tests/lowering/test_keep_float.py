@@ -174,7 +174,7 @@ def agree(program: Program, data: bytes, x: Tensor, lengths: Tensor) -> None:
     def observe(instruction: Any, value: np.ndarray) -> None:
         observed[instruction.out] = value
 
-    wanted, encoded = program.run(NumpyBackend(), x.numpy(), lengths.numpy(), observe)
+    wanted, encoded = program.run(NumpyBackend(), x.numpy(), lengths.numpy(), observe=observe)
     with torch.inference_mode():
         simulated, _ = program.run(TorchBackend(), x, lengths)
     np.testing.assert_array_equal(simulated.numpy(), wanted)

@@ -22,6 +22,7 @@ from zeroq_asr.integer.backends.numpy import NumpyBackend
 from zeroq_asr.integer.backends.onnx_fused import OnnxFusedBackend
 from zeroq_asr.integer.backends.onnx_strict import OnnxStrictBackend
 from zeroq_asr.integer.backends.torch import TorchBackend
+from zeroq_asr.integer.grid import symmetric
 from zeroq_asr.integer.program import Program
 from zeroq_asr.integer.proof import prove
 from zeroq_asr.integer.types import weight_limit
@@ -158,7 +159,7 @@ def test_logits_approximate_the_network(
     x, n = batch(1, 60, [60])
     wanted, _ = network(x, n)
     logits, _ = run(program, x, n)
-    found = logits * program.values[program.outputs[0]].scale
+    found = logits * program.values[program.leaving[0]].scale
     assert np.abs(found - wanted.numpy()).mean() <= error * float(wanted.std())
 
 
@@ -186,7 +187,7 @@ def test_formats_and_weights_stay_within_their_bits(graph: FloatGraph, ranges: A
     program.run(
         NumpyBackend(),
         *(t.numpy() for t in batch(2, 50, [50, 20])),
-        lambda i, v: seen.update({i.out: (int(v.min()), int(v.max()))}),
+        observe=lambda i, v: seen.update({i.out: (int(v.min()), int(v.max()))}),
     )
     for name, info in program.values.items():
         assert info.lo <= seen[name][0] <= seen[name][1] <= info.hi, name
@@ -233,7 +234,7 @@ def test_program_says_what_it_is_proven_for(graph: FloatGraph, ranges: Any) -> N
 
 
 def reconstructed(w: np.ndarray, ratio: float, bits: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    q, m = quantize_weight(w, ratio, bits)
+    q, m = quantize_weight(w, ratio, symmetric(bits))
     return q, m, q * (m * ratio)[:, None, None]
 
 
@@ -368,7 +369,7 @@ def test_rounding_by_feedback_changes_constants_alone_and_helps() -> None:
 
     def off(program: Program) -> float:
         logits, _ = run(program, x, n)
-        return float(np.square(logits * program.values[program.outputs[0]].scale - wanted.numpy()).mean())
+        return float(np.square(logits * program.values[program.leaving[0]].scale - wanted.numpy()).mean())
 
     assert off(mended) < 0.7 * off(plain)
     (conv,) = (i for i in mended.code if i.op == "conv_requant")
@@ -409,7 +410,7 @@ def hidden(
     prove(program)
     seen: dict[str, np.ndarray] = {}
     lengths = np.full(x.shape[0], x.shape[2])
-    program.run(NumpyBackend(), x.astype(np.float32), lengths, lambda i, v: seen.update({i.out: v}))
+    program.run(NumpyBackend(), x.astype(np.float32), lengths, observe=lambda i, v: seen.update({i.out: v}))
     info = program.values["h"]
     assert seen["h"].shape[1] == count
     return info.scale * (seen["h"].astype(float) - info.zero_point), program
@@ -522,6 +523,7 @@ def test_a_range_that_is_missing_names_the_value() -> None:
 def test_an_operator_without_a_lowering_names_its_layer() -> None:
     graph = one_conv(np.ones((1, 1, 1)), np.zeros(1))
     graph.nodes[1].op = "affine"
+    graph.nodes[1].attrs = {"scale": torch.ones(1), "shift": torch.zeros(1)}
     with pytest.raises(UnsupportedOperatorError, match=r"sum: operator affine .*supported: .*conv1d"):
         hidden(graph, {"audio_signal": (0, 1), "h": (0, 1)}, np.zeros((1, 1, 2)))
 

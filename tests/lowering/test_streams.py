@@ -20,8 +20,9 @@ from zeroq_asr.integer.backends.onnx_strict import OnnxStrictBackend
 from zeroq_asr.integer.backends.torch import TorchBackend
 from zeroq_asr.integer.program import Program, ValueInfo
 from zeroq_asr.integer.proof import prove
-from zeroq_asr.lowering.formats import WIDE_MARGIN, aligned_scales, wide_formats, wide_values
+from zeroq_asr.lowering.formats import WIDE_MARGIN, wide_formats, wide_values
 from zeroq_asr.lowering.lower import lower
+from zeroq_asr.operators.attention.scores import aligned
 
 HEADS, LONGEST = 2, 200
 
@@ -139,9 +140,9 @@ def test_distances_share_the_unit_of_contents(ratio: float) -> None:
     query, key, value, place, distances = ins
     b.node("attention", query, key, value, "length", place, distances, heads=HEADS, scale=1.0)
     scales = dict(zip(ins, (0.1, 0.2, 1.0, 0.3, ratio * 0.02 / 0.3), strict=True))
-    formats = {name: ValueInfo("uint8", scale, 128, 0, 255) for name, scale in scales.items()}
-    found = aligned_scales(b.graph(query), formats, dict.fromkeys(ins, HIDDEN))
-    assert set(found) == {distances}
+    q, k, p, r = (ValueInfo("uint8", scales[name], 128, 0, 255) for name in (query, key, place, distances))
+    up, mp = aligned(q, k, p, r, HIDDEN // HEADS, 1.0)
+    found = {distances: q.scale * k.scale * mp / (up * p.scale)}
     # never a finer one, which would clip, and hardly a coarser: by a 32nd of the unit of contents
     unit, own = scales[query] * scales[key] / scales[place], scales[distances]
     assert own * (1 - 1e-6) <= found[distances] <= max(own * 1.05, own + unit / 32)
@@ -204,7 +205,7 @@ def test_every_interpreter_agrees_and_the_reals_are_near(front: bool) -> None:
             tensors = program.run(TorchBackend(), x, n)
         np.testing.assert_array_equal(tensors[0].numpy(), logits)
         reals, _ = graph.run(x, n)
-        info = program.values[program.outputs[0]]
+        info = program.values[program.leaving[0]]
         for row, count in enumerate(encoded.tolist()):
             wanted = reals[row, :count].numpy()
             error = info.scale * logits[row, :count] - wanted

@@ -1,4 +1,7 @@
-"""What lowering gives an operator to work with: formats of values, constants, masks, and a way to emit instructions."""
+"""What lowering gives an operator to work with:
+
+formats of values, constants, masks, and a way to emit instructions.
+"""
 
 from __future__ import annotations
 
@@ -69,7 +72,8 @@ class Lowering(Protocol):
     def largest_shift(self, name: str, info: ValueInfo, bias: float = 0.0) -> int:
         """Largest c of a requantization to ``info``: that at which a float32 carries its products.
 
-        ``bias``: the largest magnitude, in steps of the result, of what is added to them once they are scaled.
+        ``bias``: the largest magnitude, in steps of the result, of what is added to them once they are
+        scaled.
         """
 
     def narrow(self, name: str, within: Range | None = None) -> str:
@@ -96,7 +100,7 @@ class Lowering(Protocol):
         """Append the instruction that makes the results of ``node``; ``ins`` name values and constants."""
 
     def shared(self, op: str, name: str, ins: tuple[str, ...], where: str, **attrs: Any) -> str:
-        """Append an instruction that serves many nodes, once for equal operands and attributes; return its result.
+        """Append an instruction that serves many nodes, once for equal operands; return its result.
 
         ``name``: of its result; values among ``ins`` are compared by what happened to their frames.
         """

@@ -115,10 +115,11 @@ def add_requant(
 
     The zero point is inside the rounding, as in ONNX Runtime's QLinearAdd.
     """
-    terms = [f.mul(f.sub(f.cast(x, I32), z), factor) for x, z, factor in zip(xs, zx, m, strict=True)]
-    total = terms[0]
-    for term in terms[1:]:
-        total = f.add(total, term)
+    total = None
+    for x, z, factor in zip(xs, zx, m, strict=True):
+        term = f.mul(f.sub(f.cast(x, I32), z), factor)
+        total = term if total is None else f.add(total, term)
+    assert total is not None  # there is one operand or more
     return requantize(f, f.add(total, zy << c), c=c, zero_point=0, lo=lo, hi=hi, type=type)
 
 

@@ -224,7 +224,7 @@ class IntervalBackend:
 
     def append_column(self, v: Interval, value: int) -> Interval:
         """As wide as to hold the new column."""
-        return Interval.of(min(v.min, value), max(v.max, value), v.type)
+        return self._checked(_exact(min(v.min, value)), _exact(max(v.max, value)), v.type, "append_column")
 
     def split_columns(self, v: Interval, size: int) -> tuple[Interval, Interval]:
         """Both may be anything."""
@@ -314,17 +314,19 @@ class IntervalBackend:
         bounds: Sequence[tuple[int, int]],
     ) -> tuple[list[Interval], list[Interval]]:
         """Induction: with anything within the bounds carried in, what is carried out lies within them."""
-        for v, (lo, hi) in zip(carried, bounds, strict=True):
-            self._within(v, lo, hi, "what is carried in at first")
-        held = [Interval.of(lo, hi, v.type) for v, (lo, hi) in zip(carried, bounds, strict=True)]
+        held = []
+        for place, (v, (lo, hi)) in enumerate(zip(carried, bounds, strict=True)):
+            held.append(self._checked(_exact(lo), _exact(hi), v.type, f"the bounds of carried value {place}"))
+            self._within(v, held[place], f"carried value {place} at first")
         out, results = step([*held], [Interval.of(v.min, v.max, v.type) for v in inputs])
-        for v, (lo, hi) in zip(out, bounds, strict=True):
-            self._within(v, lo, hi, "what is carried out of a step")
+        for place, (v, bound) in enumerate(zip(out, held, strict=True)):
+            self._within(v, bound, f"carried value {place} behind a step")
         return held, [Interval.of(v.min, v.max, v.type) for v in results]
 
-    def _within(self, v: Interval, lo: int, hi: int, what: str) -> None:
-        if not lo <= v.min <= v.max <= hi:
-            problem = f"{what} may reach [{v.min}, {v.max}], outside of its bounds [{lo}, {hi}]"
+    def _within(self, v: Interval, bound: Interval, what: str) -> None:
+        if v.type is not bound.type or not bound.min <= v.min <= v.max <= bound.max:
+            found = f"is {v.type.name} and may reach [{v.min}, {v.max}]"
+            problem = f"{what} {found}, outside of {bound.type.name} in [{bound.min}, {bound.max}]"
             raise ProofError(self.where, problem, "clamp what is carried, or widen the bounds")
 
     def quantize(

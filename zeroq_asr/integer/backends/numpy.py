@@ -235,12 +235,17 @@ class NumpyBackend:
         bounds: Sequence[tuple[int, int]],
     ) -> tuple[list[Array], list[Array]]:
         """Frame after frame."""
+        if not inputs[0].shape[2]:
+            raise ProofError("scan", "needs a frame")
+        kinds = [IntType("what a scan carries", lo, hi) for lo, hi in bounds]
         held, made = [*carried], []
         for frame in range(inputs[0].shape[2]):
+            for value, kind in zip(held, kinds, strict=True):
+                _require(value, kind)
             held, results = step(held, [v[:, :, frame : frame + 1] for v in inputs])
-            for value, (lo, hi) in zip(held, bounds, strict=True):
-                _require(value, IntType("carried", lo, hi))
             made.append(results)
+        for value, kind in zip(held, kinds, strict=True):
+            _require(value, kind)
         return held, [np.concatenate(parts, axis=2) for parts in zip(*made, strict=True)]
 
     def quantize(self, v: Array, to: IntType, *, scale: float, zero_point: int, lo: int, hi: int) -> Array:

@@ -16,12 +16,12 @@ from onnx import TensorProto, helper, numpy_helper
 
 from zeroq_asr.errors import ExportError
 from zeroq_asr.integer.backends.base import interpreted
-from zeroq_asr.integer.backends.onnxruntime_bodies import decode as decode_body
 from zeroq_asr.integer.backends.interval import Interval
 from zeroq_asr.integer.backends.onnx_graph import CODES, TRANSPOSED, Sym, onnx_type
 from zeroq_asr.integer.backends.onnx_nodes import Setting
 from zeroq_asr.integer.backends.onnx_shapes import Dim
 from zeroq_asr.integer.backends.onnx_strict import OnnxStrictBackend
+from zeroq_asr.integer.backends.onnxruntime_bodies import decode as decode_body
 from zeroq_asr.integer.pair_saturation import saturates
 from zeroq_asr.integer.program import Instruction
 from zeroq_asr.integer.types import I8, I32, TYPES, U8, WEIGHT_ZERO_POINT, IntType

@@ -85,11 +85,28 @@ class OnnxMoves(GraphBuilder):
         for place, axis in enumerate(then):
             if extents.count(None) > 1 and extents[place] is None and all(letter in told for letter in axis):
                 extents[place] = math.prod(told[letter] for letter in axis)
-        if extents.count(None) > 1:
-            named = ", ".join(" ".join(axis) for axis, e in zip(then, extents, strict=True) if e is None)
-            raise ExportError(self._scope, f"cannot tell the extents of {named}", "give them to rearrange")
-        shape = self.axes(*(-1 if extent is None else extent for extent in extents))
-        return replace(v, name=self.add_node("Reshape", [v, shape]))
+        return replace(v, name=self.add_node("Reshape", [v, self._shape(v, now, then, extents)]))
+
+    def _shape(self, v: Sym, now: list[Axis], then: list[Axis], extents: list[int | None]) -> str:
+        """A shape for Reshape: one extent may be open, others that nobody tells are read off the tensor."""
+        missing = [place for place, extent in enumerate(extents) if extent is None]
+        if len(missing) <= 1:
+            return self.axes(*(-1 if extent is None else extent for extent in extents))
+        left_open = max(missing, key=lambda place: len(then[place]))
+        parts: list[str] = []
+        for place, (axis, extent) in enumerate(zip(then, extents, strict=True)):
+            if extent is not None or place == left_open:
+                parts.append(self.axes(-1 if extent is None else extent))
+                continue
+            if any((letter,) not in now for letter in axis):
+                problem = f"cannot tell the extents that {' '.join(axis)} splits into"
+                raise ExportError(self._scope, problem, "give all but one to rearrange")
+            places = [now.index((letter,)) for letter in axis]
+            one, *more = (self.add_node("Shape", [v], start=at, end=at + 1) for at in places)
+            for factor in more:
+                one = self.add_node("Mul", [one, factor])
+            parts.append(one)
+        return self.add_node("Concat", parts, axis=0)
 
     def slice_frames(self, table: Sym, like: Sym, *, around: bool = False) -> Sym:
         """Slice from 0 to T, or from L − T to L + T; Cast of 16 bits."""

@@ -122,7 +122,7 @@ class TorchBackend:
         dilations: tuple[int, ...],
         groups: int,
     ) -> Tensor:
-        """Exact convolution in a float carrier; over time alone as 2-D of height 1, which torch runs faster."""
+        """Exact convolution in a float carrier; over time alone in 2-D of height 1, which is faster."""
         padded = any(any(pad) for pad in pads)
         pointwise = w.dim() == 3 and w.shape[2] == 1 and strides == (1,) and groups == 1
         if pointwise and self.int8 and not padded and _fits_int8(x, w):
