@@ -2,9 +2,9 @@
 
     python benchmarks/accuracy.py --checkpoint quartznet15x5.nemo --manifest test-other/manifest.jsonl
 
-Quantizes with each of the given settings through the command line (a process of its own, so that time and
-peak memory are its own) and evaluates the result and the float network on the same recordings.
-``--calibration`` adds a row from noise, saved features or real audio.
+The checkpoint is quantized with each of the given settings through the command line, in a process of its own,
+so that time and peak memory are its own.  The result and the float network are evaluated on the same
+recordings.  ``--calibration`` among the settings of a row takes ranges from noise, features or real audio.
 """
 
 from __future__ import annotations

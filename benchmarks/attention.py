@@ -2,9 +2,9 @@
 
     python benchmarks/attention.py --checkpoint conformer.nemo --file conformer.int8.onnx --manifest list
 
-One utterance of ``--seconds``, made of the manifest's recordings one after another.  A frame's mass is lost
-where its score's numerator is 0; the mean over frames, in percent, of exact softmax over the same integer
-scores.
+The utterance has ``--seconds`` and is made of the manifest's recordings, one after another.  Exact softmax is
+computed over the same integer scores; its mass is lost where the integer numerator of a score is 0.  Figures
+are the mean share that is lost over frames, in percent.
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 
     python benchmarks/levers.py --checkpoint quartznet15x5.nemo --manifest train-clean-100/manifest.jsonl
 
-A row changes the default in one thing.  Measured as in ``ranges.py``, on recordings under babble; SQNR is
-that of the frames' log-probabilities over the clean recordings, in dB, the least noisy of the figures.
-Means over the seeds.
+Each row changes the default in one thing.  Words, frames and KL are measured as in ``ranges.py``, on
+recordings under babble.  SQNR is that of the frames' log-probabilities over the clean recordings, in dB; of
+the four figures it is the least noisy.  All are means over the seeds.
 """
 
 from __future__ import annotations

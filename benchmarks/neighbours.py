@@ -1,10 +1,11 @@
-"""What it costs weights that no two neighbours saturate an int16: bits, against 8 and 7 bits for all of them.
+"""The cost of weights of which no two neighbours saturate an int16, in bits, against 8 and 7 bits for all.
 
     python benchmarks/neighbours.py --checkpoint quartznet15x5.nemo conformer_ctc_small.nemo
 
 The error of a layer is that of its rounded weights, relative to the weights themselves, at the steps that are
-chosen; bits are log2 of its ratio to that of whole 8 bits, means over the layers that the bound concerns.
-Pairs: how many of the whole 8-bit weights' neighbours are beyond the bound.
+chosen.  Bits are log2 of the ratio of this error to that of 8-bit weights at full range, means over the
+layers that the bound concerns.  ``pairs`` is the share of neighbours of 8-bit weights at full range that
+exceed the bound.
 """
 
 from __future__ import annotations

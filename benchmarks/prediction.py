@@ -2,9 +2,10 @@
 
     python benchmarks/prediction.py --checkpoint quartznet15x5.nemo --manifest train-clean-100/manifest.jsonl
 
-Each row is a file made without data in another way.  Left, what ``zeroq-asr report`` says of it on held-out
-made features; right, what the recordings under babble show: words and frames (%) that differ from the float
-network's and the KL of the frames' distributions.  Last, Spearman's rank correlations between the two.
+Each row is a file made without data in another way.  On the left are the figures of ``zeroq-asr report`` on
+held-out made features.  On the right are those of the recordings under babble: words and frames (%) that
+differ from the float network's, and the KL of the frames' distributions.  The last lines are Spearman's rank
+correlations between left and right.
 """
 
 from __future__ import annotations

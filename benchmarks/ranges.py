@@ -7,8 +7,8 @@ float network unsure and so the measure sharp.  Columns: words and characters th
 transcript, frames whose best token differs (all in %), and the mean KL divergence of the frames'
 distributions (nats).
 
-``--activations`` instead compares the rules at fewer bits of the activations.  ``--sensitivity`` instead
-quantizes one kind of value at a time in the float graph and prints the KL on the clean recordings.
+``--activations`` compares the rules at fewer bits of the activations instead.  ``--sensitivity`` instead
+quantizes one kind of value at a time in the float graph and prints the KL on the first 20 clean recordings.
 """
 
 from __future__ import annotations

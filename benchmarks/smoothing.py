@@ -2,9 +2,9 @@
 
     python benchmarks/smoothing.py --checkpoint conformer.nemo --manifest train-clean-100/manifest.jsonl
 
-Peaks and ranges from synthetic features (seed 0) and from the first 16 recordings, on the clean recordings.
-Columns: words and frames that differ from float (%), KL of the frames' distributions, SQNR of the
-log-probabilities (dB).
+Peaks and ranges come from synthetic features (seed 0) and from the first 16 recordings; figures are those of
+the clean recordings.  Columns: words and frames that differ from float (%), KL of the frames' distributions,
+SQNR of the log-probabilities (dB).
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 
     python benchmarks/waveform_transformers.py [--model wav2vec2|hubert] [--seconds 10] [--rounds 15]
 
-Random weights do for sizes, times and equal integers, and for nothing that is said of words.  Prints what
-``quantize`` took, logits that differ between `fused` and `strict`, and times of one interleaved run on one
-thread: ``× float`` is the time over that of the float file.
+Random weights are good enough for sizes, times and equal integers; they say nothing of words.  The script
+prints the time and memory of ``quantize``, how many logits differ between `fused` and `strict`, and times of
+one interleaved run on one thread: ``× float`` is the time over that of the float file.
 """
 
 from __future__ import annotations
