@@ -30,11 +30,12 @@ def lost_mass(
     """Return the share of each head [H]; ``unit``: what an integer score is worth."""
     a, f = i.attrs, NumpyBackend()
     heads, size = a["heads"], a["size"]
-    rows = (0, 1, 3, 2)
 
     def scores(query: np.ndarray, key: np.ndarray, za: int, zb: int) -> np.ndarray:
-        queries = f.transpose(f.heads(query, heads, size), rows)
-        return f.matmul(queries, f.heads(key, heads, size), za=za, zb=zb, terms=size).astype(np.int64)
+        queries = f.rearrange(query, "b (h e) t -> b h t e", h=heads, e=size)
+        return f.matmul(
+            queries, f.rearrange(key, "b (h e) t -> b h e t", h=heads, e=size), za=za, zb=zb, terms=size
+        ).astype(np.int64)
 
     score = scores(operands[0], operands[1], a["zq"], a["zk"]) * a["up"]
     if len(operands) > 3:

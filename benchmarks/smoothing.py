@@ -14,10 +14,10 @@ import argparse
 import torch
 from levers import sqnr
 from ranges import REAL, Features, Frames, differences, run
-from zeroq_asr.calibration.smooth import smooth
 
 import zeroq_asr as zq
 from zeroq_asr.calibration.calibrate import calibrate
+from zeroq_asr.calibration.equalize import smooth
 from zeroq_asr.capture.capture import capture, prepared_graph
 from zeroq_asr.deployment.export import Deployment, export
 from zeroq_asr.deployment.float_onnx import export_float

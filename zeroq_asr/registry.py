@@ -260,9 +260,6 @@ class Operator:
     unseen: Callable[[FloatNode, str, set[str]], set[str]] | None = None
     #: what an elementwise function is known by
     function: Function | None = None
-    #: function by which x is multiplied where this is x times that, and |x| from which on that rounds to 0
-    #: or 1
-    factor: tuple[str, float] | None = None
     #: ``rewrite(graph)`` is applied to captured graphs before they are calibrated
     rewrite: Callable[[FloatGraph], FloatGraph] | None = None
     #: decides formats that several values need together: ``plan_formats(context, nodes)`` of all its nodes

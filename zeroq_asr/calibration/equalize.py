@@ -18,7 +18,7 @@ Two sets of such places are known, each with an exponent of its own in ``QuantSp
   whose every channel has its own weight scale anyway.
 
 The peaks come from the calibration features, and *made* features misjudge narrow channels: on
-QuartzNet15x5 equalizing by them does harm (docs/design.md), so both are off unless asked for.
+QuartzNet15x5 equalizing by them does harm (docs/experiments.md), so both are off unless asked for.
 """
 
 from __future__ import annotations

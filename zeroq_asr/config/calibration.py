@@ -12,7 +12,7 @@ from zeroq_asr.errors import ConfigError
 
 #: Matching means and variances says nothing about tails: the extremes of made features fall short of
 #: speech's.  Chosen by agreement with float on train-clean-100 speech under babble noise
-#: (benchmarks/ranges.py, docs/design.md).
+#: (benchmarks/ranges.py, docs/experiments.md).
 MADE_MARGIN = 1.1
 METHODS = ("auto", "minmax", "percentile", "mse")
 
@@ -59,7 +59,7 @@ class CalibrationSpec:
         """Return the specification with the method that "auto" stands for at ``levels`` = 2^bits − 1 steps.
 
         With 8 bits the extremes; the coarser the step, the more it pays to clip for its sake: with 7 bits
-        the percentile 99.999, with fewer 99.99 (benchmarks/ranges.py --activations, docs/design.md).
+        the percentile 99.999, with fewer 99.99 (benchmarks/ranges.py --activations, docs/experiments.md).
         """
         if self.method != "auto":
             return self

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from zeroq_asr.errors import ProofError
 from zeroq_asr.integer.backends.interval import Interval, IntervalBackend, length_interval
 from zeroq_asr.integer.bundle import Bundle
-from zeroq_asr.integer.program import Instruction, Port, Program
+from zeroq_asr.integer.program import Instruction, Port, Program, StatePort
 from zeroq_asr.integer.types import I32, TYPES
 from zeroq_asr.integer.wellformed import check
 
@@ -66,16 +66,21 @@ def prove(program: Program) -> Proof:
     prover = _Prover(program.max_frames)
     leaving = program.run(prover, *entering_bounds(program))
     for state, v in zip(program.states, leaving[len(program.outputs) :], strict=True):
-        kind = TYPES[state.type]
-        if v.type is not kind or not state.lo <= v.min <= v.max <= state.hi:
-            raise ProofError(
-                f"state {state.name}",
-                f"what leaves is {v.type.name} in [{v.min}, {v.max}], what may enter {kind.name} in "
-                f"[{state.lo}, {state.hi}]",
-                "clamp what leaves to what may enter",
-            )
+        require_kept(state, v)
     where = max(prover.peaks, key=lambda name: prover.peaks[name], default="")
     return Proof(program.max_frames, len(program.code), prover.peaks.get(where, 0), where)
+
+
+def require_kept(state: StatePort, leaves: Interval) -> None:
+    """Require that what leaves a state may enter it again; ProofError, with both ranges, if it may not."""
+    kind = TYPES[state.type]
+    if leaves.type is not kind or not state.lo <= leaves.min <= leaves.max <= state.hi:
+        raise ProofError(
+            f"state {state.name}",
+            f"what leaves is {leaves.type.name} in [{leaves.min}, {leaves.max}], "
+            f"what may enter {kind.name} in [{state.lo}, {state.hi}]",
+            "clamp what leaves to what may enter",
+        )
 
 
 def prove_bundle(bundle: Bundle) -> dict[str, Proof]:

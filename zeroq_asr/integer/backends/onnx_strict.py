@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from onnx import TensorProto
 
-from zeroq_asr.errors import ExportError, ProofError
+from zeroq_asr.errors import ExportError
 from zeroq_asr.integer.backends.base import Bound, interpreted
 from zeroq_asr.integer.backends.interval import Interval, shift_offset
 from zeroq_asr.integer.backends.onnx_graph import Sym, onnx_type
 from zeroq_asr.integer.backends.onnx_loops import OnnxLoops
 from zeroq_asr.integer.backends.onnx_moves import OnnxMoves
 from zeroq_asr.integer.program import Instruction, Port, Program, StatePort
-from zeroq_asr.integer.proof import entering_bounds
-from zeroq_asr.integer.types import I16, I32, I64, TYPES, U8, WEIGHT_ZERO_POINT, IntType
+from zeroq_asr.integer.proof import entering_bounds, require_kept
+from zeroq_asr.integer.types import I16, I32, I64, U8, WEIGHT_ZERO_POINT, IntType
 from zeroq_asr.integer.wellformed import check
 from zeroq_asr.registry import INTEGER_OPERATORS
 
@@ -332,17 +332,8 @@ def build(backend: OnnxStrictBackend, program: Program) -> tuple[Sym, ...]:
         given[place] = _guarded(backend, read, given[place], program.max_frames, bounded)
     results = program.run(backend, *given)
     for state, result in zip(program.states, results[len(program.outputs) :], strict=True):
-        _require_kept(state, result.interval)
+        require_kept(state, result.interval)
     return tuple(backend.plain(result) for result in results)
-
-
-def _require_kept(state: StatePort, leaves: Interval) -> None:
-    """What leaves a state may enter it again."""
-    if leaves.type is not TYPES[state.type] or not state.lo <= leaves.min <= leaves.max <= state.hi:
-        found = f"{leaves.type.name} in [{leaves.min}, {leaves.max}]"
-        wanted = f"{state.type} in [{state.lo}, {state.hi}]"
-        problem = f"{found} leaves where {wanted} enters"
-        raise ProofError(f"state {state.name}", problem, "clamp what leaves to what may enter")
 
 
 def _guarded(backend: OnnxStrictBackend, features: Sym, lengths: Sym, max_frames: int, bounded: bool) -> Sym:

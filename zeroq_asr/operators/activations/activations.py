@@ -143,6 +143,5 @@ for _name, (_function, _spelling) in ACTIVATIONS.items():
             lower=lower_function,
             integers=(TABLE, POLYNOMIAL_REQUANT),
             function=FUNCTIONS[_name],
-            factor=FACTORS.get(_name),
         )
     )

@@ -9,7 +9,7 @@ for it: with Uᵀ U = (Σ + λI)⁻¹, U upper triangular, after weight j is rou
 
 λ is ``DAMPING`` times the mean variance: made features are few and not speech, so what they correlate by
 accident must not be trusted.  What is least in square has shrunk: with the ``weighted_gain`` of each row
-given back a deep network loses much less (docs/design.md).
+given back a deep network loses much less (docs/experiments.md).
 """
 
 from __future__ import annotations

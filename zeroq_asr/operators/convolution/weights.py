@@ -10,6 +10,8 @@ approximated after the fact, and ONNX Runtime's float32 requantization is then e
 
 from __future__ import annotations
 
+import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -51,10 +53,10 @@ def quantize_weight(
     flat = w.reshape(w.shape[0], -1).astype(np.float64)
     # channels do not depend on each other, and a few at a time stay in the processor's cache
     few = max(1, _AT_ONCE // max(flat.shape[1], 1))
-    parts = [
-        _quantized_rows(flat[first : first + few], ratio, grid, together)
-        for first in range(0, len(flat), few)
-    ]
+    rows = [flat[first : first + few] for first in range(0, len(flat), few)]
+    # numpy lets other threads run while it computes
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        parts = [*pool.map(lambda part: _quantized_rows(part, ratio, grid, together), rows)]
     integers, multipliers = (np.concatenate(part) for part in zip(*parts, strict=True))
     return integers.reshape(w.shape), multipliers
 
