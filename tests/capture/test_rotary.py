@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from integer.sessions import session_of
-from test_framewise import SPELLINGS, WIDTH, captured
+from test_rotary_positions import SPELLINGS, WIDTH, captured
 
 from zeroq_asr.calibration.calibrate import calibrate
 from zeroq_asr.config import CalibrationSpec, QuantSpec

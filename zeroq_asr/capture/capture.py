@@ -21,7 +21,7 @@ from torch import nn
 
 from zeroq_asr.capture import dispatch
 from zeroq_asr.capture.dispatch import supported
-from zeroq_asr.capture.framewise import collect, of_time_index, settle
+from zeroq_asr.capture.rotary_positions import collect, of_time_index, settle
 from zeroq_asr.capture.tracer import Lengths, Real, Tracer
 from zeroq_asr.errors import CaptureError, UnsupportedOperatorError
 from zeroq_asr.graph.canonicalize import canonicalize
