@@ -54,12 +54,13 @@ def test_bits_of_layers_are_parsed() -> None:
     assert (spec.weight_bits, spec.layer_bits) == (7, (("a.*", 16), ("b", 16)))
     assert QuantSpec.from_dict(json.loads(json.dumps(spec.to_dict()))) == spec
     assert QuantSpec.parse_bits("x=16").weight_bits == 8
+    assert QuantSpec.parse_bits("8", "x=4").layer_bits == (("x", 4),)
     assert QuantSpec.parse_bits().layer_bits == ()
 
 
-@pytest.mark.parametrize("text", ["x=8", "x=12", "x=16.0", "x=", "x=many", "x=0016000", "x=-16"])
+@pytest.mark.parametrize("text", ["x=1", "x=9", "x=12", "x=16.0", "x=", "x=many", "x=0016000", "x=-16"])
 def test_other_bits_of_layers_are_refused(text: str) -> None:
-    with pytest.raises(ConfigError, match=r"x cannot have .* a single layer can have 16"):
+    with pytest.raises(ConfigError, match=r"x cannot have .* a single layer can have 16, or 2 to 8"):
         QuantSpec.parse_bits("8", text)
 
 
