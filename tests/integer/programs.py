@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from zeroq_asr.integer.program import Instruction, Program, ValueInfo
+from zeroq_asr.integer.program import Instruction, Program, ValueInfo, ctc_ports
 from zeroq_asr.integer.types import weight_limit
-
-from .parity_attention import numerators
+from zeroq_asr.operators.attention.cases import numerators
 
 MELS = 4
+TOKENS = 3
 MAX_FRAMES = 500
 
 
@@ -273,9 +273,11 @@ def random_program(seed: int, steps: int = 8) -> Program:
     options = [getattr(w, name) for name in dir(w) if name.startswith("step_")]
     for _ in range(steps):
         options[w.whole(0, len(options) - 1)]()
-    logits = w.emit("transpose", (w.conv(w.live[-1], 3, wide=True),), perm=(0, 2, 1))
-    names = ("audio_signal", "length")
-    return Program(names, (logits, w.lengths), w.code, w.constants, w.values, MELS, MAX_FRAMES)
+    logits = w.emit("transpose", (w.conv(w.live[-1], TOKENS, wide=True),), perm=(0, 2, 1))
+    inputs, outputs = ctc_ports(
+        MELS, TOKENS, features="audio_signal", lengths="length", logits=logits, encoded=w.lengths
+    )
+    return Program(inputs, outputs, w.code, w.constants, w.values, MAX_FRAMES)
 
 
 def random_features(seed: int, batch: int = 3, frames: int = 12) -> tuple[np.ndarray, np.ndarray]:

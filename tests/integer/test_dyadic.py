@@ -20,7 +20,7 @@ from zeroq_asr.integer.dyadic import (
     shift_half_even,
 )
 from zeroq_asr.integer.types import I32, U8
-from zeroq_asr.operators.conv_requant import conv_requant
+from zeroq_asr.operators.convolution.one_axis import conv_requant
 
 NUMPY = NumpyBackend()
 SHIFTS = st.integers(0, 31)

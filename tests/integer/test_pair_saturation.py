@@ -7,7 +7,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zeroq_asr.integer.pair_saturation import bounded, excess, in_order, most, out_of_order, saturates
-from zeroq_asr.operators.conv_requant import quantize_weight
 
 SEEDS = st.integers(0, 2**32 - 1)
 
@@ -86,16 +85,3 @@ def test_bytes_of_fewer_bits_bear_more() -> None:
     assert most(127) >= 2 * 127
     assert most(255) < 2 * 127
     assert not saturates(np.full((1, 2, 1), 127), 127)
-
-
-@given(SEEDS)
-def test_bounded_weights_are_finer_than_those_of_seven_bits(seed: int) -> None:
-    w = np.random.default_rng(seed).standard_normal((8, 176))
-
-    def error(bits: int, together: int | None) -> float:
-        q, m = quantize_weight(w, 1e-4, bits, together)
-        assert together is None or not excess(q.astype(np.int64), together).any()
-        return float((((q * (m * 1e-4)[:, None]) - w) ** 2).sum())
-
-    # seven bits are among what is tried, up to where the multiplier is rounded
-    assert error(8, None) < error(8, 128) < 1.01 * error(7, None)

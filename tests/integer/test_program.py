@@ -16,8 +16,8 @@ from zeroq_asr.integer.backends.numpy import NumpyBackend
 from zeroq_asr.integer.backends.onnx_fused import OnnxFusedBackend
 from zeroq_asr.integer.backends.onnx_strict import OnnxStrictBackend, build
 from zeroq_asr.integer.backends.torch import TorchBackend
-from zeroq_asr.integer.program import Instruction, Program, canonical_json
-from zeroq_asr.operators import OPS
+from zeroq_asr.integer.program import Instruction, Program, StatePort, canonical_json, is_ctc
+from zeroq_asr.registry import INTEGER_OPERATORS
 
 from .parity import all_cases
 from .programs import random_features, random_program
@@ -107,9 +107,32 @@ def test_digest_sees_structure() -> None:
         differs(shorter)
     differs(replace(program, code=[*program.code, program.code[-1]]))
     differs(replace(program, outputs=(program.outputs[1], program.outputs[0])))
-    differs(replace(program, inputs=("features", "length")))
+    for side in ("inputs", "outputs"):
+        ports = getattr(program, side)
+        for place, port in enumerate(ports):
+            others = {"name": "other", "value": "features", "type": "uint8", "dims": (*port.dims[:-1], 77)}
+            for field, value in {**others, "lo": -1, "hi": 1}.items():
+                changed = (*ports[:place], replace(port, **{field: value}), *ports[place + 1 :])
+                differs(replace(program, **{side: changed}))
+        differs(replace(program, **{side: ports[:1]}))
     differs(replace(program, max_frames=program.max_frames + 1))
-    differs(replace(program, channels=program.channels + 1))
+    value = program.code[0].out
+    state = StatePort("h", "h", value, "uint8", ("batch", program.channels, 1), 0, 255)
+    differs(replace(program, states=(state,)))
+    others = {
+        "name": "g",
+        "enters": "g",
+        "leaves": "g",
+        "type": "int32",
+        "dims": ("batch",),
+        "lo": 1,
+        "hi": 7,
+    }
+    for field, other in {**others, "initial": 3}.items():
+        differs(replace(program, states=(replace(state, **{field: other}),)))
+    differs(replace(program, packings={next(iter(program.constants)): "other"}))
+    instruction = program.code[-1]
+    differs(replace(program, code=[*program.code[:-1], replace(instruction, others=("second",))]))
     name, info = next(iter(program.values.items()))
     for changes in ({"scale": info.scale * 2}, {"zero_point": info.zero_point + 1}, {"type": "int32"}):
         differs(replace(program, values={**program.values, name: replace(info, **changes)}))
@@ -164,17 +187,50 @@ def test_constants_may_be_read_only() -> None:
 def test_values_are_released_after_their_last_use() -> None:
     program = random_program(9)
     seen: list[str] = []
-    program.run(NumpyBackend(), *random_features(1), lambda i, _: seen.append(i.out))
+    program.run(NumpyBackend(), *random_features(1), observe=lambda i, _: seen.append(i.out))
     assert seen == [i.out for i in program.code]
 
 
 def test_instructions_of_every_operator_survive_json() -> None:
     seen = set()
     for case in all_cases():
-        instruction = Instruction(case.op, "out", case.order, case.attrs, "layer.0")
+        others = ("second", "third")[: INTEGER_OPERATORS[case.op].results - 1]
+        instruction = Instruction(case.op, "out", case.order, case.attrs, "layer.0", others)
         assert Instruction.from_json(json.loads(json.dumps(instruction.to_json()))) == instruction
         seen.add(case.op)
-    assert seen == set(OPS)
+    assert seen == set(INTEGER_OPERATORS)
+    several = Instruction("split", "a", ("x",), {"sizes": (1, 2)}, "layer.0", ("b", "c"))
+    assert Instruction.from_json(json.loads(json.dumps(several.to_json()))) == several
+
+
+def test_ports_of_a_ctc_network_are_known() -> None:
+    program = random_program(3)
+    assert is_ctc(program)
+    assert (program.channels, program.features, program.lengths) == (4, *program.inputs)
+    assert program.output("logits").value == program.leaving[0]
+    with pytest.raises(KeyError):
+        program.output("logprobs")
+    state = StatePort("h", "h", program.code[0].out, "uint8", ("batch", 4, 1), 0, 255)
+    assert not is_ctc(replace(program, states=(state,)))
+    assert not is_ctc(replace(program, inputs=program.inputs[:1]))
+    for side in ("inputs", "outputs"):
+        first, second = getattr(program, side)
+        assert not is_ctc(replace(program, **{side: (replace(first, name="other"), second)}))
+        assert not is_ctc(replace(program, **{side: (second, first)}))
+    # what the values are called inside of the program is no matter
+    assert is_ctc(replace(program, inputs=(replace(program.inputs[0], value="x"), program.inputs[1])))
+
+
+def test_states_begin_as_they_say() -> None:
+    program = random_program(3)
+    states = [
+        StatePort(k, k, k, kind, ("batch", 4, 1), -5, 5, first)
+        for k, kind, first in (("g", "int32", -5), ("h", "uint8", 3))
+    ]
+    g, h = replace(program, states=(*states,)).initial_states(batch=2)
+    assert (g.dtype, g.shape, h.dtype, h.shape) == (np.int32, (2, 4, 1), np.uint8, (2, 4, 1))
+    assert (g == -5).all()
+    assert (h == 3).all()
 
 
 @pytest.mark.parametrize("first", ["a", "b"])

@@ -13,15 +13,17 @@ import pytest
 import torch
 from onnx import helper
 
-from tests.integer.programs import random_program
 from zeroq_asr.errors import ProofError
 from zeroq_asr.graph.float_graph import FloatNode
+from zeroq_asr.graph.shapes import Shape
 from zeroq_asr.integer.backends.onnxruntime_bodies import decode, encode
-from zeroq_asr.integer.program import Instruction, Program, ValueInfo
+from zeroq_asr.integer.program import Instruction, Port, Program, StatePort, ValueInfo, ctc_ports
 from zeroq_asr.integer.proof import prove
-from zeroq_asr.integer.wellformed import ATTRIBUTES, check
-from zeroq_asr.lowering.keep_float import float_body
-from zeroq_asr.operators import OPS
+from zeroq_asr.integer.wellformed import check
+from zeroq_asr.operators.float_island.body import float_body
+from zeroq_asr.registry import INTEGER_OPERATORS
+
+from .programs import random_program
 
 
 def program_with(*ops: str) -> Program:
@@ -158,7 +160,7 @@ BROKEN: dict[str, tuple[str, Callable[[Program], Any], str]] = {
     ),
     "output that is not made": (
         "transpose",
-        lambda p: setattr(p, "outputs", ("nothing", p.outputs[1])),
+        lambda p: setattr(p, "outputs", (replace(p.outputs[0], value="nothing"), p.outputs[1])),
         "never made",
     ),
     "other meaning": (
@@ -350,7 +352,6 @@ BROKEN: dict[str, tuple[str, Callable[[Program], Any], str]] = {
         "its groups divide",
     ),
     "no frames": ("transpose", lambda p: setattr(p, "max_frames", 0), "max_frames"),
-    "no channels": ("transpose", lambda p: setattr(p, "channels", True), "channels"),
 }
 
 
@@ -363,11 +364,105 @@ def test_ill_formed_programs_are_refused(name: str) -> None:
         prove(program)
 
 
-def test_every_attribute_of_every_operator_has_an_invariant() -> None:
-    for op in OPS.values():
-        for parameter in inspect.signature(op.define).parameters.values():
-            if parameter.kind is parameter.KEYWORD_ONLY:
-                assert parameter.name in ATTRIBUTES, f"{op.name}: {parameter.name}"
+@pytest.mark.parametrize("op", INTEGER_OPERATORS)
+def test_every_attribute_and_constant_of_an_operator_has_an_invariant(op: str) -> None:
+    record = INTEGER_OPERATORS[op]
+    parameters = [*inspect.signature(record.define).parameters.values()]
+    assert {p.name for p in parameters if p.kind is p.KEYWORD_ONLY} == record.attributes.keys()
+    assert all(attribute.must_be for attribute in record.attributes.values())
+    operands = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD][1:]
+    assert {place: operands[place] for place in record.constants} == {
+        place: constant.name for place, constant in record.constants.items()
+    }
+
+
+@pytest.mark.parametrize("op", INTEGER_OPERATORS)
+def test_no_invariant_holds_of_what_no_program_has(op: str) -> None:
+    for name, attribute in INTEGER_OPERATORS[op].attributes.items():
+        for value in (None, object(), b"", {}, [1], 1 + 2j, float("nan")):
+            assert not attribute.holds(value), f"{name}: {value!r}"
+
+
+def ports(**changes: Any) -> Callable[[Program], None]:
+    """The features' port is another."""
+    return lambda p: setattr(p, "inputs", (replace(p.inputs[0], **changes), p.inputs[1]))
+
+
+def state(**changes: Any) -> Callable[[Program], None]:
+    """The program hands the bytes that its first instruction makes to its next run."""
+
+    def damage(program: Program) -> None:
+        made = program.code[0].out
+        held = StatePort("h", "h", made, "uint8", ("batch", program.channels, "frames"), 0, 255)
+        program.states = (replace(held, **changes),)
+
+    return damage
+
+
+#: what is done to the ports of a random program, and what is said of it
+BROKEN_PORTS: dict[str, tuple[Callable[[Program], None], str]] = {
+    "no channels": (ports(dims=("batch", True, "frames")), r"extents \['batch', True, 'frames'\]"),
+    "channels of nothing": (ports(dims=("batch", 0, "frames")), "are no names or numbers"),
+    "channels of any number": (ports(dims=("batch", "mels", "frames")), "its number of channels"),
+    "an extent that is no name": (ports(dims=("batch", 4, "2 frames")), "are no names or numbers"),
+    "no extents": (ports(dims=()), "are no names or numbers"),
+    "another type": (ports(type="float64"), "a port of type 'float64'"),
+    "bounds upside down": (ports(lo=1), r"\[1, 0\] is no range"),
+    "bounds beyond any type": (ports(hi=1 << 31), "is no range"),
+    "bounds that are no numbers": (ports(hi=True), "is no range"),
+    "one value twice": (ports(value="length"), "'length' enters twice"),
+    "a value that is made, too": (ports(value="v0"), "is made twice|is not made"),
+    "a value called like a constant": (
+        lambda p: p.constants.update(length=np.zeros(1, np.int32)),
+        "a value and a constant",
+    ),
+    "a state of real numbers": (state(type="float32"), "is no range of float32"),
+    "a state of another type than leaves": (state(type="int64"), "what may enter int64"),
+    "a state beyond its type": (state(hi=256), "is no range of uint8"),
+    "a state that begins outside": (state(initial=256), "begins at 256"),
+    "a state that is never made": (state(leaves="nothing"), "'nothing' is never made"),
+    "a state that enters as another": (state(enters="length"), "enters twice"),
+    "a state of other channels": (state(dims=("batch", 3, "frames")), "enters with 3 channels"),
+    "a state that may not enter again": (state(hi=1), "state h: what leaves is uint8"),
+    "a packing of nothing": (lambda p: p.packings.update(nothing="bytes"), "which is no constant"),
+    "a packing that nobody knows": (
+        lambda p: p.packings.update({next(iter(p.constants)): "base7"}),
+        "there is no packing 'base7'",
+    ),
+    "a result too many": (
+        lambda p: p.code.append(replace(p.code[-1], out="a", others=("b",))),
+        "gives 1 results, not 2",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN_PORTS)
+def test_ill_formed_ports_are_refused(name: str) -> None:
+    damage, message = BROKEN_PORTS[name]
+    program = program_with("transpose")
+    damage(program)
+    with pytest.raises(ProofError, match=message):
+        prove(program)
+
+
+def test_a_state_that_may_enter_again_is_well_formed() -> None:
+    program = program_with("transpose")
+    state()(program)
+    prove(program)
+
+
+def test_ports_need_no_features() -> None:
+    add = {"zx": (0,), "m": (1,), "c": 0, "zy": 0, "lo": -7, "hi": 7, "type": "int32"}
+    program = Program(
+        (Port("given", "x", "int32", ("batch", 5, 1), -9, 9),),
+        (Port("made", "y", "int32", ("batch", 5, 1)),),
+        [Instruction("add_requant", "y", ("x",), add)],
+        {},
+        {},
+        max_frames=1,
+    )
+    assert check(program) == {"x": 5, "y": 5}
+    assert prove(program).peak == 9
 
 
 def with_island() -> Program:
@@ -379,10 +474,8 @@ def with_island() -> Program:
         FloatNode("conv1d", "c", ("m",), {"weight": weight, **layout}),
     ]
     island = FloatNode("float_island", "c", ("q", "length"), {"nodes": (*nodes,)}, "layer")
-    frames: dict[str, Any] = dict.fromkeys("qmc", ())
-    body, activations, lengths, weights = float_body(
-        island, lengths={"length"}, channels={"q": 4, "m": 4, "c": 3}, frames=frames, images=set(), longest=1
-    )
+    shapes = {"q": Shape(4, ()), "m": Shape(4, ()), "c": Shape(3, ()), "length": Shape(lengths=True)}
+    body, activations, lengths, weights = float_body(island, shapes, longest=1)
     words = {"lo": -32768, "hi": 32767, "type": "int32"}
     way_in = {"scale": 0.1, "zero_point": 7, "lo": 0, "hi": 255, "type": "uint8"}
     attrs = {"scales": (0.1,), "zx": (7,), "lengths": 1, "body": body, "layers": ("layer",)}
@@ -393,8 +486,10 @@ def with_island() -> Program:
         Instruction("transpose", "logits", ("c",), {"perm": (0, 2, 1)}, "logits"),
     ]
     values = {"c": ValueInfo("int32", 0.5, 0, -32768, 32767)}
-    names = ("audio_signal", "length")
-    return Program(names, ("logits", "length"), code, weights, values, channels=4, max_frames=100)
+    inputs, outputs = ctc_ports(
+        4, 3, features="audio_signal", lengths="length", logits="logits", encoded="length"
+    )
+    return Program(inputs, outputs, code, weights, values, max_frames=100)
 
 
 def other_body(edit: Callable[[onnx.ModelProto], Any]) -> Callable[[Program], None]:

@@ -184,8 +184,8 @@ class NumpyBackend:
         """Sum, or the largest magnitude."""
         along = 1 if axis == "channels" else 2
         if kind == "peak":
-            peak: Array = np.abs(v).max(axis=along, keepdims=True)
-            return peak
+            high, low = v.max(axis=along, keepdims=True), v.min(axis=along, keepdims=True)
+            return _checked(np.maximum(high, -low.astype(np.int64)), v)
         return _checked(v.sum(axis=along, keepdims=True, dtype=np.int64), v)
 
     def quotient(self, a: Array | int, b: Array | int) -> Array:
@@ -193,10 +193,10 @@ class NumpyBackend:
         if np.size(b) and np.min(b) < 1:
             raise ProofError("quotient", "needs b ≥ 1")
         like = a if isinstance(a, np.ndarray) else np.asarray(b)
-        if isinstance(a, int):
-            return np.floor_divide(a, b).astype(like.dtype) if a >= 0 else -np.floor_divide(-a, b)
-        if a.size and a.min() < 0:
-            return np.where(a < 0, -(-a // b), a // b).astype(like.dtype)
+        if np.size(a) and np.min(a) < 0:
+            # as int64, in which the lowest int32 has a magnitude
+            wide = np.asarray(a, dtype=np.int64)
+            return np.where(wide < 0, -(-wide // b), wide // b).astype(like.dtype)
         return np.floor_divide(a, b).astype(like.dtype)
 
     def isqrt(self, v: Array) -> Array:

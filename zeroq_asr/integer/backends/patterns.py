@@ -94,7 +94,7 @@ class Rearrangement:
             elif rest != extent:
                 raise self._error(f"{extent} entries where {rest} are said to be")
         for name, size in sizes.items():
-            if not set(name) <= known.keys() or math.prod(known[letter] for letter in name) != size:
+            if not set(name) <= set(self.letters) or math.prod(known[letter] for letter in name) != size:
                 raise self._error(f"an extent of {name} other than {size}")
         return known
 

@@ -15,8 +15,9 @@ from zeroq_asr.integer.backends.numpy import NumpyBackend
 from zeroq_asr.integer.backends.onnx_fused import OnnxFusedBackend
 from zeroq_asr.integer.program import Instruction, ValueInfo
 from zeroq_asr.integer.types import U8, activation_range
-from zeroq_asr.operators.polynomial_requant import SYMMETRIES, fitted, polynomial_requant
-from zeroq_asr.operators.table import FUNCTIONS, RANGES
+from zeroq_asr.operators.activations.functions import FUNCTIONS
+from zeroq_asr.operators.activations.polynomial import SYMMETRIES, polynomial_requant
+from zeroq_asr.operators.activations.polynomial_fit import fitted
 
 NAMES = sorted(FUNCTIONS)
 #: what rises everywhere
@@ -28,18 +29,18 @@ def formats(name: str, exponent: float, zero_point: int, bits: int = 8) -> tuple
     low, high = activation_range(bits)
     source = ValueInfo("uint8", 2.0**exponent, min(zero_point, high), low, high)
     reals = values(name, source)
-    lo, hi = RANGES.get(name, (min(0.0, *reals), max(0.0, *reals)))
+    lo, hi = FUNCTIONS[name].range or (min(0.0, *reals), max(0.0, *reals))
     scale = (hi - lo) / high or 1.0
     return source, ValueInfo("uint8", scale, round(-lo / scale), low, high)
 
 
 def values(name: str, source: ValueInfo) -> list[float]:
     inputs = range(source.lo, source.hi + 1)
-    return [FUNCTIONS[name](source.scale * (q - source.zero_point)) for q in inputs]
+    return [FUNCTIONS[name].of(source.scale * (q - source.zero_point)) for q in inputs]
 
 
 def lowered(name: str, source: ValueInfo, target: ValueInfo, clamp: tuple[int, int] | None = None) -> Any:
-    attrs = fitted(source, target, name, FUNCTIONS[name], clamp or (target.lo, target.hi))
+    attrs = fitted(source, target, name, FUNCTIONS[name].of, clamp or (target.lo, target.hi))
     x = np.arange(source.lo, source.hi + 1, dtype=np.uint8)
     return attrs, polynomial_requant(NumpyBackend(), x, **attrs).astype(int)
 
@@ -51,7 +52,7 @@ EXPONENTS, ZERO_POINTS = st.floats(-14.0, 3.0), st.integers(0, 255)
 def test_every_function_has_its_symmetry() -> None:
     assert SYMMETRIES.keys() == FUNCTIONS.keys()
     for name, symmetry in SYMMETRIES.items():
-        f = FUNCTIONS[name]
+        f = FUNCTIONS[name].of
         for x in (0.1, 0.7, 3.0, 20.0):
             line = 0.0 if symmetry == "odd" else f(64.0) / 64.0
             above, below = f(x) - f(0.0) - line * x, f(-x) - f(0.0)
@@ -125,4 +126,4 @@ def test_zero_is_exact() -> None:
     for name in NAMES:
         source, target = formats(name, -4.0, 99)
         _, y = lowered(name, source, target)
-        assert y[99] == round(FUNCTIONS[name](0.0) / target.scale) + target.zero_point
+        assert y[99] == round(FUNCTIONS[name].of(0.0) / target.scale) + target.zero_point
