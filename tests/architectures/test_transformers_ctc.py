@@ -122,6 +122,6 @@ def test_integers_are_the_same_everywhere_and_in_any_batch(
     # and they say what the network says
     with torch.inference_mode():
         expected = model.network(torch.from_numpy(features), torch.from_numpy(lengths))[0].numpy()
-    reals = logits * made.program.values[made.program.outputs[0]].scale
+    reals = logits * made.program.values[made.program.outputs[0].value].scale
     for row, count in enumerate(encoded):
         assert np.corrcoef(reals[row, :count].ravel(), expected[row, :count].ravel())[0, 1] > 0.9
