@@ -21,7 +21,8 @@ FOLDERS = sorted(path.parent for path in PACKAGE.rglob("__init__.py") if path.pa
 #: from the lowest up: a part imports itself and what stands before it.  Those of one line know nothing of
 #: each other
 LAYERS = (
-    ("_version", "errors", "progress"),
+    ("_version", "lines", "progress"),
+    ("errors",),
     ("files", "config", "registry"),
     ("speech", "decoding", "integer"),
     ("graph", "architectures"),

@@ -24,17 +24,19 @@ from __future__ import annotations
 
 import os
 
+from zeroq_asr.lines import shorten
+
 
 class ZeroqError(Exception):
-    """Base class.  ``str(error)`` is one line: ``where: problem; remedy``."""
+    """Base class.  ``str(error)`` is one line: ``where: problem; remedy``, each part of bounded length."""
 
     def __init__(self, where: str | os.PathLike[str], problem: str, remedy: str = "") -> None:
         self.where = os.fspath(where)
         self.problem = problem
         self.remedy = remedy
-        text = f"{self.where}: {problem}" if self.where else problem
-        text = f"{text}; {remedy}" if remedy else text
-        super().__init__(" ".join(text.split()))
+        where, problem, remedy = (shorten(" ".join(part.split())) for part in (self.where, problem, remedy))
+        text = f"{where}: {problem}" if where else problem
+        super().__init__(f"{text}; {remedy}" if remedy else text)
 
 
 class ConfigError(ZeroqError):

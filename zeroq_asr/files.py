@@ -1,16 +1,70 @@
-"""Writing files whole: beside the target first, then renamed, so that none is ever half written."""
+"""Files: the one place where they are opened to be read, and written whole.
+
+Only regular files are read: a pipe would wait for ever, a device never ends.  What is written is written
+beside the target first, then renamed, so that nothing is ever half written.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
-from zeroq_asr.errors import ConfigError
+from zeroq_asr.errors import ConfigError, ZeroqError
+
+_KINDS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFSOCK: "a socket",
+}
+
+
+def open_file(path: str | os.PathLike[str], error: type[ZeroqError]) -> BinaryIO:
+    """Open a regular file to be read; links are followed.
+
+    Raises ``error``, naming the path, when there is none, when it is a folder, a pipe, a device or a
+    socket, or when it may not be read.
+    """
+    try:
+        # without waiting for somebody to write into a pipe
+        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    except FileNotFoundError:
+        raise error(path, "there is no such file", "check the path") from None
+    except IsADirectoryError:
+        raise error(path, "is a folder, a file was expected", "name a file") from None
+    except (OSError, ValueError) as problem:  # ValueError: a NUL in the name
+        reason = getattr(problem, "strerror", None) or str(problem)
+        raise error(path, f"cannot be read ({reason})", "check the path") from None
+    mode = stat.S_IFMT(os.fstat(handle).st_mode)
+    if mode != stat.S_IFREG:
+        os.close(handle)
+        kind = _KINDS.get(mode, "something else")
+        raise error(path, f"is {kind}, a file was expected", "name a regular file")
+    return os.fdopen(handle, "rb")
+
+
+def read_file(path: str | os.PathLike[str], error: type[ZeroqError], limit: int | None = None) -> bytes:
+    """Return the bytes of a regular file.
+
+    Raises ``error`` as `open_file` does, when it holds more than ``limit`` bytes, and when reading fails.
+    """
+    with open_file(path, error) as stream:
+        try:
+            data = stream.read() if limit is None else stream.read(limit + 1)
+        except OSError as problem:
+            raise error(path, f"cannot be read ({problem.strerror or problem})", "check the disk") from None
+    if limit is not None and len(data) > limit:
+        raise error(
+            path, f"is larger than the {limit} bytes that such a file may have", "is it the right file?"
+        )
+    return data
 
 
 @contextlib.contextmanager

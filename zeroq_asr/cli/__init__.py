@@ -4,7 +4,7 @@ A command is a function in a module of its own, listed in ``app.COMMANDS``; ``te
 it prints and where errors become exit codes (``exits``).
 
 Imported by: __main__.
-Imports: _version, errors, progress, files, config, speech, synthesis, deployment, measure, __init__.
+Imports: _version, errors, lines, progress, files, config, speech, synthesis, deployment, measure, __init__.
 Never imports: nothing.
 """
 

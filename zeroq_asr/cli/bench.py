@@ -92,7 +92,7 @@ def bench(
                 rounds=rounds,
                 progress=progress,
             )
-        terminal.result(result.to_dict(), "\n".join("\t".join(_cells(row)) for row in result.rows))
+        terminal.result(result.to_dict(), [_cells(row) for row in result.rows])
         if terminal.talks:
             show(terminal, result)
         if plot is not None:

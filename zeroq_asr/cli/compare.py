@@ -127,7 +127,7 @@ def compare(
             )
         if markdown is not None:
             atomic_write_bytes(markdown, _markdown(result).encode())
-        terminal.result(result.to_dict(), _bare(result))
+        terminal.result(result.to_dict(), [_cells(row, result) for row in result.rows])
         if terminal.talks:
             show(terminal, result)
             if markdown is not None:
@@ -212,11 +212,6 @@ def _gap(gap: Gap) -> list[str]:
 
 def _rate(counts: ErrorCounts | None) -> str:
     return "–" if counts is None or counts.rate is None else f"{100 * counts.rate:.2f}"
-
-
-def _bare(result: zq.Comparison) -> str:
-    """The table as tab-separated lines, for --quiet."""
-    return "\n".join("\t".join(_cells(row, result)) for row in result.rows)
 
 
 def _markdown(result: zq.Comparison) -> str:

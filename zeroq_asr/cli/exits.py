@@ -20,6 +20,7 @@ from zeroq_asr.errors import (
     UnsupportedOperatorError,
     VerificationError,
 )
+from zeroq_asr.lines import printable, shorten
 
 OK, INTERNAL, USAGE, INPUT, UNSUPPORTED, UNPROVEN, MACHINE, INTERRUPTED = 0, 1, 2, 3, 4, 5, 6, 130
 
@@ -71,16 +72,13 @@ def line_of(error: BaseException) -> str:
         text = "out of memory; use a smaller --batch or --frames, or a larger machine"
     elif isinstance(error, OSError):
         where = f"{error.filename}: " if error.filename else ""
-        text = f"{where}{error.strerror or error}"
+        text = f"{where}{error.strerror or shorten(str(error))}"
     elif code == INTERNAL:
-        text = f"internal: {type(error).__name__}: {error}; please report it with --traceback"
+        text = f"internal: {type(error).__name__}: {shorten(str(error))}; please report it with --traceback"
     else:
         text = str(error)
     # names come from files: a control character in one must not reach the terminal
-    text = "".join(
-        c if c.isprintable() else c.encode("unicode_escape").decode() for c in " ".join(text.split())
-    )
-    return f"error: {text}"
+    return f"error: {printable(' '.join(text.split()))}"
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -64,7 +64,7 @@ def transcribe(
                 for path, text in zip(batch, found, strict=True):
                     texts.append(text)
                     if not terminal.as_json:
-                        terminal.line(text if len(audio) == 1 else f"{path}\t{text}")
+                        terminal.line(*([text] if len(audio) == 1 else [str(path), text]))
         pairs = [{"audio": str(path), "text": text} for path, text in zip(audio, texts, strict=True)]
         terminal.result({"model": str(model), "transcripts": pairs}, "")
 

@@ -21,6 +21,7 @@ from rich.table import Table
 from rich.text import Text
 
 from zeroq_asr.cli.exits import code_of, line_of
+from zeroq_asr.lines import printable
 from zeroq_asr.progress import Progress, silent
 
 #: without a terminal, a stage that took less is not worth a line
@@ -46,21 +47,30 @@ class Terminal:
         """Whether more than the bare result is wanted."""
         return not (self.as_json or self.quiet)
 
-    def result(self, value: Any, bare: str) -> None:
-        """Print the result as JSON with --json, as the line ``bare`` with --quiet, else nothing."""
-        if self.as_json:
-            self.line(json.dumps(_finite(value), indent=2, allow_nan=False))
-        elif self.quiet and bare:
-            self.line(bare)
+    def result(self, value: Any, bare: str | Sequence[Sequence[str]]) -> None:
+        """Print the result as JSON with --json, as ``bare`` with --quiet, else nothing.
 
-    def line(self, text: str) -> None:
-        """Print a line of a result as it is, without wrapping or colour."""
+        ``bare`` is a line, or the fields of several.
+        """
+        if self.as_json:
+            self._write(json.dumps(_finite(value), indent=2, allow_nan=False))
+        elif self.quiet and bare:
+            for fields in [[bare]] if isinstance(bare, str) else bare:
+                self.line(*fields)
+
+    def line(self, *fields: str) -> None:
+        """Print a line of a result, its fields parted by tabs, without wrapping or colour."""
+        self._write("\t".join(printable(field) for field in fields))
+
+    def _write(self, text: str) -> None:
         self._stdout.write(f"{text}\n")
         self._stdout.flush()
 
     def title(self, text: str, note: str = "") -> None:
         """Print the heading of a report."""
-        self.out.print(Text.assemble((text, "bold"), f"  {note}" if note else ""), soft_wrap=True)
+        self.out.print(
+            Text.assemble((printable(text), "bold"), printable(f"  {note}") if note else ""), soft_wrap=True
+        )
 
     def facts(self, rows: Iterable[tuple[str, str]]) -> None:
         """Print names and values, a line each."""
@@ -70,7 +80,7 @@ class Terminal:
         grid.add_column(no_wrap=True, style="cyan", width=width + 2)
         grid.add_column(overflow="fold")
         for name, value in rows:
-            grid.add_row(f"  {name}", escape(value))
+            grid.add_row(f"  {printable(name)}", escape(printable(value)))
         self._show(grid)
 
     def table(
@@ -84,17 +94,17 @@ class Terminal:
             else:
                 table.add_column(name, justify="right", no_wrap=True)
         for row in rows:
-            table.add_row(*(escape(cell) for cell in row))
+            table.add_row(*(escape(printable(cell)) for cell in row))
         self._show(Padding(table, (0, 0, 0, 2), expand=False))
 
     def text(self, text: str = "", style: str = "") -> None:
         """Print a paragraph."""
-        self.out.print(Text(text, style))
+        self.out.print(Text(printable(text), style))
 
     def next(self, command: str) -> None:
         """Print the command to run next, unbroken, so that it can be copied."""
         self.text()
-        self.out.print(Text(f"Next: zeroq-asr {command}"), soft_wrap=True)
+        self.out.print(Text(printable(f"Next: zeroq-asr {command}")), soft_wrap=True)
 
     def _show(self, block: Table | Padding) -> None:
         if self.out.is_terminal:
@@ -103,7 +113,7 @@ class Terminal:
         with self.out.capture() as capture:
             self.out.print(block)
         for line in capture.get().splitlines():  # rich fills every line to the width of the longest
-            self.line(line.rstrip())
+            self._write(line.rstrip())
 
     @contextlib.contextmanager
     def progress(self) -> Iterator[Progress]:
@@ -169,7 +179,7 @@ class _Bars:
             completed=done,
             total=None if pulses else total,
             count=f"{done}/{total}" if total > 1 else "",
-            note=escape(note),
+            note=escape(printable(note)),
         )
 
 
@@ -193,7 +203,7 @@ class _Lines:
             self._print(f"{stage}: {done} of {total}, {seconds:.0f} s", note)
 
     def _print(self, text: str, note: str) -> None:
-        self._console.print(Text(f"{text}, {note}" if note else text), soft_wrap=True)
+        self._console.print(Text(printable(f"{text}, {note}" if note else text)), soft_wrap=True)
 
 
 def size(count: float) -> str:

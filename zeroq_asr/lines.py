@@ -1,0 +1,45 @@
+"""Text that strangers wrote, shown on one line: nothing in it may steer a terminal or fill a screen."""
+
+from __future__ import annotations
+
+import unicodedata
+
+#: most characters of a value, and of one part of an error, that are shown
+VALUE, PART = 80, 600
+#: embedding, override and isolate marks: they reorder what stands on the line behind them
+_REORDERING = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+#: control characters, surrogates (the bytes of a name that is no UTF-8), separators of lines and paragraphs
+_UNSHOWN = ("Cc", "Cs", "Zl", "Zp")
+
+
+def printable(text: str) -> str:
+    """Return ``text`` with escapes for control characters, line ends, surrogates and reordering marks.
+
+    Letters of every script stay, with the joiners that some need.
+    """
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(
+        c.encode("unicode_escape").decode() if c in _REORDERING or unicodedata.category(c) in _UNSHOWN else c
+        for c in text
+    )
+
+
+def shorten(text: str, limit: int = PART) -> str:
+    """Return ``text``, its middle left out where it has more than ``limit`` characters."""
+    if len(text) <= limit:
+        return text
+    tail = limit // 4
+    return f"{text[: limit - tail - 3]} … {text[-tail:]}"
+
+
+def shown(value: object, limit: int = VALUE) -> str:
+    """Return what ``value`` looks like in an error: its repr, cut to ``limit`` characters.
+
+    Never raises: a number of more digits than Python prints, or a repr that fails, is named by its type.
+    """
+    try:
+        text = repr(value[: 4 * limit] if isinstance(value, str | bytes) else value)
+    except Exception:  # a repr may do anything; ValueError for long integers is the usual one
+        return f"a {type(value).__name__} that cannot be shown"
+    return printable(shorten(text, limit))
