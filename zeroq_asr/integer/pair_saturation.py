@@ -45,7 +45,7 @@ def excess(rows: np.ndarray, limit: int) -> np.ndarray:
 def bounded(rows: np.ndarray, limit: int, out: np.ndarray | None = None) -> np.ndarray:
     """Return ``rows`` [O, N], integers, with neighbours shortened alike until none exceed ``limit``.
 
-    ``out``: a contiguous array that may be overwritten, also ``rows`` itself; the result may be it, or ``rows``.
+    ``out``: a contiguous array that may be overwritten, perhaps ``rows``; the result may be it, or ``rows``.
     """
     left, right = _halves(rows)
     sums = left + right
