@@ -68,7 +68,12 @@ KINDS: dict[str, Make] = {
 
 
 def features(
-    seed: list[int], count: int, channels: int, frames: tuple[int, int], scale: float, batches: tuple[int, ...]
+    seed: list[int],
+    count: int,
+    channels: int,
+    frames: tuple[int, int],
+    scale: float,
+    batches: tuple[int, ...],
 ) -> tuple[Array, Array, str]:
     """Features [B, M, T], lengths [B], and what is in them, of round ``count`` of a seed.
 

@@ -30,6 +30,13 @@ LEVELS = {
     for name, level in onnxruntime.GraphOptimizationLevel.__members__.items()
 }
 DIALECTS: dict[str, type[OnnxStrictBackend]] = {"strict": OnnxStrictBackend, "fused": OnnxFusedBackend}
+#: other ways of running a file
+OTHERS: dict[str, dict[str, Any]] = {
+    "2 threads that sleep": {"threads": 2, "spin": False},
+    "no arena, nodes in parallel": {"parallel": True},
+    "bound buffers": {"bound": True},
+    "strided inputs": {"strided": True},
+}
 
 
 @dataclass(frozen=True)
@@ -67,8 +74,12 @@ def reference(program: Program, features: Array, lengths: Array) -> Values:
     return {**backend.kept, **dict(zip(program.leaving, results, strict=True))}
 
 
-def interpreters(program: Program, deployment: Deployment) -> Iterator[Interpreter]:
-    """All interpreters but the reference, with all their options."""
+def interpreters(program: Program, deployment: Deployment, turn: int) -> Iterator[Interpreter]:
+    """All interpreters but the reference.
+
+    A file is opened at every level of optimization, by turns with one thread and two, and with one of
+    ``OTHERS``: programs of eight ``turn``s have had all of them.
+    """
     for int8 in (False, True):
         yield Interpreter(
             "torch", "int8 products" if int8 else "float carriers", _simulation(program, int8), inside=True
@@ -76,14 +87,12 @@ def interpreters(program: Program, deployment: Deployment) -> Iterator[Interpret
     for dialect in DIALECTS:
         exported = export(program, deployment, dialect)
         data = exported.to_bytes()
-        for level in LEVELS:
-            for threads in (1, 2):
-                run = _session(program, data, level=level, threads=threads)
-                yield Interpreter(dialect, f"{level}, {threads} thread{'s' * (threads > 1)}", run)
-        yield Interpreter(dialect, "all, 2 threads that sleep", _session(program, data, threads=2, spin=False))
-        yield Interpreter(dialect, "all, no arena, nodes in parallel", _session(program, data, parallel=True))
-        yield Interpreter(dialect, "all, bound buffers", _session(program, data, bound=True))
-        yield Interpreter(dialect, "all, strided inputs", _session(program, data, strided=True))
+        for k, level in enumerate(LEVELS):
+            threads = 1 + (turn + k) % 2
+            run = _session(program, data, level=level, threads=threads)
+            yield Interpreter(dialect, f"{level}, {threads} thread{'s' * (threads > 1)}", run)
+        other = [*OTHERS][turn // 2 % len(OTHERS)]
+        yield Interpreter(dialect, f"all, {other}", _session(program, data, **OTHERS[other]))
         opened, symbols = with_all_values(program, exported, dialect)
         for level, threads in (("disable", 1), ("all", 2)):
             run = _session(program, opened, level=level, threads=threads, symbols=symbols)
