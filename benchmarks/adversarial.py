@@ -1,4 +1,4 @@
-"""Features that are hard on integers: extremes, ties of the quantizer, silence, impulses, and every length."""
+"""Features that are hard on integers: extremes, ties of the quantizer, silence, impulses; every length."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ Array = np.ndarray
 #: one utterance [M, T] from a generator, its shape and the scale of the program's input quantizer
 Make = Callable[[np.random.Generator, tuple[int, int], float], Array]
 
-#: batches of the rounds; 0: one utterance of every length
+#: batches of the rounds; 0: utterances of every length, or of so many lengths from one frame to all
 BATCHES = (5, 1, 2, 0)
 #: utterances of a batch that has every length
-EVERY = 24
+EVERY = 12
 
 
 def _random(scale: float) -> Make:

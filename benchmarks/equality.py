@@ -27,9 +27,9 @@ import multiprocessing
 import sys
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -45,7 +45,7 @@ from zeroq_asr.deployment.export import Deployment
 from zeroq_asr.deployment.machine import this_machine
 from zeroq_asr.integer.backends.base import ROWS
 from zeroq_asr.integer.program import Program
-from zeroq_asr.registry import INTEGER_OPERATORS, OPERATORS
+from zeroq_asr.registry import OPERATORS
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
@@ -89,7 +89,7 @@ class Count:
 
 @dataclass
 class Tally:
-    by_interpreter: dict[tuple[str, str, bool], Count] = field(default_factory=dict)
+    by_interpreter: dict[str, Count] = field(default_factory=dict)
     by_network: dict[str, Count] = field(default_factory=dict)
     #: integers of the reference, and rounds, by network
     references: dict[str, int] = field(default_factory=dict)
@@ -106,8 +106,7 @@ class Tally:
         return total
 
     def note(self, case: Case, interpreter: Interpreter, count: Count) -> None:
-        key = (interpreter.name, interpreter.option, interpreter.inside)
-        self.by_interpreter.setdefault(key, Count()).add(count)
+        self.by_interpreter.setdefault(interpreter.label, Count()).add(count)
         self.by_network.setdefault(case.network, Count()).add(count)
 
     def add(self, other: Tally) -> None:
@@ -151,11 +150,7 @@ def specs(kind: str) -> dict[str, zq.QuantSpec]:
     if kind == "waveform":
         # these tiny networks hardly stride: 8 s are as many frames as others have in minutes
         limits = {"in blocks": 8.0, "to the last frame": 0.3}
-        found = {n: of("8", max_seconds=limits[n]) if n in limits else one for n, one in found.items()}
-        short = {n: one for n, one in found.items() if n not in limits}
-        found |= {
-            n: zq.QuantSpec.from_dict({**one.to_dict(), "max_seconds": 4.0}) for n, one in short.items()
-        }
+        found = {n: replace(one, max_seconds=limits.get(n, 4.0)) for n, one in found.items()}
     return found
 
 
@@ -178,13 +173,13 @@ def cases(network: str, wanted: Callable[[str], bool], tally: Tally) -> Iterator
         except zq.ZeroqError as error:
             tally.refused.append(f"{network}, {name}: {type(error).__name__}: {error.problem}")
             continue
-        frames, batches, factor = (1, 40), BATCHES, model.subsampling_factor
+        frames, batches, factor = (1, 24), BATCHES, model.subsampling_factor
         if kind == "waveform":
             frames = (200, 1200)
         if name == "to the last frame":
             frames, batches = (program.max_frames, program.max_frames), (2, 1)
         elif name == "in blocks":
-            frames, batches = (factor * (ROWS - 1), factor * (ROWS + 20)), (1, 2)
+            frames, batches = (factor * (ROWS - 1), factor * (ROWS + 20)), (1, 1)
         yield Case(network, name, program, prepared.deployment(spec), frames, batches), len(chosen) - k
 
 
@@ -269,13 +264,12 @@ def run_case(case: Case, quota: float, seed: int, only_round: int | None, tally:
             done += count.integers
             if first:
                 tally.differences.append(
-                    f"{case.name}: {one.name} ({one.option}): {first}; {described}; "
+                    f"{case.name}: {one.label}: {first}; {described}; "
                     f"program {program.digest()[:16]}; {again}"
                 )
 
 
 def run_network(network: str, quota: float, seed: int, only: str, only_round: int | None) -> Tally:
-    torch.set_num_threads(1)
     tally = Tally()
     for case, still in cases(network, lambda name: fnmatch.fnmatch(name, only), tally):
         start, before = time.perf_counter(), tally.total.integers
@@ -307,8 +301,7 @@ def account(tally: Tally, seed: int) -> list[str]:
         )
 
     lines.append(f"{'interpreter':50} {head}")
-    for (name, option, inside), count in sorted(tally.by_interpreter.items(), key=lambda one: one[0]):
-        lines.append(row(f"{name}, {option}{', all values' if inside else ''}", count))
+    lines += [row(label, count) for label, count in sorted(tally.by_interpreter.items())]
     lines += ["", f"{'network':50} {head} {'reference':>12} {'rounds':>7}"]
     for network, count in tally.by_network.items():
         lines.append(
@@ -330,22 +323,21 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--round", type=int, help="this round of each case alone")
     parser.add_argument("--out", type=Path, help="where to write the account, too")
     options = parser.parse_args(arguments)
-    if options.only.startswith(RANDOM_PROGRAMS):
-        names = [RANDOM_PROGRAMS]
-    else:
-        names = [RANDOM_PROGRAMS, *sources()]
-        pattern = options.only.split(",")[0]
-        names = [n for n in names if "," not in options.only or fnmatch.fnmatch(n, pattern)]
+    known: dict[str, Iterable[object]] = {RANDOM_PROGRAMS: range(PROGRAMS)}
+    known |= {network: specs(kind) for network, (kind, _) in sources().items()}
+    names = [n for n, f in known.items() if any(fnmatch.fnmatch(f"{n}, {k}", options.only) for k in f)]
     work = partial(
         run_network,
-        quota=options.integers / len(names),
+        quota=options.integers / max(len(names), 1),
         seed=options.seed,
         only=options.only,
         only_round=options.round,
     )
     tally = Tally()
     if options.jobs > 1:
-        with ProcessPoolExecutor(options.jobs, multiprocessing.get_context("spawn")) as pool:
+        with ProcessPoolExecutor(
+            options.jobs, multiprocessing.get_context("spawn"), torch.set_num_threads, (1,)
+        ) as pool:
             for one in pool.map(work, names):
                 tally.add(one)
     else:
@@ -367,4 +359,5 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    torch.set_num_threads(1)
     sys.exit(main())

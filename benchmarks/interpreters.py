@@ -47,6 +47,10 @@ class Interpreter:
     #: whether it gives all values, and not only what leaves the program
     inside: bool = False
 
+    @property
+    def label(self) -> str:
+        return f"{self.name}, {self.option}{', all values' if self.inside else ''}"
+
 
 def keeping(backend: type[Any]) -> type[Any]:
     """A backend that keeps every result by its name in ``kept``."""

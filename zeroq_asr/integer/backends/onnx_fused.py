@@ -174,8 +174,8 @@ class OnnxFusedBackend(OnnxStrictBackend):
         """A kernel's weights and their zero point: signed where u8 times s8 is exact.
 
         That it always is for depthwise convolutions: their kernels, which are no matrix products, widen both
-        factors to 16 bits on every x86 and are several times faster with signed weights.  ``padding``: the byte
-        that stands beyond the ends, which the kernel multiplies like any other.
+        factors to 16 bits on every x86 and are several times faster with signed weights.  ``padding``: the
+        byte that stands beyond the ends, which the kernel multiplies like any other.
         """
         depthwise = w.exact.shape[1] == 1 and len(w.exact) == groups > 1
         if not depthwise and self._saturates(w, max(x.interval.max, padding or 0)):
@@ -191,7 +191,7 @@ class OnnxFusedBackend(OnnxStrictBackend):
         return self.encode(w, "i8" + TRANSPOSED, rows.astype(np.int8)), self.scalar(0, I8)
 
     def _saturates(self, w: Sym, highest: int) -> bool:
-        """Whether a u8 × s8 kernel may saturate on what the target allows, with bytes of at most ``highest``."""
+        """Whether a u8 × s8 kernel may saturate on what the target allows on bytes up to ``highest``."""
         return self.target == "x86-any" and saturates(w.exact, highest)
 
     def like(self, v: Sym, other: Sym) -> Sym:
