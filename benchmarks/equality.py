@@ -190,7 +190,7 @@ def _random_cases(wanted: Callable[[str], bool]) -> Iterator[tuple[Case, int]]:
     around = Deployment("random", zq.FrontendConfig(features=MELS), tokens, MAX_FRAMES / 100 - 0.1, 1)
     chosen = [seed for seed in range(PROGRAMS) if wanted(f"{RANDOM_PROGRAMS}, {seed}")]
     for k, seed in enumerate(chosen):
-        yield Case(RANDOM_PROGRAMS, str(seed), random_program(seed), around, (1, 60)), len(chosen) - k
+        yield Case(RANDOM_PROGRAMS, str(seed), random_program(seed), around, (1, 200)), len(chosen) - k
 
 
 # -- comparing -------------------------------------------------------------------------------------

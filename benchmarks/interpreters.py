@@ -32,7 +32,7 @@ LEVELS = {
 DIALECTS: dict[str, type[OnnxStrictBackend]] = {"strict": OnnxStrictBackend, "fused": OnnxFusedBackend}
 #: other ways of running a file
 OTHERS: dict[str, dict[str, Any]] = {
-    "2 threads that sleep": {"threads": 2, "spin": False},
+    "2 threads that spin": {"threads": 2, "spin": True},
     "no arena, nodes in parallel": {"parallel": True},
     "bound buffers": {"bound": True},
     "strided inputs": {"strided": True},
@@ -141,7 +141,7 @@ def _session(
     *,
     level: str = "all",
     threads: int = 1,
-    spin: bool = True,
+    spin: bool = False,
     parallel: bool = False,
     bound: bool = False,
     strided: bool = False,
