@@ -239,7 +239,13 @@ def run_case(case: Case, quota: float, seed: int, only_round: int | None, tally:
     seeds = [seed, turn]
     scale = next(i.attrs["scale"] for i in program.code if i.op == "quantize_input")
     counted = {o for i in program.code if i.op not in MOVES for o in i.outs} | set(program.leaving)
-    running = list(interpreters(program, case.deployment, turn))
+    try:
+        running = list(interpreters(program, case.deployment, turn))
+    except zq.ZeroqError as error:
+        # what is lowered must be proven; what a dialect cannot hold is only said
+        found = tally.differences if isinstance(error, zq.ProofError) else tally.refused
+        found.append(f"{case.name}: {type(error).__name__}: {error}")
+        return
     done = 0
     for number in itertools.count() if only_round is None else (only_round,):
         if only_round is None and number >= len(case.batches) and done >= quota:
