@@ -79,6 +79,17 @@ def test_a_run_that_fails_is_a_difference(
     assert "the reference fails on" in capsys.readouterr().err
 
 
+def test_a_program_that_is_not_proven_is_a_difference(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(*_: object) -> None:
+        raise ProofError("attention", "scores too far apart")
+
+    monkeypatch.setattr(equality, "interpreters", refuse)
+    assert equality.main(["--only", ONE]) == 1
+    assert f"{ONE}: ProofError: attention: scores too far apart" in capsys.readouterr().err
+
+
 def test_nothing_compared_is_no_success(capsys: pytest.CaptureFixture[str]) -> None:
     assert equality.main(["--only", "random programs, none"]) == 1
     assert "no case matches 'random programs, none'" in capsys.readouterr().out

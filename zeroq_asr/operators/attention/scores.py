@@ -28,7 +28,7 @@ def hides(high: np.ndarray, low: np.ndarray, attrs: Attrs) -> bool:
 
 
 def _lies_above(size: int, up: int, mp: int, cap: int) -> bool:
-    """Whether every score of bytes, however few of their bits are used, is more than ``cap`` above a mask's."""
+    """Whether scores of bytes, however few of their bits are used, lie more than ``cap`` above a mask's."""
     return 255 * 255 * size * (up + mp) + cap <= SCORE
 
 
