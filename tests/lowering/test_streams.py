@@ -22,7 +22,7 @@ from zeroq_asr.integer.program import Program, ValueInfo
 from zeroq_asr.integer.proof import prove
 from zeroq_asr.lowering.formats import WIDE_MARGIN, wide_formats, wide_values
 from zeroq_asr.lowering.lower import lower
-from zeroq_asr.operators.attention.scores import aligned
+from zeroq_asr.operators.attention.scores import aligned, hides, reach_of
 
 HEADS, LONGEST = 2, 200
 
@@ -149,6 +149,17 @@ def test_distances_share_the_unit_of_contents(ratio: float) -> None:
     # a whole number of 2^-12 units at most
     units = found[distances] * scales[place] / (scales[query] * scales[key]) * 4096
     assert units == pytest.approx(round(units), rel=1e-9)
+
+
+@pytest.mark.parametrize("bits", range(2, 9))
+@pytest.mark.parametrize("size", [HIDDEN // HEADS, 24, 64, 128])
+def test_scores_of_few_bits_lie_above_the_masked_ones(bits: int, size: int) -> None:
+    high = (1 << bits) - 1
+    info = ValueInfo("uint8", 6.0 / high, high // 2, 0, high)
+    up, mp = aligned(info, info, info, info, size, size**-0.5)
+    cap = reach_of(size**-0.5 * info.scale**2 / up)
+    tables = np.array([255, 0]), np.array([127, 0])
+    assert hides(*tables, {"size": size, "up": up, "mp": mp, "cap": cap})
 
 
 # -- a whole network -----------------------------------------------------------------------------

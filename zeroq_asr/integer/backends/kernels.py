@@ -95,8 +95,11 @@ class Kernels(Protocol):
     def leave_out(self, v: Sym) -> None:
         """Remember a vector of zeros [C] of the program that no node needs."""
 
-    def kernel_weight(self, x: Sym, w: Sym, groups: int) -> tuple[str, str]:
-        """A convolution's weights and their zero point: signed where u8 times s8 is exact."""
+    def kernel_weight(self, x: Sym, w: Sym, groups: int, padding: int | None) -> tuple[str, str]:
+        """A convolution's weights and their zero point: signed where u8 times s8 is exact.
+
+        ``padding``: the byte that stands beyond the ends; None without.
+        """
 
     def matrix(self, x: Sym, w: Sym) -> tuple[str, str]:
         """Pointwise weights [O, I, 1] as [I, O], and their zero point: signed where u8 × s8 is exact."""

@@ -23,9 +23,13 @@ FRACTION = 8
 
 def hides(high: np.ndarray, low: np.ndarray, attrs: Attrs) -> bool:
     """Whether what lies behind a mask has no part in any sum, and every largest score has one."""
-    largest = 255 * 255 * attrs["size"] * (attrs["up"] + attrs["mp"])
     ends = int(high[0]) + int(low[0]) > 0 and int(high[-1]) + int(low[-1]) == 0
-    return ends and largest + attrs["cap"] <= SCORE
+    return ends and _lies_above(attrs["size"], attrs["up"], attrs["mp"], attrs["cap"])
+
+
+def _lies_above(size: int, up: int, mp: int, cap: int) -> bool:
+    """Whether scores of bytes, however few of their bits are used, lie more than ``cap`` above a mask's."""
+    return 255 * 255 * size * (up + mp) + cap <= SCORE
 
 
 def reach_of(unit: float) -> int:
@@ -41,7 +45,9 @@ def aligned(
     size: int,
     scale: float,
 ) -> tuple[int, int]:
-    """Return 2^a and m_p ≥ 2^a·s_p·s_r / (s_q·s_k), the largest at which both scores add up to 24 bits.
+    """Return 2^a and m_p ≥ 2^a·s_p·s_r / (s_q·s_k), the largest at which both scores add up to 24 bits,
+
+    and those of whole bytes, of which the formats may be a part, lie far enough above what is masked.
 
     The four are formats (scale, zero point and ends), ``size`` the channels of a head, ``scale`` that of the
     scores.
@@ -54,8 +60,12 @@ def aligned(
         # a ratio that is one already must not become the next by a rounding of its division
         return max(1, math.ceil(ratio * up * (1 - 1e-9)))
 
+    def fits(up: int) -> bool:
+        cap, largest = reach_of(unit / up), up * content + factor(up) * by_distance
+        return max(largest, cap) <= CARRIED and _lies_above(size, up, factor(up), cap)
+
     up = 1 << 12
-    while up > 1 and max(up * content + factor(up) * by_distance, reach_of(unit / up)) > CARRIED:
+    while up > 1 and not fits(up):
         up >>= 1
     return up, factor(up)
 

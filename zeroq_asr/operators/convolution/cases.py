@@ -203,6 +203,10 @@ def conv_cases() -> Iterator[Case]:
         yield conv_case(f"neighbours-{name}", weight=weight, bits=8, **layout, seed=60)
         if name in ("pointwise", "odd-channels", "k3-strided"):
             yield conv_case(f"neighbours-{name}-16", weight=weight, bits=8, **layout, **wide, c=9, seed=61)
+    # a zero point above all of the input: only where the ends are padded is a byte so large
+    above: Attrs = {"source": (0, 130), "zx": 255, "weight": np.full((8, 8, 3), 100), "bits": 8, "kernel": 3}
+    yield conv_case("padding-above-the-input", **above, padding=(1, 1), seed=62)
+    yield conv_case("no-padding-above-the-input", **above, seed=62)
     yield conv_case("relu-range", lo=128, hi=255, seed=40)
     yield conv_case("narrow-range", lo=100, hi=101, zy=100, seed=41)
     yield conv_case("range-beside-zero-point", lo=200, hi=250, zy=10, seed=42)

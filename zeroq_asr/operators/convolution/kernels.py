@@ -59,7 +59,8 @@ def emit_kernel(b: Kernels, i: Instruction, ins: list[Sym], layout: dict[str, li
         x = b.channels_first(x)
         acc = b.add_node("Add", [b.conv_integer(x, w, a["zx"], **whole), b.per_channel(bias, axes)])
         return b.quantized(b.add_node("Mul", [b.to_float(acc), b.scaled(m, a["c"], axes)]), i)
-    weight, weight_zero_point = b.kernel_weight(x, w, a["groups"])
+    padding = a["zx"] if any(layout["pads"]) else None
+    weight, weight_zero_point = b.kernel_weight(x, w, a["groups"], padding)
     domain = ""
     if axes == 1:
         # as ONNX Runtime computes it in any case
