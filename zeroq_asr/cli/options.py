@@ -13,7 +13,8 @@ from typing import Annotated, Any
 import typer
 
 from zeroq_asr.errors import ConfigError
-from zeroq_asr.speech.manifest import MANIFESTS
+from zeroq_asr.lines import shown
+from zeroq_asr.speech.manifest import MANIFESTS, MOST_CHANNELS
 
 AsJson = Annotated[
     bool, typer.Option("--json", help="Print the result as JSON on stdout, and nothing else there.")
@@ -35,6 +36,14 @@ Checkpoint = Annotated[
     Path | None,
     typer.Option(
         metavar="FILE", help="What an ONNX file of other tools came from; lends frontend and tokens."
+    ),
+]
+Channel = Annotated[
+    str | None,
+    typer.Option(
+        metavar="N|average",
+        help="What is heard of recordings with several channels: that numbered N, from 0, or their average; "
+        "by default their average, with a warning.",
     ),
 ]
 Set = Annotated[
@@ -61,6 +70,16 @@ BatchSize = Annotated[int, typer.Option(min=1, help="Recordings that run togethe
 Threads = Annotated[
     int | None, typer.Option(min=1, max=512, help="Threads of the network; all cores by default.")
 ]
+
+
+def channel_of(text: str | None) -> int | str | None:
+    """Return what --channel says; ConfigError for anything but a number from 0, or average."""
+    if text is None or text == "average":
+        return text
+    if not (text.isascii() and text.isdigit() and int(text[:9]) < MOST_CHANNELS):
+        problem = f"expected a number from 0, or average, got {shown(text)}"
+        raise ConfigError("--channel", problem, "channels are counted from 0")
+    return int(text[:9])
 
 
 def one_of(allowed: Iterable[str]) -> Callable[[str], str]:
