@@ -88,7 +88,7 @@ def one_of(allowed: Iterable[str]) -> Callable[[str], str]:
 
     def check(value: str) -> str:
         if value not in names:
-            raise typer.BadParameter(f"{value!r} is not one of {', '.join(names)}.")
+            raise typer.BadParameter(f"{shown(value)} is not one of {', '.join(names)}.")
         return value
 
     return check
@@ -138,9 +138,11 @@ def with_settings(given: Iterable[str] | None, *specs: Any) -> tuple[Any, ...]:
         name, equals, value = text.partition("=")
         name = name.strip().replace("-", "_")
         if not equals or name not in places:
-            raise ConfigError("--set", f"cannot read {text!r}", f"NAME=VALUE with one of {', '.join(places)}")
+            raise ConfigError(
+                "--set", f"cannot read {shown(text)}", f"NAME=VALUE with one of {', '.join(places)}"
+            )
         try:
             changes[places[name]][name] = json.loads(value)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):  # no JSON, or a number of more digits than Python reads
             changes[places[name]][name] = value
     return tuple(dataclasses.replace(spec, **fields) for spec, fields in zip(specs, changes, strict=True))
