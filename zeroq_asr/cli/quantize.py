@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from pathlib import Path
 from typing import Annotated, Any
@@ -170,7 +171,7 @@ def quantize(
             channel=channel_of(channel),
         )
         spec, synthesis, ranges = with_settings(fields, spec, synthesis, ranges)
-        if ranges.kind in ("features", "audio") and not Path(calibration).exists():
+        if ranges.kind in ("features", "audio") and not os.path.exists(calibration):
             raise ConfigError(
                 "--calibration", f"there is no file or folder {calibration}", "or say synthetic or noise"
             )
