@@ -97,7 +97,7 @@ def test_damaged_sentencepiece_models_are_refused(small_model: bytes) -> None:
         broken[int(rng.integers(len(broken)))] = int(rng.integers(256))
         with contextlib.suppress(ConfigError):  # anything else is a fault
             Tokenizer.from_sentencepiece(bytes(broken))
-    with pytest.raises(ConfigError, match="not a SentencePiece model .*utf-8"):
+    with pytest.raises(ConfigError, match=r"not a SentencePiece model .*utf-8"):
         Tokenizer.from_sentencepiece(small_model.replace("▁".encode(), b"\xe2\x96\xff"))
     with pytest.raises(ConfigError, match="more than any has"):
         Tokenizer.from_sentencepiece(bytes(2**26 + 1))

@@ -34,7 +34,7 @@ from zeroq_asr.measure.onnxruntime_quantizers import attempt, ort_dynamic, ort_s
 from zeroq_asr.model import AsrModel
 from zeroq_asr.pipeline import Prepared, preparation, prepare, quantize
 from zeroq_asr.progress import Progress, silent
-from zeroq_asr.speech.audio import AudioReader, audio_duration
+from zeroq_asr.speech.audio import AudioReader, audio_duration, check_segments
 from zeroq_asr.speech.frontend import Frontend
 from zeroq_asr.speech.manifest import Channel, Utterance, read_manifest
 from zeroq_asr.synthesis.synthesize import synthesize
@@ -164,6 +164,7 @@ def compare(
     spec, synthesis = spec or QuantSpec(), synthesis or SynthesisSpec.preset("default")
     if seeds < 1:
         raise ConfigError("compare", f"seeds must be 1 or more, got {seeds}")
+    check_segments(manifest or ())
     for utterance in manifest or ():
         _check_duration(utterance, spec.max_seconds)
     syntheses = [replace(synthesis, seed=synthesis.seed + k) for k in range(seeds)]

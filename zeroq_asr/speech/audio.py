@@ -73,13 +73,14 @@ def audio_duration(recording: str | os.PathLike[str] | Utterance) -> float:
 
 
 def check_segments(utterances: Iterable[Utterance]) -> None:
-    """Raise what reading would, before the long work begins, for a segment that is not in its recording.
+    """Raise what reading would for a segment or a channel that is not there, before the long work begins.
 
-    Only headers are read.
+    Only headers are read, of recordings of which a segment or a channel is meant.
     """
     for utterance in utterances:
-        if utterance.offset:
+        if utterance.offset or utterance.channel is not None:
             with _opened(utterance.audio_path) as (sound, _):
+                _pick(utterance.audio_path, utterance.channel, sound.channels)
                 _segment(utterance, sound.samplerate, sound.frames)
 
 
