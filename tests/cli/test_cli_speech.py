@@ -20,6 +20,7 @@ from zeroq_asr.pipeline import _features, _open_source
 from zeroq_asr.progress import silent
 from zeroq_asr.speech.audio import load_audio
 
+#: the least work that still is a synthesis
 QUICK = ("--batch", "2", "--frames", "64", "--iterations", "1")
 
 
