@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from zeroq_asr.errors import ConfigError
@@ -85,6 +87,44 @@ def test_reads_a_sentencepiece_model(sentencepiece_model: bytes) -> None:
 def test_refuses_what_is_no_sentencepiece_model(data: bytes) -> None:
     with pytest.raises(ConfigError, match="SentencePiece"):
         Tokenizer.from_sentencepiece(data)
+
+
+def test_damaged_sentencepiece_models_are_refused(small_model: bytes) -> None:
+    rng = np.random.default_rng(0)
+    assert Tokenizer.from_sentencepiece(small_model).tokens[:1] == ("<unk>",)
+    for _ in range(300):
+        broken = bytearray(small_model)
+        broken[int(rng.integers(len(broken)))] = int(rng.integers(256))
+        with contextlib.suppress(ConfigError):  # anything else is a fault
+            Tokenizer.from_sentencepiece(bytes(broken))
+    with pytest.raises(ConfigError, match=r"not a SentencePiece model .*utf-8"):
+        Tokenizer.from_sentencepiece(small_model.replace("▁".encode(), b"\xe2\x96\xff"))
+    with pytest.raises(ConfigError, match="more than any has"):
+        Tokenizer.from_sentencepiece(bytes(2**26 + 1))
+
+
+def test_tokens_have_the_length_of_tokens() -> None:
+    with pytest.raises(ConfigError, match=r"token 'aaa.* … a+' has 1048576 characters") as caught:
+        Tokenizer(("a", "a" * 2**20))
+    assert len(str(caught.value)) < 300
+    with pytest.raises(ConfigError, match="1048577 tokens are more than"):
+        Tokenizer(("a",) * (2**20 + 1))
+
+
+@pytest.fixture(scope="module")
+def small_model() -> bytes:
+    import sentencepiece
+
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.Train(
+        sentence_iterator=iter(["the cat sat on the mat"] * 20),
+        model_writer=model,
+        vocab_size=18,
+        hard_vocab_limit=False,
+        normalization_rule_name="identity",
+        minloglevel=5,
+    )
+    return model.getvalue()
 
 
 @pytest.fixture(scope="module")

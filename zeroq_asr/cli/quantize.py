@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,6 +14,7 @@ from zeroq_asr.cli.float_parts import show_islands
 from zeroq_asr.cli.options import (
     AllowFloat,
     AsJson,
+    Channel,
     Config,
     Developer,
     KeepFloat,
@@ -20,6 +22,7 @@ from zeroq_asr.cli.options import (
     Quiet,
     Set,
     alternatives,
+    channel_of,
     check_output,
     one_of,
     with_settings,
@@ -94,6 +97,7 @@ def quantize(
             help="Where ranges come from: synthetic, noise, saved features (.npz), a manifest or a folder.",
         ),
     ] = "synthetic",
+    channel: Channel = None,
     method: Annotated[
         str,
         typer.Option(
@@ -158,9 +162,16 @@ def quantize(
             objective=objective,
             patience=patience,
         )
-        ranges = zq.CalibrationSpec(calibration, method, percentile=percentile, limit=limit, margin=margin)
+        ranges = zq.CalibrationSpec(
+            calibration,
+            method,
+            percentile=percentile,
+            limit=limit,
+            margin=margin,
+            channel=channel_of(channel),
+        )
         spec, synthesis, ranges = with_settings(fields, spec, synthesis, ranges)
-        if ranges.kind in ("features", "audio") and not Path(calibration).exists():
+        if ranges.kind in ("features", "audio") and not os.path.exists(calibration):
             raise ConfigError(
                 "--calibration", f"there is no file or folder {calibration}", "or say synthetic or noise"
             )

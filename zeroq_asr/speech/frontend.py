@@ -29,6 +29,7 @@ import numpy.typing as npt
 import torch
 
 from zeroq_asr.errors import AudioError, ConfigError
+from zeroq_asr.lines import shown
 
 #: added to every standard deviation before the division
 STD_GUARD = 1e-5
@@ -100,10 +101,10 @@ class FrontendConfig:
             # bool is an int to Python, but no count of anything
             if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
                 expected = " or ".join("null" if t is type(None) else t.__name__ for t in types)
-                raise ConfigError("frontend", f"{name} must be {expected}, not {value!r}")
+                raise ConfigError("frontend", f"{name} must be {expected}, not {shown(value)}")
             # far beyond any meaning, and small enough for what is computed from it
             if isinstance(value, int | float) and not (isinstance(value, bool) or abs(value) < _FAR):
-                raise ConfigError("frontend", f"{name} must be a number below 10^9, not {_shortened(value)}")
+                raise ConfigError("frontend", f"{name} must be a number below 10^9, not {shown(value)}")
         self._check_values()
 
     def _check_values(self) -> None:
@@ -132,10 +133,10 @@ class FrontendConfig:
         for name, holds in rules.items():
             if not holds:
                 raise ConfigError(
-                    "frontend", f"{name} = {getattr(self, name)!r} is out of range or not supported"
+                    "frontend", f"{name} = {shown(getattr(self, name))} is out of range or not supported"
                 )
         if self.is_waveform and self.normalize not in ("unit_variance", None):
-            problem = f"normalize = {self.normalize!r} is unknown for a waveform"
+            problem = f"normalize = {shown(self.normalize)} is unknown for a waveform"
             raise ConfigError("frontend", problem, "use unit_variance or null")
         if (
             isinstance(self.normalize, str)
@@ -144,7 +145,7 @@ class FrontendConfig:
         ):
             raise ConfigError(
                 "frontend",
-                f"normalize = {self.normalize!r} is unknown",
+                f"normalize = {shown(self.normalize)} is unknown",
                 "use per_feature, all_features, null, or fixed_mean and fixed_std",
             )
         if isinstance(self.normalize, dict):
@@ -255,11 +256,6 @@ _TYPES: dict[str, tuple[type, ...]] = {
 
 #: no frequency, time or level is larger
 _FAR = 1e9
-
-
-def _shortened(value: object) -> str:
-    # Python refuses to print whole numbers beyond some thousand digits
-    return "a far larger one" if isinstance(value, int) and abs(value) > _FAR else repr(value)
 
 
 def _check_fixed(normalize: dict[str, list[float]], features: int) -> None:

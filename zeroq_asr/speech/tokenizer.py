@@ -13,10 +13,15 @@ from typing import Any
 
 from zeroq_asr.errors import ConfigError
 from zeroq_asr.files import atomic_write_bytes
+from zeroq_asr.lines import shown
 
 #: characters: tokens are joined as they are; sentencepiece: "▁" begins a word; wordpiece: "##" continues one
 KINDS = ("characters", "sentencepiece", "wordpiece")
 
+#: tokens, and characters of one: far more than any recogniser has, and few enough for a line of text
+MOST_TOKENS, MOST_CHARACTERS = 2**20, 1000
+#: bytes of a SentencePiece model
+_MOST_BYTES = 2**26
 _WORD_START = "\u2581"
 #: what SentencePiece prints for its special pieces
 _SPECIAL_PIECES = {"<unk>": " \u2047 ", "<s>": "", "</s>": "", "<pad>": ""}
@@ -42,11 +47,20 @@ class Tokenizer:
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
-            raise ConfigError("tokenizer", f"unknown kind {self.kind!r}", f"use one of {', '.join(KINDS)}")
+            raise ConfigError(
+                "tokenizer", f"unknown kind {shown(self.kind)}", f"use one of {', '.join(KINDS)}"
+            )
         if not isinstance(self.tokens, tuple) or not all(isinstance(t, str) for t in self.tokens):
             raise ConfigError("tokenizer", "tokens must be a tuple of strings")
         if not self.tokens:
             raise ConfigError("tokenizer", "the token list is empty")
+        if len(self.tokens) > MOST_TOKENS:
+            problem = f"{len(self.tokens)} tokens are more than the {MOST_TOKENS} that a recogniser can have"
+            raise ConfigError("tokenizer", problem)
+        longest = max(self.tokens, key=len)
+        if len(longest) > MOST_CHARACTERS:
+            problem = f"token {shown(longest)} has {len(longest)} characters, more than {MOST_CHARACTERS}"
+            raise ConfigError("tokenizer", problem)
         if not all(is_unicode(token) for token in self.tokens):
             raise ConfigError("tokenizer", "a token holds a lone surrogate, which is no Unicode")
 
@@ -91,13 +105,17 @@ class Tokenizer:
         """Read the pieces of a serialized SentencePiece model, or raise ConfigError."""
         import sentencepiece
 
+        if len(model) > _MOST_BYTES:
+            raise ConfigError(
+                "tokenizer", f"not a SentencePiece model ({len(model)} bytes are more than any has)"
+            )
         processor = sentencepiece.SentencePieceProcessor()
         try:
             processor.LoadFromSerializedProto(model)
-            size = processor.GetPieceSize()
-        except (RuntimeError, TypeError) as error:
+            pieces = tuple(processor.IdToPiece(i) for i in range(processor.GetPieceSize()))
+        except (RuntimeError, TypeError, ValueError) as error:  # ValueError: a piece that is no UTF-8
             raise ConfigError("tokenizer", f"not a SentencePiece model ({error})") from None
-        return cls(tuple(processor.IdToPiece(i) for i in range(size)), "sentencepiece")
+        return cls(pieces, "sentencepiece")
 
     def write_tokens(self, path: str | os.PathLike[str]) -> None:
         """Write ``token_lines``; ConfigError when there are none or the file cannot be written."""
@@ -110,7 +128,9 @@ class Tokenizer:
         """
         broken = [token for token in self.tokens if "\n" in token or "\r" in token]
         if broken:
-            raise ConfigError("tokens", f"token {broken[0]!r} contains a line break, one token is one line")
+            raise ConfigError(
+                "tokens", f"token {shown(broken[0])} contains a line break, one token is one line"
+            )
         return "".join(f"{token} {number}\n" for number, token in enumerate((*self.tokens, "<blk>")))
 
 
