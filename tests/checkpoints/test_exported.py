@@ -304,7 +304,7 @@ def test_truncated(load: Load, archive: bytes) -> None:
         "Add(FloorDiv(Add(Symbol('s55', positive=True, integer=True), Integer(-1)), Integer(2)), Integer(1))",
         "Pow(Symbol('s55', integer=True), Integer(2))",
         # the area of an attention's scores
-        "Mul(Integer(4), Pow(Add(FloorDiv(Symbol('s55', integer=True), Integer(2)), Integer(1)), Integer(2)))",
+        "Mul(Integer(4), Pow(Add(FloorDiv(Symbol('s5', integer=True), Integer(2)), Integer(1)), Integer(2)))",
         "Max(Integer(1), Symbol('u0', integer=True))",
     ],
 )

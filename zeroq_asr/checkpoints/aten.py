@@ -90,6 +90,9 @@ MAX_VALUE, MAX_LIVE, MAX_BYTES, MAX_FLOPS = 2**30, 2**31, 2**36, 2**42
 _OPERATOR_REMEDY = "write it with other operators, or build the network yourself: --loader MODULE:FUNCTION"
 _COST_REMEDY = "it is no network for speech that this package can take"
 
+#: kinds of nodes that a traced graph is made of
+_CALL = "call_function"
+_ENDS = _INPUT, _OUTPUT = "placeholder", "output"
 #: arithmetic on sizes: plain functions of numbers
 _NUMBERS = (int, float, bool)
 
@@ -102,9 +105,9 @@ def check_calls(path: str | os.PathLike[str], graph: torch.fx.Graph) -> None:
     if len(graph.nodes) > MAX_NODES:
         raise CheckpointError(path, f"calls {len(graph.nodes)} operators, more than {MAX_NODES}")
     for node in graph.nodes:
-        if node.op in ("placeholder", "output"):
+        if node.op in _ENDS:
             continue
-        if node.op != "call_function":
+        if node.op != _CALL:
             raise CheckpointError(path, f"its graph holds {shown(node.op)}, no call of an operator")
         if isinstance(node.target, torch._ops.OpOverload):
             require_allowed(path, node.target, node.name)
@@ -297,7 +300,7 @@ def shapes_of(
     made: dict[torch.fx.Node, Any] = {}
     costs = _Costs()
     for node in program.graph.nodes:
-        if node.op == "placeholder":
+        if node.op == _INPUT:
             source = next((s[stored[node.name]] for s in stores if stored.get(node.name) in s), None)
             if source is None:
                 if not inputs or node.name in stored:
@@ -310,7 +313,7 @@ def shapes_of(
             kept.add(_storage(values[node]))
             continue
         args, kwargs = torch.fx.node.map_arg((node.args, node.kwargs), values.__getitem__)
-        if node.op == "output":
+        if node.op == _OUTPUT:
             return [*args[0]] if isinstance(args[0], (tuple, list)) else [args[0]]
         try:
             with torch.no_grad(), mode, costs:

@@ -276,7 +276,9 @@ def _checked_payloads(
         tensor = isinstance(entry, dict) and entry.get("use_pickle") is False
         prefix = "weight_" if folder == _WEIGHTS else "tensor_"
         if not tensor or not str(entry.get("path_name")).startswith(prefix):
-            raise CheckpointError(path, f"{printable(shorten(name, 80))} is a pickled object, not a plain tensor", CODE_REMEDY)
+            raise CheckpointError(
+                path, f"{printable(shorten(name, 80))} is a pickled object, not a plain tensor", CODE_REMEDY
+            )
         if record not in records:
             raise CheckpointError(path, f"the bytes of {name} are missing", "download it again")
         problem = _payload_problem(

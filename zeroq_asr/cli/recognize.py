@@ -17,6 +17,7 @@ from zeroq_asr.cli.options import (
     Checkpoint,
     Config,
     Developer,
+    Language,
     Loader,
     Quiet,
     Threads,
@@ -41,6 +42,7 @@ def transcribe(
     checkpoint: Checkpoint = None,
     config: Config = None,
     loader: Loader = None,
+    language: Language = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
     developer: Developer = False,
@@ -51,7 +53,7 @@ def transcribe(
     """
     with session(ctx, as_json=as_json, quiet=quiet, developer=developer) as terminal:
         with terminal.progress() as progress:
-            recognizer = _open(model, config, loader, checkpoint, threads, progress)
+            recognizer = _open(model, config, loader, language, checkpoint, threads, progress)
         texts: list[str] = []
         # lines on a terminal are progress enough, and a bar would be in their way
         bars = contextlib.nullcontext(silent) if terminal.out.is_terminal else terminal.progress()
@@ -87,6 +89,7 @@ def evaluate(
     checkpoint: Checkpoint = None,
     config: Config = None,
     loader: Loader = None,
+    language: Language = None,
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", metavar="FILE", help="Write references and transcripts, JSON lines."),
@@ -105,7 +108,7 @@ def evaluate(
         utterances = zq.read_manifest(manifest)[:limit]
         references_of(utterances)  # a line without text shows before the model is read
         with terminal.progress() as progress:
-            recognizer = _open(model, config, loader, checkpoint, threads, progress)
+            recognizer = _open(model, config, loader, language, checkpoint, threads, progress)
             result = zq.evaluate(
                 recognizer, utterances, batch_size=batch_size, by_duration=batch_size > 1, progress=progress
             )
@@ -121,6 +124,7 @@ def _open(
     model: Path,
     config: Path | None,
     loader: str | None,
+    language: str | None,
     checkpoint: Path | None,
     threads: int | None,
     progress: Progress,
@@ -129,7 +133,7 @@ def _open(
         torch.set_num_threads(threads)  # of the frontend, and of a checkpoint's network
     progress("load", 0, 1)
     recognizer = zq.open_recognizer(
-        model, config=config, loader=loader, checkpoint=checkpoint, threads=threads
+        model, config=config, loader=loader, language=language, checkpoint=checkpoint, threads=threads
     )
     progress("load", 1, 1)
     return recognizer
