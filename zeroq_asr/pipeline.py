@@ -164,14 +164,16 @@ def prepare(
     calibration: CalibrationSpec | None = None,
     config: str | os.PathLike[str] | None = None,
     loader: str | None = None,
+    language: str | None = None,
     graph: FloatGraph | None = None,
     progress: Progress = silent,
 ) -> Prepared:
     """Load and capture a network, and observe it once for ``spec`` and every format in ``also``.
 
-    ``graph``: the network as ``capture`` gives it, where it was captured before.  ``config`` and ``loader``
-    are as in ``load_checkpoint``.  Raises ConfigError where the formats differ in equalization, smoothing or
-    allow_float, which change what is observed, and any ZeroqError for what is wrong with the input.
+    ``graph``: the network as ``capture`` gives it, where it was captured before.  ``config``, ``loader`` and
+    ``language`` are as in ``load_checkpoint``.  Raises ConfigError where the formats differ in equalization,
+    smoothing or allow_float, which change what is observed, and any ZeroqError for what is wrong with the
+    input.
     """
     specs = tuple(settled(one) for one in (spec or QuantSpec(), *also))
     first, calibration = specs[0], calibration or CalibrationSpec()
@@ -184,7 +186,9 @@ def prepare(
     clock = _Clock(seconds, progress)
     with clock("load"):
         model = (
-            source if isinstance(source, AsrModel) else load_checkpoint(source, config=config, loader=loader)
+            source
+            if isinstance(source, AsrModel)
+            else load_checkpoint(source, config=config, loader=loader, language=language)
         )
     with clock("source"):
         opened = _open_source(model, calibration)
@@ -248,17 +252,18 @@ def quantize(
     dialect: str = "fused",
     config: str | os.PathLike[str] | None = None,
     loader: str | None = None,
+    language: str | None = None,
     progress: Progress = silent,
 ) -> Quantized:
     """Quantize a checkpoint, a loaded model or a prepared one, and write it to ``output`` if given.
 
-    ``config`` and ``loader`` are as in ``load_checkpoint``; of what is prepared, ``spec`` chooses the format,
-    as in ``build``.  Raises a ZeroqError for anything that is wrong with the input; the output file is whole
-    or not there at all.  The file is integer-only unless ``spec`` keeps something in float (``keep_float``,
-    ``allow_float``), which ``Quantized.islands`` lists and only the dialect ``fused`` can hold.
+    ``config``, ``loader`` and ``language`` are as in ``load_checkpoint``; of what is prepared, ``spec``
+    chooses the format, as in ``build``.  Raises a ZeroqError for anything that is wrong with the input; the
+    output file is whole or not there at all.  The file is integer-only unless ``spec`` keeps something in
+    float (``keep_float``, ``allow_float``), which ``Quantized.islands`` lists and only the dialect ``fused`` can hold.
     """
     if isinstance(source, Prepared):
-        if any(given is not None for given in (synthesis, calibration, config, loader)):
+        if any(given is not None for given in (synthesis, calibration, config, loader, language)):
             raise ConfigError(
                 "quantize", "the network is prepared already, with its own features", "prepare anew"
             )
@@ -271,6 +276,7 @@ def quantize(
             calibration=calibration,
             config=config,
             loader=loader,
+            language=language,
             progress=progress,
         )
     chosen, _ = _both(prepared, spec)

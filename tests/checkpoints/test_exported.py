@@ -13,7 +13,7 @@ import yaml
 from torch import nn
 
 from zeroq_asr.checkpoints import load_checkpoint
-from zeroq_asr.checkpoints.exported import _EXPRESSION
+from zeroq_asr.checkpoints.exported import _is_size
 from zeroq_asr.errors import CheckpointError
 
 AUTO = torch.export.Dim.AUTO
@@ -303,8 +303,23 @@ def test_truncated(load: Load, archive: bytes) -> None:
     [
         "Add(FloorDiv(Add(Symbol('s55', positive=True, integer=True), Integer(-1)), Integer(2)), Integer(1))",
         "Pow(Symbol('s55', integer=True), Integer(2))",
+        # the area of an attention's scores
+        "Mul(Integer(4), Pow(Add(FloorDiv(Symbol('s5', integer=True), Integer(2)), Integer(1)), Integer(2)))",
         "Max(Integer(1), Symbol('u0', integer=True))",
     ],
 )
 def test_sizes_are_expressions(text: str) -> None:
-    assert _EXPRESSION.fullmatch(text)
+    assert _is_size(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Pow(Pow(Integer(9), Integer(9)), Integer(9))",
+        "Pow(Integer(2), Symbol('s55'))",
+        "Pow(Symbol('s55'), Integer(99))",
+        "Pow(Symbol('s55'), Integer(2)",
+    ],
+)
+def test_sizes_are_not_towers_of_powers(text: str) -> None:
+    assert not _is_size(text)

@@ -225,7 +225,7 @@ BROKEN: dict[str, tuple[Callable[[Path], object], type[CheckpointError], str]] =
     "no vocabulary": (without("vocab.json"), CheckpointError, "holds no vocab.json"),
     "no preprocessor": (without("preprocessor_config.json"), CheckpointError, "holds no preprocessor_config"),
     "no config": (without("config.json"), CheckpointError, "is a folder, .* which holds a config.json"),
-    "half a config": (lambda f: (f / "config.json").write_text("{"), CheckpointError, "not a valid JSON"),
+    "half a config": (lambda f: (f / "config.json").write_text("{"), CheckpointError, "is not valid JSON"),
     "half of the weights": (
         lambda f: os.truncate(f / "model.safetensors", 1000),
         CheckpointError,
@@ -234,7 +234,96 @@ BROKEN: dict[str, tuple[Callable[[Path], object], type[CheckpointError], str]] =
     "no head": (no_head, CheckpointError, "2 weights are missing: lm_head.bias, lm_head.weight"),
     "not finite": (not_finite, CheckpointError, "NaN or infinity: model.lm_head.bias"),
     "another shape": (other_vocabulary, CheckpointError, "1 weights have the wrong shape: lm_head.bias"),
-    "many languages": (many_languages, CheckpointError, "vocabulary cannot be read"),
+    "many languages": (
+        many_languages,
+        CheckpointError,
+        "a model of 2 languages, of which none is chosen; choose one by --language: eng, fra",
+    ),
+    "tokens and languages": (
+        lambda f: (f / "vocab.json").write_text('{"a": 1, "fra": {"a": 1}}'),
+        CheckpointError,
+        "mixes tokens and languages",
+    ),
+    "tokens without numbers": (
+        lambda f: (f / "vocab.json").write_text('{"a": "b"}'),
+        CheckpointError,
+        "gives the token 'a' the identifier 'b'",
+    ),
+    "two tokens of one number": (
+        lambda f: (f / "vocab.json").write_text('{"a": 1, "b": 1}'),
+        CheckpointError,
+        "gives the tokens 'a' and 'b' one identifier",
+    ),
+    "a vocabulary that is a list": (
+        lambda f: (f / "vocab.json").write_text("[1]"),
+        CheckpointError,
+        "holds a list, an object was expected",
+    ),
+    "a config that is a list": (
+        lambda f: (f / "config.json").write_text("[]"),
+        CheckpointError,
+        "holds a list, an object was expected",
+    ),
+    "not a number": (
+        lambda f: (f / "config.json").write_text('{"layer_norm_eps": NaN}'),
+        CheckpointError,
+        "it holds NaN",
+    ),
+    "endless layers": (
+        changed("config.json", num_hidden_layers=10**9),
+        CheckpointError,
+        "its num_hidden_layers is 1000000000",
+    ),
+    "wider than its weights": (
+        changed("config.json", hidden_size=2**14, intermediate_size=2**14),
+        CheckpointError,
+        r"describes \d+ weights, and holds \d+ bytes of them",
+    ),
+    "strides of words": (
+        changed("config.json", conv_stride=["a", 4]),
+        CheckpointError,
+        "its conv_stride is ",
+    ),
+    "a pipe": (lambda f: os.mkfifo(f / "added_tokens.json"), CheckpointError, "is no regular file"),
+    "a shard elsewhere": (
+        lambda f: (f / "model.safetensors.index.json").write_text(
+            json.dumps({"weight_map": {"lm_head.bias": "../../model.safetensors"}})
+        ),
+        CheckpointError,
+        "names the shard '../../model.safetensors', outside of the folder",
+    ),
+    "no shard": (
+        lambda f: (f / "model.safetensors.index.json").write_text(
+            json.dumps({"weight_map": {"lm_head.bias": "model-1.safetensors"}})
+        ),
+        CheckpointError,
+        "lacks the shard 'model-1.safetensors'",
+    ),
+    "a header of terabytes": (
+        lambda f: (f / "model.safetensors").write_bytes((2**42).to_bytes(8, "little") + b"{}" * 40),
+        CheckpointError,
+        "network cannot be read",
+    ),
+    "code of its own": (
+        changed("preprocessor_config.json", auto_map={"AutoFeatureExtractor": "own.Own"}),
+        UnsupportedModelError,
+        r"code of its own belongs to it \(auto_map\), which is never run",
+    ),
+    "a preprocessor's option that nobody knows": (
+        changed("preprocessor_config.json", denoise=0.5),
+        UnsupportedModelError,
+        "its preprocessor has denoise = 0.5, not supported",
+    ),
+    "padding with ones": (
+        changed("preprocessor_config.json", padding_value=1.0),
+        CheckpointError,
+        "padding_value = 1.0, 0 was expected",
+    ),
+    "normalization of words": (
+        changed("preprocessor_config.json", do_normalize="yes"),
+        CheckpointError,
+        "do_normalize = 'yes', true or false was expected",
+    ),
     "a rate that is none": (
         changed("preprocessor_config.json", sampling_rate="x"),
         CheckpointError,
@@ -282,6 +371,76 @@ def test_what_is_wrong_is_said(
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 500
     assert capfd.readouterr() == ("", "")
+
+
+def of_languages(folder: Path) -> list[str]:
+    """Make a model of two languages of a folder, with an adapter for the second; returns its tokens."""
+    base = json.loads((folder / "vocab.json").read_text())
+    french = ["<s>", "<pad>", "</s>", "<unk>", "|", *"ETAOINSHR'é"]
+    (folder / "vocab.json").write_text(json.dumps({"eng": base, "fra": {t: i for i, t in enumerate(french)}}))
+    config = {**json.loads((folder / "config.json").read_text()), "adapter_attn_dim": 4}
+    config["feat_extract_norm"], config["do_stable_layer_norm"] = "layer", True
+    torch.manual_seed(0)
+    network = transformers.Wav2Vec2ForCTC(transformers.Wav2Vec2Config(**config))
+    network.save_pretrained(folder)
+    adapter = {k: torch.randn_like(v) * 0.2 for k, v in network._get_adapters().items()}
+    adapter["lm_head.weight"] = torch.randn(len(french), 32) * 0.2
+    adapter["lm_head.bias"] = torch.randn(len(french)) * 0.2
+    from safetensors.torch import save_file
+
+    save_file(adapter, folder / "adapter.fra.safetensors", metadata={"format": "pt"})
+    return french
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_language_of_many_brings_its_adapter(huggingface_folder: Folder, tmp_path: Path) -> None:
+    folder = copied(huggingface_folder, tmp_path)
+    tokens = of_languages(folder)
+    model = load_checkpoint(folder, language="fra")
+    assert model.tokenizer.tokens == ("", "", "", " ", *tokens[5:])
+    features, lengths = model.example_input()
+    theirs = transformers.Wav2Vec2ForCTC.from_pretrained(
+        folder, target_lang="fra", ignore_mismatched_sizes=True
+    ).eval()
+    with torch.inference_mode():
+        expected = theirs(features[:1, 0]).logits[:, :, [0, *range(2, 16), 1]]
+        found = model.network(features[:1], lengths[:1])[0]
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+    # a model's own language needs no adapter, nor an option
+    edit(folder / "tokenizer_config.json", target_lang="eng")
+    assert load_checkpoint(folder).tokenizer.blank_id == 14
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_language_with_another_blank(huggingface_folder: Folder, tmp_path: Path) -> None:
+    folder = copied(huggingface_folder, tmp_path)
+    of_languages(folder)
+    vocabulary = json.loads((folder / "vocab.json").read_text())
+    vocabulary["fra"].update({"<pad>": 0, "<s>": 1})
+    (folder / "vocab.json").write_text(json.dumps(vocabulary))
+    with pytest.raises(CheckpointError, match=r"identifier 1 .* vocab.json gives it 0"):
+        load_checkpoint(folder, language="fra")
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_languages_that_are_not_there(huggingface_folder: Folder, tmp_path: Path) -> None:
+    folder = copied(huggingface_folder, tmp_path)
+    with pytest.raises(CheckpointError, match="is a model of one language; leave --language out"):
+        load_checkpoint(folder, language="fra")
+    of_languages(folder)
+    with pytest.raises(CheckpointError, match=r"has no language '\.\./x'; it has eng, fra"):
+        load_checkpoint(folder, language="../x")
+    with pytest.raises(CheckpointError, match=r"holds no adapter\.eng\.safetensors, its adapter for the"):
+        load_checkpoint(folder, language="eng")
+    (folder / "adapter.fra.safetensors").write_bytes(b"damaged")
+    with pytest.raises(CheckpointError, match="its adapter for the language fra cannot be read"):
+        load_checkpoint(folder, language="fra")
+    result = run("inspect", folder)
+    assert result.exit_code == 3
+    assert "choose one by --language: eng, fra" in result.stderr
+    many_languages(copied(huggingface_folder, tmp_path / "other"))
+    with pytest.raises(UnsupportedModelError, match="has no adapters"):
+        load_checkpoint(tmp_path / "other" / "model", language="fra")
 
 
 def test_another_way_to_join_tokens_is_refused(huggingface_folder: Folder, tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ Importing this folder registers the handlers of what is no operator of the graph
 constants and moves.
 
 Imported by: operators, pipeline, measure.
-Imports: errors, registry, graph.
+Imports: errors, lines, registry, graph.
 Never imports: model, checkpoints, lowering, operators, embedded, synthesis, calibration, deployment,
 pipeline, measure, cli.
 """

@@ -26,6 +26,7 @@ from zeroq_asr.capture.tracer import Lengths, Real, Tracer
 from zeroq_asr.errors import CaptureError, UnsupportedOperatorError
 from zeroq_asr.graph.canonicalize import canonicalize
 from zeroq_asr.graph.float_graph import FloatGraph
+from zeroq_asr.lines import shorten
 from zeroq_asr.registry import OPERATORS, operator_of
 
 #: largest difference allowed between the module and its captured graph, relative to the logits' spread
@@ -147,7 +148,15 @@ def _interpret(exported: Any, name: str, allow_float: bool) -> FloatGraph:
 def _meaning(tracer: Tracer, node: Any) -> Any:
     """The kind of what ``node`` makes; NotImplemented if it has no meaning here."""
     if tracer.is_constant(node):
-        return tracer.evaluate(node)
+        try:
+            return tracer.evaluate(node)
+        except MemoryError:
+            raise
+        except Exception as error:  # whatever an operator raises of the weights' values
+            reason = shorten((str(error).splitlines() or [type(error).__name__])[0], 200)
+            raise CaptureError(
+                node.name, f"{node.target} of constants fails ({reason})", "repair it"
+            ) from error
     if tracer.is_of_frames(node):
         return tracer.of_frames(node)
     result = collect(tracer, node, begun=True)
@@ -180,7 +189,15 @@ def _check(
     network: nn.Module, graph: FloatGraph, example: tuple[torch.Tensor, torch.Tensor], name: str
 ) -> None:
     with torch.inference_mode():
-        results = network(*example)
+        try:
+            results = network(*example)
+        except MemoryError:
+            raise
+        except Exception as error:  # whatever the network raises
+            reason = shorten((str(error).splitlines() or [type(error).__name__])[0], 200)
+            raise CaptureError(
+                name, f"the network fails on an example ({reason})", "try it by itself"
+            ) from error
         if not isinstance(results, (tuple, list)) or not all(isinstance(r, torch.Tensor) for r in results):
             raise CaptureError(name, "the network must return the tensors (logits [B, S, V], lengths [B])")
         expected, expected_lengths = results[0].float(), results[1]

@@ -4,7 +4,7 @@ Nothing in a checkpoint is ever run: weights are read as tensors only, archives 
 limits.  The exception is the user's own ``loader``.  A folder, or OWNER/NAME, is a Hugging Face model.
 
 Imported by: embedded, deployment, pipeline.
-Imports: errors, files, speech, architectures, model.
+Imports: errors, files, lines, speech, architectures, model.
 Never imports: lowering, operators, embedded, synthesis, calibration, deployment, pipeline, measure, cli.
 """
 
@@ -19,12 +19,18 @@ from zeroq_asr.checkpoints.nemo import load_nemo
 from zeroq_asr.checkpoints.pickles import ZIP_MAGIC
 from zeroq_asr.checkpoints.torchfile import load_torch_file, save_checkpoint
 from zeroq_asr.errors import CheckpointError
+from zeroq_asr.files import open_file
 from zeroq_asr.model import AsrModel
 
-__all__ = ["load_checkpoint", "save_checkpoint"]
+__all__ = ["is_huggingface", "kind_of", "load_checkpoint", "save_checkpoint"]
 
 #: a pickle of protocol 2 or later: torch.save's old format
 _PICKLE_MAGIC = b"\x80"
+#: ModelProto's first field, a small number
+_ONNX_MAGIC = b"\x08"
+_ONNX_REMEDY = (
+    "name the checkpoint that it was made of; verify, transcribe, evaluate, bench and inspect take ONNX files"
+)
 _TAR_MAGIC_AT, _TAR_MAGIC = 257, b"ustar"
 
 
@@ -33,15 +39,19 @@ def load_checkpoint(
     *,
     config: str | os.PathLike[str] | None = None,
     loader: str | None = None,
+    language: str | None = None,
 ) -> AsrModel:
     """Read a checkpoint of any format, chosen by its content.
 
     ``config`` is the model_config.yaml of weights that come without one.  ``loader`` names a
     function, ``package.module:function``, that reads the file instead and returns an AsrModel.  A folder
     with config.json, or OWNER/NAME where no such file is, is a Hugging Face model; it takes transformers.
+    ``language`` chooses one of a Hugging Face model of many languages.
 
     Raises CheckpointError when the file cannot be read, is damaged, or is not supported.
     """
+    if language is not None and (loader is not None or not is_huggingface(path)):
+        raise CheckpointError(path, "has no choice of languages", "leave --language out")
     if loader is not None:
         if config is not None:
             raise CheckpointError(loader, "a loader takes no --config", "leave one of them out")
@@ -51,7 +61,7 @@ def load_checkpoint(
             raise CheckpointError(
                 path, "a Hugging Face model brings its own configuration", "leave --config out"
             )
-        return load_huggingface(path)
+        return load_huggingface(path, language)
     head = _read_head(path)
     if head.startswith(GZIP_MAGIC) or head[_TAR_MAGIC_AT:].startswith(_TAR_MAGIC):
         if config is not None:
@@ -62,13 +72,24 @@ def load_checkpoint(
             return load_torch_file(path, config)
         except OSError as error:
             raise _unreadable(path, error) from None
+    if head.startswith(_ONNX_MAGIC) and len(head) > 1 and head[1] < 0x80:
+        raise CheckpointError(path, "is an ONNX file, a checkpoint was expected", _ONNX_REMEDY)
     raise CheckpointError(
         path, "is neither a .nemo archive nor a file of torch.save or torch.export.save", "is it whole?"
     )
 
 
+def kind_of(head: bytes) -> str:
+    """Return what kind of checkpoint begins with ``head``, in words; "" if none does."""
+    if head.startswith(GZIP_MAGIC) or head[_TAR_MAGIC_AT:].startswith(_TAR_MAGIC):
+        return "a .nemo archive"
+    return "a file of torch.save or torch.export.save" if head.startswith((ZIP_MAGIC, _PICKLE_MAGIC)) else ""
+
+
 def _read_head(path: str | os.PathLike[str]) -> bytes:
     """Return the first bytes of a file, enough to know its format."""
+    if os.path.isfile(os.path.join(path, "bundle.json")):
+        raise CheckpointError(path, "is a bundle of ONNX files, a checkpoint was expected", _ONNX_REMEDY)
     if os.path.isdir(path):
         raise CheckpointError(
             path,
@@ -76,7 +97,7 @@ def _read_head(path: str | os.PathLike[str]) -> bytes:
             "only the folder of a Hugging Face model will do, which holds a config.json",
         )
     try:
-        with open(path, "rb") as stream:
+        with open_file(path, CheckpointError) as stream:
             head = stream.read(_TAR_MAGIC_AT + len(_TAR_MAGIC))
     except OSError as error:
         raise _unreadable(path, error) from None

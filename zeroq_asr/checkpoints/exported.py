@@ -3,7 +3,8 @@
 `torch.export.load` unpickles objects, evaluates expression strings, executes guard code and
 looks operators up by any dotted name below `torch`.  So the archive is not handed to it as it
 came: what the graph needs is checked and copied to a new archive, in memory, and only that is
-loaded.  Kept are tensors as raw bytes, aten operators, arithmetic on sizes, tuples and lists.
+loaded.  Kept are tensors as raw bytes, listed operators of aten, arithmetic on sizes, tuples and lists.  The
+graph is then walked on tensors without memory (``checkpoints.aten``); nothing of it is run.
 """
 
 from __future__ import annotations
@@ -22,9 +23,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from zeroq_asr.checkpoints.aten import check_calls, require_allowed, shapes_of
 from zeroq_asr.checkpoints.pickles import CODE_REMEDY, check_zip, load_pickle
 from zeroq_asr.checkpoints.weights import freeze, require_finite
 from zeroq_asr.errors import CheckpointError
+from zeroq_asr.lines import printable, shorten, shown
 
 _MODEL = "models/model.json"
 _SAMPLES = "data/sample_inputs/model.pt"
@@ -32,7 +35,7 @@ _WEIGHTS, _WEIGHTS_CONFIG = "data/weights/", "data/weights/model_weights_config.
 _CONSTANTS, _CONSTANTS_CONFIG = "data/constants/", "data/constants/model_constants_config.json"
 _FIXED = ("archive_format", "archive_version", "byteorder", ".data/version", "version")
 
-_ATEN = re.compile(r"torch\.ops\.aten\.(?!from_file\b)\w+\.\w+")
+_ATEN = re.compile(r"torch\.ops\.aten\.(\w+)\.(\w+)")
 _SIZE_ARITHMETIC = re.compile(
     r"_operator\.(add|sub|mul|floordiv|truediv|mod|neg|getitem|eq|ne|lt|le|gt|ge|and_|or_|not_)"
     r"|torch\.sym_(max|min|int|float|not|ite)|math\.(ceil|floor|trunc)"
@@ -41,13 +44,26 @@ _SIZE_ARITHMETIC = re.compile(
 #: functions and comparisons.  No dots, no operators, no other names, quotes around symbols only.
 _SIZE_SYMBOL = r"Symbol\('[su]\d+'(?:, \w+=(?:True|False))*\)"
 _EXPRESSION = re.compile(
-    rf"(?:{_SIZE_SYMBOL}|Pow\({_SIZE_SYMBOL}, Integer\(-?\d\)\)"
-    r"|(?:Add|Mul|Integer|Rational|Max|Min|Mod|PythonMod|FloorDiv|CeilDiv|CleanDiv|ModularIndexing"
+    rf"(?:{_SIZE_SYMBOL}"
+    r"|(?:Add|Mul|Pow|Integer|Rational|Max|Min|Mod|PythonMod|FloorDiv|CeilDiv|CleanDiv|ModularIndexing"
     r"|Equality|Unequality|StrictLessThan|LessThan|StrictGreaterThan|GreaterThan|And|Or|Not"
     r"|IntTrueDiv|ToFloat|TruncToInt|FloorToInt|CeilToInt|Identity|true|false)(?!\w)"
     r"|\d{1,19}(?!\w)|[-(), ])*"
 )
+#: the end of a power, up to the ninth
+_POWER_END = re.compile(r", Integer\(-?\d\)$")
 _SYMBOL = re.compile(r"[su]\d+")
+#: kinds of arguments: tensors, numbers, sizes and the names of types
+_ARGUMENTS = re.compile(
+    r"as_(none|name|expr|expr_str|hint|tensor|tensors|optional_tensors?|ints?|floats?|bools?|sym_(int|float|bool)s?"
+    r"|string|scalar_type|memory_format|layout|device)"
+)
+_INPUTS, _OUTPUTS = {"user_input", "parameter", "buffer", "tensor_constant"}, {"user_output"}
+#: torch's number of a type → bytes of an element
+_ITEM_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 2, 7: 4, 8: 8, 12: 1, 13: 2}
+_STRIDED = 7
+#: sizes that the graph is walked at, (utterances, frames): one long, and one like no other
+_SIZES = (2, 512), (3, 77)
 _CONTAINERS = (None, "builtins.tuple", "builtins.list", "builtins.dict")
 _EXPORT_REMEDY = (
     "export with torch.export.export(module.eval(), (features, lengths), "
@@ -73,17 +89,27 @@ def load_program(path: str | os.PathLike[str], data: bytes, mels: int, classes: 
         program = torch.export.load(io.BytesIO(safe))
     # the loader raises whatever its parsers meet in a damaged graph: no narrower class covers it
     except Exception as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise CheckpointError(
-            path, f"is no readable exported program ({reason})", "export it again"
+            path, f"is no readable exported program ({_reason(error)})", "export it again"
         ) from None
     finally:
         log.setLevel(level)
+    check_calls(path, program.graph)
     _check_inputs(path, program, mels)
     _check_inference(path, program)
-    require_finite(path, program.state_dict)
-    network = freeze(program.module())
-    return network, _check_outputs(path, network, mels, classes)
+    require_finite(path, {**program.state_dict, **program.constants})
+    factor = _check_outputs(path, program, mels, classes)
+    try:
+        return freeze(program.module()), factor
+    # it writes code that checks the sizes of inputs, from what the file says of them
+    except Exception as error:
+        raise CheckpointError(
+            path, f"is no readable exported program ({_reason(error)})", "export it again"
+        ) from None
+
+
+def _reason(error: Exception) -> str:
+    return shorten((str(error).splitlines() or [type(error).__name__])[0], 200)
 
 
 def _rebuild(path: str | os.PathLike[str], data: bytes) -> bytes:
@@ -104,7 +130,7 @@ def _rebuild(path: str | os.PathLike[str], data: bytes) -> bytes:
     kept = {name: records[name] for name in _FIXED if name in records}
     # It is read with weights_only first, which this shows to succeed: no other way is then tried.
     load_pickle(path, records[_SAMPLES], shells=False)
-    kept[_SAMPLES] = records[_SAMPLES]
+    kept[_SAMPLES] = b""  # nobody looks at them
     kept[_MODEL] = json.dumps(_checked_graph(path, _json(path, records[_MODEL]))).encode()
     for folder, config in ((_WEIGHTS, _WEIGHTS_CONFIG), (_CONSTANTS, _CONSTANTS_CONFIG)):
         for record in _checked_payloads(path, records, folder, config):
@@ -148,10 +174,21 @@ def _checked_graph(path: str | os.PathLike[str], model: Any) -> dict[str, Any]:
     constraints = model.get("range_constraints") or {}
     require(isinstance(constraints, dict), "holds no range constraints")
     for symbol in constraints:
-        require(bool(_SYMBOL.fullmatch(symbol)), f"constrains {symbol!r}, which is no symbol")
+        require(bool(_SYMBOL.fullmatch(symbol)), f"constrains {shown(symbol)}, which is no symbol")
     graph_module = model["graph_module"]
     graph_module["metadata"] = {}
     graph_module["treespec_namedtuple_fields"] = {}
+    for side, kinds in (("input_specs", _INPUTS), ("output_specs", _OUTPUTS)):
+        signature = graph_module.get("signature")
+        specs = signature.get(side) if isinstance(signature, dict) else None
+        require(isinstance(specs, list), "holds no signature")
+        for spec in specs:
+            strange = {*spec} - kinds if isinstance(spec, dict) else {type(spec).__name__}
+            require(
+                not strange,
+                f"its {side} hold {shown(', '.join(sorted(map(str, strange))))}",
+                "a network takes tensors, returns tensors and writes into nothing of its own",
+            )
     calls = graph_module.get("module_call_graph")
     require(isinstance(calls, list) and bool(calls), "holds no call signature")
     graph_module["module_call_graph"] = calls[:1]
@@ -161,22 +198,55 @@ def _checked_graph(path: str | os.PathLike[str], model: Any) -> dict[str, Any]:
                 _check_treespec(path, _json(path, item[key]))
     for item in _walk(model):
         if "target" in item:
-            target = str(item["target"])
-            known = _ATEN.fullmatch(target) or _SIZE_ARITHMETIC.fullmatch(target)
-            require(bool(known), f"calls {target}, which is no tensor operator")
+            _check_target(path, str(item["target"]), item.get("name"))
             item["metadata"] = {}
+        for key in item:
+            if key.startswith("as_"):
+                require(
+                    bool(_ARGUMENTS.fullmatch(key)), f"holds an argument {shown(key)}, no tensor or number"
+                )
         if "expr_str" in item:
             text = str(item["expr_str"])
-            require(
-                bool(_EXPRESSION.fullmatch(text)) and len(text) < 10_000, f"holds the expression {text!r}"
-            )
+            require(_is_size(text), f"holds the expression {shown(text)}")
         device = item.get("device")
         if isinstance(device, dict) and "type" in device:
             kind = device["type"]
             require(
-                kind == "cpu", f"was exported on {kind!r}", "move the module to the CPU and export it again"
+                kind == "cpu",
+                f"was exported on {shown(kind)}",
+                "move the module to the CPU and export it again",
             )
     return model
+
+
+def _is_size(text: str) -> bool:
+    """Whether a text is an expression of sizes that costs nothing to read: a power has no power in it."""
+    if len(text) >= 10_000 or not _EXPRESSION.fullmatch(text):
+        return False
+    for start in (found.end() for found in re.finditer(r"Pow\(", text)):
+        depth, end = 1, start
+        while depth and end < len(text):
+            depth += {"(": 1, ")": -1}.get(text[end], 0)
+            end += 1
+        inside = text[start : end - 1]
+        if depth or "Pow(" in inside or not _POWER_END.search(inside):
+            return False
+    return True
+
+
+def _check_target(path: str | os.PathLike[str], target: str, name: object) -> None:
+    """Raise unless ``target`` names an operator of tensors that a file may call, or arithmetic on sizes."""
+    if _SIZE_ARITHMETIC.fullmatch(target):
+        return
+    match = _ATEN.fullmatch(target)
+    if match is None:
+        raise CheckpointError(
+            path, f"calls {printable(shorten(target, 80))}, which is no tensor operator", CODE_REMEDY
+        )
+    overload = getattr(getattr(torch.ops.aten, match[1], None), match[2], None)
+    if not isinstance(overload, torch._ops.OpOverload):
+        raise CheckpointError(path, f"calls {target}, which this version of torch lacks", CODE_REMEDY)
+    require_allowed(path, overload, str(name))
 
 
 def _check_treespec(path: str | os.PathLike[str], spec: Any) -> None:
@@ -188,7 +258,7 @@ def _check_treespec(path: str | os.PathLike[str], spec: Any) -> None:
             keys is None or (isinstance(keys, list) and all(isinstance(k, str) for k in keys))
         ):
             raise CheckpointError(
-                path, f"takes or returns {item.get('type')!r}", "use tensors, tuples and lists only"
+                path, f"takes or returns {shown(item.get('type'))}", "use tensors, tuples and lists only"
             )
 
 
@@ -200,22 +270,56 @@ def _checked_payloads(
     entries = content.get("config") if isinstance(content, dict) else None
     if not isinstance(entries, dict):
         raise CheckpointError(path, f"{config} is malformed", "export it again")
+    types: dict[str, dict[str, Any]] = {}
     for name, entry in entries.items():
         record = folder + str(entry.get("path_name")) if isinstance(entry, dict) else ""
         tensor = isinstance(entry, dict) and entry.get("use_pickle") is False
         prefix = "weight_" if folder == _WEIGHTS else "tensor_"
         if not tensor or not str(entry.get("path_name")).startswith(prefix):
-            raise CheckpointError(path, f"{name} is a pickled object, not a plain tensor", CODE_REMEDY)
+            raise CheckpointError(
+                path, f"{printable(shorten(name, 80))} is a pickled object, not a plain tensor", CODE_REMEDY
+            )
         if record not in records:
             raise CheckpointError(path, f"the bytes of {name} are missing", "download it again")
-        meta = entry.get("tensor_meta") or {}
-        sizes = (meta.get("sizes") or []) if isinstance(meta, dict) else None
-        if not isinstance(sizes, list):
-            raise CheckpointError(path, f"{config} is malformed", "export it again")
-        count = math.prod(s.get("as_int", 0) if isinstance(s, dict) else 0 for s in sizes)
-        if not records[record] and count:
-            raise CheckpointError(path, f"the bytes of {name} are missing", "download it again")
+        problem = _payload_problem(
+            entry.get("tensor_meta"), len(records[record]), types.setdefault(record, entry)
+        )
+        if problem:
+            raise CheckpointError(path, f"{name} {problem}", "download it again, or export it again")
         yield record
+
+
+def _payload_problem(meta: Any, held: int, first: dict[str, Any]) -> str:
+    """What is wrong with the account of a tensor of which ``held`` bytes are stored; "" if nothing is.
+
+    ``first``: the first entry of the same bytes, whose type stands for all.
+    """
+    if not isinstance(meta, dict):
+        return "has no sizes"
+    sizes, strides = (_whole(meta.get(side)) for side in ("sizes", "strides"))
+    offset = _whole([meta.get("storage_offset")])
+    if sizes is None or strides is None or offset is None or len(sizes) != len(strides):
+        return "has malformed sizes"
+    dtype = meta.get("dtype")
+    width = _ITEM_BYTES.get(dtype) if type(dtype) is int else None
+    if width is None or meta.get("layout") != _STRIDED or first["tensor_meta"].get("dtype") != dtype:
+        return "has no supported type"
+    if 0 in sizes:
+        return "" if math.prod(max(n, 1) for n in sizes) < 2**31 and held == 0 else "is empty"
+    reach = sum((n - 1) * step for n, step in zip(sizes, strides, strict=True))
+    if held % width or (offset[0] + reach + 1) * width > held:
+        return f"reaches beyond its {held} bytes"
+    if math.prod(sizes) * width > held:
+        return f"is larger than its {held} bytes"
+    return ""
+
+
+def _whole(values: Any) -> list[int] | None:
+    """The numbers of a list of ``{"as_int": n}``; None unless all are whole and none is negative."""
+    if not isinstance(values, list):
+        return None
+    found = [v.get("as_int") if isinstance(v, dict) and len(v) == 1 else None for v in values]
+    return found if all(type(n) is int and n >= 0 for n in found) else None
 
 
 def _check_inputs(path: str | os.PathLike[str], program: torch.export.ExportedProgram, mels: int) -> None:
@@ -254,28 +358,30 @@ def _check_inference(path: str | os.PathLike[str], program: torch.export.Exporte
                 raise CheckpointError(path, f"was exported in training mode ({node.name})", _EXPORT_REMEDY)
 
 
-def _check_outputs(path: str | os.PathLike[str], network: nn.Module, mels: int, classes: int) -> int:
-    """Run the network once; return its input frames per encoded frame, or raise CheckpointError."""
-    frames = 512
-    try:
-        with torch.no_grad():
-            outputs = network(torch.zeros(2, mels, frames), torch.tensor([frames, frames]))
-    # a stranger's graph runs here: it may raise anything, and the file is at fault whatever it is
-    except Exception as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
-        raise CheckpointError(
-            path, f"does not run on 2 × {frames} frames ({reason})", _EXPORT_REMEDY
-        ) from None
-    tensors = isinstance(outputs, (tuple, list)) and all(isinstance(o, torch.Tensor) for o in outputs)
-    shapes = [list(o.shape) for o in outputs] if tensors else []
-    if len(shapes) != 2 or len(shapes[0]) != 3 or shapes[1] != [2] or not 0 < shapes[0][1] <= frames:
-        raise CheckpointError(
-            path,
-            "does not return logits [B, S, V] and encoded lengths [B]",
-            "wrap the module so that it does",
-        )
-    if shapes[0][2] != classes:
-        raise CheckpointError(
-            path, f"returns {shapes[0][2]} classes, the configuration has {classes} with the blank"
-        )
-    return round(frames / shapes[0][1])
+def _check_outputs(
+    path: str | os.PathLike[str], program: torch.export.ExportedProgram, mels: int, classes: int
+) -> int:
+    """Return the program's input frames per encoded frame, or raise CheckpointError; nothing is run."""
+    factors = []
+    for batch, frames in _SIZES:
+        outputs = shapes_of(path, program, mels, (batch, frames))
+        shapes = [list(o.shape) if isinstance(o, torch.Tensor) else [] for o in outputs]
+        plain = [o.dtype for o in outputs if isinstance(o, torch.Tensor)] == [torch.float32, torch.int64]
+        if (
+            not plain
+            or len(shapes[0]) != 3
+            or shapes[0][0] != batch
+            or shapes[1] != [batch]
+            or not 0 < shapes[0][1] <= frames
+        ):
+            raise CheckpointError(
+                path,
+                "does not return logits [B, S, V] and encoded lengths [B]",
+                "wrap the module so that it does",
+            )
+        if shapes[0][2] != classes:
+            raise CheckpointError(
+                path, f"returns {shapes[0][2]} classes, the configuration has {classes} with the blank"
+            )
+        factors.append(round(frames / shapes[0][1]))
+    return factors[0]

@@ -23,8 +23,10 @@ import torch
 from torch import nn
 
 from zeroq_asr.architectures.transformers_ctc import ParakeetCtc, WaveformCtc, receptive_field
+from zeroq_asr.checkpoints.folders import check_folder, read_object, weight_bytes
 from zeroq_asr.checkpoints.weights import freeze, require_finite
 from zeroq_asr.errors import CheckpointError, ConfigError, UnsupportedModelError
+from zeroq_asr.lines import printable, shorten, shown
 from zeroq_asr.model import AsrModel
 from zeroq_asr.speech.frontend import FrontendConfig
 from zeroq_asr.speech.tokenizer import Tokenizer
@@ -59,6 +61,40 @@ _FILES = {
 _HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 #: a name that ends so is a file's that is not there
 _FILE_SUFFIXES = (".nemo", ".pt", ".pth", ".pt2", ".ckpt", ".onnx", ".bin", ".safetensors", ".tar", ".gz")
+_HEAD = "lm_head.weight"
+#: bytes of weights that a folder may lack before anybody asks which
+_FREE_BYTES = 64 * 2**20
+
+
+def _is_size(value: object) -> bool:
+    return type(value) is int and 0 < value < 2**24
+
+
+def _is_switch(value: object) -> bool:
+    return isinstance(value, bool)
+
+
+_SIZE = ("a whole number", _is_size)
+_ANY = ("anything", lambda value: True)
+#: option of a feature extractor → what it must be: those that our frontend computes, and those that only
+#: matter to a batch, whose utterances are alone here
+_EXTRACTOR: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "sampling_rate": _SIZE,
+    "feature_size": _SIZE,
+    "padding_value": ("0", lambda value: value in (0, None)),
+    "padding_side": ("right", lambda value: value in ("right", None)),
+    "return_attention_mask": ("true or false", lambda value: value is None or _is_switch(value)),
+    "feature_extractor_type": _ANY,
+    "processor_class": _ANY,
+    "feature_dim": ("1", lambda value: value in (1, None)),
+}
+_WAVEFORM_EXTRACTOR = {**_EXTRACTOR, "do_normalize": ("true or false", _is_switch)}
+_MEL_EXTRACTOR = {
+    **_EXTRACTOR,
+    **dict.fromkeys(("win_length", "hop_length", "n_fft"), _SIZE),
+    "preemphasis": ("a number below 1", lambda v: isinstance(v, (int, float)) and 0 <= v < 1),
+    "mel_filters": _ANY,
+}
 #: sequences of tokens whose text must be the one that transformers gives
 _SAMPLES, _SAMPLE_LENGTH = 16, 40
 
@@ -76,26 +112,33 @@ def is_huggingface(path: str | os.PathLike[str]) -> bool:
     )
 
 
-def load_huggingface(path: str | os.PathLike[str]) -> AsrModel:
+def load_huggingface(path: str | os.PathLike[str], language: str | None = None) -> AsrModel:
     """Read Wav2Vec2ForCTC, HubertForCTC, Wav2Vec2ConformerForCTC or ParakeetForCTC.
 
     ``path`` is a folder with config.json, weights, tokenizer and preprocessor_config.json, or OWNER/NAME on
-    the Hugging Face hub, which is then asked for them.
+    the Hugging Face hub, which is then asked for them.  ``language``: which one a model of many (MMS) shall
+    recognize; its adapter is put in place.
 
     Raises CheckpointError when transformers is not installed or a part is missing or damaged, and
     UnsupportedModelError for another kind of model.
     """
     name = os.fspath(path)
+    if os.path.isdir(name):
+        check_folder(name)
     with _quiet_library(name) as library:
         config = _read(name, "configuration", library.AutoConfig.from_pretrained)
         class_name = _supported(name, config)
         try:
             frontend = _frontend(name, library, config)
-            raw = _read_tokenizer(name, library, config)
+            spoken = _language(name, config, language)
+            adapter = _read_adapter(name, config, spoken) if spoken is not None and language else None
+            if adapter is not None:
+                config.vocab_size = len(adapter[_HEAD])
+            raw = _read_tokenizer(name, library, config, spoken)
             tokenizer, order = _tokens(name, raw, config.vocab_size)
         except ConfigError as error:
             raise CheckpointError(path, str(error)) from None
-        model = _read_network(name, library, class_name, config)
+        model = _read_network(name, library, class_name, config, adapter)
         mel = config.model_type in _MEL_FAMILIES
         _reorder(name, model.ctc_head if mel else model.lm_head, order)
         network = ParakeetCtc(model) if mel else WaveformCtc(model)
@@ -166,7 +209,9 @@ def _supported(name: str, config: Any) -> str:
     kind = getattr(config, "model_type", "")
     if kind not in FAMILIES:
         raise UnsupportedModelError(
-            name, f"is a model of type {kind!r}, not supported", f"supported: {', '.join(FAMILIES.values())}"
+            name,
+            f"is a model of type {shown(kind)}, not supported",
+            f"supported: {', '.join(FAMILIES.values())}",
         )
     class_name, found = FAMILIES[kind], config.architectures or []
     if found and class_name not in found:
@@ -178,7 +223,9 @@ def _supported(name: str, config: Any) -> str:
     for option, value in (_PARAKEET_OPTIONS if mel else _WAVEFORM_OPTIONS).items():
         given = getattr(section, option, value)
         if given != value:
-            raise UnsupportedModelError(name, f"{option} = {given!r} is not supported", f"only {value!r} is")
+            raise UnsupportedModelError(
+                name, f"{option} = {shown(given)} is not supported", f"only {value!r} is"
+            )
     return class_name
 
 
@@ -201,12 +248,22 @@ def _frontend(name: str, library: Any, config: Any) -> FrontendConfig:
         raise UnsupportedModelError(
             name, f"its preprocessor is {type(extractor).__name__}", f"only {expected} is supported"
         )
-    names = ("sampling_rate", "feature_size", *(("win_length", "hop_length") if mel else ()))
-    for field in names:
-        value = getattr(extractor, field)
-        if not isinstance(value, int) or value < 1:
+    options = _MEL_EXTRACTOR if mel else _WAVEFORM_EXTRACTOR
+    for field, value in {**dict.fromkeys(options), **extractor.to_dict()}.items():
+        if field not in options:
+            # an option that nothing is known of says nothing where it is off
+            if value not in (None, False, "", 0):
+                option = f"{printable(shorten(str(field), 60))} = {shown(value)}"
+                raise UnsupportedModelError(
+                    name,
+                    f"its preprocessor has {option}, not supported",
+                    "build the network yourself: --loader",
+                )
+            continue
+        expected, holds = options[field]
+        if not holds(value):
             raise CheckpointError(
-                name, f"its preprocessor has {field} = {value!r}, a whole number was expected"
+                name, f"its preprocessor has {field} = {shown(value)}, {expected} was expected", "repair it"
             )
     rate, features = extractor.sampling_rate, extractor.feature_size
     if not mel:
@@ -233,14 +290,110 @@ def _frontend(name: str, library: Any, config: Any) -> FrontendConfig:
     )
 
 
-def _read_tokenizer(name: str, library: Any, config: Any) -> Any:
+def _language(name: str, config: Any, wanted: str | None) -> str | None:
+    """Return the language to recognize, one of a vocabulary by languages; None where there is but one.
+
+    Raises CheckpointError for a vocabulary that is none, and where a choice is missing or not there.
+    """
+    tokens: dict[str, Any] = {}
+    if config.model_type not in _MEL_FAMILIES:
+        tokens = read_object(_file(name, "vocab.json", "vocabulary"))
+    languages = [key for key, value in tokens.items() if isinstance(value, dict)]
+    if languages and len(languages) < len(tokens):
+        raise CheckpointError(name, "vocab.json mixes tokens and languages", "download it again")
+    if not languages:
+        _check_vocabulary(name, tokens)
+        if wanted is not None:
+            raise CheckpointError(name, "is a model of one language", "leave --language out")
+        return None
+    listed = shorten(", ".join(map(printable, sorted(languages))), 200)
+    found = wanted
+    if found is None:
+        path = Path(name, "tokenizer_config.json")
+        if not os.path.isdir(name):
+            path = Path(_file(name, "tokenizer_config.json", "tokenizer configuration"))
+        found = read_object(path).get("target_lang") if path.exists() else None
+    if found is None:
+        problem = f"is a model of {len(languages)} languages, of which none is chosen"
+        raise CheckpointError(name, problem, f"choose one by --language: {listed}")
+    if found not in languages:
+        raise CheckpointError(name, f"has no language {shown(found)}", f"it has {listed}")
+    _check_vocabulary(name, tokens[found])
+    return str(found)
+
+
+def _check_vocabulary(name: str, tokens: dict[str, Any]) -> None:
+    """Raise CheckpointError unless tokens have whole numbers, each its own."""
+    seen: dict[int, str] = {}
+    for token, number in tokens.items():
+        if type(number) is not int or number < 0:
+            problem = f"vocab.json gives the token {shown(token)} the identifier {shown(number)}"
+            raise CheckpointError(name, problem, "a whole number was expected")
+        if number in seen:
+            both = f"{shown(seen[number])} and {shown(token)}"
+            raise CheckpointError(name, f"vocab.json gives the tokens {both} one identifier", "repair it")
+        seen[number] = token
+
+
+def _file(name: str, file: str, part: str) -> str:
+    """Return the path of a file of a folder, or of the hub's, which is then asked for it."""
+    if os.path.isdir(name):
+        path = os.path.join(name, file)
+        if not os.path.isfile(path):
+            raise CheckpointError(name, f"holds no {file}, its {part}", "is the folder whole?")
+        return path
+    hub = importlib.import_module("transformers.utils.hub")
+    return str(_read(name, part, lambda where, **_: hub.cached_file(where, file)))
+
+
+def _read_adapter(name: str, config: Any, language: str) -> dict[str, torch.Tensor] | None:
+    """Return the weights that a language brings; None for weights that are of this language as they are."""
+    if not re.fullmatch(r"[\w-]{1,100}", language):
+        raise CheckpointError(name, f"has a language of an odd name, {shown(language)}", "choose another one")
+    if getattr(config, "adapter_attn_dim", None) is None:
+        problem = f"has no adapters, so that its weights cannot be turned to the language {language}"
+        raise UnsupportedModelError(name, problem, "name a model with adapter_attn_dim in config.json")
+    path = _file(name, f"adapter.{language}.safetensors", f"adapter for the language {language}")
+    safetensors = importlib.import_module("safetensors.torch")
+    adapter: dict[str, torch.Tensor] = _read(
+        name, f"adapter for the language {language}", lambda where, **_: safetensors.load_file(path)
+    )
+    head = adapter.get(_HEAD)
+    if head is None or head.dim() != 2 or not len(head):
+        raise CheckpointError(path, f"holds no {_HEAD}", "is it an adapter?")
+    return adapter
+
+
+def _put_adapter(name: str, model: Any, adapter: dict[str, torch.Tensor]) -> None:
+    """Replace the adapter and the head of ``model`` by those of a language."""
+    places = model._get_adapters() if hasattr(model, "_get_adapters") else None
+    if places is None:
+        raise UnsupportedModelError(name, f"{type(model).__name__} takes no adapters", "leave --language out")
+    misshapen = {k for k in places.keys() & adapter.keys() if places[k].shape != adapter[k].shape}
+    for problem, keys in (
+        ("lacks", places.keys() - adapter.keys()),
+        ("has surplus", adapter.keys() - places.keys()),
+        ("has in a wrong shape", misshapen),
+    ):
+        if keys:
+            listed = shorten(", ".join(map(printable, sorted(keys))), 200)
+            raise CheckpointError(
+                name, f"the adapter of its language {problem} {listed}", "download it again"
+            )
+    with torch.no_grad():
+        for key, place in places.items():
+            place.copy_(adapter[key])
+
+
+def _read_tokenizer(name: str, library: Any, config: Any, language: str | None) -> Any:
     if config.model_type in _MEL_FAMILIES:
         return _read(name, "tokenizer", library.AutoTokenizer.from_pretrained)
     auto = importlib.import_module("transformers.models.auto.tokenization_auto")
     given = _read(name, "tokenizer configuration", auto.get_tokenizer_config).get("tokenizer_class")
     if given not in _TOKENIZERS:
         raise UnsupportedModelError(name, f"its tokenizer is {given}", f"only {_TOKENIZERS[0]} is supported")
-    return _read(name, "vocabulary", library.Wav2Vec2CTCTokenizer.from_pretrained)
+    chosen = {} if language is None else {"target_lang": language}
+    return _read(name, "vocabulary", library.Wav2Vec2CTCTokenizer.from_pretrained, **chosen)
 
 
 def _tokens(name: str, tokenizer: Any, classes: int) -> tuple[Tokenizer, list[int]]:
@@ -250,8 +403,12 @@ def _tokens(name: str, tokenizer: Any, classes: int) -> tuple[Tokenizer, list[in
         raise CheckpointError(
             name, f"its padding token, the blank, has the identifier {blank} of {classes} classes"
         )
+    # tokens added for one language hide those of another
+    own = getattr(tokenizer, "encoder", {}).get(tokenizer.pad_token, blank)
+    if own != blank:
+        problem = f"its padding token, the blank, has the identifier {blank}, and vocab.json gives it {own}"
+        raise CheckpointError(name, problem, "repair added_tokens_decoder in tokenizer_config.json")
     special = set(tokenizer.all_special_ids)
-    # of a tokenizer for many languages that has chosen none, the values are vocabularies
     names = {i: t for t, i in tokenizer.get_vocab().items() if isinstance(i, int) and i < classes}
     delimiter = getattr(tokenizer, "word_delimiter_token", None)
     kind = "characters" if hasattr(tokenizer, "word_delimiter_token") else "sentencepiece"
@@ -291,13 +448,16 @@ def _compare_texts(name: str, theirs: Any, ours: Tokenizer, spoken: list[int], o
 # -- the network --------------------------------------------------------------------------------------
 
 
-def _read_network(name: str, library: Any, class_name: str, config: Any) -> Any:
+def _read_network(
+    name: str, library: Any, class_name: str, config: Any, adapter: dict[str, torch.Tensor] | None
+) -> Any:
     """Return transformers' module with the checkpoint's weights, all of them, in float32."""
     network = getattr(library, class_name, None)
     if network is None:
         raise CheckpointError(
             name, f"this version of transformers has no {class_name}", "update transformers"
         )
+    _check_size(name, network, config)
     model, info = _read(
         name,
         "network",
@@ -310,6 +470,9 @@ def _read_network(name: str, library: Any, class_name: str, config: Any) -> Any:
     )
     mismatched = sorted(str(key if isinstance(key, str) else key[0]) for key in info["mismatched_keys"])
     missing = sorted(key for key in info["missing_keys"] if not key.endswith(_TRAINING_ONLY))
+    if adapter is not None:
+        _put_adapter(name, model, adapter)
+        mismatched, missing = ([k for k in keys if k not in adapter] for keys in (mismatched, missing))
     for problem, keys in (("have the wrong shape", mismatched), ("are missing", missing)):
         if keys:
             shown = ", ".join(keys[:5]) + (", …" if len(keys) > 5 else "")
@@ -317,6 +480,24 @@ def _read_network(name: str, library: Any, class_name: str, config: Any) -> Any:
                 name, f"{len(keys)} weights {problem}: {shown}", "is it a model trained for recognition?"
             )
     return model
+
+
+def _check_size(name: str, network: Any, config: Any) -> None:
+    """Raise CheckpointError where a configuration describes far more weights than a folder holds."""
+    if not os.path.isdir(name):
+        return
+
+    def described(where: str, **options: object) -> int:
+        with torch.device("meta"):
+            return sum(p.numel() for p in network(config).parameters())
+
+    count = _read(name, "configuration", described)
+    held = weight_bytes(name)
+    # two bytes a weight at least; those that are missing are named later
+    if 2 * count > 2 * held + _FREE_BYTES:
+        raise CheckpointError(
+            name, f"describes {count} weights, and holds {held} bytes of them", "is config.json this model's?"
+        )
 
 
 def _reorder(name: str, head: nn.Module, order: list[int]) -> None:

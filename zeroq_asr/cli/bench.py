@@ -14,6 +14,7 @@ from zeroq_asr.cli.options import (
     Config,
     Developer,
     KeepFloat,
+    Language,
     Loader,
     Quiet,
     alternatives,
@@ -57,6 +58,7 @@ def bench(
     allow_float: AllowFloat = False,
     config: Config = None,
     loader: Loader = None,
+    language: Language = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
     developer: Developer = False,
@@ -77,10 +79,10 @@ def bench(
             if not files and against is None:
                 model = zq.embedded_model()
             elif checkpoint is not None:
-                model = zq.load_checkpoint(checkpoint, config=config, loader=loader)
+                model = zq.load_checkpoint(checkpoint, config=config, loader=loader, language=language)
             other = None
             if against is not None:
-                other = zq.load_checkpoint(against, config=config, loader=loader)
+                other = zq.load_checkpoint(against, config=config, loader=loader, language=language)
             result = zq.bench(
                 onnx_files,
                 model=model,

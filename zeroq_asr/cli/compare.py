@@ -15,6 +15,7 @@ from zeroq_asr.cli.options import (
     Config,
     Developer,
     KeepFloat,
+    Language,
     Loader,
     Quiet,
     Set,
@@ -81,6 +82,7 @@ def compare(
     fields: Set = None,
     config: Config = None,
     loader: Loader = None,
+    language: Language = None,
     markdown: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Also write the tables, as Markdown.")
     ] = None,
@@ -117,7 +119,7 @@ def compare(
             zq.read_manifest(calibration_manifest, heard)  # a mistake there shows before the long work begins
         with terminal.progress() as progress:
             progress("load", 0, 1)
-            loaded = zq.load_checkpoint(model, config=config, loader=loader)
+            loaded = zq.load_checkpoint(model, config=config, loader=loader, language=language)
             progress("load", 1, 1)
             result = zq.compare(
                 loaded,

@@ -18,6 +18,7 @@ from zeroq_asr.cli.options import (
     Config,
     Developer,
     KeepFloat,
+    Language,
     Loader,
     Quiet,
     alternatives,
@@ -35,6 +36,7 @@ def inspect(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A checkpoint or an ONNX file.")],
     config: Config = None,
     loader: Loader = None,
+    language: Language = None,
     sensitivity: Annotated[
         bool,
         typer.Option(
@@ -73,7 +75,7 @@ def inspect(
         if sensitivity:
             kept = {"keep_float": tuple(keep_float or ()), "allow_float": allow_float}
             spec = zq.QuantSpec.parse_bits(*(bits or ()), **kept)
-            _sensitivity(terminal, file, config, loader, bits or (), spec, features, source, top)
+            _sensitivity(terminal, file, config, loader, language, bits or (), spec, features, source, top)
             return
         if bits or keep_float or allow_float or features is not None or source != "synthetic":
             raise ConfigError(
@@ -83,7 +85,7 @@ def inspect(
             )
         with terminal.progress() as progress:
             progress("read", 0, 1)
-            found = zq.inspect_file(file, config=config, loader=loader)
+            found = zq.inspect_file(file, config=config, loader=loader, language=language)
             progress("read", 1, 1)
         terminal.result(found, found["kind"])
         if terminal.talks:
@@ -97,6 +99,7 @@ def _sensitivity(
     file: Path,
     config: Path | None,
     loader: str | None,
+    language: str | None,
     bits: Sequence[str],
     spec: zq.QuantSpec,
     features: Path | None,
@@ -112,7 +115,7 @@ def _sensitivity(
     calibration = zq.CalibrationSpec(source if features is None else str(features))
     with terminal.progress() as progress:
         progress("load", 0, 1)
-        model = zq.load_checkpoint(file, config=config, loader=loader)
+        model = zq.load_checkpoint(file, config=config, loader=loader, language=language)
         progress("load", 1, 1)
         found = zq.sensitivity(model, spec, calibration=calibration, progress=progress)
     first = found.layers[0]

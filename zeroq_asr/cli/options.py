@@ -32,6 +32,10 @@ Loader = Annotated[
     str | None,
     typer.Option(metavar="MODULE:FUNCTION", help="Your own function that reads MODEL; its code is run."),
 ]
+Language = Annotated[
+    str | None,
+    typer.Option(metavar="CODE", help="Which language a Hugging Face model of many (MMS) recognizes: fra."),
+]
 Checkpoint = Annotated[
     Path | None,
     typer.Option(

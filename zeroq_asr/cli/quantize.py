@@ -18,6 +18,7 @@ from zeroq_asr.cli.options import (
     Config,
     Developer,
     KeepFloat,
+    Language,
     Loader,
     Quiet,
     Set,
@@ -90,6 +91,7 @@ def quantize(
     max_seconds: Annotated[float, typer.Option(help="Longest recording that the proof covers.")] = 60.0,
     config: Config = None,
     loader: Loader = None,
+    language: Language = None,
     calibration: Annotated[
         str,
         typer.Option(
@@ -185,7 +187,7 @@ def quantize(
         with terminal.progress() as progress:
             source: Path | zq.AsrModel = model
             if tokens is not None:  # what cannot be a line shows before the long work begins
-                source = zq.load_checkpoint(model, config=config, loader=loader)
+                source = zq.load_checkpoint(model, config=config, loader=loader, language=language)
                 source.tokenizer.token_lines()
             result = zq.quantize(
                 source,
@@ -196,6 +198,7 @@ def quantize(
                 dialect=dialect,
                 config=config,
                 loader=loader,
+                language=language,
                 progress=progress,
             )
         if tokens is not None:

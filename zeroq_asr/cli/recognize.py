@@ -18,6 +18,7 @@ from zeroq_asr.cli.options import (
     Checkpoint,
     Config,
     Developer,
+    Language,
     Loader,
     Quiet,
     Threads,
@@ -44,6 +45,7 @@ def transcribe(
     checkpoint: Checkpoint = None,
     config: Config = None,
     loader: Loader = None,
+    language: Language = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
     developer: Developer = False,
@@ -55,7 +57,7 @@ def transcribe(
     with session(ctx, as_json=as_json, quiet=quiet, developer=developer) as terminal:
         heard = channel_of(channel)
         with terminal.progress() as progress:
-            recognizer = _open(model, config, loader, checkpoint, threads, progress)
+            recognizer = _open(model, config, loader, language, checkpoint, threads, progress)
         texts: list[str] = []
         # lines on a terminal are progress enough, and a bar would be in their way
         bars = contextlib.nullcontext(silent) if terminal.out.is_terminal else terminal.progress()
@@ -89,6 +91,7 @@ def evaluate(
     checkpoint: Checkpoint = None,
     config: Config = None,
     loader: Loader = None,
+    language: Language = None,
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", metavar="FILE", help="Write references and transcripts, JSON lines."),
@@ -107,7 +110,7 @@ def evaluate(
         utterances = zq.read_manifest(manifest, channel_of(channel))[:limit]
         references_of(utterances)  # a line without text shows before the model is read
         with terminal.progress() as progress:
-            recognizer = _open(model, config, loader, checkpoint, threads, progress)
+            recognizer = _open(model, config, loader, language, checkpoint, threads, progress)
             result = zq.evaluate(
                 recognizer, utterances, batch_size=batch_size, by_duration=batch_size > 1, progress=progress
             )
@@ -123,6 +126,7 @@ def _open(
     model: Path,
     config: Path | None,
     loader: str | None,
+    language: str | None,
     checkpoint: Path | None,
     threads: int | None,
     progress: Progress,
@@ -131,7 +135,7 @@ def _open(
         torch.set_num_threads(threads)  # of the frontend, and of a checkpoint's network
     progress("load", 0, 1)
     recognizer = zq.open_recognizer(
-        model, config=config, loader=loader, checkpoint=checkpoint, threads=threads
+        model, config=config, loader=loader, language=language, checkpoint=checkpoint, threads=threads
     )
     progress("load", 1, 1)
     return recognizer

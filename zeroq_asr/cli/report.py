@@ -8,9 +8,11 @@ from typing import Annotated
 import typer
 
 import zeroq_asr as zq
-from zeroq_asr.cli.options import AsJson, Config, Developer, Loader, Quiet
+from zeroq_asr.cli.options import AsJson, Config, Developer, Language, Loader, Quiet
 from zeroq_asr.cli.synthesize import Batch, Frames, Iterations, Preset, Seed, chosen, show_statistics
 from zeroq_asr.cli.terminal import Terminal, session
+from zeroq_asr.deployment.recognizer import is_onnx
+from zeroq_asr.errors import ConfigError
 
 
 def report(
@@ -19,6 +21,7 @@ def report(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="An ONNX file that `quantize` wrote.")],
     config: Config = None,
     loader: Loader = None,
+    language: Language = None,
     preset: Preset = "default",
     seed: Seed = None,
     iterations: Iterations = None,
@@ -34,10 +37,14 @@ def report(
     Example: zeroq-asr report quartznet.nemo quartznet.int8.onnx
     """
     with session(ctx, as_json=as_json, quiet=quiet, developer=developer) as terminal:
+        if is_onnx(model) and not is_onnx(file):
+            raise ConfigError(
+                "report", "MODEL and FILE are swapped", "name the checkpoint first, then the ONNX file"
+            )
         synthesis = chosen(preset, seed=seed, iterations=iterations, batch=batch, frames=frames)
         with terminal.progress() as progress:
             progress("load", 0, 1)
-            loaded = zq.load_checkpoint(model, config=config, loader=loader)
+            loaded = zq.load_checkpoint(model, config=config, loader=loader, language=language)
             progress("load", 1, 1)
             found = zq.report(loaded, file, synthesis, progress)
         terminal.result(found.to_dict(), f"{found.divergence:.6g}")

@@ -11,7 +11,17 @@ from typing import Annotated, Any
 import typer
 
 import zeroq_asr as zq
-from zeroq_asr.cli.options import AsJson, Config, Developer, Loader, Quiet, Set, check_output, with_settings
+from zeroq_asr.cli.options import (
+    AsJson,
+    Config,
+    Developer,
+    Language,
+    Loader,
+    Quiet,
+    Set,
+    check_output,
+    with_settings,
+)
 from zeroq_asr.cli.terminal import Terminal, session
 from zeroq_asr.synthesis.objectives import OBJECTIVES
 
@@ -38,6 +48,7 @@ def synthesize(
     ] = None,
     config: Config = None,
     loader: Loader = None,
+    language: Language = None,
     preset: Preset = "default",
     seed: Seed = None,
     iterations: Iterations = None,
@@ -71,7 +82,7 @@ def synthesize(
             check_output(output, model, config)
         with terminal.progress() as progress:
             progress("load", 0, 1)
-            loaded = zq.load_checkpoint(model, config=config, loader=loader)
+            loaded = zq.load_checkpoint(model, config=config, loader=loader, language=language)
             progress("load", 1, 1)
             made = zq.synthesize(loaded, spec, progress)
         if output is not None:
@@ -79,7 +90,7 @@ def synthesize(
         where = None if output is None else str(output)
         terminal.result({"file": where, "name": loaded.name, **(account(made) or {})}, where or _loss(made))
         if terminal.talks:
-            _report(terminal, model, made, output, config, loader)
+            _report(terminal, model, made, output, config, loader, language)
 
 
 def chosen(preset: str, **changes: int | str | None) -> zq.SynthesisSpec:
@@ -133,6 +144,7 @@ def _report(
     output: Path | None,
     config: Path | None,
     loader: str | None,
+    language: str | None,
 ) -> None:
     count, mels, frames = made.features.shape
     terminal.title(str(output or model))
@@ -149,6 +161,7 @@ def _report(
         words = ["quantize", str(model), "--calibration", str(output)]
         words += [] if config is None else ["--config", str(config)]
         words += [] if loader is None else ["--loader", loader]
+        words += [] if language is None else ["--language", language]
         terminal.next(shlex.join(words))
 
 

@@ -41,6 +41,7 @@ def inspect_file(
     *,
     config: str | os.PathLike[str] | None = None,
     loader: str | None = None,
+    language: str | None = None,
 ) -> dict[str, Any]:
     """Return what ``path`` holds as JSON values; ``kind`` says which of three it is.
 
@@ -49,11 +50,11 @@ def inspect_file(
       tells them: ``verified`` is always False here.
     - ``"onnx"``: any other ONNX file: its interface, operators and size.
 
-    ``config`` and ``loader`` are as in ``load_checkpoint``.  Raises CheckpointError for a file that
-    is none of them, VerificationError for one of ours whose account of itself is damaged.
+    ``config``, ``loader`` and ``language`` are as in ``load_checkpoint``.  Raises CheckpointError for a file
+    that is none of them, VerificationError for one of ours whose account of itself is damaged.
     """
-    if loader is not None or not is_onnx(path):
-        return _checkpoint(path, load_checkpoint(path, config=config, loader=loader))
+    if loader is not None or language is not None or not is_onnx(path):
+        return _checkpoint(path, load_checkpoint(path, config=config, loader=loader, language=language))
     try:
         model = load_onnx(path)
     except VerificationError as error:

@@ -16,6 +16,7 @@ import torch
 from zeroq_asr.checkpoints import load_checkpoint
 from zeroq_asr.deployment.metadata import own_metadata
 from zeroq_asr.errors import CheckpointError, ConfigError
+from zeroq_asr.files import open_file
 from zeroq_asr.model import AsrModel
 from zeroq_asr.speech.frontend import FrontendConfig
 from zeroq_asr.speech.tokenizer import Tokenizer
@@ -118,20 +119,22 @@ def open_recognizer(
     *,
     config: str | os.PathLike[str] | None = None,
     loader: str | None = None,
+    language: str | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     threads: int | None = None,
 ) -> Recognizer:
     """Open an ONNX file or a checkpoint, told apart by content.
 
-    ``config`` and ``loader`` are handed to ``load_checkpoint``; ``checkpoint`` is the
+    ``config``, ``loader`` and ``language`` are handed to ``load_checkpoint``; ``checkpoint`` is the
     checkpoint that a foreign ONNX file came from and lends it frontend and tokenizer;
     ``threads`` is ONNX Runtime's.  Raises CheckpointError.
     """
-    if (loader is not None and checkpoint is None) or not is_onnx(path):
-        return TorchRecognizer(load_checkpoint(path, config=config, loader=loader))
+    own = (loader is not None or language is not None) and checkpoint is None
+    if own or not is_onnx(path):
+        return TorchRecognizer(load_checkpoint(path, config=config, loader=loader, language=language))
     if checkpoint is None:
         return OnnxRecognizer(path, threads)
-    lender = load_checkpoint(checkpoint, config=config, loader=loader)
+    lender = load_checkpoint(checkpoint, config=config, loader=loader, language=language)
     return OnnxRecognizer(path, threads, frontend=lender.frontend, tokenizer=lender.tokenizer)
 
 
@@ -140,9 +143,9 @@ def is_onnx(path: str | os.PathLike[str]) -> bool:
     if Path(path).suffix.lower() == ".onnx":
         return True
     try:
-        with open(path, "rb") as stream:
+        with open_file(path, CheckpointError) as stream:
             head = stream.read(2)
-    except OSError:
+    except (CheckpointError, OSError):
         return False  # whoever reads it next says why
     # ModelProto's field 1, ir_version, a small number: no archive or pickle begins so
     return len(head) == 2 and head[0] == 0x08 and 0 < head[1] < 0x80

@@ -28,6 +28,7 @@ from google.protobuf.message import DecodeError
 from onnx import TensorProto, helper, numpy_helper
 
 from zeroq_asr._version import __version__
+from zeroq_asr.checkpoints import is_huggingface, kind_of
 from zeroq_asr.deployment.export import (
     BUNDLE_FILE,
     METADATA_KEY,
@@ -48,6 +49,7 @@ from zeroq_asr.integer.float_parts import Island, islands
 from zeroq_asr.integer.program import Program, canonical_json
 from zeroq_asr.integer.proof import Proof, prove
 
+_CHECKPOINT_REMEDY = "name what `zeroq-asr quantize` made of it"
 _REMEDY = "do not trust this file; quantize the checkpoint again"
 
 
@@ -159,6 +161,9 @@ def _read(path: str | os.PathLike[str]) -> bytes:
 
 
 def _parsed(data: bytes, where: str) -> onnx.ModelProto:
+    kind = kind_of(data[:1024])
+    if kind:
+        raise VerificationError(where, f"is {kind}, an ONNX file was expected", _CHECKPOINT_REMEDY)
     try:
         model = onnx.load_model_from_string(data)
     except (DecodeError, ValueError):
@@ -187,6 +192,9 @@ def verify(path: str | os.PathLike[str]) -> Certificate:
     CheckpointError when something cannot be read.
     """
     if Path(path).is_dir():
+        if is_huggingface(path):
+            problem = "is the folder of a Hugging Face model, an ONNX file was expected"
+            raise VerificationError(path, problem, _CHECKPOINT_REMEDY)
         return _verified_folder(path)
     return _verified_file(path).certificate
 
