@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import torch
 import typer
 
 import zeroq_asr as zq
+from zeroq_asr.cli import outputs
 from zeroq_asr.cli.options import (
     AsJson,
     BatchSize,
@@ -20,12 +20,14 @@ from zeroq_asr.cli.options import (
     Loader,
     Quiet,
     Threads,
-    check_output,
 )
+from zeroq_asr.cli.outputs import Force, check_output
 from zeroq_asr.cli.terminal import Terminal, session
 from zeroq_asr.files import atomic_write_bytes
-from zeroq_asr.measure.evaluate import ErrorCounts, references_of
 from zeroq_asr.progress import Progress, silent
+
+if TYPE_CHECKING:
+    from zeroq_asr.measure.evaluate import ErrorCounts
 
 Model = Annotated[
     Path, typer.Argument(metavar="MODEL", help="An ONNX file, or a checkpoint, which runs in float.")
@@ -91,6 +93,7 @@ def evaluate(
         Path | None,
         typer.Option("--output", "-o", metavar="FILE", help="Write references and transcripts, JSON lines."),
     ] = None,
+    force: Force = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
     developer: Developer = False,
@@ -100,9 +103,13 @@ def evaluate(
     Example: zeroq-asr evaluate quartznet.int8.onnx --manifest test-other
     """
     with session(ctx, as_json=as_json, quiet=quiet, developer=developer) as terminal:
-        if output is not None:
-            check_output(output, model, manifest, config, checkpoint)
         utterances = zq.read_manifest(manifest)[:limit]
+        if output is not None:
+            heard = (Path(utterance.audio_path) for utterance in utterances)
+            sources = (model, manifest, config, checkpoint, *heard)
+            check_output(terminal, output, outputs.transcripts, *sources, force=force)
+        from zeroq_asr.measure.evaluate import references_of
+
         references_of(utterances)  # a line without text shows before the model is read
         with terminal.progress() as progress:
             recognizer = _open(model, config, loader, checkpoint, threads, progress)
@@ -126,6 +133,8 @@ def _open(
     progress: Progress,
 ) -> zq.Recognizer:
     if threads is not None:
+        import torch
+
         torch.set_num_threads(threads)  # of the frontend, and of a checkpoint's network
     progress("load", 0, 1)
     recognizer = zq.open_recognizer(
@@ -166,4 +175,11 @@ def _json_lines(result: zq.Evaluation) -> bytes:
         {"audio_filepath": t.audio_path, "text": t.reference, "pred_text": t.hypothesis}
         for t in result.transcripts
     )
-    return "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines).encode()
+    return b"".join(_json(line) + b"\n" for line in lines)
+
+
+def _json(line: dict[str, str]) -> bytes:
+    try:
+        return json.dumps(line, ensure_ascii=False).encode()
+    except UnicodeEncodeError:  # the bytes of a name that is no UTF-8 stay escaped, and can be read again
+        return json.dumps(line).encode()

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import itertools
 import statistics
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -26,6 +25,7 @@ from zeroq_asr.decoding.greedy import greedy_ctc
 from zeroq_asr.deployment.float_onnx import export_float
 from zeroq_asr.deployment.recognizer import OnnxRecognizer, Recognizer, TorchRecognizer
 from zeroq_asr.errors import AudioError, CheckpointError, ConfigError
+from zeroq_asr.files import temporary_folder
 from zeroq_asr.measure.bench.contenders import noise, of_path
 from zeroq_asr.measure.bench.measure import clock
 from zeroq_asr.measure.bootstrap import Difference, paired_bootstrap
@@ -165,9 +165,9 @@ def compare(
     for utterance in manifest or ():
         _check_duration(utterance, spec.max_seconds)
     syntheses = [replace(synthesis, seed=synthesis.seed + k) for k in range(seeds)]
-    with tempfile.TemporaryDirectory(prefix="zeroq-asr-") as folder:
+    with temporary_folder() as folder:
         listeners, absent = _build(
-            model, Path(folder), calibration_manifest, calibration_limit, (spec, *also), syntheses, progress
+            model, folder, calibration_manifest, calibration_limit, (spec, *also), syntheses, progress
         )
         if manifest is None:
             made = synthesize(model, replace(synthesis, seed=synthesis.seed + HELD_OUT), progress)
