@@ -21,7 +21,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from zeroq_asr._version import __version__
+from zeroq_asr._version import __version__ as __version__
 
 if TYPE_CHECKING:
     from zeroq_asr._api import *  # noqa: F403
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 def __getattr__(name: str) -> Any:
     """Return a public name; the first one imports them all."""
-    if name.startswith("__") and name not in ("__all__",):  # what tools ask of any module
+    if name.startswith("__") and name != "__all__":  # what tools ask of any module
         raise AttributeError(f"module 'zeroq_asr' has no attribute {name!r}")
     api = importlib.import_module("zeroq_asr._api")
     if name == "__all__":

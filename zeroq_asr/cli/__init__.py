@@ -1,8 +1,8 @@
 """The command ``zeroq-asr``: parse, call, print.  The one place where errors become exit codes.
 
 A command is a function in a module of its own, listed in ``commands.COMMANDS``; ``terminal`` is where
-it prints and where errors become exit codes (``exits``).  ``process`` is the command as a process: its streams
-(``streams``), its signals (``signals``), and the end.
+it prints and where errors become exit codes (``exits``).  ``process`` is the command as a process: its
+streams (``streams``), its signals (``signals``), and the end.
 
 Imported by: __main__.
 Imports: _version, errors, lines, progress, files, config, speech, synthesis, embedded, deployment,

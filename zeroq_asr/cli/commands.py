@@ -43,10 +43,11 @@ COMMANDS: tuple[Callable[..., Any], ...] = (
 class Commands(TyperGroup):
     """The commands, a wrong use of which is one line like every other error."""
 
-    def main(self, *args: Any, standalone_mode: bool = True, **settings: Any) -> NoReturn:
+    def main(self, *args: Any, **settings: Any) -> NoReturn:
         """Run a command and exit with its code."""
+        settings["standalone_mode"] = False
         try:
-            code = super().main(*args, standalone_mode=False, **settings)
+            code = super().main(*args, **settings)
         except _USAGE as error:
             if error.__class__.__name__ == "NoArgsIsHelpError":
                 error.show()
@@ -57,7 +58,7 @@ class Commands(TyperGroup):
 
 
 #: typer's, or click's beneath it: it has no public name
-_USAGE = typer.BadParameter.__bases__[0]
+_USAGE: Any = typer.BadParameter.__bases__[0]
 
 
 def _line(error: Any) -> str:

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 import zeroq_asr as zq
+from zeroq_asr.cli import outputs
 from zeroq_asr.cli.float_parts import show_islands
 from zeroq_asr.cli.options import (
     AllowFloat,
@@ -24,7 +25,6 @@ from zeroq_asr.cli.options import (
     one_of,
     with_settings,
 )
-from zeroq_asr.cli import outputs
 from zeroq_asr.cli.outputs import Force, check_output
 from zeroq_asr.cli.synthesize import (
     Batch,

@@ -8,6 +8,7 @@ that is no Python, or because a library caught the exception, ends the process f
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -106,10 +107,8 @@ def _end(number: int) -> None:
         getattr(files, "discard_temporaries", int)()
     # rich hides the cursor of a terminal while bars are shown
     shown = b"\r\x1b[K\x1b[?25h" if _is_terminal() else b""
-    try:
+    with contextlib.suppress(OSError):
         os.write(2, shown + f"error: {_WORDS[number]}\n".encode())
-    except OSError:
-        pass
     os._exit(SIGNALLED + number)
 
 

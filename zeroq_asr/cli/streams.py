@@ -6,6 +6,7 @@ left in a buffer that Python would fail to write when it ends.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import io
 import os
@@ -74,10 +75,8 @@ class Streams:
     @property
     def failure(self) -> OSError | None:
         """What happened to stdout, after everything that is on its way there has been tried to be written."""
-        try:
+        with contextlib.suppress(OSError):  # it is kept
             self._stdout.flush()
-        except OSError:
-            pass  # kept
         return self._results.failure
 
 
