@@ -18,12 +18,12 @@ first name that is used.
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
-
 from zeroq_asr._version import __version__ as __version__
 
+TYPE_CHECKING = False  # what typing says, without the time that it takes
 if TYPE_CHECKING:
+    from typing import Any
+
     from zeroq_asr._api import *  # noqa: F403
 
 
@@ -31,6 +31,8 @@ def __getattr__(name: str) -> Any:
     """Return a public name; the first one imports them all."""
     if name.startswith("__") and name != "__all__":  # what tools ask of any module
         raise AttributeError(f"module 'zeroq_asr' has no attribute {name!r}")
+    import importlib
+
     api = importlib.import_module("zeroq_asr._api")
     if name == "__all__":
         return [*api.__all__]

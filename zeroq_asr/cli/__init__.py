@@ -12,7 +12,11 @@ Never imports: nothing.
 
 from __future__ import annotations
 
-from typing import Any
+TYPE_CHECKING = False  # what typing says, without the time that it takes
+if TYPE_CHECKING:
+    from typing import Any
+
+    from zeroq_asr.cli.commands import app
 
 __all__ = ["app", "main"]
 
@@ -33,6 +37,6 @@ def __getattr__(name: str) -> Any:
     """Return ``app``, the commands, which the process itself does not need before its signals are set up."""
     if name != "app":
         raise AttributeError(f"module 'zeroq_asr.cli' has no attribute {name!r}")
-    from zeroq_asr.cli.commands import app
+    from zeroq_asr.cli.commands import app as commands
 
-    return app
+    return commands

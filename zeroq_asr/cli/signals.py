@@ -12,7 +12,10 @@ import contextlib
 import os
 import signal
 import sys
-from types import FrameType
+
+TYPE_CHECKING = False  # what typing says, without the time that it takes
+if TYPE_CHECKING:
+    from types import FrameType
 
 #: what each says on stderr
 _WORDS = {
