@@ -31,6 +31,7 @@ from zeroq_asr.graph.float_graph import FloatGraph
 from zeroq_asr.integer.float_parts import Island, islands
 from zeroq_asr.integer.program import Program
 from zeroq_asr.integer.proof import Proof, prove
+from zeroq_asr.lines import printable
 from zeroq_asr.lowering.keep_float import with_islands
 from zeroq_asr.lowering.lower import check_operators, lower
 from zeroq_asr.lowering.plan import Plan
@@ -100,7 +101,7 @@ class Prepared:
             recipe["synthesis"] = self.synthesis.to_dict()
         else:
             # folders of the maker's machine stay out of it
-            recipe["calibration"]["source"] = Path(self.calibration.source).name
+            recipe["calibration"]["source"] = printable(Path(self.calibration.source).name)
         return Deployment(
             name=self.model.name,
             frontend=self.model.frontend,

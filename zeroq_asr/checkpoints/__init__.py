@@ -19,6 +19,7 @@ from zeroq_asr.checkpoints.nemo import load_nemo
 from zeroq_asr.checkpoints.pickles import ZIP_MAGIC
 from zeroq_asr.checkpoints.torchfile import load_torch_file, save_checkpoint
 from zeroq_asr.errors import CheckpointError
+from zeroq_asr.files import open_file
 from zeroq_asr.model import AsrModel
 
 __all__ = ["load_checkpoint", "save_checkpoint"]
@@ -75,11 +76,11 @@ def _read_head(path: str | os.PathLike[str]) -> bytes:
             "is a folder, a checkpoint file was expected",
             "only the folder of a Hugging Face model will do, which holds a config.json",
         )
-    try:
-        with open(path, "rb") as stream:
+    with open_file(path, CheckpointError) as stream:
+        try:
             head = stream.read(_TAR_MAGIC_AT + len(_TAR_MAGIC))
-    except OSError as error:
-        raise _unreadable(path, error) from None
+        except OSError as error:
+            raise _unreadable(path, error) from None
     if not head:
         raise CheckpointError(path, "is empty", "download it again")
     return head

@@ -24,6 +24,9 @@ Ours = Callable[[Path, bytes], bool]
 
 #: bytes that are looked at to tell who wrote a file
 _HEAD = 1 << 20
+#: fields of a transcript
+_ALWAYS = frozenset({"audio_filepath", "text", "pred_text"})
+_SOMETIMES = frozenset({"offset", "duration", "channel_selector"})
 #: what our plots and ONNX files name as the program that wrote them
 _WRITER = b"zeroq-asr"
 
@@ -100,7 +103,7 @@ def transcripts(path: Path, head: bytes) -> bool:
         line = json.loads(head.partition(b"\n")[0])
     except (ValueError, RecursionError):
         return False
-    return isinstance(line, dict) and set(line) == {"audio_filepath", "text", "pred_text"}
+    return isinstance(line, dict) and _ALWAYS <= set(line) <= _ALWAYS | _SOMETIMES
 
 
 def tables(path: Path, head: bytes) -> bool:

@@ -16,9 +16,10 @@ import torch
 from zeroq_asr.checkpoints import load_checkpoint
 from zeroq_asr.deployment.metadata import own_metadata
 from zeroq_asr.errors import CheckpointError, ConfigError
+from zeroq_asr.files import open_file, read_file
 from zeroq_asr.model import AsrModel
 from zeroq_asr.speech.frontend import FrontendConfig
-from zeroq_asr.speech.tokenizer import Tokenizer
+from zeroq_asr.speech.tokenizer import Tokenizer, is_unicode
 
 Floats = npt.NDArray[np.float32]
 Lengths = npt.NDArray[np.int64]
@@ -77,9 +78,8 @@ class OnnxRecognizer:
         tokenizer: Tokenizer | None = None,
     ) -> None:
         self.path = Path(path)
-        if not self.path.is_file():
-            raise CheckpointError(path, "no such file", "check the path")
-        self._session = open_session(self.path, str(self.path), threads)
+        open_file(path, CheckpointError).close()
+        self._session = open_session(self.path, _readable(self.path), threads)
         self._inputs = {value.name for value in self._session.get_inputs()}
         self._outputs = [value.name for value in self._session.get_outputs()]
         if "audio_signal" not in self._inputs or not self._inputs <= {"audio_signal", "length"}:
@@ -140,9 +140,9 @@ def is_onnx(path: str | os.PathLike[str]) -> bool:
     if Path(path).suffix.lower() == ".onnx":
         return True
     try:
-        with open(path, "rb") as stream:
+        with open_file(path, CheckpointError) as stream:
             head = stream.read(2)
-    except OSError:
+    except (CheckpointError, OSError):
         return False  # whoever reads it next says why
     # ModelProto's field 1, ir_version, a small number: no archive or pickle begins so
     return len(head) == 2 and head[0] == 0x08 and 0 < head[1] < 0x80
@@ -170,6 +170,11 @@ def open_session(
         return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's exceptions share no base of their own
         raise CheckpointError(where, f"is not an ONNX file that can be run ({_reason(error)})") from None
+
+
+def _readable(path: Path) -> str | bytes:
+    """Return what ONNX Runtime opens a file by: its name, or what is in it if the name is no Unicode."""
+    return str(path) if is_unicode(str(path)) else read_file(path, CheckpointError)
 
 
 def _reason(error: Exception) -> str:
