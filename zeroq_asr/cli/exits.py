@@ -6,6 +6,8 @@ The codes tell a script *whose* turn it is: the command line's author (2), the o
 
 from __future__ import annotations
 
+import errno
+
 from zeroq_asr.cli.signals import SIGNALLED, Stopped
 from zeroq_asr.errors import (
     AudioError,
@@ -78,6 +80,8 @@ _SCARCE = (
     "can't start new thread",
     "failed to map segment",
 )
+#: what is wrong with the name of a file, and not with the machine
+_NAMES = (errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR)
 
 
 def code_of(error: BaseException) -> int:
@@ -86,6 +90,8 @@ def code_of(error: BaseException) -> int:
         return MACHINE
     if isinstance(error, Stopped):
         return SIGNALLED + error.number
+    if isinstance(error, OSError) and error.errno in _NAMES:
+        return INPUT
     return next((CODES[cls] for cls in type(error).__mro__ if cls in CODES), INTERNAL)
 
 
