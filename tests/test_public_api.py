@@ -143,5 +143,22 @@ def test_integers_need_neither_torch_nor_onnx(path: Path) -> None:
 
 def test_importing_leaves_onnxruntime_for_those_who_need_it() -> None:
     # a tenth of a second of every command
-    code = "import sys, zeroq_asr; sys.exit('onnxruntime' in sys.modules)"
+    code = "import sys, zeroq_asr; zeroq_asr.quantize; sys.exit('onnxruntime' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_importing_the_package_imports_nothing_else() -> None:
+    """Torch takes seconds: it comes with the first name."""
+    code = (
+        "import sys, zeroq_asr, zeroq_asr.cli, zeroq_asr.cli.commands\n"
+        "sys.exit(bool({'torch', 'numpy', 'onnx'} & {*sys.modules}) or 'quantize' not in dir(zeroq_asr))"
+    )
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+    with pytest.raises(AttributeError, match="no attribute 'no_such_name'"):
+        _ = zeroq_asr.no_such_name
+    assert not hasattr(zeroq_asr, "__no_such_name__")
+
+
+def test_the_operators_that_ship_are_known_from_the_first_question() -> None:
+    code = "from zeroq_asr.registry import INTEGER_OPERATORS; INTEGER_OPERATORS['conv_requant']"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -15,8 +15,7 @@ import soundfile
 import torch
 from typer.testing import CliRunner
 
-from zeroq_asr.cli import app
-from zeroq_asr.cli.app import COMMANDS
+from zeroq_asr.cli.commands import COMMANDS, app
 
 README = Path(__file__).parents[1] / "README.md"
 CHECKPOINT = "stt_en_quartznet15x5.nemo"

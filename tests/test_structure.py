@@ -35,6 +35,7 @@ LAYERS = (
     ("pipeline",),
     ("measure",),
     # the command line calls nothing but what any caller can
+    ("_api",),
     ("__init__",),
     ("cli",),
     ("__main__",),

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from zeroq_asr.lines import printable
 from zeroq_asr.speech.frontend import FrontendConfig
 from zeroq_asr.speech.tokenizer import Tokenizer
 
@@ -36,6 +37,11 @@ class AsrModel:
     config: dict[str, Any] = field(default_factory=dict)
     #: input frames per encoded frame
     subsampling_factor: int = 1
+
+    def __post_init__(self) -> None:
+        # it goes into files that hold Unicode alone, and often comes from the name of a file, which may not
+        if isinstance(self.name, str):
+            object.__setattr__(self, "name", printable(self.name))
 
     @property
     def float_bytes(self) -> int:

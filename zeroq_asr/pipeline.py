@@ -31,6 +31,7 @@ from zeroq_asr.graph.float_graph import FloatGraph
 from zeroq_asr.integer.float_parts import Island, islands
 from zeroq_asr.integer.program import Program
 from zeroq_asr.integer.proof import Proof, prove
+from zeroq_asr.lines import printable
 from zeroq_asr.lowering.keep_float import with_islands
 from zeroq_asr.lowering.lower import check_operators, lower
 from zeroq_asr.lowering.plan import Plan
@@ -100,7 +101,7 @@ class Prepared:
             recipe["synthesis"] = self.synthesis.to_dict()
         else:
             # folders of the maker's machine stay out of it
-            recipe["calibration"]["source"] = Path(self.calibration.source).name
+            recipe["calibration"]["source"] = printable(Path(self.calibration.source).name)
         return Deployment(
             name=self.model.name,
             frontend=self.model.frontend,
@@ -260,7 +261,8 @@ def quantize(
     ``config``, ``loader`` and ``language`` are as in ``load_checkpoint``; of what is prepared, ``spec``
     chooses the format, as in ``build``.  Raises a ZeroqError for anything that is wrong with the input; the
     output file is whole or not there at all.  The file is integer-only unless ``spec`` keeps something in
-    float (``keep_float``, ``allow_float``), which ``Quantized.islands`` lists and only the dialect ``fused`` can hold.
+    float (``keep_float``, ``allow_float``), which ``Quantized.islands`` lists and only the dialect ``fused`` can
+    hold.
     """
     if isinstance(source, Prepared):
         if any(given is not None for given in (synthesis, calibration, config, loader, language)):

@@ -6,16 +6,19 @@ traits), and how it is lowered to integers.  The ``IntegerOperator`` records tha
 it: definition, invariants, kernels by dialect, tolerance and parity cases.
 
 Generic code asks a record; it knows no operator by name.  ``register`` adds a record, from inside the package
-(``zeroq_asr.operators`` registers those that ship) or from outside: nothing else has to be told.
+(``zeroq_asr.operators`` registers those that ship) or from outside: nothing else has to be told.  Those that
+ship are imported by name at the first question, like a plug-in, so that importing the package is quick.
 """
 
 from __future__ import annotations
 
 import builtins
+import importlib
 import math
-from collections.abc import Callable, Iterator, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -271,10 +274,52 @@ class Operator:
 
 # -- the tables ------------------------------------------------------------------------------------
 
+#: what is imported at the first question, and registers the operators that ship
+_SHIPPED = {"zeroq_asr.operators"}
+#: several threads may ask first, and what is imported asks, too
+_LOCK, _IMPORTING = threading.RLock(), set[str]()
+
+Record = TypeVar("Record", Operator, IntegerOperator)
+
+
+class Table(MutableMapping[str, Record]):
+    """Records by name, those that ship among them from the first question on."""
+
+    def __init__(self) -> None:
+        self._records: dict[str, Record] = {}
+
+    def _known(self) -> dict[str, Record]:
+        if _SHIPPED:
+            with _LOCK:
+                for name in _SHIPPED - _IMPORTING:
+                    _IMPORTING.add(name)
+                    try:
+                        importlib.import_module(name)
+                        _SHIPPED.discard(name)
+                    finally:
+                        _IMPORTING.discard(name)
+        return self._records
+
+    def __getitem__(self, name: str) -> Record:
+        return self._known()[name]
+
+    def __setitem__(self, name: str, record: Record) -> None:
+        self._known()[name] = record
+
+    def __delitem__(self, name: str) -> None:
+        del self._known()[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._known())
+
+    def __len__(self) -> int:
+        return len(self._known())
+
+
 #: operators of the float graph by name
-OPERATORS: dict[str, Operator] = {}
+OPERATORS: Table[Operator] = Table()
 #: operators of integer programs by name
-INTEGER_OPERATORS: dict[str, IntegerOperator] = {}
+INTEGER_OPERATORS: Table[IntegerOperator] = Table()
 
 
 def register(operator: Operator) -> Operator:

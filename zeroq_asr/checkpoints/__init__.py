@@ -96,11 +96,11 @@ def _read_head(path: str | os.PathLike[str]) -> bytes:
             "is a folder, a checkpoint file was expected",
             "only the folder of a Hugging Face model will do, which holds a config.json",
         )
-    try:
-        with open_file(path, CheckpointError) as stream:
+    with open_file(path, CheckpointError) as stream:
+        try:
             head = stream.read(_TAR_MAGIC_AT + len(_TAR_MAGIC))
-    except OSError as error:
-        raise _unreadable(path, error) from None
+        except OSError as error:
+            raise _unreadable(path, error) from None
     if not head:
         raise CheckpointError(path, "is empty", "download it again")
     return head

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 import zeroq_asr as zq
+from zeroq_asr.cli import outputs
 from zeroq_asr.cli.options import (
     AllowFloat,
     AsJson,
@@ -18,13 +19,11 @@ from zeroq_asr.cli.options import (
     Loader,
     Quiet,
     alternatives,
-    check_output,
 )
+from zeroq_asr.cli.outputs import Force, check_output
 from zeroq_asr.cli.terminal import Terminal, session, size
-from zeroq_asr.deployment.recognizer import is_onnx
+from zeroq_asr.config import DEVICES
 from zeroq_asr.errors import ConfigError
-from zeroq_asr.measure.bench import plot as plots
-from zeroq_asr.measure.bench.contenders import DEVICES
 
 COLUMNS: tuple[str, ...] = ("", "device", "ms", "speed-up", "spread", "RTF", "size", "load ms", "memory")
 
@@ -59,6 +58,7 @@ def bench(
     config: Config = None,
     loader: Loader = None,
     language: Language = None,
+    force: Force = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
     developer: Developer = False,
@@ -68,12 +68,14 @@ def bench(
     Example: zeroq-asr bench quartznet.int8.onnx --against quartznet.nemo --threads 1,2
     """
     with session(ctx, as_json=as_json, quiet=quiet, developer=developer) as terminal:
+        from zeroq_asr.measure.bench import plot as plots
+
         counts = [int(value) for value in _numbers("--threads", threads)]
         lengths = _numbers("--seconds", seconds)
         onnx_files, checkpoint = _sort(files or [])
         if plot is not None:
             plots.check(plot)
-            check_output(plot, *(files or ()), against, config)
+            check_output(terminal, plot, outputs.plots, *(files or ()), against, config, force=force)
         with terminal.progress() as progress:
             model = None
             if not files and against is None:
@@ -106,6 +108,8 @@ def bench(
 
 def _sort(files: list[Path]) -> tuple[list[Path], Path | None]:
     """Return the ONNX files among ``files``, and the checkpoint, of which there may be one."""
+    from zeroq_asr.deployment.recognizer import is_onnx
+
     onnx_files = [path for path in files if is_onnx(path)]
     checkpoints = [path for path in files if not is_onnx(path)]
     if len(checkpoints) > 1:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 import zeroq_asr as zq
+from zeroq_asr.cli import outputs
 from zeroq_asr.cli.options import (
     AllowFloat,
     AsJson,
@@ -20,14 +21,16 @@ from zeroq_asr.cli.options import (
     Quiet,
     Set,
     channel_of,
-    check_output,
     with_settings,
 )
+from zeroq_asr.cli.outputs import Force, check_output
 from zeroq_asr.cli.synthesize import Batch, Frames, Iterations, Objective, Patience, Preset, Seed, chosen
 from zeroq_asr.cli.terminal import Terminal, session, size
 from zeroq_asr.files import atomic_write_bytes
-from zeroq_asr.measure.compare import Gap, Row
-from zeroq_asr.measure.evaluate import ErrorCounts
+
+if TYPE_CHECKING:
+    from zeroq_asr.measure.compare import Gap, Row
+    from zeroq_asr.measure.evaluate import ErrorCounts
 
 COLUMNS: tuple[str, ...] = ("", "size", "WER %", "S/D/I", "agreement %", "frames %", "KL")
 #: of rows that were timed, behind those
@@ -86,6 +89,7 @@ def compare(
     markdown: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Also write the tables, as Markdown.")
     ] = None,
+    force: Force = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
     developer: Developer = False,
@@ -110,7 +114,8 @@ def compare(
         specs = [with_settings(fields, spec, synthesis)[0] for spec in specs]
         (_, synthesis) = with_settings(fields, specs[0], synthesis)
         if markdown is not None:
-            check_output(markdown, model, *(manifest or ()), calibration_manifest, config)
+            sources = (model, *(manifest or ()), calibration_manifest, config)
+            check_output(terminal, markdown, outputs.tables, *sources, force=force)
         heard = channel_of(channel)
         utterances = None
         if manifest:

@@ -11,7 +11,9 @@ import typer
 import zeroq_asr as zq
 from zeroq_asr.cli import bench as benching
 from zeroq_asr.cli import compare as comparing
-from zeroq_asr.cli.options import AsJson, Developer, Quiet, check_output
+from zeroq_asr.cli import outputs
+from zeroq_asr.cli.options import AsJson, Developer, Quiet
+from zeroq_asr.cli.outputs import Force, check_output
 from zeroq_asr.cli.terminal import Terminal, session, size
 
 
@@ -20,6 +22,7 @@ def demo(
     folder: Annotated[Path, typer.Argument(metavar="[FOLDER]", help="Where the files go.")] = Path(
         "zeroq-demo"
     ),
+    force: Force = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
     developer: Developer = False,
@@ -29,9 +32,15 @@ def demo(
     Example: zeroq-asr demo
     """
     with session(ctx, as_json=as_json, quiet=quiet, developer=developer) as terminal:
-        files = zq.copy_embedded(folder)
+        from zeroq_asr.embedded import other_files
+
         output = folder / "model.int8.onnx"
-        check_output(output, files.model)
+        if folder.is_dir():
+            check_output(terminal, output, outputs.onnx, force=force)
+        if force:
+            for path in other_files(folder):
+                terminal.note(f"replaces {path}")
+        files = zq.copy_embedded(folder, replace=force)
         if terminal.talks:
             terminal.title(str(folder), "a recogniser of 1.5 million parameters, and clips it never heard")
         with terminal.progress() as progress:

@@ -6,6 +6,9 @@ The codes tell a script *whose* turn it is: the command line's author (2), the o
 
 from __future__ import annotations
 
+import errno
+
+from zeroq_asr.cli.signals import SIGNALLED, Stopped
 from zeroq_asr.errors import (
     AudioError,
     CalibrationError,
@@ -19,10 +22,13 @@ from zeroq_asr.errors import (
     UnsupportedModelError,
     UnsupportedOperatorError,
     VerificationError,
+    ZeroqError,
 )
 from zeroq_asr.lines import printable, shorten
 
-OK, INTERNAL, USAGE, INPUT, UNSUPPORTED, UNPROVEN, MACHINE, INTERRUPTED = 0, 1, 2, 3, 4, 5, 6, 130
+OK, INTERNAL, USAGE, INPUT, UNSUPPORTED, UNPROVEN, MACHINE = 0, 1, 2, 3, 4, 5, 6
+#: as shells say it: 128 and the number of the signal
+INTERRUPTED, READER_LEFT = 130, 141
 
 #: what each code means, for --help
 MEANINGS = {
@@ -33,8 +39,14 @@ MEANINGS = {
     UNSUPPORTED: "the network cannot be quantized, or not as asked",
     UNPROVEN: "a proof or a verification failed: do not use the file",
     MACHINE: "the machine failed: disk full, out of memory",
-    INTERRUPTED: "interrupted",
+    INTERRUPTED: "interrupted, and 129 and 143: told to end; nothing half-written is left",
+    READER_LEFT: "nobody reads the output any more",
 }
+
+
+class StartError(Exception):
+    """The libraries beneath cannot be loaded."""
+
 
 #: error class → code; a subclass has its parent's unless it is listed itself
 CODES: dict[type[BaseException], int] = {
@@ -51,15 +63,35 @@ CODES: dict[type[BaseException], int] = {
     ProofError: UNPROVEN,
     VerificationError: UNPROVEN,
     MemoryError: MACHINE,
+    StartError: MACHINE,
     OSError: MACHINE,
+    BrokenPipeError: READER_LEFT,
     KeyboardInterrupt: INTERRUPTED,
 }
+
+#: how the libraries beneath say, by errors of any class, that memory or another thread is not to be had
+_SCARCE = (
+    "can't allocate memory",
+    "cannot allocate memory",
+    "failed to allocate memory",
+    "out of memory",
+    "bad_alloc",
+    "bad allocation",
+    "can't start new thread",
+    "failed to map segment",
+)
+#: what is wrong with the name of a file, and not with the machine
+_NAMES = (errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR)
 
 
 def code_of(error: BaseException) -> int:
     """Return the exit code of an error: that of its nearest class in ``CODES``."""
     if is_out_of_memory(error):
         return MACHINE
+    if isinstance(error, Stopped):
+        return SIGNALLED + error.number
+    if isinstance(error, OSError) and error.errno in _NAMES:
+        return INPUT
     return next((CODES[cls] for cls in type(error).__mro__ if cls in CODES), INTERNAL)
 
 
@@ -67,12 +99,14 @@ def line_of(error: BaseException) -> str:
     """Return the one line that says what went wrong, printable on any terminal."""
     code = code_of(error)
     if isinstance(error, KeyboardInterrupt):
-        text = "interrupted"
+        text = str(error) or "interrupted"
     elif is_out_of_memory(error):
         text = "out of memory; use a smaller --batch or --frames, or a larger machine"
     elif isinstance(error, OSError):
         where = f"{error.filename}: " if error.filename else ""
         text = f"{where}{error.strerror or shorten(str(error))}"
+    elif isinstance(error, StartError):
+        text = f"the libraries that this command needs cannot be loaded ({shorten(str(error))})"
     elif code == INTERNAL:
         text = f"internal: {type(error).__name__}: {shorten(str(error))}; please report it with --traceback"
     else:
@@ -82,7 +116,14 @@ def line_of(error: BaseException) -> str:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Tell whether memory ran out; PyTorch says so by a RuntimeError."""
-    return isinstance(error, MemoryError) or (
-        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
-    )
+    """Tell whether memory ran out, here or in what the error was made of.
+
+    PyTorch says so by a RuntimeError, others by what they like; our own errors may hold a stranger's words.
+    """
+    seen: BaseException | None = error
+    while seen is not None:
+        said = "" if isinstance(seen, ZeroqError) or not isinstance(seen, Exception) else str(seen).lower()
+        if isinstance(seen, MemoryError) or any(words in said for words in _SCARCE):
+            return True
+        seen = seen.__cause__ or seen.__context__
+    return False

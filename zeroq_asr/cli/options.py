@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
-import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,7 +12,7 @@ import typer
 
 from zeroq_asr.errors import ConfigError
 from zeroq_asr.lines import shown
-from zeroq_asr.speech.manifest import MANIFESTS, MOST_CHANNELS
+from zeroq_asr.speech.manifest import MOST_CHANNELS
 
 AsJson = Annotated[
     bool, typer.Option("--json", help="Print the result as JSON on stdout, and nothing else there.")
@@ -101,33 +99,6 @@ def one_of(allowed: Iterable[str]) -> Callable[[str], str]:
 def alternatives(allowed: Iterable[str]) -> str:
     """Return ``allowed`` as --help shows it."""
     return f"[{'|'.join(allowed)}]"
-
-
-def check_output(path: Path, *sources: Path | None) -> None:
-    """Raise ConfigError, before any work, if ``path`` cannot be written or is one of ``sources``.
-
-    A source that is a folder stands for the manifest in it.
-    """
-    if path.is_dir():
-        raise ConfigError(path, "is a folder, a file name was expected", "name the file to write")
-    if path.exists() and not path.is_file():
-        raise ConfigError(path, "is no regular file", "choose another output path")
-    for source in sources:
-        files = [] if source is None else [source, *(source / name for name in MANIFESTS)]
-        if path.exists() and any(file.exists() and path.samefile(file) for file in files):
-            raise ConfigError(path, "is the input itself", "choose another output path")
-    folder = path.parent
-    if not folder.is_dir():
-        raise ConfigError(path, f"there is no folder {folder}", "make it, or choose another output path")
-    try:
-        # the permission bits do not tell: only writing does
-        with tempfile.TemporaryFile(dir=folder):
-            path.exists()  # a name too long for the file system fails here
-    except OSError as error:
-        problem = f"cannot be written ({error.strerror or error})"
-        raise ConfigError(path, problem, "choose another output path") from None
-    if path.exists() and not os.access(path, os.W_OK):
-        raise ConfigError(path, "is write-protected", "choose another output path")
 
 
 def with_settings(given: Iterable[str] | None, *specs: Any) -> tuple[Any, ...]:

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 import zeroq_asr as zq
+from zeroq_asr.cli import outputs
 from zeroq_asr.cli.float_parts import show_islands
 from zeroq_asr.cli.options import (
     AllowFloat,
@@ -24,10 +25,10 @@ from zeroq_asr.cli.options import (
     Set,
     alternatives,
     channel_of,
-    check_output,
     one_of,
     with_settings,
 )
+from zeroq_asr.cli.outputs import Force, check_output
 from zeroq_asr.cli.synthesize import (
     Batch,
     Frames,
@@ -41,8 +42,7 @@ from zeroq_asr.cli.synthesize import (
     show_statistics,
 )
 from zeroq_asr.cli.terminal import Terminal, session, size
-from zeroq_asr.config import LAYER_BITS, MADE_MARGIN, METHODS, NONLINEARITIES, TARGETS
-from zeroq_asr.deployment.export import DIALECTS
+from zeroq_asr.config import DIALECTS, LAYER_BITS, MADE_MARGIN, METHODS, NONLINEARITIES, TARGETS
 from zeroq_asr.deployment.machine import best_target, this_machine
 from zeroq_asr.errors import ConfigError
 
@@ -137,6 +137,7 @@ def quantize(
     tokens: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Also write the token list, a token a line.")
     ] = None,
+    force: Force = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
     developer: Developer = False,
@@ -178,12 +179,17 @@ def quantize(
                 "--calibration", f"there is no file or folder {calibration}", "or say synthetic or noise"
             )
         path = output or Path(default_name(model, spec, dialect))
-        sources = (model, config, Path(calibration) if ranges.kind in ("features", "audio") else None)
-        check_output(path, *sources)
+        sources = (
+            model,
+            config,
+            Path(calibration) if ranges.kind in ("features", "audio") else None,
+            *(Path(one) for one in bits or ()),
+        )
+        if tokens is not None and os.path.realpath(tokens) == os.path.realpath(path):
+            raise ConfigError("--tokens", f"{tokens} is the output itself", "choose another name")
+        check_output(terminal, path, outputs.onnx, *sources, force=force)
         if tokens is not None:
-            check_output(tokens, *sources)
-            if tokens.resolve() == path.resolve():
-                raise ConfigError("--tokens", f"{tokens} is the output itself", "choose another name")
+            check_output(terminal, tokens, outputs.tokens, *sources, force=force)
         with terminal.progress() as progress:
             source: Path | zq.AsrModel = model
             if tokens is not None:  # what cannot be a line shows before the long work begins

@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import torch
 import typer
 
 import zeroq_asr as zq
+from zeroq_asr.cli import outputs
 from zeroq_asr.cli.options import (
     AsJson,
     BatchSize,
@@ -23,12 +23,14 @@ from zeroq_asr.cli.options import (
     Quiet,
     Threads,
     channel_of,
-    check_output,
 )
+from zeroq_asr.cli.outputs import Force, check_output
 from zeroq_asr.cli.terminal import Terminal, session
 from zeroq_asr.files import atomic_write_bytes
-from zeroq_asr.measure.evaluate import ErrorCounts, Transcript, references_of, transcribe_batches
 from zeroq_asr.progress import Progress, silent
+
+if TYPE_CHECKING:
+    from zeroq_asr.measure.evaluate import ErrorCounts, Transcript
 
 Model = Annotated[
     Path, typer.Argument(metavar="MODEL", help="An ONNX file, or a checkpoint, which runs in float.")
@@ -56,6 +58,8 @@ def transcribe(
     """
     with session(ctx, as_json=as_json, quiet=quiet, developer=developer) as terminal:
         heard = channel_of(channel)
+        from zeroq_asr.measure.evaluate import transcribe_batches
+
         with terminal.progress() as progress:
             recognizer = _open(model, config, loader, language, checkpoint, threads, progress)
         texts: list[str] = []
@@ -96,6 +100,7 @@ def evaluate(
         Path | None,
         typer.Option("--output", "-o", metavar="FILE", help="Write references and transcripts, JSON lines."),
     ] = None,
+    force: Force = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
     developer: Developer = False,
@@ -105,9 +110,13 @@ def evaluate(
     Example: zeroq-asr evaluate quartznet.int8.onnx --manifest test-other
     """
     with session(ctx, as_json=as_json, quiet=quiet, developer=developer) as terminal:
-        if output is not None:
-            check_output(output, model, manifest, config, checkpoint)
         utterances = zq.read_manifest(manifest, channel_of(channel))[:limit]
+        if output is not None:
+            heard = (Path(utterance.audio_path) for utterance in utterances)
+            sources = (model, manifest, config, checkpoint, *heard)
+            check_output(terminal, output, outputs.transcripts, *sources, force=force)
+        from zeroq_asr.measure.evaluate import references_of
+
         references_of(utterances)  # a line without text shows before the model is read
         with terminal.progress() as progress:
             recognizer = _open(model, config, loader, language, checkpoint, threads, progress)
@@ -132,6 +141,8 @@ def _open(
     progress: Progress,
 ) -> zq.Recognizer:
     if threads is not None:
+        import torch
+
         torch.set_num_threads(threads)  # of the frontend, and of a checkpoint's network
     progress("load", 0, 1)
     recognizer = zq.open_recognizer(
@@ -168,10 +179,17 @@ def _row(name: str, counts: ErrorCounts) -> list[str]:
 
 def _json_lines(result: zq.Evaluation) -> bytes:
     """Return NeMo's manifest lines with ``pred_text``."""
-    return "".join(json.dumps(_row_of(t), ensure_ascii=False) + "\n" for t in result.transcripts).encode()
+    return b"".join(_json(_row_of(t)) + b"\n" for t in result.transcripts)
 
 
 def _row_of(t: Transcript) -> dict[str, Any]:
     heard = {"offset": t.offset, "duration": t.duration, "channel_selector": t.channel}
     segment = {key: value for key, value in heard.items() if value is not None}
     return {"audio_filepath": t.audio_path, **segment, "text": t.reference, "pred_text": t.hypothesis}
+
+
+def _json(line: dict[str, Any]) -> bytes:
+    try:
+        return json.dumps(line, ensure_ascii=False).encode()
+    except UnicodeEncodeError:  # the bytes of a name that is no UTF-8 stay escaped, and can be read again
+        return json.dumps(line).encode()

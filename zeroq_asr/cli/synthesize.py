@@ -11,17 +11,9 @@ from typing import Annotated, Any
 import typer
 
 import zeroq_asr as zq
-from zeroq_asr.cli.options import (
-    AsJson,
-    Config,
-    Developer,
-    Language,
-    Loader,
-    Quiet,
-    Set,
-    check_output,
-    with_settings,
-)
+from zeroq_asr.cli import outputs
+from zeroq_asr.cli.options import AsJson, Config, Developer, Language, Loader, Quiet, Set, with_settings
+from zeroq_asr.cli.outputs import Force, check_output
 from zeroq_asr.cli.terminal import Terminal, session
 from zeroq_asr.synthesis.objectives import OBJECTIVES
 
@@ -57,6 +49,7 @@ def synthesize(
     objective: Objective = None,
     patience: Patience = None,
     fields: Set = None,
+    force: Force = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
     developer: Developer = False,
@@ -79,7 +72,7 @@ def synthesize(
         if output is not None:
             if output.suffix.lower() != ".npz":
                 raise zq.ConfigError(output, "features are saved as .npz", f"say -o {output.name}.npz")
-            check_output(output, model, config)
+            check_output(terminal, output, outputs.features, model, config, force=force)
         with terminal.progress() as progress:
             progress("load", 0, 1)
             loaded = zq.load_checkpoint(model, config=config, loader=loader, language=language)

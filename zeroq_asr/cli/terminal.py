@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import math
 import sys
@@ -14,14 +15,14 @@ from typing import Any, TextIO
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.padding import Padding
 from rich.progress import BarColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bars
 from rich.table import Table
 from rich.text import Text
 
-from zeroq_asr.cli.exits import code_of, line_of
+from zeroq_asr.cli import signals, streams
+from zeroq_asr.cli.exits import StartError, code_of, is_out_of_memory, line_of
 from zeroq_asr.errors import ZeroqWarning
 from zeroq_asr.lines import printable
 from zeroq_asr.progress import Progress, silent
@@ -82,7 +83,7 @@ class Terminal:
         grid.add_column(no_wrap=True, style="cyan", width=width + 2)
         grid.add_column(overflow="fold")
         for name, value in rows:
-            grid.add_row(f"  {printable(name)}", escape(printable(value)))
+            grid.add_row(Text(f"  {printable(name)}"), Text(printable(value)))
         self._show(grid)
 
     def table(
@@ -96,12 +97,16 @@ class Terminal:
             else:
                 table.add_column(name, justify="right", no_wrap=True)
         for row in rows:
-            table.add_row(*(escape(printable(cell)) for cell in row))
+            table.add_row(*(Text(printable(cell)) for cell in row))
         self._show(Padding(table, (0, 0, 0, 2), expand=False))
 
     def text(self, text: str = "", style: str = "") -> None:
         """Print a paragraph."""
         self.out.print(Text(printable(text), style))
+
+    def note(self, text: str) -> None:
+        """Tell on stderr, whatever was asked of stdout, what a user must not miss."""
+        self.err.print(Text(printable(text)), soft_wrap=True)
 
     def next(self, command: str) -> None:
         """Print the command to run next, unbroken, so that it can be copied."""
@@ -126,11 +131,11 @@ class Terminal:
             yield _Lines(self.err)
         else:
             with Bars(
-                TextColumn("{task.description:<10}"),
+                TextColumn("{task.description:<10}", markup=False),
                 BarColumn(bar_width=30),
                 TimeElapsedColumn(),
-                TextColumn("{task.fields[count]}"),
-                TextColumn("{task.fields[note]}", style="dim"),
+                TextColumn("{task.fields[count]}", markup=False),
+                TextColumn("{task.fields[note]}", style="dim", markup=False),
                 console=self.err,
                 transient=True,
                 refresh_per_second=5,
@@ -153,11 +158,13 @@ def session(ctx: typer.Context, *, as_json: bool, quiet: bool, developer: bool) 
         quiet=quiet or common.get("quiet", False),
     )
     try:
+        _begin()
         with contextlib.redirect_stdout(sys.stderr), _warnings_told(terminal):
             yield terminal
     except (BrokenPipeError, typer.Exit):
         raise  # the reader left, as `head` does: no error
-    except (Exception, KeyboardInterrupt) as error:
+    except (Exception, KeyboardInterrupt) as problem:
+        error = signals.cause_of(problem)
         if developer or common.get("developer", False):
             traceback.print_exc(file=sys.stderr)
         terminal.err.print(Text(line_of(error), "red"), soft_wrap=True)
@@ -191,6 +198,22 @@ def _warnings_told(terminal: Terminal) -> Iterator[None]:
         yield
 
 
+def _begin() -> None:
+    """Import what takes its time, before anything is there that an interruption would have to clean up."""
+    lost = streams.closed_stdout()
+    if lost is not None:
+        raise lost
+    try:
+        importlib.import_module("zeroq_asr._api")
+    except (ImportError, OSError) as error:
+        raise StartError(str(error)) from error
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        raise StartError(f"{type(error).__name__}: {error}") from error
+    signals.interrupt_the_work()
+
+
 class _Bars:
     """A bar a stage; a stage of one step, whose length nobody knows, pulses."""
 
@@ -201,14 +224,14 @@ class _Bars:
     def __call__(self, stage: str, done: int, total: int, note: str = "") -> None:
         """Show that ``done`` of ``total`` steps are finished."""
         if stage not in self._tasks:
-            self._tasks[stage] = self._bars.add_task(escape(stage), total=None, count="", note="")
+            self._tasks[stage] = self._bars.add_task(printable(stage), total=None, count="", note="")
         pulses = total <= 1 and done < total
         self._bars.update(
             self._tasks[stage],
             completed=done,
             total=None if pulses else total,
             count=f"{done}/{total}" if total > 1 else "",
-            note=escape(printable(note)),
+            note=printable(note),
         )
 
 

@@ -11,11 +11,14 @@ lowering, operators, embedded, synthesis, calibration, deployment, pipeline, mea
 """
 
 from zeroq_asr.config.calibration import MADE_MARGIN, METHODS, CalibrationSpec
+from zeroq_asr.config.choices import DEVICES, DIALECTS
 from zeroq_asr.config.plan_file import LAYER_BITS
 from zeroq_asr.config.quantization import NONLINEARITIES, ROUNDINGS, TARGETS, QuantSpec
 from zeroq_asr.config.synthesis import INITS, SCHEDULES, SynthesisSpec
 
 __all__ = [
+    "DEVICES",
+    "DIALECTS",
     "INITS",
     "LAYER_BITS",
     "MADE_MARGIN",

@@ -25,6 +25,7 @@ import onnx
 from onnx import NodeProto, TensorProto, ValueInfoProto, helper
 
 from zeroq_asr._version import __version__
+from zeroq_asr.config import DIALECTS
 from zeroq_asr.deployment.metadata import METADATA_KEY, METADATA_VERSION, Deployment, metadata_digest
 from zeroq_asr.errors import ExportError
 from zeroq_asr.files import atomic_write_bytes, atomic_write_folder
@@ -55,7 +56,6 @@ __all__ = [
     "write_bundle",
 ]
 
-DIALECTS = ("fused", "strict", "qdq")
 #: BitwiseAnd and Shape slices need opset 18; ONNX Runtime has kernels for Min on bytes since 1.24
 OPSET, IR_VERSION = 18, 8
 #: what a bundle's folder says of its files

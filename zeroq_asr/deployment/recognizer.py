@@ -16,10 +16,10 @@ import torch
 from zeroq_asr.checkpoints import load_checkpoint
 from zeroq_asr.deployment.metadata import own_metadata
 from zeroq_asr.errors import CheckpointError, ConfigError
-from zeroq_asr.files import open_file
+from zeroq_asr.files import open_file, read_file
 from zeroq_asr.model import AsrModel
 from zeroq_asr.speech.frontend import FrontendConfig
-from zeroq_asr.speech.tokenizer import Tokenizer
+from zeroq_asr.speech.tokenizer import Tokenizer, is_unicode
 
 Floats = npt.NDArray[np.float32]
 Lengths = npt.NDArray[np.int64]
@@ -78,9 +78,8 @@ class OnnxRecognizer:
         tokenizer: Tokenizer | None = None,
     ) -> None:
         self.path = Path(path)
-        if not self.path.is_file():
-            raise CheckpointError(path, "no such file", "check the path")
-        self._session = open_session(self.path, str(self.path), threads)
+        open_file(path, CheckpointError).close()
+        self._session = open_session(self.path, _readable(self.path), threads)
         self._inputs = {value.name for value in self._session.get_inputs()}
         self._outputs = [value.name for value in self._session.get_outputs()]
         if "audio_signal" not in self._inputs or not self._inputs <= {"audio_signal", "length"}:
@@ -173,6 +172,11 @@ def open_session(
         return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's exceptions share no base of their own
         raise CheckpointError(where, f"is not an ONNX file that can be run ({_reason(error)})") from None
+
+
+def _readable(path: Path) -> str | bytes:
+    """Return what ONNX Runtime opens a file by: its name, or what is in it if the name is no Unicode."""
+    return str(path) if is_unicode(str(path)) else read_file(path, CheckpointError)
 
 
 def _reason(error: Exception) -> str:

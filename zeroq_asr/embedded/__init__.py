@@ -65,31 +65,39 @@ def embedded_model() -> AsrModel:
     return load_checkpoint(embedded_files().model)
 
 
-def copy_embedded(folder: str | os.PathLike[str]) -> DemoFiles:
+def copy_embedded(folder: str | os.PathLike[str], *, replace: bool = False) -> DemoFiles:
     """Copy checkpoint, clips and manifests to ``folder``, which is made if need be.
 
-    Raises ConfigError, before anything is written, where another file would be lost, and when the folder
-    cannot be written.
+    Raises ConfigError, before anything is written, where another file would be lost, unless that is to be
+    replaced, and when the folder cannot be written.
     """
     target = Path(folder)
-    names = [
-        MODEL,
-        CONFORMER,
-        TEST,
-        CALIBRATION,
-        *(f"{CLIPS}/{clip.name}" for clip in sorted((_HERE / CLIPS).iterdir())),
-    ]
-    for name in names:
-        if (target / name).exists() and not _equal(_HERE / name, target / name):
-            raise ConfigError(target / name, "is there already, and another file", "choose another folder")
+    lost = other_files(target)
+    if lost and not replace:
+        raise ConfigError(lost[0], "is there already, and another file", "choose another folder")
     try:
         (target / CLIPS).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         problem = f"cannot be made ({error.strerror or error})"
         raise ConfigError(target, problem, "choose another folder") from None
-    for name in names:
-        atomic_write_bytes(target / name, (_HERE / name).read_bytes())
+    for name in _names():
+        if not _equal(_HERE / name, target / name):
+            atomic_write_bytes(target / name, (_HERE / name).read_bytes())
     return DemoFiles(target)
+
+
+def other_files(folder: Path) -> list[Path]:
+    """Return what ``copy_embedded`` would replace by something else."""
+    return [
+        folder / name
+        for name in _names()
+        if os.path.lexists(folder / name) and not _equal(_HERE / name, folder / name)
+    ]
+
+
+def _names() -> list[str]:
+    clips = (f"{CLIPS}/{clip.name}" for clip in sorted((_HERE / CLIPS).iterdir()))
+    return [MODEL, CONFORMER, TEST, CALIBRATION, *clips]
 
 
 def _equal(ours: Path, theirs: Path) -> bool:

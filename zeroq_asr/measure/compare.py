@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import itertools
 import statistics
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -26,6 +25,7 @@ from zeroq_asr.decoding.greedy import greedy_ctc
 from zeroq_asr.deployment.float_onnx import export_float
 from zeroq_asr.deployment.recognizer import OnnxRecognizer, Recognizer, TorchRecognizer
 from zeroq_asr.errors import AudioError, CheckpointError, ConfigError
+from zeroq_asr.files import temporary_folder
 from zeroq_asr.measure.bench.contenders import noise, of_path
 from zeroq_asr.measure.bench.measure import clock
 from zeroq_asr.measure.bootstrap import Difference, paired_bootstrap
@@ -168,11 +168,11 @@ def compare(
     for utterance in manifest or ():
         _check_duration(utterance, spec.max_seconds)
     syntheses = [replace(synthesis, seed=synthesis.seed + k) for k in range(seeds)]
-    with tempfile.TemporaryDirectory(prefix="zeroq-asr-") as folder:
+    with temporary_folder() as folder:
         real = None
         if calibration_manifest is not None:
             real = CalibrationSpec(calibration_manifest, limit=calibration_limit, channel=calibration_channel)
-        listeners, absent = _build(model, Path(folder), real, (spec, *also), syntheses, progress)
+        listeners, absent = _build(model, folder, real, (spec, *also), syntheses, progress)
         if manifest is None:
             made = synthesize(model, replace(synthesis, seed=synthesis.seed + HELD_OUT), progress)
             pairs = [

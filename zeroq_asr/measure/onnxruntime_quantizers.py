@@ -7,15 +7,14 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import tempfile
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import onnx
 
 from zeroq_asr.errors import CalibrationError, ZeroqError
+from zeroq_asr.files import temporary_folder
 
 #: what is quantized of a network with attention
 _LINEAR = ["Conv", "MatMul", "Gemm"]
@@ -30,8 +29,8 @@ def preprocess(float_model: onnx.ModelProto) -> onnx.ModelProto:
     """
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    with tempfile.TemporaryDirectory() as name, _no_warnings():
-        target = Path(name) / "ready.onnx"
+    with temporary_folder() as name, _no_warnings():
+        target = name / "ready.onnx"
         try:
             quant_pre_process(float_model, target)
             return onnx.load(target)
@@ -73,8 +72,8 @@ def ort_static(
 
     reader = Reader()
     attention = any(node.op_type == "Softmax" for node in float_model.graph.node)
-    with tempfile.TemporaryDirectory() as name, _no_warnings():
-        source, target = Path(name) / "float.onnx", Path(name) / "static.onnx"
+    with temporary_folder() as name, _no_warnings():
+        source, target = name / "float.onnx", name / "static.onnx"
         source.write_bytes(float_model.SerializeToString())
         try:
             quantize_static(
@@ -101,8 +100,8 @@ def ort_dynamic(float_model: onnx.ModelProto) -> bytes:
     """
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    with tempfile.TemporaryDirectory() as name, _no_warnings():
-        source, target = Path(name) / "float.onnx", Path(name) / "dynamic.onnx"
+    with temporary_folder() as name, _no_warnings():
+        source, target = name / "float.onnx", name / "dynamic.onnx"
         source.write_bytes(float_model.SerializeToString())
         quantize_dynamic(source, target, weight_type=QuantType.QUInt8)
         return target.read_bytes()

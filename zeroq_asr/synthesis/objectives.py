@@ -11,12 +11,14 @@ A new objective is one decorated function here; its name is then valid in ``Synt
 from __future__ import annotations
 
 from collections.abc import Callable
-
-from torch import Tensor
+from typing import TYPE_CHECKING, TypeAlias
 
 from zeroq_asr.errors import ConfigError
 
-Objective = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+if TYPE_CHECKING:  # the command line lists their names, and torch takes seconds
+    from torch import Tensor
+
+Objective: TypeAlias = "Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]"
 
 #: objectives by name
 OBJECTIVES: dict[str, Objective] = {}

@@ -3,7 +3,7 @@
 Times are medians of one interleaved run; what matters is their ratio to float in that run.
 
 Imported by: cli.
-Imports: errors, progress, files, config, integer, graph, model, capture, deployment, pipeline.
+Imports: _version, errors, progress, files, config, integer, graph, model, capture, deployment, pipeline.
 Never imports: cli.
 """
 
@@ -16,10 +16,10 @@ from typing import Any
 
 import torch
 
-from zeroq_asr.config import QuantSpec
+from zeroq_asr.config import DEVICES, QuantSpec
 from zeroq_asr.deployment.machine import Machine, this_machine
 from zeroq_asr.errors import ConfigError
-from zeroq_asr.measure.bench.contenders import BASELINE, DEVICES, Contender, noise, of_file, of_model
+from zeroq_asr.measure.bench.contenders import BASELINE, Contender, noise, of_file, of_model
 from zeroq_asr.measure.bench.measure import Timing, measure
 from zeroq_asr.model import AsrModel
 from zeroq_asr.progress import Progress, silent

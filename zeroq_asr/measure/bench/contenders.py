@@ -41,7 +41,6 @@ Run = Callable[[], None]
 
 #: the contender that the others are compared with
 BASELINE = "float, depthwise as 2-D"
-DEVICES = ("cpu", "cuda")
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,7 @@ class Contender:
     engine: str
     #: float, fused, strict, qdq, …
     dialect: str
-    #: one of `DEVICES`
+    #: one of `zeroq_asr.config.DEVICES`
     device: str
     #: (threads, features [1, M, T]) → what is timed
     open: Callable[[int, Features], Run]

@@ -12,7 +12,6 @@ import random
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from pathlib import Path
 import torch
 
 from zeroq_asr.errors import CheckpointError
+from zeroq_asr.files import temporary_folder
 from zeroq_asr.measure.bench.contenders import Contender, Features, Run
 from zeroq_asr.progress import Progress
 
@@ -180,8 +180,8 @@ def _cost(contender: Contender, threads: int, features: Features) -> tuple[float
         return None, torch.cuda.max_memory_allocated() - before
     if not contender.data:
         return None, None
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "model.onnx"
+    with temporary_folder() as folder:
+        file = folder / "model.onnx"
         file.write_bytes(contender.data)
         shape = [str(size) for size in (threads, *features.shape[1:])]
         command = [sys.executable, str(_PROBE), str(file), *shape]

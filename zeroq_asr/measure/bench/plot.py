@@ -6,6 +6,7 @@ import io
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from zeroq_asr._version import __version__
 from zeroq_asr.errors import ConfigError
 from zeroq_asr.files import atomic_write_bytes
 
@@ -53,5 +54,8 @@ def plot(result: Benchmark, path: Path) -> None:
         axis.set_title(f"{seconds:g} s of audio, {threads} thread{'s' if threads > 1 else ''}", fontsize=10)
     figure.suptitle(result.machine.processor, fontsize=9)
     stream = io.BytesIO()
-    figure.savefig(stream, format=path.suffix.lower().removeprefix("."))
+    kind = path.suffix.lower().removeprefix(".")
+    # by which the command line knows a plot of ours that it may replace
+    metadata = {"Software" if kind == "png" else "Creator": f"zeroq-asr {__version__}"}
+    figure.savefig(stream, format=kind, metadata=metadata)
     atomic_write_bytes(path, stream.getvalue())

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
+from typer.core import TyperGroup
 
 from zeroq_asr._version import __version__
 from zeroq_asr.cli import exits
@@ -20,6 +22,7 @@ from zeroq_asr.cli.recognize import evaluate, transcribe
 from zeroq_asr.cli.report import report
 from zeroq_asr.cli.synthesize import synthesize
 from zeroq_asr.cli.verify import verify
+from zeroq_asr.errors import ConfigError
 
 #: in the order of --help; a new command is a new module and a name here
 COMMANDS: tuple[Callable[..., Any], ...] = (
@@ -36,11 +39,40 @@ COMMANDS: tuple[Callable[..., Any], ...] = (
     demo,
 )
 
+
+class Commands(TyperGroup):
+    """The commands, a wrong use of which is one line like every other error."""
+
+    def main(self, *args: Any, **settings: Any) -> NoReturn:
+        """Run a command and exit with its code."""
+        settings["standalone_mode"] = False
+        try:
+            code = super().main(*args, **settings)
+        except _USAGE as error:
+            if error.__class__.__name__ == "NoArgsIsHelpError":
+                error.show()
+            else:
+                print(_line(error), file=sys.stderr)
+            sys.exit(exits.USAGE)
+        sys.exit(code if isinstance(code, int) else exits.OK)
+
+
+#: typer's, or click's beneath it: it has no public name
+_USAGE: Any = typer.BadParameter.__bases__[0]
+
+
+def _line(error: Any) -> str:
+    command = error.ctx.command_path if error.ctx is not None else "zeroq-asr"
+    problem = error.format_message().strip().removesuffix(".")
+    return exits.line_of(ConfigError(command, problem, f"see {command} --help"))
+
+
 # the \b keeps its line breaks
 _EPILOG = "\b\nExit codes:\n" + "\n".join(f"{code:>5}  {text}" for code, text in exits.MEANINGS.items())
 
 app = typer.Typer(
     name="zeroq-asr",
+    cls=Commands,
     help="Integer-only quantization of pretrained speech recognisers, without any data.",
     epilog=_EPILOG,
     no_args_is_help=True,

@@ -1,0 +1,110 @@
+"""The public names, which ``zeroq_asr`` gives on first use; importing them takes seconds, for torch."""
+
+from __future__ import annotations
+
+from zeroq_asr._version import __version__
+from zeroq_asr.checkpoints import load_checkpoint, save_checkpoint
+from zeroq_asr.config import CalibrationSpec, QuantSpec, SynthesisSpec
+from zeroq_asr.deployment.inspection import inspect_file
+from zeroq_asr.deployment.recognizer import OnnxRecognizer, Recognizer, TorchRecognizer, open_recognizer
+from zeroq_asr.deployment.verify import Certificate, verify
+from zeroq_asr.embedded import DemoFiles, copy_embedded, embedded_files, embedded_model
+from zeroq_asr.errors import (
+    AudioError,
+    CalibrationError,
+    CaptureError,
+    CheckpointError,
+    ConfigError,
+    ExportError,
+    ManifestError,
+    ProofError,
+    SynthesisError,
+    UnsupportedModelError,
+    UnsupportedOperatorError,
+    VerificationError,
+    ZeroqError,
+    ZeroqWarning,
+)
+from zeroq_asr.integer.bundle import Bundle
+from zeroq_asr.integer.float_parts import Island
+from zeroq_asr.lowering.plan import Plan
+from zeroq_asr.measure.bench import Benchmark, Timing, bench
+from zeroq_asr.measure.compare import Comparison, compare
+from zeroq_asr.measure.doctor import Diagnosis, diagnose
+from zeroq_asr.measure.evaluate import Evaluation, evaluate, transcribe
+from zeroq_asr.measure.report import QualityReport, ValueQuality, report
+from zeroq_asr.measure.sensitivity import LayerSensitivity, Sensitivity, sensitivity
+from zeroq_asr.model import AsrModel
+from zeroq_asr.pipeline import Prepared, Quantized, build, prepare, quantize
+from zeroq_asr.speech.frontend import Frontend, FrontendConfig
+from zeroq_asr.speech.manifest import Utterance, read_manifest
+from zeroq_asr.speech.tokenizer import Tokenizer
+from zeroq_asr.synthesis.synthesize import LayerAccount, SyntheticFeatures, gaussian_noise, synthesize
+
+__all__ = [
+    "AsrModel",
+    "AudioError",
+    "Benchmark",
+    "Bundle",
+    "CalibrationError",
+    "CalibrationSpec",
+    "CaptureError",
+    "Certificate",
+    "CheckpointError",
+    "Comparison",
+    "ConfigError",
+    "DemoFiles",
+    "Diagnosis",
+    "Evaluation",
+    "ExportError",
+    "Frontend",
+    "FrontendConfig",
+    "Island",
+    "LayerAccount",
+    "LayerSensitivity",
+    "ManifestError",
+    "OnnxRecognizer",
+    "Plan",
+    "Prepared",
+    "ProofError",
+    "QualityReport",
+    "QuantSpec",
+    "Quantized",
+    "Recognizer",
+    "Sensitivity",
+    "SynthesisError",
+    "SynthesisSpec",
+    "SyntheticFeatures",
+    "Timing",
+    "Tokenizer",
+    "TorchRecognizer",
+    "UnsupportedModelError",
+    "UnsupportedOperatorError",
+    "Utterance",
+    "ValueQuality",
+    "VerificationError",
+    "ZeroqError",
+    "ZeroqWarning",
+    "__version__",
+    "bench",
+    "build",
+    "compare",
+    "copy_embedded",
+    "diagnose",
+    "embedded_files",
+    "embedded_model",
+    "evaluate",
+    "gaussian_noise",
+    "inspect_file",
+    "load_checkpoint",
+    "open_recognizer",
+    "prepare",
+    "quantize",
+    "read_manifest",
+    "report",
+    "save_checkpoint",
+    "sensitivity",
+    "synthesize",
+    "transcribe",
+    "verify",
+]

@@ -1,0 +1,116 @@
+"""Files that commands write: what may be replaced, and the checks of it before any work."""
+
+from __future__ import annotations
+
+import json
+import os
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from zeroq_asr.cli.terminal import Terminal
+from zeroq_asr.errors import ConfigError
+from zeroq_asr.files import open_file, written_at
+from zeroq_asr.speech.manifest import MANIFESTS
+
+Force = Annotated[
+    bool, typer.Option("--force", help="Replace output files that are there, whoever made them.")
+]
+#: tells of an open file's path and first bytes whether a command has written it
+Ours = Callable[[Path, bytes], bool]
+
+#: bytes that are looked at to tell who wrote a file
+_HEAD = 1 << 20
+#: fields of a transcript
+_ALWAYS = frozenset({"audio_filepath", "text", "pred_text"})
+_SOMETIMES = frozenset({"offset", "duration", "channel_selector"})
+#: what our plots and ONNX files name as the program that wrote them
+_WRITER = b"zeroq-asr"
+
+
+def check_output(
+    terminal: Terminal, path: Path, ours: Ours, *sources: Path | None, force: bool = False
+) -> None:
+    """Raise ConfigError, before any work, if ``path`` cannot be written or must not be replaced.
+
+    It must not be one of ``sources``, of which a folder stands for the manifest in it, nor, without
+    ``force``, a file that is not ``ours``.  Tell on stderr of a file that will be replaced.
+    """
+    if str(path) == "-":
+        raise ConfigError("-", "is not a file name: results are written to files", "or say ./-")
+    target = written_at(path)
+    if not target.exists():
+        return
+    for source in sources:
+        files = [] if source is None else [source, *(source / name for name in MANIFESTS)]
+        if any(_is(file, target) for file in files):
+            raise ConfigError(path, "is the input itself", "choose another output path")
+    if not os.access(target, os.W_OK):
+        raise ConfigError(path, "is write-protected", "choose another output path")
+    if not force and not _ours(target, ours):
+        raise ConfigError(
+            path, "is there already, and not a file that this command writes", "choose another, or --force"
+        )
+    terminal.note(f"replaces {path}")
+
+
+def _is(file: Path, target: Path) -> bool:
+    try:
+        return file.samefile(target)
+    except (OSError, ValueError):
+        return False  # there is none: whoever reads it next says so
+
+
+def _ours(path: Path, ours: Ours) -> bool:
+    try:
+        with open_file(path, ConfigError) as stream:
+            head = stream.read(_HEAD)
+        return not head or ours(path, head)  # an empty file holds nothing to be lost
+    except (ConfigError, OSError):
+        return False
+
+
+# -- who wrote a file ------------------------------------------------------------------------------
+
+
+def onnx(path: Path, head: bytes) -> bool:
+    """Tell whether a file is ONNX of ours, quantized or float: it begins with the name of its writer."""
+    return head[:1] == b"\x08" and _WRITER in head[:64]
+
+
+def features(path: Path, head: bytes) -> bool:
+    """Tell whether a file holds the arrays that ``synthesize`` saves."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = {*archive.namelist()}
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
+        return False
+    return {"features.npy", "lengths.npy", "note.npy"} <= names
+
+
+def tokens(path: Path, head: bytes) -> bool:
+    """Tell whether a file is a list of tokens, each with its number behind it."""
+    lines = head.split(b"\n")[:-1]
+    return bool(lines) and all(line.rpartition(b" ")[2] == b"%d" % n for n, line in enumerate(lines))
+
+
+def transcripts(path: Path, head: bytes) -> bool:
+    """Tell whether a file's first line is one that ``evaluate`` writes."""
+    try:
+        line = json.loads(head.partition(b"\n")[0])
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(line, dict) and _ALWAYS <= set(line) <= _ALWAYS | _SOMETIMES
+
+
+def tables(path: Path, head: bytes) -> bool:
+    """Tell whether a file begins as the tables of ``compare`` do."""
+    return head.startswith(b"**") and b"\n| | size | WER % | " in head
+
+
+def plots(path: Path, head: bytes) -> bool:
+    """Tell whether a file is a plot that names us as its creator."""
+    return head.startswith((b"\x89PNG", b"<?xml", b"%PDF")) and _WRITER in head
