@@ -210,7 +210,7 @@ def _check_tokens(program: Program, deployment: Deployment, backend: OnnxStrictB
     if kind is not I32 or len(dims) != len(port.dims):
         raise ExportError(port.value, f"the logits must be int32 [B, S, V], found {kind.name} {list(dims)}")
     # a number of frames is free, so that an extent that is known is that of the channels
-    channels = check(program)[port.value]
+    channels = check(program).values[port.value].dims[-1]
     if not channels == tokens == port.dims[-1] or dims[-1] not in (tokens, None):
         raise ExportError(port.value, f"has {channels} channels for {tokens} tokens, the blank among them")
 
