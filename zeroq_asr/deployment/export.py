@@ -42,8 +42,7 @@ from zeroq_asr.integer.bundle import NETWORK, Bundle
 from zeroq_asr.integer.extents import Extent
 from zeroq_asr.integer.float_parts import islands
 from zeroq_asr.integer.program import Port, Program, StatePort, canonical_json, is_ctc
-from zeroq_asr.integer.types import I32, IntType
-from zeroq_asr.integer.wellformed import check
+from zeroq_asr.integer.wellformed import Shapes, check
 
 __all__ = [
     "BUNDLE_FILE",
@@ -56,6 +55,7 @@ __all__ = [
     "Deployment",
     "Export",
     "bundle_files",
+    "check_surroundings",
     "export",
     "export_bundle",
     "metadata_digest",
@@ -105,9 +105,7 @@ def export(
     backend = _backend(program, dialect, target)
     results = build(backend, program)
     ctc = is_ctc(program)
-    _check_promise(program, deployment)
-    if ctc:
-        _check_tokens(program, deployment, backend, results[0])
+    check_surroundings(program, deployment, check(program))
     entering: list[Port | StatePort] = [*program.inputs, *program.states]
     nodes, outputs = _outputs(program, results)
     if ctc:
@@ -183,8 +181,13 @@ def _tensor(name: str, port: Port | StatePort) -> ValueInfoProto:
     return helper.make_tensor_value_info(name, _PORT_TYPES[port.type], list(port.dims))
 
 
-def _check_promise(program: Program, deployment: Deployment) -> None:
-    """The program takes what the frontend gives, of all the audio that is promised."""
+def check_surroundings(program: Program, deployment: Deployment, shapes: Shapes) -> None:
+    """Require that a well-formed program, whose values are ``shapes``, fits what surrounds it.
+
+    It takes what the frontend gives, of all the audio that is promised; the logits of a CTC network are
+    [B, S, V], one for every token and the blank, of as many frames as is said, and mean what a softmax can use.
+    Raises ExportError.
+    """
     if program.features is None:
         return
     if deployment.frontend.features != program.channels:
@@ -192,27 +195,19 @@ def _check_promise(program: Program, deployment: Deployment) -> None:
             f"the frontend gives {deployment.frontend.features} mels, the program takes {program.channels}"
         )
         raise ExportError(deployment.name, problem)
-    shortest = check(program).least.get(str(program.features.dims[-1]), 1)
+    shortest = shapes.least.get(str(program.features.dims[-1]), 1)
     if not shortest <= deployment.max_frames <= program.max_frames:
         raise ExportError(
             deployment.name,
             f"promises {deployment.max_seconds} s of audio, {deployment.max_frames} frames; the program is "
             f"proven for {shortest} to {program.max_frames} frames",
         )
-
-
-def _check_tokens(program: Program, deployment: Deployment, backend: OnnxStrictBackend, result: Sym) -> None:
-    """The logits of a CTC network are int32 [B, S, V], one for every token and the blank."""
+    if not is_ctc(program):
+        return
     port, tokens = program.output("logits"), len(deployment.tokenizer.tokens) + 1
-    kind: IntType = result.interval.type
-    dims = backend.dims.get(result.name, port.dims)
-    if kind is not I32 or len(dims) != len(port.dims):
-        raise ExportError(port.value, f"the logits must be int32 [B, S, V], found {kind.name} {list(dims)}")
-    logits = check(program).values[port.value]
-    # a number of frames is free, so that an extent that is known is that of the channels
-    if not logits.dims[-1] == tokens == port.dims[-1] or dims[-1] not in (tokens, None):
-        raise ExportError(port.value, f"has {logits.dims[-1]} channels for {tokens} tokens, the blank among them")
-    frames = logits.dims[1]
+    _, frames, channels = shapes.values[port.value].dims
+    if channels != tokens:
+        raise ExportError(port.value, f"has {channels} channels for {tokens} tokens, the blank among them")
     steps = frames.by if isinstance(frames, Extent) else 0
     if steps != deployment.subsampling_factor:
         raise ExportError(

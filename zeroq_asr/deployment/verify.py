@@ -35,10 +35,11 @@ from zeroq_asr.deployment.export import (
     Deployment,
     Export,
     bundle_files,
+    check_surroundings,
     export,
 )
 from zeroq_asr.deployment.metadata import read_own
-from zeroq_asr.errors import CheckpointError, ConfigError, ProofError, VerificationError, ZeroqError
+from zeroq_asr.errors import CheckpointError, ConfigError, ExportError, ProofError, VerificationError, ZeroqError
 from zeroq_asr.files import read_file
 from zeroq_asr.integer.backends.onnx_fused import OnnxFusedBackend
 from zeroq_asr.integer.backends.onnx_graph import decode
@@ -140,11 +141,13 @@ def _read_program(model: onnx.ModelProto, where: str) -> tuple[Program, Deployme
                 raise VerificationError(where, "qdq cannot hold what is kept in float", _REMEDY)
             return program, deployment, own
         digest = program.digest()
-        check(program)
+        check_surroundings(program, deployment, check(program))
     except VerificationError:
         raise
     except ProofError as error:
         raise VerificationError(where, f"the program is not proven: {error}", _REMEDY) from None
+    except ExportError as error:
+        raise VerificationError(where, f"its program and what surrounds it differ: {error}", _REMEDY) from None
     except ZeroqError as error:
         raise VerificationError(where, f"its program cannot be read back: {error}", _REMEDY) from None
     except (
@@ -201,19 +204,21 @@ def _parsed(data: bytes, where: str) -> onnx.ModelProto:
         raise VerificationError(where, "is not an ONNX file, or it is damaged") from None
     if not model.graph.node:
         raise VerificationError(where, "is not an ONNX file, or it is empty")
-    try:
-        _require_text(model)
-    except UnicodeDecodeError:
-        raise VerificationError(where, "is damaged: a name in it is no Unicode") from None
+    if not _is_text(model):
+        raise VerificationError(where, "is damaged: a text in it is no Unicode")
     return model
 
 
-def _require_text(message: Any) -> None:
-    """Read every text of a message and of what it holds; UnicodeDecodeError where one is no Unicode."""
+def _is_text(message: Message) -> bool:
+    """Whether every text of a message, and of what it holds, is Unicode: else it is given as bytes."""
     for kind, value in message.ListFields():
+        several = () if isinstance(value, str | bytes | int | float | Message) else value
         if kind.message_type is not None:
-            for one in (value,) if isinstance(value, Message) else value:
-                _require_text(one)
+            if not all(map(_is_text, (value,) if isinstance(value, Message) else several)):
+                return False
+        elif kind.type == kind.TYPE_STRING and any(isinstance(one, bytes) for one in (value, *several)):
+            return False
+    return True
 
 
 @dataclass(frozen=True)
