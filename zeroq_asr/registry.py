@@ -110,10 +110,6 @@ class IntegerOperator:
     #: further invariants, of attributes, constants and operands together: calls ``require`` of what it is
     #: given
     check: Callable[[Checked], None] | None = None
-    #: channels of the result, 0 of lengths; by default those of the first operand
-    channels: Callable[[Checked], int] | None = None
-    #: most frames of the result; by default as many as the first operand has
-    frames: Callable[[Checked], int] | None = None
     #: dialect → its kernel: "fused" (exact) and "qdq" (not exact)
     kernels: Mapping[str, Kernel] = field(default_factory=dict)
     #: whether it looks at every entry by itself, whatever the order of its axes

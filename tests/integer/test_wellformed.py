@@ -10,19 +10,16 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-import torch
-from onnx import helper
+from onnx import helper, numpy_helper
 
 from zeroq_asr.errors import ProofError
-from zeroq_asr.graph.float_graph import FloatNode
-from zeroq_asr.graph.shapes import Shape
 from zeroq_asr.integer.backends.onnxruntime_bodies import decode, encode
-from zeroq_asr.integer.program import Instruction, Port, Program, StatePort, ValueInfo, ctc_ports
+from zeroq_asr.integer.program import Instruction, Port, Program, StatePort, ValueInfo
 from zeroq_asr.integer.proof import prove
 from zeroq_asr.integer.wellformed import check
-from zeroq_asr.operators.float_island.body import float_body
 from zeroq_asr.registry import INTEGER_OPERATORS
 
+from .islands import with_island
 from .programs import random_program
 
 
@@ -93,9 +90,75 @@ def pair_of(program: Program) -> tuple[int, ...]:
     return pair
 
 
+def renamed(name: str) -> Callable[[Program], None]:
+    """The last convolution's result is called so, wherever it is read."""
+
+    def damage(program: Program) -> None:
+        old = next(i.out for i in program.code if i.op == "conv_requant")
+        program.values.pop(old)
+        program.code = [
+            replace(i, out=name if i.out == old else i.out, ins=tuple(name if n == old else n for n in i.ins))
+            for i in program.code
+        ]
+
+    return damage
+
+
+def constant_called(name: str) -> Callable[[Program], None]:
+    def damage(program: Program) -> None:
+        old = next(i for i in program.code if i.op == "conv_requant").ins[2]
+        program.constants[name] = program.constants.pop(old)
+        change(program, "conv_requant", ins=(*program.code[_first_conv(program)].ins[:2], name, _multiplier(program)))
+
+    return damage
+
+
+def _first_conv(program: Program) -> int:
+    return next(k for k, i in enumerate(program.code) if i.op == "conv_requant")
+
+
+def _multiplier(program: Program) -> str:
+    return program.code[_first_conv(program)].ins[3]
+
+
+def shorter(op: str, place: int) -> Callable[[Program], None]:
+    """Operand ``place`` of the first ``op`` has lost a frame before."""
+
+    def damage(program: Program) -> None:
+        at = next(k for k, i in enumerate(program.code) if i.op == op)
+        name = program.code[at].ins[place]
+        channels = check(program).values[name].channels
+        ones = np.ones(channels, np.int32)
+        program.constants |= {"cut.w": np.ones((channels, 1, 2), np.int8), "cut.b": ones, "cut.m": ones}
+        layout = {"stride": 1, "padding": (0, 0), "dilation": 1, "groups": channels}
+        form = {"zx": 0, "c": 0, "zy": 0, "lo": 0, "hi": 255, "type": "uint8", "saturate": True}
+        ins = (name, "cut.w", "cut.b", "cut.m")
+        cut = Instruction("conv_requant", "cut", ins, {**layout, **form}, "cut")
+        operands = list(program.code[at].ins)
+        operands[place] = "cut"
+        program.code[at : at + 1] = [cut, replace(program.code[at], ins=tuple(operands))]
+
+    return damage
+
+
 def last_is_one(low: np.ndarray) -> np.ndarray:
     low[-1] = 1
     return low
+
+
+def all_strides(program: Program) -> None:
+    """The last convolution over time in front of a mean takes every second frame alone."""
+    mean = next(k for k, i in enumerate(program.code) if i.op == "mean_requant")
+    made = {i.out: k for k, i in enumerate(program.code)}
+    name = program.code[mean].ins[0]
+    while program.code[made[name]].op != "conv_requant" and program.code[made[name]].ins[0] in made:
+        name = program.code[made[name]].ins[0]
+    i = program.code[made[name]]
+    stride = {"stride": "stride", "strides": "strides"}
+    if i.op == "conv_requant":
+        program.code[made[name]] = replace(i, attrs={**i.attrs, stride["stride"]: i.attrs["stride"] + 1})
+    else:
+        shorter("mean_requant", 0)(program)
 
 
 BROKEN: dict[str, tuple[str, Callable[[Program], Any], str]] = {
@@ -136,7 +199,7 @@ BROKEN: dict[str, tuple[str, Callable[[Program], Any], str]] = {
     "a shift of ages": (
         "conv_requant",
         lambda p: change(p, "conv_requant", attrs={"c": 10**5000}),
-        "a far larger number",
+        "found a int that cannot be shown",
     ),
     "range upside down": (
         "conv_requant",
@@ -352,6 +415,60 @@ BROKEN: dict[str, tuple[str, Callable[[Program], Any], str]] = {
         "its groups divide",
     ),
     "no frames": ("transpose", lambda p: setattr(p, "max_frames", 0), "max_frames"),
+    "one stride more": ("mean_requant", all_strides, "lengths that count its frames|operands of equal extents"),
+    "strides beyond sense": ("conv_requant", attribute("conv_requant", stride=1 << 40), "stride must be"),
+    "a padding of ages": (
+        "conv_requant",
+        attribute("conv_requant", padding=((1 << 31) - 1, (1 << 31) - 1)),
+        "padding must be two counts, at most 1048576",
+    ),
+    "factors of other frames": ("mul_requant", shorter("mul_requant", 0), "operands of equal extents"),
+    "a mask of other frames": ("mask_time", shorter("mask_time", 0), "operands of equal extents"),
+    "keys of other frames": ("attention", shorter("attention", 1), "needs"),
+    "values of other frames": ("attention", shorter("attention", 2), "needs"),
+    "a mean of other frames": ("mean_requant", shorter("mean_requant", 0), "operands of equal extents"),
+    "lengths that lie": (
+        "length_step",
+        attribute("length_step", after=5),
+        "lengths that count its frames|counts",
+    ),
+    "dilated beyond any input": (
+        "conv_requant",
+        lambda p: (shorter("transpose", 0)(p), p.code[-2].attrs.update(dilation=1 << 20)),
+        "a frame or more to be left, found 0 of the longest input",
+    ),
+    "a name of digits": ("conv_requant", renamed("5"), "'5'.* is no name"),
+    "the name of a file's own node": ("conv_requant", renamed("12/3"), "is no name"),
+    "a name of two lines": ("conv_requant", renamed("a\nb"), "is no name"),
+    "no name": ("conv_requant", renamed(""), "is no name"),
+    "a constant called like a port": ("conv_requant", constant_called("encoded_lengths"), "a constant and a port"),
+    "a constant called like a file's own": ("conv_requant", constant_called("const/int32/0"), "is no name"),
+    "an image flattened to other channels": ("flatten", attribute("flatten", channels=999), "999 entries"),
+    "features read as integers": (
+        "conv_requant",
+        operand("conv_requant", 0, lambda i: "audio_signal"),
+        "reads float32 where its conv needs uint8|takes",
+    ),
+    "features looked up": (
+        "table",
+        operand("table", 0, lambda i: "audio_signal"),
+        "reads float32 where its lookup needs uint8 or int32",
+    ),
+    "lengths quantized": (
+        "quantize_input",
+        operand("quantize_input", 0, lambda i: "length"),
+        "reads int64 where its quantize needs float32",
+    ),
+    "bytes quantized": (
+        "conv_requant",
+        lambda p: p.code.insert(1, replace(p.code[0], out="again", ins=(p.code[0].out,))),
+        "reads uint8 where its quantize needs float32",
+    ),
+    "a meaning of nothing": (
+        "transpose",
+        lambda p: p.values.update(nothing=ValueInfo("uint8", 0.1, 0, 0, 255)),
+        "which are never made",
+    ),
 }
 
 
@@ -388,6 +505,11 @@ def ports(**changes: Any) -> Callable[[Program], None]:
     return lambda p: setattr(p, "inputs", (replace(p.inputs[0], **changes), p.inputs[1]))
 
 
+def outputs(**changes: Any) -> Callable[[Program], None]:
+    """The logits' port is another."""
+    return lambda p: setattr(p, "outputs", (replace(p.outputs[0], **changes), p.outputs[1]))
+
+
 def state(**changes: Any) -> Callable[[Program], None]:
     """The program hands the bytes that its first instruction makes to its next run."""
 
@@ -410,14 +532,33 @@ BROKEN_PORTS: dict[str, tuple[Callable[[Program], None], str]] = {
     "bounds upside down": (ports(lo=1), r"\[1, 0\] is no range"),
     "bounds beyond any type": (ports(hi=1 << 31), "is no range"),
     "bounds that are no numbers": (ports(hi=True), "is no range"),
+    "a port of truth values": (ports(type="bool"), "a port of type 'bool'"),
+    "a port of halves": (ports(type="int16"), "a port of type 'int16'"),
+    "integers of 64 bits": (ports(type="int64"), r"lengths are \[batch\]"),
+    "a port of digits": (ports(name="5"), "a port is called '5'"),
+    "a port of two lines": (ports(name="a\nb"), "a port is called"),
+    "a port called like another": (ports(name="length"), "two ports have this name"),
+    "a port called like what leaves": (ports(name="logits"), "two ports have this name"),
+    "frames before the batch": (ports(dims=("frames", 4, "batch")), "are one"),
+    "the batch twice": (ports(dims=("batch", 4, "batch")), "that of another extent"),
+    "a batch of one": (ports(dims=(1, 4, "frames")), "the batch, is a name"),
+    "an output of another type": (outputs(type="int64"), "is said to be int64"),
+    "an output of truth values": (outputs(type="bool"), "is said to be bool"),
+    "an output of other channels": (outputs(dims=("batch", "encoded", 5)), "is said to be"),
+    "an output of other axes": (outputs(dims=("batch", "encoded")), "is said to be"),
+    "an output of features": (outputs(value="audio_signal"), "gives float32"),
+    "an output of as many frames as enter": (
+        lambda p: (attribute("conv_requant", stride=2)(p), outputs(dims=("batch", "frames", 3))(p)),
+        "is said to be|needs|counts",
+    ),
     "one value twice": (ports(value="length"), "'length' enters twice"),
     "a value that is made, too": (ports(value="v0"), "is made twice|is not made"),
     "a value called like a constant": (
         lambda p: p.constants.update(length=np.zeros(1, np.int32)),
         "a value and a constant",
     ),
-    "a state of real numbers": (state(type="float32"), "is no range of float32"),
-    "a state of another type than leaves": (state(type="int64"), "what may enter int64"),
+    "a state of real numbers": (state(type="float32"), "a port of type 'float32'"),
+    "a state of another type than leaves": (state(type="int64"), "a port of type 'int64'"),
     "a state beyond its type": (state(hi=256), "is no range of uint8"),
     "a state that begins outside": (state(initial=256), "begins at 256"),
     "a state that is never made": (state(leaves="nothing"), "'nothing' is never made"),
@@ -461,35 +602,8 @@ def test_ports_need_no_features() -> None:
         {},
         max_frames=1,
     )
-    assert check(program) == {"x": 5, "y": 5}
+    assert {name: v.channels for name, v in check(program).values.items()} == {"x": 5, "y": 5}
     assert prove(program).peak == 9
-
-
-def with_island() -> Program:
-    """A program whose convolution runs in float: weights, a mask's lengths, and a body of the lowering's."""
-    weight = torch.ones(3, 4, 3)
-    layout = {"stride": 1, "padding": (1, 1), "dilation": 1, "groups": 1, "bias": torch.zeros(3)}
-    nodes = [
-        FloatNode("mask_time", "m", ("q", "length")),
-        FloatNode("conv1d", "c", ("m",), {"weight": weight, **layout}),
-    ]
-    island = FloatNode("float_island", "c", ("q", "length"), {"nodes": (*nodes,)}, "layer")
-    shapes = {"q": Shape(4, ()), "m": Shape(4, ()), "c": Shape(3, ()), "length": Shape(lengths=True)}
-    body, activations, lengths, weights = float_body(island, shapes, longest=1)
-    words = {"lo": -32768, "hi": 32767, "type": "int32"}
-    way_in = {"scale": 0.1, "zero_point": 7, "lo": 0, "hi": 255, "type": "uint8"}
-    attrs = {"scales": (0.1,), "zx": (7,), "lengths": 1, "body": body, "layers": ("layer",)}
-    attrs |= {"scale": 0.5, "zero_point": 0, **words}
-    code = [
-        Instruction("quantize_input", "q", ("audio_signal",), way_in, "input"),
-        Instruction("float_island", "c", (*activations, *lengths, *weights), attrs, "layer"),
-        Instruction("transpose", "logits", ("c",), {"perm": (0, 2, 1)}, "logits"),
-    ]
-    values = {"c": ValueInfo("int32", 0.5, 0, -32768, 32767)}
-    inputs, outputs = ctc_ports(
-        4, 3, features="audio_signal", lengths="length", logits="logits", encoded="length"
-    )
-    return Program(inputs, outputs, code, weights, values, max_frames=100)
 
 
 def other_body(edit: Callable[[onnx.ModelProto], Any]) -> Callable[[Program], None]:
@@ -502,6 +616,35 @@ def other_body(edit: Callable[[onnx.ModelProto], Any]) -> Callable[[Program], No
         change(program, "float_island", attrs={"body": encode(model)})
 
     return damage
+
+
+#: a graph that an attribute may hold
+EMPTY = helper.make_graph([], "empty", [], [])
+
+
+def between(model: onnx.ModelProto, op: str, extra: list[str] | None = None, **attrs: Any) -> None:
+    """Another node stands before the last."""
+    last = model.graph.node[-1]
+    model.graph.node.insert(
+        len(model.graph.node) - 1, helper.make_node(op, [last.input[0], *(extra or [])], ["between"], **attrs)
+    )
+    last.input[0] = "between"
+
+
+def padded(model: onnx.ModelProto) -> None:
+    """One frame more."""
+    pads = numpy_helper.from_array(np.array([0, 0, 0, 0, 0, 1]), "pads")
+    model.graph.initializer.append(pads)
+    between(model, "Pad", extra=["pads"])
+    model.graph.output[0].type.tensor_type.shape.dim[2].ClearField("dim_param")
+
+
+def summed(model: onnx.ModelProto) -> None:
+    """All utterances are added."""
+    axes = numpy_helper.from_array(np.array([0]), "over")
+    model.graph.initializer.append(axes)
+    between(model, "ReduceSum", extra=["over"])
+    model.graph.output[0].type.tensor_type.shape.dim[0].ClearField("dim_param")
 
 
 def outside(model: onnx.ModelProto) -> None:
@@ -534,6 +677,32 @@ BROKEN_ISLANDS: dict[str, tuple[Callable[[Program], Any], str]] = {
         other_body(lambda m: m.graph.node.insert(0, helper.make_node("RandomNormal", [], ["r"], shape=[1]))),
         "RandomNormal, which is random",
     ),
+    "training": (
+        other_body(lambda m: between(m, "Dropout", extra=["ratio", "train"])),
+        "holds Dropout, which is random, trains",
+    ),
+    "normalizing as it trains": (
+        other_body(lambda m: between(m, "BatchNormalization", training_mode=1)),
+        "holds BatchNormalization, which trains",
+    ),
+    "branches": (other_body(lambda m: between(m, "If", then_branch=EMPTY)), "holds If, which"),
+    "a loop without end": (other_body(lambda m: between(m, "Loop", body=EMPTY)), "holds Loop, which"),
+    "as many entries as data say": (other_body(lambda m: between(m, "NonZero")), "holds NonZero, which"),
+    "text": (other_body(lambda m: between(m, "StringNormalizer")), "holds StringNormalizer, which"),
+    "an operator of nobody": (other_body(lambda m: between(m, "Nothing")), "holds Nothing, which"),
+    "a graph in an attribute": (other_body(lambda m: between(m, "Identity", body=EMPTY)), "holds Identity with"),
+    "a function": (other_body(lambda m: m.functions.add(name="f", domain="d")), "other operators"),
+    "an older IR": (other_body(lambda m: setattr(m, "ir_version", 3)), "other operators"),
+    "tensors without end": (
+        other_body(lambda m: m.graph.initializer.add(name="w", data_type=1, dims=[1 << 40])),
+        "cannot be run|is not valid ONNX",
+    ),
+    "tensors of text": (
+        other_body(lambda m: m.graph.initializer.add(name="w", data_type=8, dims=[1])),
+        "of ONNX type 8",
+    ),
+    "frames that none of its operands has": (other_body(padded), "lengths that count|counts|needs"),
+    "a batch that is gone": (other_body(summed), "of a batch of 2"),
     "tensors outside": (other_body(outside), "tensors outside of itself"),
     "a dangling name": (
         other_body(lambda m: m.graph.node[-1].input.__setitem__(0, "nothing")),
@@ -567,7 +736,7 @@ BROKEN_ISLANDS: dict[str, tuple[Callable[[Program], Any], str]] = {
 
 
 def test_an_island_is_well_formed() -> None:
-    assert check(with_island())["c"] == 3
+    assert check(with_island()).values["c"].channels == 3
     assert prove(with_island()).instructions == 3
 
 

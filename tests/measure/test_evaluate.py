@@ -12,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
 from zeroq_asr.deployment.recognizer import OnnxRecognizer, TorchRecognizer, is_onnx, open_recognizer
-from zeroq_asr.errors import AudioError, CheckpointError, ConfigError, ManifestError
+from zeroq_asr.errors import AudioError, CheckpointError, ConfigError, ManifestError, VerificationError
 from zeroq_asr.measure.evaluate import ErrorCounts, count_errors, evaluate, transcribe
 from zeroq_asr.model import AsrModel
 from zeroq_asr.speech.frontend import FrontendConfig
@@ -108,6 +108,10 @@ def _own(**changes) -> dict[str, str]:
         "tokenizer": TOKENIZER.to_dict(),
         "name": "mine",
         "max_seconds": 1.0,
+        "subsampling_factor": 1,
+        "recipe": {},
+        "dialect": "float",
+        "version": "1",
     }
     return {"zeroq_asr": json.dumps({**own, **changes})}
 
@@ -249,10 +253,21 @@ def test_other_networks_are_refused(tmp_path: Path, names: dict[str, str], probl
         _own(tokenizer={}),
         _own(max_seconds="long"),
         _own(max_seconds=-1),
+        _own(max_seconds=10**400),
+        _own(max_seconds=float("nan")),
+        _own(name="a\nb"),
+        _own(recipe=[]),
+        _own(recipe={"quantization": {"weight_bits": "many"}}),
+        _own(recipe={"quantization": 8}),
+        _own(subsampling_factor=-1),
+        _own(subsampling_factor="x\n"),
+        _own(colour=1),
+        _own(dialect="strict"),
+        _own(format=3),
     ],
 )
 def test_damaged_metadata(tmp_path: Path, metadata: dict[str, str]) -> None:
-    with pytest.raises(CheckpointError, match="damaged"):
+    with pytest.raises(VerificationError, match="damaged"):
         OnnxRecognizer(_onnx(tmp_path / "m.onnx", metadata=metadata))
 
 

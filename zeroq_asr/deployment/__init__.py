@@ -1,6 +1,6 @@
 """ONNX files: writing them, verifying them, reading what they hold and running them.
 
 Imported by: pipeline, measure, cli.
-Imports: _version, errors, files, config, speech, integer, graph, model, checkpoints, synthesis.
+Imports: _version, errors, files, lines, config, speech, integer, graph, model, checkpoints, synthesis.
 Never imports: pipeline, measure, cli.
 """

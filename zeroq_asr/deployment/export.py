@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -26,7 +25,13 @@ from onnx import NodeProto, TensorProto, ValueInfoProto, helper
 
 from zeroq_asr._version import __version__
 from zeroq_asr.config import DIALECTS
-from zeroq_asr.deployment.metadata import METADATA_KEY, METADATA_VERSION, Deployment, metadata_digest
+from zeroq_asr.deployment.metadata import (
+    METADATA_KEY,
+    METADATA_VERSION,
+    TARGET_BOUNDS,
+    Deployment,
+    metadata_digest,
+)
 from zeroq_asr.errors import ExportError
 from zeroq_asr.files import atomic_write_bytes, atomic_write_folder
 from zeroq_asr.integer.backends.onnx_fused import OnnxFusedBackend
@@ -34,10 +39,10 @@ from zeroq_asr.integer.backends.onnx_graph import Sym
 from zeroq_asr.integer.backends.onnx_qdq import OnnxQdqBackend
 from zeroq_asr.integer.backends.onnx_strict import OnnxStrictBackend, build
 from zeroq_asr.integer.bundle import NETWORK, Bundle
+from zeroq_asr.integer.extents import Extent
 from zeroq_asr.integer.float_parts import islands
 from zeroq_asr.integer.program import Port, Program, StatePort, canonical_json, is_ctc
-from zeroq_asr.integer.types import I32, IntType
-from zeroq_asr.integer.wellformed import check
+from zeroq_asr.integer.wellformed import Shapes, check
 
 __all__ = [
     "BUNDLE_FILE",
@@ -50,6 +55,7 @@ __all__ = [
     "Deployment",
     "Export",
     "bundle_files",
+    "check_surroundings",
     "export",
     "export_bundle",
     "metadata_digest",
@@ -61,22 +67,15 @@ OPSET, IR_VERSION = 18, 8
 #: what a bundle's folder says of its files
 BUNDLE_FILE = "bundle.json"
 
-#: what a target promises about the products that the fused kernels form
-TARGET_BOUNDS = {
-    "x86-any": "signed weights of which two neighbours of one sign add up to at most 2^15 / 255 = 128, so no "
-    "int16 pair saturates on any x86, or unsigned ones; depthwise kernels widen both factors first",
-    "x86-vnni": "signed weights at full range: exact only where the CPU multiplies u8 x s8 into int32 (VNNI)",
-    "arm": "signed weights at full range: exact where the CPU multiplies u8 x s8 into int32 (ARM)",
-}
+#: least and largest distance of two logits that a softmax in float32 is of use for
+_LEAST_SPREAD, _MOST_SPREAD = 2.0**-20, 2.0**40
 
 #: type of a port → ONNX's
 _PORT_TYPES = {
     "float32": TensorProto.FLOAT,
     "int64": TensorProto.INT64,
     "int32": TensorProto.INT32,
-    "int16": TensorProto.INT16,
     "uint8": TensorProto.UINT8,
-    "bool": TensorProto.BOOL,
 }
 
 
@@ -106,9 +105,7 @@ def export(
     backend = _backend(program, dialect, target)
     results = build(backend, program)
     ctc = is_ctc(program)
-    _check_promise(program, deployment)
-    if ctc:
-        _check_tokens(program, deployment, backend, results[0])
+    check_surroundings(program, deployment, check(program))
     entering: list[Port | StatePort] = [*program.inputs, *program.states]
     nodes, outputs = _outputs(program, results)
     if ctc:
@@ -184,8 +181,13 @@ def _tensor(name: str, port: Port | StatePort) -> ValueInfoProto:
     return helper.make_tensor_value_info(name, _PORT_TYPES[port.type], list(port.dims))
 
 
-def _check_promise(program: Program, deployment: Deployment) -> None:
-    """The program takes what the frontend gives, of all the audio that is promised."""
+def check_surroundings(program: Program, deployment: Deployment, shapes: Shapes) -> None:
+    """Require that a well-formed program, whose values are ``shapes``, fits what surrounds it.
+
+    It takes what the frontend gives, of all the audio that is promised; the logits of a CTC network are
+    [B, S, V], one for every token and the blank, of as many frames as is said, and mean what a softmax can use.
+    Raises ExportError.
+    """
     if program.features is None:
         return
     if deployment.frontend.features != program.channels:
@@ -193,26 +195,40 @@ def _check_promise(program: Program, deployment: Deployment) -> None:
             f"the frontend gives {deployment.frontend.features} mels, the program takes {program.channels}"
         )
         raise ExportError(deployment.name, problem)
-    seconds = deployment.max_seconds
-    number = isinstance(seconds, int | float) and not isinstance(seconds, bool) and math.isfinite(seconds)
-    if not number or not 0 < deployment.max_frames <= program.max_frames:
+    shortest = shapes.least.get(str(program.features.dims[-1]), 1)
+    if not shortest <= deployment.max_frames <= program.max_frames:
         raise ExportError(
             deployment.name,
-            f"promises {seconds!r} s of audio, the program is proven for {program.max_frames} frames",
+            f"promises {deployment.max_seconds} s of audio, {deployment.max_frames} frames; the program is "
+            f"proven for {shortest} to {program.max_frames} frames",
         )
-
-
-def _check_tokens(program: Program, deployment: Deployment, backend: OnnxStrictBackend, result: Sym) -> None:
-    """The logits of a CTC network are int32 [B, S, V], one for every token and the blank."""
+    if not is_ctc(program):
+        return
     port, tokens = program.output("logits"), len(deployment.tokenizer.tokens) + 1
-    kind: IntType = result.interval.type
-    dims = backend.dims.get(result.name, port.dims)
-    if kind is not I32 or len(dims) != len(port.dims):
-        raise ExportError(port.value, f"the logits must be int32 [B, S, V], found {kind.name} {list(dims)}")
-    # a number of frames is free, so that an extent that is known is that of the channels
-    channels = check(program)[port.value]
-    if not channels == tokens == port.dims[-1] or dims[-1] not in (tokens, None):
+    _, frames, channels = shapes.values[port.value].dims
+    if channels != tokens:
         raise ExportError(port.value, f"has {channels} channels for {tokens} tokens, the blank among them")
+    steps = frames.by if isinstance(frames, Extent) else 0
+    if steps != deployment.subsampling_factor:
+        raise ExportError(
+            deployment.name,
+            f"says that {deployment.subsampling_factor} frames give one encoded, the program takes {steps}",
+        )
+    _check_logits(program, port)
+
+
+def _check_logits(program: Program, port: Port) -> None:
+    """The logits mean numbers that a softmax in float32 tells apart."""
+    info = program.values.get(port.value)
+    if info is None:
+        raise ExportError(port.value, "nothing is said of what the logits mean")
+    spread = (info.hi - info.lo) * info.scale
+    if not _LEAST_SPREAD <= spread <= _MOST_SPREAD:
+        raise ExportError(
+            port.value,
+            f"the logits' scale is {info.scale:g}, so that they spread over {spread:g}; "
+            f"a softmax needs {_LEAST_SPREAD:g} to {_MOST_SPREAD:g}",
+        )
 
 
 def _backend(program: Program, dialect: str, target: str) -> OnnxStrictBackend:

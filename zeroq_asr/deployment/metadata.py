@@ -1,6 +1,8 @@
 """What a file says of itself beside its graph: one JSON object under one key of the ONNX metadata.
 
-The program, the frontend and the tokens are read back from it.
+The program, the frontend and the tokens are read back from it.  Every field is checked as it is read, whoever
+reads it: there are no others, each has its type and its range, and a hash covers them all.  A float baseline
+(``deployment.float_onnx``) says what surrounds it, and no more.
 """
 
 from __future__ import annotations
@@ -9,12 +11,15 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from zeroq_asr.errors import CheckpointError
+from zeroq_asr.config import DIALECTS, CalibrationSpec, QuantSpec, SynthesisSpec
+from zeroq_asr.errors import ConfigError, VerificationError
 from zeroq_asr.integer.program import canonical_json
+from zeroq_asr.lines import shown
 from zeroq_asr.speech.frontend import FrontendConfig
 from zeroq_asr.speech.tokenizer import Tokenizer
 
@@ -22,11 +27,34 @@ from zeroq_asr.speech.tokenizer import Tokenizer
 METADATA_KEY = "zeroq_asr"
 #: version of that object's layout
 METADATA_VERSION = 2
+#: what a float baseline says that it is
+FLOAT = "float"
+
+#: what a target promises about the products that the fused kernels form
+TARGET_BOUNDS = {
+    "x86-any": "signed weights of which two neighbours of one sign add up to at most 2^15 / 255 = 128, so no "
+    "int16 pair saturates on any x86, or unsigned ones; depthwise kernels widen both factors first",
+    "x86-vnni": "signed weights at full range: exact only where the CPU multiplies u8 x s8 into int32 (VNNI)",
+    "arm": "signed weights at full range: exact where the CPU multiplies u8 x s8 into int32 (ARM)",
+}
+
+_REMEDY = "do not trust this file; quantize the checkpoint again"
+#: longest name of a model, and most seconds and frames of input that stand for one encoded
+_NAME, _SECONDS, _FACTOR = 1000, 1e6, 1 << 20
+#: sections of a recipe, and what reads them
+_RECIPE: Mapping[str, Callable[[Any], object]] = {
+    "quantization": QuantSpec.from_dict,
+    "calibration": CalibrationSpec.from_dict,
+    "synthesis": SynthesisSpec.from_dict,
+}
 
 
 @dataclass(frozen=True)
 class Deployment:
-    """All of a model that is not its programs: what a runtime needs beside the integers."""
+    """All of a model that is not its programs: what a runtime needs beside the integers.
+
+    Raises ConfigError for a field that makes no sense.
+    """
 
     name: str
     frontend: FrontendConfig
@@ -35,6 +63,15 @@ class Deployment:
     subsampling_factor: int
     #: the specifications it was made by, for the record
     recipe: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        named = isinstance(self.name, str) and 0 < len(self.name) <= _NAME and self.name.isprintable()
+        _require(named, "name", self.name, f"a name of 1 to {_NAME} printable characters")
+        seconds = _is_number(self.max_seconds) and 0 < self.max_seconds <= _SECONDS
+        _require(seconds, "max_seconds", self.max_seconds, f"a number above 0, at most {_SECONDS:g}")
+        factor = _is_whole(self.subsampling_factor) and 1 <= self.subsampling_factor <= _FACTOR
+        _require(factor, "subsampling_factor", self.subsampling_factor, f"a whole number from 1 to {_FACTOR}")
+        _require(isinstance(self.recipe, dict), "recipe", self.recipe, "an object")
 
     @property
     def max_frames(self) -> int:
@@ -54,7 +91,11 @@ class Deployment:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Deployment:
-        """Rebuild what ``to_dict`` wrote."""
+        """Rebuild what ``to_dict`` wrote; ConfigError, naming the field, for anything else."""
+        missing = sorted(_SURROUNDINGS - data.keys())
+        if missing:
+            raise ConfigError("metadata", f"has no {missing[0]}", "a file says what surrounds its program")
+        _check_recipe(data["recipe"])
         return cls(
             name=data["name"],
             frontend=FrontendConfig.from_dict(data["frontend"]),
@@ -65,6 +106,78 @@ class Deployment:
         )
 
 
+_SURROUNDINGS = frozenset(("name", "frontend", "tokenizer", "max_seconds", "subsampling_factor", "recipe"))
+
+
+def _check_recipe(recipe: object) -> None:
+    """Require the specifications that a file was made by, each as it is read anywhere else."""
+    _require(isinstance(recipe, dict), "recipe", recipe, "an object")
+    assert isinstance(recipe, dict)
+    for name, section in recipe.items():
+        if name == "plan":
+            text = (
+                isinstance(section, dict) and section.keys() == {"yaml"} and isinstance(section["yaml"], str)
+            )
+            _require(text, "recipe.plan", section, "an object of a text, yaml")
+            continue
+        _require(name in _RECIPE, "recipe", name, f"made of {', '.join((*_RECIPE, 'plan'))}")
+        try:
+            _RECIPE[name](section)
+        except TypeError:
+            raise ConfigError("metadata", f"recipe.{name} cannot be read, found {shown(section)}") from None
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: object) -> bool:
+    try:
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:  # a whole number beyond any float
+        return False
+
+
+def _require(holds: bool, name: str, value: object, must_be: str) -> None:
+    if not holds:
+        raise ConfigError("metadata", f"{name} must be {must_be}, found {shown(value)}")
+
+
+# -- the object in a file --------------------------------------------------------------------------
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+def _is_digest(value: object) -> bool:
+    return isinstance(value, str) and bool(_SHA256.fullmatch(value))
+
+
+def _are_encodings(value: object) -> bool:
+    """Constant → the initializer that stores it, and how."""
+    return isinstance(value, dict) and all(
+        isinstance(pair, list) and len(pair) == 2 and all(isinstance(text, str) for text in pair)
+        for pair in value.values()
+    )
+
+
+def _is_version(value: object) -> bool:
+    return isinstance(value, str) and 0 < len(value) <= 100 and value.isprintable()
+
+
+#: field of a quantized file, beside what surrounds its program → what it must be, and the test
+_FIELDS: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
+    "format": (str(METADATA_VERSION), lambda v: v == METADATA_VERSION),
+    "version": ("a version", _is_version),
+    "dialect": (f"one of {', '.join(DIALECTS)}", lambda v: isinstance(v, str) and v in DIALECTS),
+    "target": (f"one of {', '.join(TARGET_BOUNDS)}", lambda v: isinstance(v, str) and v in TARGET_BOUNDS),
+    "part": ("the name of a part", lambda v: isinstance(v, str) and v.isidentifier() and len(v) <= 100),
+    "program": ("an object", lambda v: isinstance(v, dict)),
+    "encodings": ("an object of pairs of texts", _are_encodings),
+    "program_sha256": ("64 hexadecimal digits", _is_digest),
+    "metadata_sha256": ("64 hexadecimal digits", _is_digest),
+}
+
+
 def metadata_digest(own: Mapping[str, Any]) -> str:
     """SHA-256 of our JSON object without this digest itself."""
     rest = {k: v for k, v in own.items() if k != "metadata_sha256"}
@@ -72,13 +185,67 @@ def metadata_digest(own: Mapping[str, Any]) -> str:
 
 
 def own_metadata(path: str | os.PathLike[str], metadata: Mapping[str, str]) -> dict[str, Any]:
-    """Return this package's part of a file's metadata, {} without; CheckpointError if it is damaged."""
+    """Return this package's part of a file's metadata, of a quantized file or of a float one, {} without.
+
+    Raises VerificationError, naming the field, where it is damaged.
+    """
     if METADATA_KEY not in metadata:
         return {}
-    try:
-        own = json.loads(metadata[METADATA_KEY])
-    except (ValueError, RecursionError):
-        own = None
-    if not isinstance(own, dict):
-        raise CheckpointError(path, f"its metadata {METADATA_KEY!r} is damaged", "export it again")
+    own = _object(path, metadata[METADATA_KEY])
+    if own.get("dialect") == FLOAT:
+        _surroundings(path, own, {"dialect", "version"})
+        return own
+    check_own(path, own)
     return own
+
+
+def read_own(path: str | os.PathLike[str], text: str) -> dict[str, Any]:
+    """Return the JSON object of a quantized file; VerificationError, naming the field, where it is damaged."""
+    own = _object(path, text)
+    check_own(path, own)
+    return own
+
+
+def _object(path: str | os.PathLike[str], text: str) -> dict[str, Any]:
+    try:
+        own = json.loads(text, parse_constant=_no_number)
+        # text that is no Unicode has no hash
+        text.encode()
+        canonical_json(own)
+    except (ValueError, RecursionError):
+        raise VerificationError(path, "its metadata is not JSON, or damaged", _REMEDY) from None
+    if not isinstance(own, dict):
+        raise VerificationError(path, f"its metadata is damaged: {type(own).__name__}, no object", _REMEDY)
+    return own
+
+
+def _no_number(text: str) -> float:
+    raise ValueError(f"{text} is no number of JSON")
+
+
+def check_own(path: str | os.PathLike[str], own: Mapping[str, Any]) -> None:
+    """Raise VerificationError, naming the field, unless an object is that of a quantized file."""
+    found = own.get("format")
+    if found != METADATA_VERSION or isinstance(found, bool):
+        newer = isinstance(found, int) and found > METADATA_VERSION
+        remedy = "upgrade zeroq-asr" if newer else "quantize the checkpoint again"
+        problem = f"its metadata is damaged or of format {shown(found)}, expected {METADATA_VERSION}"
+        raise VerificationError(path, problem, remedy)
+    if own.get("metadata_sha256") != metadata_digest(own):
+        raise VerificationError(path, "the metadata was changed: its hash does not match", _REMEDY)
+    for name, (must_be, holds) in _FIELDS.items():
+        if name not in own or not holds(own[name]):
+            problem = f"its metadata is damaged: {name} must be {must_be}, found {shown(own.get(name))}"
+            raise VerificationError(path, problem, _REMEDY)
+    _surroundings(path, own, _FIELDS.keys())
+
+
+def _surroundings(path: str | os.PathLike[str], own: Mapping[str, Any], beside: Any) -> None:
+    """Require what surrounds a program, those other fields, and no more."""
+    unknown = sorted(own.keys() - _SURROUNDINGS - set(beside))
+    if unknown:
+        raise VerificationError(path, f"its metadata is damaged: unknown field {shown(unknown[0])}", _REMEDY)
+    try:
+        Deployment.from_dict(own)
+    except ConfigError as error:
+        raise VerificationError(path, f"its metadata is damaged: {error}", _REMEDY) from None

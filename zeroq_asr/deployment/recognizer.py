@@ -66,7 +66,8 @@ class OnnxRecognizer:
     ``ceil(length / subsampling factor)`` with the factor of the file's metadata, or of the
     shapes.  Our files carry frontend and tokenizer; for others both must be given.
 
-    Raises CheckpointError when ONNX Runtime cannot load the file, or it is no such recogniser.
+    Raises CheckpointError when ONNX Runtime cannot load the file, or it is no such recogniser,
+    VerificationError for one of ours whose account of itself is damaged.
     """
 
     def __init__(
@@ -88,11 +89,12 @@ class OnnxRecognizer:
             )
         if "logprobs" not in self._outputs:
             raise CheckpointError(path, f"gives {self._outputs}, a recogniser gives logprobs")
-        metadata = dict(self._session.get_modelmeta().custom_metadata_map)
+        metadata = read_metadata(self.path, self._session)
         own = own_metadata(self.path, metadata)
         self.frontend, self.tokenizer = read_surroundings(self.path, own, frontend, tokenizer)
         self.name = str(own.get("name", self.path.stem))
-        self.max_seconds: float | None = _limit(self.path, own)
+        self.max_seconds: float | None = own.get("max_seconds")
+        _check_features(self.path, self._session, self.frontend)
         self._subsampling = _factor(metadata)
 
     def log_probs(self, features: Floats, lengths: Lengths) -> tuple[Floats, Lengths]:
@@ -209,18 +211,27 @@ def read_surroundings(
     return frontend, tokenizer
 
 
-def _limit(path: Path, own: dict[str, Any]) -> float | None:
-    value = own.get("max_seconds")
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
-        raise CheckpointError(path, f"its metadata is damaged (max_seconds {value!r})", "export it again")
-    return float(value)
+def read_metadata(path: str | os.PathLike[str], session: Any) -> dict[str, str]:
+    """Return the metadata of a file that ONNX Runtime has opened; CheckpointError if it is no text."""
+    try:
+        return dict(session.get_modelmeta().custom_metadata_map)
+    except UnicodeDecodeError:
+        raise CheckpointError(path, "its metadata is damaged: it is no Unicode", "export it again") from None
+
+
+def _check_features(path: Path, session: Any, frontend: FrontendConfig) -> None:
+    """Require the frontend to give as many features as the file says that it takes, if it does."""
+    shape = next(value.shape for value in session.get_inputs() if value.name == "audio_signal")
+    takes = shape[1] if shape is not None and len(shape) == 3 else None
+    if isinstance(takes, int) and takes != frontend.features:
+        problem = f"takes {takes} features, its frontend gives {frontend.features}"
+        raise CheckpointError(path, problem, "is this the frontend it was trained with?")
 
 
 def _factor(metadata: dict[str, str]) -> int | None:
     text = metadata.get("subsampling_factor", "")
-    return int(text) if text.isascii() and text.isdigit() and int(text) > 0 else None
+    whole = text.isascii() and text.isdigit() and len(text) < 10
+    return int(text) if whole and int(text) > 0 else None
 
 
 def _fitting(where: str | os.PathLike[str], scores: Floats, tokenizer: Tokenizer) -> Floats:

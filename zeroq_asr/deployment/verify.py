@@ -15,7 +15,7 @@ holds for every file, and for the list of them, which is made again from what th
 from __future__ import annotations
 
 import hashlib
-import json
+import math
 import os
 from collections import Counter
 from dataclasses import asdict, dataclass, field
@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 import onnx
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError, Message
 from onnx import TensorProto, helper, numpy_helper
 
 from zeroq_asr._version import __version__
@@ -32,25 +32,47 @@ from zeroq_asr.checkpoints import is_huggingface, kind_of
 from zeroq_asr.deployment.export import (
     BUNDLE_FILE,
     METADATA_KEY,
-    METADATA_VERSION,
     TARGET_BOUNDS,
     Deployment,
     Export,
     bundle_files,
+    check_surroundings,
     export,
-    metadata_digest,
 )
-from zeroq_asr.errors import CheckpointError, ConfigError, VerificationError, ZeroqError
+from zeroq_asr.deployment.metadata import read_own
+from zeroq_asr.errors import (
+    CheckpointError,
+    ConfigError,
+    ExportError,
+    ProofError,
+    VerificationError,
+    ZeroqError,
+)
+from zeroq_asr.files import read_file
 from zeroq_asr.integer.backends.onnx_fused import OnnxFusedBackend
 from zeroq_asr.integer.backends.onnx_graph import decode
 from zeroq_asr.integer.backends.onnx_loops import every_graph, every_node
 from zeroq_asr.integer.bundle import Bundle
 from zeroq_asr.integer.float_parts import Island, islands
-from zeroq_asr.integer.program import Program, canonical_json
+from zeroq_asr.integer.program import Program
 from zeroq_asr.integer.proof import Proof, prove
+from zeroq_asr.integer.wellformed import check
+from zeroq_asr.lines import shown
 
 _CHECKPOINT_REMEDY = "name what `zeroq-asr quantize` made of it"
 _REMEDY = "do not trust this file; quantize the checkpoint again"
+#: a protocol buffer has no more bytes
+_LARGEST = (1 << 31) - 1
+#: types of the tensors that a file of ours holds, and their bytes
+_STORED = {
+    TensorProto.FLOAT: 4,
+    TensorProto.DOUBLE: 8,
+    TensorProto.UINT8: 1,
+    TensorProto.INT8: 1,
+    TensorProto.INT16: 2,
+    TensorProto.INT32: 4,
+    TensorProto.INT64: 8,
+}
 
 
 @dataclass(frozen=True)
@@ -101,51 +123,79 @@ def read_own_metadata(model: onnx.ModelProto, where: str) -> dict[str, Any]:
     values = [p.value for p in model.metadata_props if p.key == METADATA_KEY]
     if len(values) != 1:
         raise VerificationError(where, "was not written by zeroq-asr", "verify checks files of `quantize`")
-    try:
-        own = json.loads(values[0])
-        # text that is no Unicode has no hash
-        values[0].encode()
-        canonical_json(own)
-    except (ValueError, RecursionError):
-        raise VerificationError(where, "its metadata is not JSON", _REMEDY) from None
-    found = own.get("format") if isinstance(own, dict) else type(own).__name__
-    if not isinstance(own, dict) or found != METADATA_VERSION:
-        newer = isinstance(found, int) and found > METADATA_VERSION
-        remedy = "upgrade zeroq-asr" if newer else "quantize the checkpoint again"
-        raise VerificationError(where, f"metadata format {found!r}, expected {METADATA_VERSION}", remedy)
-    return own
+    return read_own(where, values[0])
 
 
 def read_program(model: onnx.ModelProto, where: str = "model") -> tuple[Program, Deployment, dict[str, Any]]:
-    """Rebuild the program and its surroundings from a file.  VerificationError if that fails."""
+    """Rebuild the program and its surroundings from a file, well-formed.  VerificationError if that fails."""
+    # no number of a damaged file is worth a warning
+    with np.errstate(all="ignore"):
+        return _read_program(model, where)
+
+
+def _read_program(model: onnx.ModelProto, where: str) -> tuple[Program, Deployment, dict[str, Any]]:
     own = read_own_metadata(model, where)
-    if own.get("metadata_sha256") != metadata_digest(own):
-        raise VerificationError(where, "the metadata was changed: its hash does not match", _REMEDY)
     try:
-        arrays = {i.name: i for i in model.graph.initializer}
-        if any(i.data_location == TensorProto.EXTERNAL for i in model.graph.initializer):
-            raise VerificationError(where, "weights are stored outside of the file", _REMEDY)
+        arrays = _initializers(model, where)
         constants = {
             # what stands for no initializer is said by its encoding alone
-            name: decode(numpy_helper.to_array(arrays[stored]) if stored else np.zeros(0), encoding)
+            name: decode(arrays[stored] if stored else np.zeros(0), encoding)
             for name, (stored, encoding) in own["encodings"].items()
         }
         program = Program.from_json(own["program"], constants)
         deployment = Deployment.from_dict(own)
+        if own["dialect"] == "qdq":
+            # which folds multipliers into scales: its program is told, not held
+            if islands(program):
+                raise VerificationError(where, "qdq cannot hold what is kept in float", _REMEDY)
+            return program, deployment, own
+        digest = program.digest()
+        check_surroundings(program, deployment, check(program))
     except VerificationError:
         raise
+    except ProofError as error:
+        raise VerificationError(where, f"the program is not proven: {error}", _REMEDY) from None
+    except ExportError as error:
+        raise VerificationError(
+            where, f"its program and what surrounds it differ: {error}", _REMEDY
+        ) from None
+    except ZeroqError as error:
+        raise VerificationError(where, f"its program cannot be read back: {error}", _REMEDY) from None
     except (
-        ZeroqError,
         KeyError,
         TypeError,
         ValueError,
         IndexError,
         AttributeError,
         OverflowError,
+        RecursionError,
         MemoryError,
     ) as error:
-        raise VerificationError(where, f"its program cannot be read back ({error!r})", _REMEDY) from None
+        problem = f"its program cannot be read back ({type(error).__name__}: {shown(str(error))})"
+        raise VerificationError(where, problem, _REMEDY) from None
+    if own["program_sha256"] != digest:
+        raise VerificationError(
+            where, "a weight, bias or multiplier was changed: the program's hash does not match", _REMEDY
+        )
     return program, deployment, own
+
+
+def _initializers(model: onnx.ModelProto, where: str) -> dict[str, np.ndarray]:
+    """The tensors that a file holds, by name; nothing outside of the file is opened."""
+    arrays: dict[str, np.ndarray] = {}
+    for tensor in model.graph.initializer:
+        if tensor.data_location == TensorProto.EXTERNAL or tensor.external_data:
+            raise VerificationError(where, "weights are stored outside of the file", _REMEDY)
+        if tensor.name in arrays:
+            raise VerificationError(where, f"two tensors are called {shown(tensor.name)}", _REMEDY)
+        # what the shape says must be there before room is made for it
+        if tensor.data_type not in _STORED or math.prod(tensor.dims) * _STORED[tensor.data_type] != len(
+            tensor.raw_data
+        ):
+            problem = f"the tensor {shown(tensor.name)} does not hold what its shape says"
+            raise VerificationError(where, f"{problem}: {shown(list(tensor.dims))}", _REMEDY)
+        arrays[tensor.name] = numpy_helper.to_array(tensor)
+    return arrays
 
 
 def load_onnx(path: str | os.PathLike[str]) -> onnx.ModelProto:
@@ -154,10 +204,7 @@ def load_onnx(path: str | os.PathLike[str]) -> onnx.ModelProto:
 
 
 def _read(path: str | os.PathLike[str]) -> bytes:
-    try:
-        return Path(path).read_bytes()
-    except OSError as error:
-        raise CheckpointError(path, f"cannot be read ({error.strerror})", "check the path") from None
+    return read_file(path, CheckpointError, _LARGEST)
 
 
 def _parsed(data: bytes, where: str) -> onnx.ModelProto:
@@ -166,11 +213,26 @@ def _parsed(data: bytes, where: str) -> onnx.ModelProto:
         raise VerificationError(where, f"is {kind}, an ONNX file was expected", _CHECKPOINT_REMEDY)
     try:
         model = onnx.load_model_from_string(data)
-    except (DecodeError, ValueError):
+    # what parses it raises DecodeError, and RuntimeError or RecursionError for nesting without end
+    except (DecodeError, ValueError, RuntimeError, RecursionError):
         raise VerificationError(where, "is not an ONNX file, or it is damaged") from None
     if not model.graph.node:
         raise VerificationError(where, "is not an ONNX file, or it is empty")
+    if not _is_text(model):
+        raise VerificationError(where, "is damaged: a text in it is no Unicode")
     return model
+
+
+def _is_text(message: Message) -> bool:
+    """Whether every text of a message, and of what it holds, is Unicode: else it is given as bytes."""
+    for kind, value in message.ListFields():
+        several = () if isinstance(value, str | bytes | int | float | Message) else value
+        if kind.message_type is not None:
+            if not all(map(_is_text, (value,) if isinstance(value, Message) else several)):
+                return False
+        elif kind.type == kind.TYPE_STRING and any(isinstance(one, bytes) for one in (value, *several)):
+            return False
+    return True
 
 
 @dataclass(frozen=True)
@@ -217,14 +279,9 @@ def _verified_file(path: str | os.PathLike[str]) -> _Verified:
 
 def _verified(model: onnx.ModelProto, data: bytes, where: str) -> _Verified:
     program, deployment, own = read_program(model, where)
-    dialect, target, part = (own.get(key, "") for key in ("dialect", "target", "part"))
+    dialect, target, part = (own[key] for key in ("dialect", "target", "part"))
     if dialect == "qdq":
         raise VerificationError(where, "the qdq spelling is not exact, so it has no certificate")
-    digest = program.digest()
-    if own.get("program_sha256") != digest:
-        raise VerificationError(
-            where, "a weight, bias or multiplier was changed: the program's hash does not match", _REMEDY
-        )
     # no number of a damaged file is worth a warning
     with np.errstate(all="ignore"):
         proof = prove(program)
@@ -247,7 +304,7 @@ def _verified(model: onnx.ModelProto, data: bytes, where: str) -> _Verified:
         dialect=dialect,
         target=target,
         target_bound=TARGET_BOUNDS[target] if dialect == "fused" else "",
-        program_sha256=digest,
+        program_sha256=own["program_sha256"],
         file_sha256=hashlib.sha256(data).hexdigest(),
         max_seconds=deployment.max_seconds,
         proof=proof,

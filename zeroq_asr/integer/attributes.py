@@ -9,6 +9,10 @@ from zeroq_asr.registry import Attribute
 
 #: lengths, shifts of lengths, strides: nothing in a network is larger
 FAR = 1 << 40
+#: strides, dilations, paddings, groups: what a convolution of a network is far from
+LAYOUT = 1 << 20
+#: scales lie between 2^-96 and 2^96: times any int32 they are normal numbers of float32
+SCALES = 96
 
 
 def is_whole(value: object, low: int, high: int) -> bool:
@@ -23,8 +27,8 @@ def all_whole(value: object, low: int, high: int) -> bool:
 
 
 def is_positive(value: object) -> bool:
-    """Whether a value is a positive, finite number as the float32 that it becomes."""
-    return isinstance(value, float) and 2.0**-149 <= value < 2.0**128
+    """Whether a value is a positive float that float32 holds, and its products with integers, too."""
+    return isinstance(value, float) and 2.0**-SCALES <= value <= 2.0**SCALES
 
 
 def whole(low: int, high: int, must_be: str) -> Attribute:
@@ -32,9 +36,9 @@ def whole(low: int, high: int, must_be: str) -> Attribute:
     return Attribute(must_be, lambda v: is_whole(v, low, high))
 
 
-def pair(low: int, must_be: str) -> Attribute:
-    """Return the invariant of two integers of ``low`` or more."""
-    return Attribute(must_be, lambda v: isinstance(v, tuple) and len(v) == 2 and all_whole(v, low, FAR))
+def pair(low: int, high: int, must_be: str) -> Attribute:
+    """Return the invariant of two integers of a closed range."""
+    return Attribute(must_be, lambda v: isinstance(v, tuple) and len(v) == 2 and all_whole(v, low, high))
 
 
 def indices(must_be: str) -> Attribute:
@@ -45,6 +49,7 @@ def indices(must_be: str) -> Attribute:
 BYTE = Attribute("a byte", lambda v: all_whole(v, U8.lo, U8.hi))
 MULTIPLIER = Attribute("1 ≤ m < 2^31", lambda v: all_whole(v, 1, I32.hi))
 COUNT = whole(1, FAR, "1 or more")
+STEP = whole(1, LAYOUT, f"1 or more, at most {LAYOUT}")
 INT32 = whole(I32.lo, I32.hi, "an int32")
 SHIFT = whole(0, 30, "0 ≤ shift ≤ 30")
 WHOLE_NUMBER = whole(-FAR, FAR, "a whole number")

@@ -42,7 +42,7 @@ def islands(program: Program) -> tuple[Island, ...]:
 
     found = []
     for i in program.code:
-        if not INTEGER_OPERATORS[i.op].computes_in_float:
+        if i.op not in INTEGER_OPERATORS or not INTEGER_OPERATORS[i.op].computes_in_float:
             continue
         a = i.attrs
         inputs = tuple(

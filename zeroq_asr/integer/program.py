@@ -10,12 +10,15 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 import numpy as np
 
+from zeroq_asr.integer import typed
+from zeroq_asr.integer.attributes import is_positive, is_whole
 from zeroq_asr.integer.backends.base import Backend, V
+from zeroq_asr.integer.types import I32
 from zeroq_asr.registry import Attrs
 
 
@@ -100,14 +103,21 @@ class Instruction:
 
     @staticmethod
     def from_json(data: list[Any]) -> Instruction:
-        """Rebuild an instruction; lists become tuples again."""
-        op, (out, *others), ins, attrs, where = data
-        attrs = {k: _untuple(v) for k, v in attrs.items()}
-        return Instruction(op, out, tuple(ins), attrs, where, tuple(others))
-
-
-def _untuple(value: Any) -> Any:
-    return tuple(_untuple(v) for v in value) if isinstance(value, list) else value
+        """Rebuild an instruction; lists become tuples again.  ConfigError for what is none."""
+        op, outs, ins, attrs, where = typed.entries("an instruction", data, 5)
+        made = typed.texts("the results of an instruction", outs)
+        if not made:
+            raise typed.fail("the results of an instruction", "one or more", outs)
+        name = f"an attribute of {made[0]}"
+        given = {k: typed.attribute(name, v) for k, v in typed.fields(f"what sets {made[0]}", attrs).items()}
+        return Instruction(
+            typed.text("an operator", op),
+            made[0],
+            typed.texts("the operands of an instruction", ins),
+            given,
+            typed.text("the layer of an instruction", where),
+            made[1:],
+        )
 
 
 @dataclass
@@ -198,16 +208,20 @@ class Program:
 
     @staticmethod
     def from_json(data: Mapping[str, Any], constants: dict[str, np.ndarray]) -> Program:
-        """Rebuild a program from its JSON and its constants."""
+        """Rebuild a program from its JSON and its constants; ConfigError, naming the part, for what is none."""
+        data = typed.fields("the program", data, _PARTS)
+        packings = typed.fields("packings", data["packings"])
         return Program(
-            inputs=tuple(Port(**_tuples(port)) for port in data["inputs"]),
-            outputs=tuple(Port(**_tuples(port)) for port in data["outputs"]),
-            states=tuple(StatePort(**_tuples(state)) for state in data["states"]),
-            code=[Instruction.from_json(i) for i in data["code"]],
+            inputs=tuple(Port(**_port(Port, port)) for port in typed.entries("inputs", data["inputs"])),
+            outputs=tuple(Port(**_port(Port, port)) for port in typed.entries("outputs", data["outputs"])),
+            states=tuple(
+                StatePort(**_port(StatePort, state)) for state in typed.entries("states", data["states"])
+            ),
+            code=[Instruction.from_json(i) for i in typed.entries("code", data["code"])],
             constants=constants,
-            values={k: ValueInfo(*v) for k, v in data["values"].items()},
-            max_frames=data["max_frames"],
-            packings=dict(data["packings"]),
+            values={k: _meaning(k, v) for k, v in typed.fields("values", data["values"]).items()},
+            max_frames=typed.number("max_frames", data["max_frames"]),
+            packings={k: typed.text(f"the packing of {k}", v) for k, v in packings.items()},
         )
 
     def digest(self) -> str:
@@ -224,8 +238,30 @@ def _port_json(port: Port | StatePort) -> dict[str, Any]:
     return {**asdict(port), "dims": list(port.dims)}
 
 
-def _tuples(port: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: _untuple(value) for name, value in port.items()}
+_PARTS = ("inputs", "outputs", "states", "max_frames", "code", "values", "packings")
+
+
+def _port(kind: type[Port] | type[StatePort], data: Any) -> dict[str, Any]:
+    """The fields of a port, each of its type."""
+    found = dict(typed.fields("a port", data, [one.name for one in fields(kind)]))
+    for name, value in found.items():
+        if name == "dims":
+            found[name] = tuple(
+                dim if isinstance(dim, str) else typed.number("an extent of a port", dim)
+                for dim in typed.entries("the extents of a port", value)
+            )
+        elif name in ("lo", "hi", "initial"):
+            typed.number(f"{name} of a port", value)
+        else:
+            typed.text(f"{name} of a port", value)
+    return found
+
+
+def _meaning(name: str, data: Any) -> ValueInfo:
+    kind, scale, *integers = typed.entries(f"the meaning of {name}", data, len(fields(ValueInfo)))
+    if not is_positive(scale) or not all(is_whole(one, I32.lo, I32.hi) for one in integers):
+        raise typed.fail(f"the meaning of {name}", "a type, a scale and three int32", data)
+    return ValueInfo(typed.text(f"the type of {name}", kind), scale, *integers)
 
 
 def ctc_ports(

@@ -8,18 +8,42 @@ instruction against the invariants of its operator's record and names the one th
 from __future__ import annotations
 
 import inspect
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from zeroq_asr.errors import ProofError
-from zeroq_asr.integer.attributes import FAR, is_whole
+from zeroq_asr.integer.attributes import FAR, is_positive, is_whole
+from zeroq_asr.integer.backends.shapes import ShapeBackend, Shaped
+from zeroq_asr.integer.extents import at
 from zeroq_asr.integer.grid import BYTES, PACKINGS
-from zeroq_asr.integer.program import Instruction, Port, Program, StatePort
+from zeroq_asr.integer.ports import (
+    check_entering,
+    check_leaving,
+    entering_shapes,
+    file_names,
+    is_name,
+    require,
+    sizes_of,
+)
+from zeroq_asr.integer.program import Instruction, Program
 from zeroq_asr.integer.types import I32, TYPES, U8
+from zeroq_asr.lines import shown
 from zeroq_asr.registry import INTEGER_OPERATORS, Attrs, IntegerOperator
+
+#: types of values that have a meaning
+_MEANT = ("uint8", "int32")
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """What a well-formed program's values are, for every input that it takes."""
+
+    #: value → its element type and extents
+    values: Mapping[str, Shaped]
+    #: free extent of the ports → the smallest number of which every value keeps a frame
+    least: Mapping[str, int]
 
 
 @dataclass(frozen=True)
@@ -28,10 +52,10 @@ class Checked:
 
     instruction: Instruction
     program: Program
-    #: value → channels, 0 of lengths
-    made: Mapping[str, int]
-    #: value → most frames
-    frames: Mapping[str, int]
+    #: value → its element type and extents
+    made: Mapping[str, Shaped]
+    #: free extent → the largest number that it stands for
+    sizes: Mapping[str, int]
     #: place of a constant operand → its array
     constants: Mapping[int, np.ndarray] = field(default_factory=dict)
 
@@ -47,24 +71,20 @@ class Checked:
 
     @property
     def operands(self) -> list[int]:
-        """Channels of the operands that are values."""
-        return [self.made[name] for name in self.instruction.ins if name in self.made]
+        """Channels of the operands that are values, 0 of lengths."""
+        return [self.made[name].channels for name in self.instruction.ins if name in self.made]
 
-    @property
-    def operand_frames(self) -> list[int]:
-        """Most frames of the operands that are values."""
-        return [self.frames[name] for name in self.instruction.ins if name in self.frames]
+    def longest(self, place: int) -> int:
+        """Most frames of an operand [B, C, T]."""
+        operand = self.made[self.instruction.ins[place]]
+        self.require(len(operand.dims) == 3, f"operand {place} is {operand}, not [B, C, T]")
+        return at(operand.dims[2], self.sizes)
 
     def constant(self, name: str) -> np.ndarray:
         """The array of a constant by the name that the record gives it."""
         record = INTEGER_OPERATORS[self.instruction.op]
         place = next(place for place, constant in record.constants.items() if constant.name == name)
         return self.constants[place]
-
-    def producer(self, place: int) -> Instruction | None:
-        """The instruction that makes an operand; None for inputs and constants."""
-        wanted = self.instruction.ins[place]
-        return next((i for i in self.program.code if wanted in i.outs), None)
 
     def require(self, holds: bool, problem: str) -> None:
         """Raise ProofError, naming the instruction, unless an invariant holds."""
@@ -76,82 +96,73 @@ class Checked:
             self.require(self.constant(name).shape == (rows,), f"{name} has {rows} entries")
 
 
-def check(program: Program) -> dict[str, int]:
-    """Return the channels of every value of a well-formed program (0 for lengths).
+def check(program: Program) -> Shapes:
+    """Return what the values of a well-formed program are.
 
     Raises ProofError, naming the instruction and the invariant, for any other.
     """
     require(is_whole(program.max_frames, 1, FAR), "program", "max_frames must be 1 or more")
-    made: dict[str, int] = {}
-    frames: dict[str, int] = {}
-    ports: list[Port | StatePort] = [*program.inputs, *program.states]
-    for port in ports:
-        name = port.enters if isinstance(port, StatePort) else port.value
-        require(name not in made, port.name, f"{name!r} enters twice")
-        made[name], frames[name] = _channels_of(port), _frames_of(port, program.max_frames)
-    clash = sorted(program.constants.keys() & {*made, *(name for i in program.code for name in i.outs)})
-    require(not clash, "program", f"{clash} name a value and a constant")
+    check_entering(program)
+    backend = ShapeBackend(sizes_of(program))
+    made = entering_shapes(program)
+    _check_names(program, made)
     _check_packings(program)
+    givers: dict[str, Instruction] = {}
     for i in program.code:
         where = f"{i.out} ({i.op})"
-        require(i.op in INTEGER_OPERATORS, where, f"there is no operator {i.op!r}")
+        require(i.op in INTEGER_OPERATORS, where, f"there is no operator {shown(i.op)}")
         record = INTEGER_OPERATORS[i.op]
         require(len(i.outs) == record.results, where, f"gives {record.results} results, not {len(i.outs)}")
         require(not made.keys() & {*i.outs} and len({*i.outs}) == len(i.outs), where, "a value is made twice")
         for name in i.ins:
             known = name in made or name in program.constants
-            require(known, where, f"{name!r} is not made before it is read")
+            require(known, where, f"{shown(name)} is not made before it is read")
         _check_attributes(record, i, where)
-        view = Checked(i, program, made, frames, _constants(record, i, program, where))
-        require(bool(view.operand_frames), where, "reads constants alone")
+        view = Checked(i, program, made, backend.sizes, _constants(record, i, program, where))
+        require(any(name in made for name in i.ins), where, "reads constants alone")
         _check_meaning(i, program, where)
         if record.mask is not None:
-            _check_mask(record.mask, view)
+            _check_mask(record.mask, view, givers)
         if record.check is not None:
             record.check(view)
-        channels = view.operands[0] if record.channels is None else record.channels(view)
-        count = view.operand_frames[0] if record.frames is None else record.frames(view)
-        made.update(dict.fromkeys(i.outs, channels))
-        frames.update(dict.fromkeys(i.outs, count))
-    for output in program.outputs:
-        require(output.value in made, "program", f"output {output.value!r} is never made")
-    for state in program.states:
-        require(state.leaves in made, state.name, f"its value {state.leaves!r} is never made")
-        same = made[state.leaves] == made[state.enters]
-        require(
-            same, state.name, f"enters with {made[state.enters]} channels, leaves with {made[state.leaves]}"
-        )
-    return made
+        made.update(zip(i.outs, _shapes(backend, i, made, program), strict=True))
+        givers.update(dict.fromkeys(i.outs, i))
+    odd = sorted(program.values.keys() - made.keys())
+    require(not odd, "program", f"says what {shown(odd)} mean, which are never made")
+    check_leaving(program, made)
+    return Shapes(made, backend.least)
 
 
-def _channels_of(port: Port | StatePort) -> int:
-    kind = port.type in ("float32", "int64", *TYPES)
-    require(kind, port.name, f"a port of type {port.type!r}")
-    extents = all((isinstance(d, str) and d.isidentifier()) or is_whole(d, 1, FAR) for d in port.dims)
-    require(extents and bool(port.dims), port.name, f"extents {list(port.dims)} are no names or numbers")
-    bounds = is_whole(port.lo, I32.lo, I32.hi) and is_whole(port.hi, I32.lo, I32.hi) and port.lo <= port.hi
-    require(bounds, port.name, f"[{port.lo}, {port.hi}] is no range")
-    if isinstance(port, StatePort):
-        inside = port.type in TYPES and TYPES[port.type].holds(port.lo, port.hi)
-        require(inside, port.name, f"[{port.lo}, {port.hi}] is no range of {port.type}")
-        require(
-            port.lo <= port.initial <= port.hi, port.name, f"begins at {port.initial}, outside of its range"
-        )
-    channels = port.dims[1] if len(port.dims) > 1 else 0
-    require(isinstance(channels, int), port.name, "its second extent is its number of channels")
-    return int(channels)
+def _check_names(program: Program, entering: Mapping[str, Shaped]) -> None:
+    values = {*entering, *(name for i in program.code for name in i.outs)}
+    odd = [name for name in values if not is_name(name)]
+    odd += [name for name in program.constants if not is_name(name, constant=True)]
+    require(not odd, "program", f"{shown(odd[:1])} is no name of a value or a constant")
+    clash = sorted(program.constants.keys() & values)
+    require(not clash, "program", f"{shown(clash)} name a value and a constant")
+    taken = sorted(program.constants.keys() & file_names(program))
+    require(not taken, "program", f"{shown(taken)} name a constant and a port")
 
 
-def _frames_of(port: Port | StatePort, longest: int) -> int:
-    """Frames of a port: a number, or where they are free those of the longest input."""
-    last = port.dims[2] if len(port.dims) > 2 else longest
-    return last if isinstance(last, int) else longest
+def _shapes(
+    backend: ShapeBackend, i: Instruction, made: Mapping[str, Shaped], program: Program
+) -> tuple[Shaped, ...]:
+    """The results of an instruction, by its definition."""
+    given = [
+        made[name] if name in made else backend.constant(name, program.constants[name]) for name in i.ins
+    ]
+    try:
+        return backend.instruction(i, given)
+    except ProofError as error:
+        if error.where == backend.where:
+            raise
+        raise ProofError(backend.where, f"{error.where}: {error.problem}", error.remedy) from None
 
 
 def _check_packings(program: Program) -> None:
     for name, packing in program.packings.items():
-        require(name in program.constants, "program", f"packs {name!r}, which is no constant")
-        require(packing in (BYTES, *PACKINGS), name, f"there is no packing {packing!r}")
+        require(name in program.constants, "program", f"packs {shown(name)}, which is no constant")
+        require(packing in (BYTES, *PACKINGS), name, f"there is no packing {shown(packing)}")
 
 
 def _check_attributes(record: IntegerOperator, i: Instruction, where: str) -> None:
@@ -160,7 +171,9 @@ def _check_attributes(record: IntegerOperator, i: Instruction, where: str) -> No
     require(named == set(i.attrs), where, f"has attributes {sorted(i.attrs)}, its definition {sorted(named)}")
     for name, value in i.attrs.items():
         attribute = record.attributes[name]
-        require(attribute.holds(value), where, f"{name} must be {attribute.must_be}, found {_short(value)}")
+        require(
+            attribute.holds(value), where, f"{name} must be {attribute.must_be}, found {shown(value, 60)}"
+        )
     if "lo" in i.attrs and "hi" in i.attrs:
         lo, hi = i.attrs["lo"], i.attrs["hi"]
         kind = TYPES[i.attrs.get("type", U8.name)]
@@ -187,8 +200,8 @@ def _constants(
     return found
 
 
-def _check_mask(places: tuple[int, int], view: Checked) -> None:
-    mask = view.producer(places[0])
+def _check_mask(places: tuple[int, int], view: Checked, givers: Mapping[str, Instruction]) -> None:
+    mask = givers.get(view.instruction.ins[places[0]])
     same = mask is not None and INTEGER_OPERATORS[mask.op].makes_mask
     same = same and mask is not None and mask.ins[1] == view.instruction.ins[places[1]]
     view.require(same, "a mean must run over the frames that its mask keeps")
@@ -199,7 +212,7 @@ def _check_meaning(i: Instruction, program: Program, where: str) -> None:
     info = program.values.get(i.out)
     if info is None:
         return
-    meant = _real(info.scale) and info.scale > 0 and info.type in TYPES
+    meant = is_positive(info.scale) and info.type in _MEANT
     meant = meant and all(is_whole(v, I32.lo, I32.hi) for v in (info.zero_point, info.lo, info.hi))
     require(meant, where, "its scale, zero point and range are not those of an integer value")
     require(info.type == i.attrs.get("type", info.type), where, f"is said to be {info.type}")
@@ -208,21 +221,3 @@ def _check_meaning(i: Instruction, program: Program, where: str) -> None:
         require(inside, where, f"is said to lie in [{info.lo}, {info.hi}]")
     zero_point = i.attrs.get("zy", i.attrs.get("zero_point", info.zero_point))
     require(info.zero_point == zero_point, where, f"is said to have zero point {info.zero_point}")
-
-
-def _real(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _short(value: object) -> str:
-    # an attribute may be a number of a million digits, which Python refuses to print
-    if isinstance(value, int) and abs(value) >= 1 << 70:
-        return "a far larger number"
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
-
-
-def require(holds: bool, where: str, problem: str) -> None:
-    """Raise ProofError for ``where`` unless an invariant holds."""
-    if not holds:
-        raise ProofError(where, problem)

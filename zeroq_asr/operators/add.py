@@ -184,13 +184,13 @@ def _qdq(b: OnnxQdqBackend, i: Instruction, ins: list[Sym]) -> Sym:
 def _check(view: Checked) -> None:
     same = len(view.instruction.ins) == len(view.attrs["zx"]) == len(view.attrs["m"])
     view.require(same, "has as many zero points and multipliers as operands")
+    check_joined(view)
 
 
-def joined_channels(view: Checked) -> int:
-    """Channels of what joins values of as many channels, or of one, which broadcasts."""
+def check_joined(view: Checked) -> None:
+    """Require values of as many channels, or of one, which broadcasts."""
     widest = max(view.operands)
     view.require({*view.operands} <= {1, widest}, f"joins values of {view.operands} channels")
-    return widest
 
 
 # -- lowering --------------------------------------------------------------------------------------
@@ -396,7 +396,6 @@ ADD_REQUANT = IntegerOperator(
     add_requant,
     {**REQUANTIZATION, "zx": BYTE, "m": MULTIPLIER},
     check=_check,
-    channels=joined_channels,
     kernels={"fused": Kernel(_qlinear_add, _exact_if), "qdq": Kernel(_qdq)},
     tolerance={
         # the ratios of activations are rounded to m / 2^c: half a unit of 2^-c for every step of an input

@@ -78,7 +78,6 @@ LENGTH_STEP = register(
                 "length_step",
                 length_step,
                 {"before": WHOLE_NUMBER, "divisor": COUNT, "after": WHOLE_NUMBER},
-                channels=lambda view: 0,
                 kernels={"qdq": Kernel(spelled)},
                 tolerance={"length_step": 0.0},
                 cases=_cases,

@@ -1,8 +1,9 @@
 """The bodies of float islands: small ONNX graphs that a program carries as text, checked before they are run.
 
 A body takes the values of its island, float32 [B, C, T] or [B, C, T, F] (and lengths int64 [B]), then its
-weights, and gives one float32 value.  It holds operators of standard ONNX alone, no graph within a graph,
-nothing random and nothing outside of itself, so that what it computes depends on nothing but its operands.
+weights, and gives one float32 value.  It holds those operators of standard ONNX alone that ``OPERATORS`` lists,
+no graph within a graph and nothing outside of itself, so that what it computes depends on nothing but its
+operands.
 ONNX Runtime is its one evaluator: the interpreters of a program hand it over, and the file holds its nodes.
 """
 
@@ -20,18 +21,37 @@ import onnx
 from google.protobuf.message import DecodeError
 from onnx import AttributeProto, TensorProto, numpy_helper
 
+from zeroq_asr.lines import VALUE, printable, shorten, shown
+
 #: opset and IR of bodies, which are those of the files
 OPSET, IR_VERSION = 18, 8
-#: operators whose result is not a function of their operands
-_RANDOM = (
-    "RandomNormal",
-    "RandomNormalLike",
-    "RandomUniform",
-    "RandomUniformLike",
-    "Bernoulli",
-    "Multinomial",
+#: operators of standard ONNX whose result is a function of their operands, and its extents one of theirs: not
+#: what draws numbers, trains, repeats or branches, holds text, or gives as many entries as there are that fit
+OPERATORS = frozenset(
+    ["Abs", "Acos", "Acosh", "Add", "And", "ArgMax", "ArgMin", "Asin", "Asinh", "Atan", "Atanh", "AveragePool", "BatchNormalization", "BitShift", "BitwiseAnd", "BitwiseNot", "BitwiseOr", "BitwiseXor", "Cast", "CastLike", "Ceil", "Celu", "CenterCropPad", "Clip", "Concat", "Constant", "ConstantOfShape", "Conv", "ConvTranspose", "Cos", "Cosh", "CumSum", "DepthToSpace", "Div", "Einsum", "Elu", "Equal", "Erf", "Exp", "Expand", "EyeLike", "Flatten", "Floor", "GRU", "Gather", "GatherElements", "GatherND", "Gemm", "GlobalAveragePool", "GlobalMaxPool", "Greater", "GreaterOrEqual", "GroupNormalization", "HardSigmoid", "HardSwish", "Hardmax", "Identity", "InstanceNormalization", "IsInf", "IsNaN", "LRN", "LSTM", "LayerNormalization", "LeakyRelu", "Less", "LessOrEqual", "Log", "LogSoftmax", "LpNormalization", "LpPool", "MatMul", "Max", "MaxPool", "Mean", "MeanVarianceNormalization", "Min", "Mish", "Mod", "Mul", "Neg", "Not", "OneHot", "Or", "PRelu", "Pad", "Pow", "RNN", "Range", "Reciprocal", "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd", "ReduceSum", "ReduceSumSquare", "Relu", "Reshape", "Resize", "Round", "Selu", "Shape", "Shrink", "Sigmoid", "Sign", "Sin", "Sinh", "Size", "Slice", "Softmax", "Softplus", "Softsign", "SpaceToDepth", "Split", "Sqrt", "Squeeze", "Sub", "Sum", "Tan", "Tanh", "ThresholdedRelu", "Tile", "TopK", "Transpose", "Trilu", "Unsqueeze", "Where", "Xor"]
 )
-_GRAPHS = (AttributeProto.GRAPH, AttributeProto.GRAPHS)
+#: what attributes may be
+_SETTINGS = (
+    AttributeProto.FLOAT,
+    AttributeProto.FLOATS,
+    AttributeProto.INT,
+    AttributeProto.INTS,
+    AttributeProto.STRING,
+    AttributeProto.STRINGS,
+    AttributeProto.TENSOR,
+)
+#: types of tensors that stand in a body
+_TENSORS = (
+    TensorProto.FLOAT,
+    TensorProto.DOUBLE,
+    TensorProto.BOOL,
+    TensorProto.UINT8,
+    TensorProto.INT8,
+    TensorProto.INT32,
+    TensorProto.INT64,
+)
+#: characters of a body as text, and its nodes: what an island holds beside its weights
+_LONGEST, _MOST_NODES = 1 << 26, 1 << 14
 #: sessions kept, each with the weights that it was built with
 _KEPT = 16
 _sessions: OrderedDict[tuple[Any, ...], tuple[tuple[np.ndarray, ...], Any]] = OrderedDict()
@@ -45,26 +65,58 @@ def encode(model: onnx.ModelProto) -> str:
 @functools.lru_cache(maxsize=64)
 def decode(body: str) -> onnx.ModelProto:
     """Return the body that ``encode`` wrote; ValueError, saying what is wrong, for any other text."""
+    if len(body) > _LONGEST:
+        raise ValueError(f"has {len(body)} characters, at most {_LONGEST} are allowed")
     try:
         model = onnx.load_model_from_string(base64.b64decode(body, validate=True))
     except (binascii.Error, DecodeError, ValueError):
         raise ValueError("is no ONNX graph in base64") from None
-    if {o.domain: o.version for o in model.opset_import} != {"": OPSET} or model.functions:
-        raise ValueError(f"holds other operators than those of standard ONNX {OPSET}")
-    tensors = [*model.graph.initializer]
-    for node in model.graph.node:
-        if node.domain or node.op_type in _RANDOM or any(a.type in _GRAPHS for a in node.attribute):
-            raise ValueError(f"holds {node.op_type}, which is random, of another domain or holds graphs")
-        tensors += [a.t for a in node.attribute if a.type == AttributeProto.TENSOR]
-    if any(t.data_location == TensorProto.EXTERNAL for t in tensors) or model.graph.sparse_initializer:
-        raise ValueError("holds tensors outside of itself")
     try:
+        _require_allowed(model)
         onnx.checker.check_model(model, full_check=True)
+    except UnicodeDecodeError:
+        raise ValueError("holds a name that is no Unicode") from None
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise ValueError(f"is not valid ONNX ({str(error).strip().splitlines()[0]})") from None
+    except (RuntimeError, TypeError, KeyError) as error:  # what the checks raise of types they do not know
+        raise ValueError(f"is not valid ONNX ({type(error).__name__})") from None
     if len(model.graph.output) != 1 or _kind(model.graph.output[0]) != TensorProto.FLOAT:
         raise ValueError("gives something else than one float32 value")
     return model
+
+
+def _require_allowed(model: onnx.ModelProto) -> None:
+    """Raise ValueError unless a body holds nothing but what bodies may hold."""
+    opsets = [(o.domain, o.version) for o in model.opset_import]
+    if opsets != [("", OPSET)] or model.functions or model.ir_version != IR_VERSION:
+        raise ValueError(f"holds other operators than those of standard ONNX {OPSET}")
+    if model.training_info or model.graph.sparse_initializer or model.graph.quantization_annotation:
+        raise ValueError("holds more than a graph and its tensors")
+    if len(model.graph.node) > _MOST_NODES:
+        raise ValueError(f"has {len(model.graph.node)} nodes, at most {_MOST_NODES} are allowed")
+    tensors = [*model.graph.initializer]
+    for node in model.graph.node:
+        name = printable(shorten(node.op_type, VALUE))
+        if node.domain:
+            raise ValueError(f"holds {name} of another domain than standard ONNX, {shown(node.domain)}")
+        if node.op_type not in OPERATORS:
+            raise ValueError(
+                f"holds {name}, which is random, trains, branches, repeats, gives as many entries as its data "
+                "say, or is no operator that an island may hold"
+            )
+        for a in node.attribute:
+            if a.type not in _SETTINGS or a.ref_attr_name:
+                raise ValueError(
+                    f"holds {node.op_type} with {shown(a.name)}, which is no number, text or tensor"
+                )
+            if a.name == "training_mode" and a.i:
+                raise ValueError(f"holds {node.op_type}, which trains")
+            tensors += [a.t] if a.type == AttributeProto.TENSOR else []
+    for t in tensors:
+        if t.data_location == TensorProto.EXTERNAL or t.external_data:
+            raise ValueError("holds tensors outside of itself")
+        if t.data_type not in _TENSORS:
+            raise ValueError(f"holds a tensor {shown(t.name)} of ONNX type {t.data_type}")
 
 
 def check_operands(body: str, activations: Sequence[int], lengths: int, weights: Sequence[np.ndarray]) -> int:

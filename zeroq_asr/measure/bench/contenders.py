@@ -24,7 +24,7 @@ from zeroq_asr.deployment.export import export
 from zeroq_asr.deployment.float_onnx import export_float
 from zeroq_asr.deployment.machine import Machine
 from zeroq_asr.deployment.metadata import Deployment, own_metadata
-from zeroq_asr.deployment.recognizer import open_session, read_surroundings
+from zeroq_asr.deployment.recognizer import open_session, read_metadata, read_surroundings
 from zeroq_asr.errors import CheckpointError
 from zeroq_asr.graph.float_graph import FloatGraph
 from zeroq_asr.integer.backends.torch import TorchBackend
@@ -100,7 +100,7 @@ def of_file(path: str | os.PathLike[str]) -> tuple[Contender, int, float | None]
         raise CheckpointError(
             path, f"takes {sorted(inputs)}, a recogniser takes audio_signal [batch, mels, frames] and length"
         )
-    own = own_metadata(path, dict(session.get_modelmeta().custom_metadata_map))
+    own = own_metadata(path, read_metadata(path, session))
     rate = None
     if own:
         frontend, _ = read_surroundings(path, own)

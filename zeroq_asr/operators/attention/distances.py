@@ -138,7 +138,7 @@ def positions(f: Backend[V], like: V, table: V) -> V:
 
 
 def _check(view: Checked) -> None:
-    columns, count = view.constant("table").shape[1], view.operand_frames[0]
+    columns, count = view.constant("table").shape[1], view.longest(0)
     view.require(columns % 2 == 0, "a table of distances has an even number of columns")
     view.require(columns // 2 >= count, f"has a table for {columns // 2} frames, its operand up to {count}")
 
@@ -176,7 +176,6 @@ POSITIONS = register(
                 {},
                 constants={1: Constant("table", np.uint8, 2)},
                 check=_check,
-                channels=lambda view: len(view.constant("table")),
                 kernels={"qdq": Kernel(spelled)},
                 bounded=True,
                 tolerance={"positions": 0.5},

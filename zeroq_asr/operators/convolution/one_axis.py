@@ -32,10 +32,8 @@ from zeroq_asr.operators.convolution.kernels import (
 )
 from zeroq_asr.operators.convolution.requantization import (
     ONE_AXIS,
-    channels,
     check,
     constants,
-    frames_of_one_axis,
     requantized,
 )
 from zeroq_asr.operators.convolution.weights import emit_convolution
@@ -159,8 +157,6 @@ CONV_REQUANT = IntegerOperator(
     {**ONE_AXIS, "zx": BYTE},
     constants(1),
     check=check,
-    channels=channels,
-    frames=frames_of_one_axis,
     kernels={"fused": Kernel(_fused, exact_if), "qdq": Kernel(qdq_1d)},
     # the weight scale is chosen dyadic, so nothing but the output is rounded
     tolerance={"conv_requant": 0.5},

@@ -6,33 +6,33 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from zeroq_asr.integer.attributes import COUNT, FLAG, REQUANTIZATION, pair
+from zeroq_asr.integer.attributes import FLAG, LAYOUT, REQUANTIZATION, STEP, pair
 from zeroq_asr.integer.backends.base import Backend, V
 from zeroq_asr.integer.backends.interval import Interval
 from zeroq_asr.integer.dyadic import accumulator_bounds, requantize
-from zeroq_asr.integer.frames import growth_of, stepped
 from zeroq_asr.integer.program import Instruction
 from zeroq_asr.integer.wellformed import Checked
 from zeroq_asr.registry import Attribute, Condition, Constant
 
-_TWO = pair(1, "two numbers of 1 or more")
+_TWO = pair(1, LAYOUT, f"two numbers of 1 or more, at most {LAYOUT}")
+_PADS = pair(0, LAYOUT, f"two counts, at most {LAYOUT}")
 #: attributes of a convolution over time, but for the zero point of its operand
 ONE_AXIS: Mapping[str, Attribute] = {
     **REQUANTIZATION,
     "saturate": FLAG,
-    "stride": COUNT,
-    "padding": pair(0, "two counts"),
-    "dilation": COUNT,
-    "groups": COUNT,
+    "stride": STEP,
+    "padding": _PADS,
+    "dilation": STEP,
+    "groups": STEP,
 }
 #: and of one over time and frequency
 TWO_AXES: Mapping[str, Attribute] = {
     **REQUANTIZATION,
     "saturate": FLAG,
     "strides": _TWO,
-    "pads": pair(0, "two counts"),
+    "pads": _PADS,
     "dilations": _TWO,
-    "groups": COUNT,
+    "groups": STEP,
 }
 
 
@@ -77,28 +77,8 @@ def check(view: Checked) -> None:
     view.require(len(w) % view.attrs["groups"] == 0, "its groups divide its channels")
     view.require(int(m.min()) >= 1, "every multiplier must be 1 or more")
     view.require_rows(len(w), "bias", "m")
-
-
-def channels(view: Checked) -> int:
-    """Return the channels of the result, and require the operand to have those that the weights take."""
-    w = view.constant("w")
     takes = w.shape[1] * view.attrs["groups"]
     view.require(view.operands == [takes], f"takes {takes} channels, its operand has {view.operands}")
-    return len(w)
-
-
-def frames_of_one_axis(view: Checked) -> int:
-    """Return the most frames of a convolution over time, 1 or more."""
-    a = view.attrs
-    growth = growth_of(sum(a["padding"]), a["dilation"], view.constant("w").shape[2])
-    return max(stepped(view.operand_frames[0], growth, a["stride"]), 1)
-
-
-def frames_of_two_axes(view: Checked) -> int:
-    """Return the most frames of a convolution over time and frequency, 1 or more."""
-    a = view.attrs
-    growth = growth_of(2 * a["pads"][0], a["dilations"][0], view.constant("w").shape[2])
-    return max(stepped(view.operand_frames[0], growth, a["strides"][0]), 1)
 
 
 # -- exactness -------------------------------------------------------------------------------------

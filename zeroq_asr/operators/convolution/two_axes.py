@@ -20,10 +20,8 @@ from zeroq_asr.operators.convolution.image_cases import conv2d_cases
 from zeroq_asr.operators.convolution.kernels import emit_kernel, exact_if, layout_2d, qdq_2d
 from zeroq_asr.operators.convolution.requantization import (
     TWO_AXES,
-    channels,
     check,
     constants,
-    frames_of_two_axes,
     requantized,
 )
 from zeroq_asr.operators.convolution.weights import emit_convolution
@@ -122,8 +120,6 @@ CONV2D_REQUANT = IntegerOperator(
     {**TWO_AXES, "zx": BYTE},
     constants(2),
     check=check,
-    channels=channels,
-    frames=frames_of_two_axes,
     kernels={"fused": Kernel(_fused, exact_if), "qdq": Kernel(qdq_2d)},
     tolerance={"conv2d_requant": 0.5},
     cases=conv2d_cases,

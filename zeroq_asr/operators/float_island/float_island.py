@@ -70,11 +70,6 @@ def float_island(
 
 def _check(view: Checked) -> None:
     """Its body takes what it is given and gives one value."""
-    _taken(view)
-
-
-def _taken(view: Checked) -> int:
-    """Return the channels of the result, which the body says."""
     # here, since integers alone need no ONNX
     from zeroq_asr.integer.backends.onnxruntime_bodies import check_operands
 
@@ -87,12 +82,12 @@ def _taken(view: Checked) -> int:
     view.require(all(name in made for name in values), "an operand before its weights is a constant")
     constants = view.program.constants
     view.require(all(name in constants for name in weights), "a weight is no constant")
-    channels = [made[name] for name in values]
+    channels = [made[name].channels for name in values]
     right = all(channels[:first]) and not any(channels[first:])
     view.require(right, "its operands are activations, then lengths, then weights")
     try:
         arrays = [constants[name] for name in weights]
-        return check_operands(a["body"], channels[:first], a["lengths"], arrays)
+        check_operands(a["body"], channels[:first], a["lengths"], arrays)
     except ValueError as error:
         raise ProofError(view.where, f"its body {error}") from None
 
@@ -156,9 +151,6 @@ FLOAT_ISLAND = register(
                     "type": TYPE,
                 },
                 check=_check,
-                channels=_taken,
-                # which may leave out frames, as no shape of it says
-                frames=lambda view: 0,
                 computes_in_float=True,
                 # float32, then one rounding
                 tolerance={"float_island": 0.5 + 2e-4},

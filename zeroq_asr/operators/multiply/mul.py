@@ -22,7 +22,7 @@ from zeroq_asr.integer.dyadic import requantize
 from zeroq_asr.integer.program import Instruction
 from zeroq_asr.integer.types import I32, U8
 from zeroq_asr.lowering.context import Lowering
-from zeroq_asr.operators.add import joined_channels
+from zeroq_asr.operators.add import check_joined
 from zeroq_asr.operators.multiply.cases import mul_cases
 from zeroq_asr.operators.multiply.wide import MUL_WIDE_REQUANT, emit_qdq, lower_product
 from zeroq_asr.registry import NAMED, Condition, IntegerOperator, Kernel, Operator, Traits, register
@@ -150,7 +150,7 @@ MUL_REQUANT = IntegerOperator(
     "mul_requant",
     mul_requant,
     {**REQUANTIZATION, "za": BYTE, "zb": BYTE, "m": MULTIPLIER},
-    channels=joined_channels,
+    check=check_joined,
     kernels={"fused": Kernel(_qlinear_mul, _exact_if), "qdq": Kernel(emit_qdq)},
     tolerance={"mul_requant": 0.5 + 255 * 255 * 0.5 / 2**15},
     cases=mul_cases,

@@ -17,7 +17,7 @@ from zeroq_asr.integer.dyadic import requantize, shift_half_up
 from zeroq_asr.integer.program import Instruction
 from zeroq_asr.integer.types import I16, I32, U8
 from zeroq_asr.lowering.context import Lowering
-from zeroq_asr.operators.add import joined_channels
+from zeroq_asr.operators.add import check_joined
 from zeroq_asr.operators.multiply.cases import mul_wide_cases
 from zeroq_asr.registry import Condition, IntegerOperator, Kernel
 
@@ -120,7 +120,7 @@ MUL_WIDE_REQUANT = IntegerOperator(
     "mul_wide_requant",
     mul_wide_requant,
     {**REQUANTIZATION, "zb": BYTE, "m": MULTIPLIER},
-    channels=joined_channels,
+    check=check_joined,
     kernels={
         "fused": Kernel(_carried, _exact_if, "product of 16 bits in exact floats"),
         "qdq": Kernel(emit_qdq),

@@ -188,7 +188,7 @@ def _check_table(view: Checked) -> None:
     table, rows = view.constant("table"), view.attrs["rows"]
     view.require(max(rows) < len(table), "takes rows that its table has")
     view.require_rows(len(rows), "signs")
-    columns, count = table.shape[1], view.operand_frames[0]
+    columns, count = table.shape[1], view.longest(0)
     view.require(columns >= count, f"has a table for {columns} frames, its operand up to {count}")
 
 
@@ -212,7 +212,6 @@ ROTATE = register(
                 {"rows": indices("row numbers")},
                 constants={1: Constant("table", np.int16, 2), 2: Constant("signs", np.int32, 1)},
                 check=_check_table,
-                channels=lambda view: len(view.attrs["rows"]),
                 kernels={"qdq": Kernel(spelled)},
                 bounded=True,
                 # entries of a table, in steps of 2^-14
