@@ -47,10 +47,10 @@ class ConvDecoder(nn.Module):
 
 def parts(config: Mapping[str, Any]) -> tuple[Options, Options]:
     """Return the sections of the encoder and the decoder, or raise ConfigError."""
+    # beside them may stand whatever else a model's configuration has
     whole = Options(config, "")
     encoder = Options(whole.raw("encoder", REQUIRED), "encoder")
     decoder = Options(whole.raw("decoder", REQUIRED), "decoder")
-    whole.finish()
     return encoder, decoder
 
 

@@ -16,7 +16,7 @@ import torch
 
 from zeroq_asr.checkpoints.archive import FREE_BYTES, MAX_RATIO, MAX_TOTAL_BYTES
 from zeroq_asr.errors import CheckpointError
-from zeroq_asr.lines import shown
+from zeroq_asr.lines import printable, shorten, shown
 
 ZIP_MAGIC = b"PK\x03\x04"
 #: files in a zip archive: torch.save makes one a tensor
@@ -156,7 +156,9 @@ def check_zip(path: str | os.PathLike[str], source: bytes | BinaryIO) -> None:
         raise CheckpointError(path, f"holds more than {_MAX_ENTRIES} entries")
     if damaged is not None:
         raise CheckpointError(
-            path, f"is damaged: {shown(damaged)} does not match its checksum", "download it again"
+            path,
+            f"is damaged: {printable(shorten(damaged, 80))} does not match its checksum",
+            "download it again",
         )
 
 

@@ -109,11 +109,11 @@ def checked_state(
     ``state`` is used up, so that no tensor is held in two types for longer than it takes to convert it.
     """
     expected = network.state_dict()
+    missing = [name for name in expected if name not in state and not name.endswith(_COUNTER)]
+    _refuse(path, "weights are missing", missing, _shared_prefix(state, expected) if missing else "")
     for name, tensor in expected.items():
         if name.endswith(_COUNTER):
             state.setdefault(name, torch.zeros_like(tensor, device="cpu"))
-    missing = expected.keys() - state.keys()
-    _refuse(path, "weights are missing", missing, _shared_prefix(state, expected) if missing else "")
     _refuse(path, "weights are surplus", state.keys() - expected.keys())
     _refuse(path, "weights are not dense tensors", (n for n, t in state.items() if not is_dense(t)))
     _refuse(
