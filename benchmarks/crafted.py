@@ -26,7 +26,9 @@ from integer.crafted import outcome
 
 def main() -> int:
     """Run the script."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("count", nargs="?", type=int, default=2000)
     parser.add_argument("seed", nargs="?", type=int, default=0)
     parser.add_argument("--seconds", type=float, default=300.0, help="stop after so long")
@@ -40,7 +42,9 @@ def main() -> int:
                 found[outcome(generator, Path(folder))] += 1
             except Exception as error:  # whatever it is, it is what is looked for
                 found["wrong"] += 1
-                print(f"{options.seed} {number}: {type(error).__name__}: {' '.join(str(error).split())[:300]}")
+                print(
+                    f"{options.seed} {number}: {type(error).__name__}: {' '.join(str(error).split())[:300]}"
+                )
             if time.monotonic() - begun > options.seconds:
                 break
     total = sum(found.values())

@@ -66,18 +66,18 @@ def test_subsampling_factor() -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"self_attention_model": "rel_pos_local_attn"}, "self_attention_model = 'rel_pos_local_attn'"),
+        ({"self_attention_model": "rel_pos_local_attn"}, "self_attention_model: 'rel_pos_local_attn'"),
         ({"att_context_size": [128, 128]}, "att_context_size"),
         ({"att_context_style": "chunked_limited"}, "att_context_style"),
         ({"conv_context_size": "causal"}, "conv_context_size"),
         ({"causal_downsampling": True}, "causal_downsampling"),
-        ({"subsampling": "vggnet"}, "subsampling 'vggnet'"),
-        ({"subsampling_factor": 3}, "subsampling_factor = 3"),
-        ({"conv_norm_type": "group_norm8"}, "conv_norm_type 'group_norm8'"),
+        ({"subsampling": "vggnet"}, "encoder.subsampling: 'vggnet'"),
+        ({"subsampling_factor": 3}, "encoder.subsampling_factor: 3"),
+        ({"conv_norm_type": "group_norm8"}, "encoder.conv_norm_type: 'group_norm8'"),
         ({"conv_kernel_size": 8}, "must be odd"),
         ({"n_heads": 5}, "does not split into 5 heads"),
-        ({"n_layers": 0}, "n_layers = 0"),
-        ({"d_model": "wide"}, "d_model = 'wide'"),
+        ({"n_layers": 0}, "encoder.n_layers: must be .* got 0"),
+        ({"d_model": "wide"}, "encoder.d_model: must be .* got 'wide'"),
     ],
 )
 def test_what_is_not_supported_is_named(conformer_of: Make, changes: dict[str, Any], words: str) -> None:
@@ -86,8 +86,8 @@ def test_what_is_not_supported_is_named(conformer_of: Make, changes: dict[str, A
 
 
 def test_a_missing_option_is_named() -> None:
-    config = {"encoder": {"feat_in": 16, "n_layers": 1, "d_model": 8}, "decoder": {}}
-    with pytest.raises(ConfigError, match="'n_heads' is missing"):
+    config = {"encoder": {"feat_in": 16, "n_layers": 1}, "decoder": {}}
+    with pytest.raises(ConfigError, match=r"encoder\.d_model: is missing"):
         ConformerCtc(config)
 
 

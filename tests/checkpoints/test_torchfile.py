@@ -69,7 +69,7 @@ def test_own_format_needs_an_architecture_and_a_folder(model: AsrModel, tmp_path
         ({"tokenizer": {}}, "tokenizer"),
         ({"frontend": {"mels": 3}}, "unknown keys mels"),
         ({"architecture": "transformer"}, "unknown architecture 'transformer'; known: .*conv_ctc"),
-        ({"config": {"encoder": {}, "decoder": {}}}, "'activation' is missing"),
+        ({"config": {"encoder": {}, "decoder": {}}}, "encoder.activation: is missing"),
         ({"state_dict": {}}, "state dict"),
         ({"state_dict": {1: torch.zeros(1)}}, "a name that is no string: 1"),
         ({"tokenizer": {"tokens": ["\ud800"], "kind": "characters"}}, "no Unicode"),
@@ -221,7 +221,7 @@ def test_a_zip_bomb_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (None, "No such file"),
+        (None, "there is no such file"),
         (b"", "is empty"),
         (b"RIFF and so on", "neither a .nemo archive nor"),
         (b"PK\x03\x04 and no more", "not a whole zip"),
@@ -245,7 +245,7 @@ def test_a_folder_is_no_checkpoint(tmp_path: Path) -> None:
 
 def test_a_missing_configuration_is_named(conv_state: State, tmp_path: Path) -> None:
     torch.save(conv_state, tmp_path / "weights.pt")
-    with pytest.raises(CheckpointError, match=r"none\.yaml: cannot be read"):
+    with pytest.raises(CheckpointError, match=r"none\.yaml: there is no such file"):
         load_checkpoint(tmp_path / "weights.pt", config=tmp_path / "none.yaml")
 
 
@@ -258,5 +258,5 @@ def test_the_tokenizer_is_looked_for_beside_the_configuration_only(
     buffer = io.BytesIO()
     torch.save(conv_state, buffer)
     (tmp_path / "weights.pt").write_bytes(buffer.getvalue())
-    with pytest.raises(CheckpointError, match="tokenizer /etc/hostname is missing"):
+    with pytest.raises(CheckpointError, match="tokenizer: /etc/hostname is missing"):
         load_checkpoint(tmp_path / "weights.pt", config=tmp_path / "config.yaml")

@@ -24,7 +24,9 @@ def shaped(array: np.ndarray, frames: int) -> Shaped:
         return Shaped("int64", (Extent("batch"),), counts=FRAMES)
     free: dict[int, Dim] = {frames: FRAMES, 2 * frames: FRAMES.multiplied(2)}
     batch: Dim = 1 if array.shape[0] == 1 else Extent("batch")
-    return Shaped(array.dtype.name, (batch, array.shape[1], free.get(array.shape[2], array.shape[2]), *array.shape[3:]))
+    return Shaped(
+        array.dtype.name, (batch, array.shape[1], free.get(array.shape[2], array.shape[2]), *array.shape[3:])
+    )
 
 
 def frames_of(given: dict[str, np.ndarray]) -> int:
@@ -46,7 +48,9 @@ def test_shapes_and_types_are_those_of_the_reference(case: Case) -> None:
     made = backend.instruction(
         i,
         [
-            backend.constant(name, case.constants[name]) if name in case.constants else shaped(given[name], frames)
+            backend.constant(name, case.constants[name])
+            if name in case.constants
+            else shaped(given[name], frames)
             for name in case.order
         ],
     )

@@ -166,7 +166,7 @@ def test_empty_batch_is_refused() -> None:
 
 
 def test_filters_are_those_of_the_real_checkpoint(test_data: Path) -> None:
-    from zeroq_asr.checkpoints.archive import read_tar
+    from zeroq_asr.checkpoints.archive import open_tar
     from zeroq_asr.checkpoints.pickles import load_tensors
 
     for name, config in {
@@ -174,7 +174,8 @@ def test_filters_are_those_of_the_real_checkpoint(test_data: Path) -> None:
         "citrinet_tiny": FrontendConfig(features=80),
     }.items():
         path = test_data / "models" / f"{name}.nemo"
-        state = load_tensors(path, read_tar(path)["model_weights.ckpt"])
+        with open_tar(path) as files, files.open("model_weights.ckpt") as stream:
+            state = load_tensors(path, stream)
         theirs = state["preprocessor.featurizer.fb"][0].numpy()
         np.testing.assert_allclose(mel_filterbank(config), theirs, atol=1e-6)
 

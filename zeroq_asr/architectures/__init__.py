@@ -4,7 +4,7 @@ Each is built from its configuration, ``ARCHITECTURES[name](config)``, and maps 
 [B, M, T] and lengths [B] to logits [B, S, V] and encoded lengths [B].
 
 Imported by: checkpoints.
-Imports: errors.
+Imports: errors, lines.
 Never imports: graph, model, capture, checkpoints, lowering, operators, embedded, synthesis, calibration,
 deployment, pipeline, measure, cli.
 """

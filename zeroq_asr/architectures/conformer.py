@@ -22,14 +22,18 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from zeroq_asr.architectures.quartznet import ConvDecoder, mask_frames
+from zeroq_asr.architectures.ctc_head import ConvDecoder, parts
+from zeroq_asr.architectures.options import Options, UnsupportedOptionError
+from zeroq_asr.architectures.quartznet import mask_frames
 from zeroq_asr.architectures.subsampling import ConvSubsampling, valid_frames
 from zeroq_asr.errors import ConfigError
+from zeroq_asr.lines import shown
 
 #: what a score is where a frame lies past the length: far below every other
 MASKED_SCORE = -10000.0
 #: more layers or a wider model than this is a damaged configuration, not a model
-_MAX_LAYERS, _MAX_WIDTH, _MAX_KERNEL = 1000, 65536, 1024
+_MAX_LAYERS, _MAX_WIDTH, _MAX_KERNEL, _MAX_EXPANSION = 1000, 65536, 1024, 64
+_NORMALIZATIONS = ("batch_norm", "layer_norm")
 
 
 class FeedForward(nn.Module):
@@ -51,8 +55,6 @@ class Convolution(nn.Module):
 
     def __init__(self, width: int, kernel: int, norm: str, bias: bool) -> None:
         super().__init__()
-        if kernel % 2 == 0 or not 1 <= kernel <= _MAX_KERNEL:
-            raise ConfigError("encoder", f"conv_kernel_size = {kernel} must be odd")
         self.pointwise_conv1 = nn.Conv1d(width, 2 * width, 1, bias=bias)
         self.depthwise_conv = nn.Conv1d(
             width, width, kernel, padding=(kernel - 1) // 2, groups=width, bias=bias
@@ -128,17 +130,14 @@ def relative_positions(frames: int, width: int, device: torch.device) -> torch.T
 class ConformerLayer(nn.Module):
     """Half a feed-forward, attention, convolution, half a feed-forward, and a normalization."""
 
-    def __init__(self, config: Mapping[str, Any], width: int) -> None:
+    def __init__(self, width: int, heads: int, inner: int, kernel: int, norm: str, bias: bool) -> None:
         super().__init__()
-        bias = config.get("use_bias", True)
-        inner = width * config.get("ff_expansion_factor", 4)
         self.norm_feed_forward1 = nn.LayerNorm(width)
         self.feed_forward1 = FeedForward(width, inner, bias)
         self.norm_self_att = nn.LayerNorm(width)
-        self.self_attn = RelativeAttention(width, config["n_heads"], bias)
+        self.self_attn = RelativeAttention(width, heads, bias)
         self.norm_conv = nn.LayerNorm(width)
-        norm = config.get("conv_norm_type", "batch_norm")
-        self.conv = Convolution(width, config["conv_kernel_size"], norm, bias)
+        self.conv = Convolution(width, kernel, norm, bias)
         self.norm_feed_forward2 = nn.LayerNorm(width)
         self.feed_forward2 = FeedForward(width, inner, bias)
         self.norm_out = nn.LayerNorm(width)
@@ -158,21 +157,35 @@ class ConformerLayer(nn.Module):
 class ConformerEncoder(nn.Module):
     """Subsampling and the layers.  Raises ConfigError for options that are not supported."""
 
-    def __init__(self, config: Mapping[str, Any]) -> None:
+    def __init__(self, config: Options) -> None:
         super().__init__()
-        _check(config)
-        width = config["d_model"]
-        channels = config.get("subsampling_conv_channels", -1)
+        width, heads = config.whole("d_model", 1, _MAX_WIDTH), config.whole("n_heads", 1, _MAX_WIDTH, 4)
+        layers = config.whole("n_layers", 1, _MAX_LAYERS)
+        inner = width * config.whole("ff_expansion_factor", 1, _MAX_EXPANSION, 4)
+        kernel = config.whole("conv_kernel_size", 1, _MAX_KERNEL, 31)
+        norm = config.choice("conv_norm_type", _NORMALIZATIONS, "batch_norm")
+        bias = config.flag("use_bias", True)
         self.pre_encode = ConvSubsampling(
-            config["feat_in"],
+            config.whole("feat_in", 1, _MAX_WIDTH),
             width,
-            width if channels == -1 else channels,
-            config.get("subsampling_factor", 4),
-            config.get("subsampling", "striding"),
+            _channels(config, width),
+            config.whole("subsampling_factor", 1, 1024, 4),
+            config.text("subsampling", "striding"),
         )
         self.width = width
-        self.scale = math.sqrt(width) if config.get("xscaling", True) else 1.0
-        self.layers = nn.ModuleList(ConformerLayer(config, width) for _ in range(config["n_layers"]))
+        self.scale = math.sqrt(width) if config.flag("xscaling", True) else 1.0
+        _read_the_rest(config, width, kernel)
+        if width % heads:
+            raise ConfigError(config.where("n_heads"), f"d_model {width} does not split into {heads} heads")
+        if width % 2:
+            raise ConfigError(
+                config.where("d_model"), f"{width} is odd: positions are pairs of sine and cosine"
+            )
+        if kernel % 2 == 0:
+            raise ConfigError(config.where("conv_kernel_size"), f"{kernel} must be odd")
+        self.layers = nn.ModuleList(
+            ConformerLayer(width, heads, inner, kernel, norm, bias) for _ in range(layers)
+        )
 
     def forward(self, features: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the encoding [B, S, D] of features [B, M, T], and its lengths [B]."""
@@ -196,13 +209,12 @@ class ConformerCtc(nn.Module):
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         super().__init__()
+        encoder, decoder = parts(config)
         try:
-            self.encoder = ConformerEncoder(config["encoder"])
-            self.decoder = ConvDecoder(config["decoder"])
-        except KeyError as error:
-            raise ConfigError("network", f"{error.args[0]!r} is missing from its configuration") from None
-        except (TypeError, ValueError, AttributeError, RuntimeError, OverflowError) as error:
-            # torch's own words for negative counts and wrong types
+            self.encoder = ConformerEncoder(encoder)
+            self.decoder = ConvDecoder(decoder, self.encoder.width)
+        except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+            # torch's own words for sizes that make no tensor
             raise ConfigError("network", f"its configuration describes no network ({error})") from None
 
     def forward(self, features: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -216,38 +228,70 @@ def subsampling_factor(config: Mapping[str, Any]) -> int:
     return int(config["encoder"].get("subsampling_factor", 4))
 
 
-#: option → the values that are supported; anything else changes what the network computes
-_SUPPORTED: dict[str, tuple[Any, ...]] = {
-    "self_attention_model": ("rel_pos",),
-    "att_context_size": ([-1, -1], [[-1, -1]], None),
-    "att_context_style": ("regular",),
-    "conv_context_size": (None,),
-    "causal_downsampling": (False,),
-    "reduction": (None,),
-    "feat_out": (-1,),
-}
+def _channels(config: Options, width: int) -> int:
+    """Return the channels of the subsampling: those of the model where NeMo is told −1."""
+    channels = config.whole("subsampling_conv_channels", -1, _MAX_WIDTH, -1)
+    if channels == 0:
+        raise config.wrong("subsampling_conv_channels", "positive, or -1 for those of d_model")
+    return width if channels == -1 else channels
 
 
-def _check(config: Mapping[str, Any]) -> None:
-    for name, values in _SUPPORTED.items():
-        if name in config and config[name] not in values:
-            usual = " or ".join(repr(value) for value in values)
-            raise ConfigError(
-                "encoder", f"{name} = {config[name]!r} is not supported", f"only {usual} is, for full context"
-            )
-    for name, most in (("n_layers", _MAX_LAYERS), ("d_model", _MAX_WIDTH), ("n_heads", _MAX_WIDTH)):
-        if not isinstance(config[name], int) or not 1 <= config[name] <= most:
-            raise ConfigError("encoder", f"{name} = {config[name]!r} is out of range")
-    if config["d_model"] % config["n_heads"]:
-        raise ConfigError(
-            "encoder", f"d_model {config['d_model']} does not split into {config['n_heads']} heads"
+def _read_the_rest(config: Options, width: int, kernel: int) -> None:
+    """Read the options that leave the network as it is, and refuse the others by name."""
+    full = "the context is not limited"
+    config.only("self_attention_model", "rel_pos")
+    contexts = config.raw("att_context_size")
+    # of a list of contexts, NeMo takes the first but for training
+    first = contexts[0] if isinstance(contexts, list | tuple) and contexts else contexts
+    if not isinstance(first, list | tuple):
+        config.only("att_context_size", [-1, -1], None, [], why=full)
+    elif list(first) != [-1, -1]:
+        raise UnsupportedOptionError(
+            config.where("att_context_size"),
+            f"{shown(contexts)} is not supported",
+            f"supported: [-1, -1] ({full})",
         )
+    config.only("att_context_style", "regular", why=full)
+    half = (kernel - 1) // 2
+    config.only("conv_context_size", None, [half, half], why="as many frames on either side")
+    config.only("causal_downsampling", False)
+    # without a factor NeMo reduces nothing, whatever the reduction
+    if not _same_number(config.raw("reduction_factor", 1), 1):
+        config.only("reduction", None)
+    config.ignore("reduction", "reduction_position")
+    config.only("feat_out", -1, width, None, 0, why="no projection behind the layers")
+    config.only("global_tokens", 0)
+    config.only("global_attn_separate", False)
+    config.only("conv_dual_mode", False)
+    config.ignore(
+        "_target_",
+        "cls",
+        # which of several contexts a batch of the training sees
+        "att_context_probs",
+        # how NeMo works on memory, not what it computes
+        "subsampling_conv_chunking_factor",
+        "pos_emb_max_len",
+        "sync_max_audio_length",
+        "use_pytorch_sdpa",
+        "use_pytorch_sdpa_backends",
+        # layers that share the biases of their positions have a copy each in the state dict
+        "untie_biases",
+        "global_tokens_spacing",
+        "dropout",
+        "dropout_pre_encoder",
+        "dropout_emb",
+        "dropout_att",
+        "stochastic_depth_drop_prob",
+        "stochastic_depth_mode",
+        "stochastic_depth_start_layer",
+    )
+    config.finish()
+
+
+def _same_number(value: object, number: int) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and value == number
 
 
 def _normalization(kind: str, width: int) -> nn.Module:
     """Return the normalization over the channels of [B, D, S] that NeMo names ``kind``."""
-    if kind == "batch_norm":
-        return nn.BatchNorm1d(width)
-    if kind == "layer_norm":
-        return nn.LayerNorm(width)
-    raise ConfigError("encoder", f"conv_norm_type {kind!r} is not supported", "use batch_norm or layer_norm")
+    return nn.BatchNorm1d(width) if kind == "batch_norm" else nn.LayerNorm(width)

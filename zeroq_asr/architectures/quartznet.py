@@ -22,6 +22,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from zeroq_asr.architectures.ctc_head import ConvDecoder, parts, read_module
+from zeroq_asr.architectures.options import Options, UnsupportedOptionError
 from zeroq_asr.errors import ConfigError
 
 _ACTIVATIONS: dict[str, type[nn.Module]] = {
@@ -34,7 +36,9 @@ _ACTIVATIONS: dict[str, type[nn.Module]] = {
     "identity": nn.Identity,
 }
 #: more blocks, repeats or channels than this is a damaged configuration, not a model
-_MAX_LAYERS, _MAX_CHANNELS, _MAX_STEP = 1000, 65536, 1024
+_MAX_LAYERS, _MAX_CHANNELS, _MAX_STEP, _MAX_KERNEL = 1000, 65536, 1024, 10_000
+_NORMALIZATIONS = ("batch", "group", "instance", "layer")
+_RESIDUAL_MODES = ("add", "stride_add", "max")
 
 
 def mask_frames(x: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
@@ -65,7 +69,7 @@ class TimeConv(nn.Module):
         super().__init__()
         shared = heads != -1
         if shared and (in_channels % heads or out_channels != in_channels):
-            raise ConfigError("encoder", f"{in_channels} channels do not share {heads} heads")
+            raise ConfigError("encoder.jasper", f"heads: {in_channels} channels do not share {heads} heads")
         self.weight = nn.Parameter(
             torch.empty(heads, 1, kernel_size)
             if shared
@@ -151,7 +155,7 @@ class SqueezeExcite(nn.Module):
 class ConvBlock(nn.Module):
     """One block: repeated convolutions, a residual, an activation."""
 
-    def __init__(self, channels: int, layer: Mapping[str, Any], options: Mapping[str, Any]) -> None:
+    def __init__(self, channels: int, layer: Options, options: Mapping[str, Any]) -> None:
         """Build a block of ``channels`` inputs from its ``layer`` entry and the encoder's ``options``.
 
         Those are activation, normalization, norm_groups, conv_mask, residual_mode, and panes, the
@@ -159,19 +163,42 @@ class ConvBlock(nn.Module):
         """
         super().__init__()
         self.options = dict(options)
-        filters, repeat = layer["filters"], layer["repeat"]
-        stride, dilation = _first(layer["stride"]), _first(layer["dilation"])
-        kernel = _kernel_size(_first(layer["kernel"]), layer.get("kernel_size_factor", 1.0))
-        for name, value in (("stride", stride), ("dilation", dilation)):
-            if not 1 <= value <= _MAX_STEP:
-                raise ConfigError("encoder", f"{name} = {value} is out of range")
+        filters = layer.whole("filters", 1, _MAX_CHANNELS)
+        repeat = layer.whole("repeat", 1, _MAX_LAYERS)
+        stride = layer.whole_or_list("stride", 1, _MAX_STEP)
+        dilation = layer.whole_or_list("dilation", 1, _MAX_STEP)
+        kernel = _kernel_size(
+            layer.whole_or_list("kernel", 1, _MAX_KERNEL), layer.number("kernel_size_factor", 0, 100, 1.0)
+        )
+        stride_last = layer.flag("stride_last", False)
+        residual = layer.flag("residual")
+        dropout = layer.number("dropout", 0, 1, 0.0)
+        future = layer.whole("future_context", -_MAX_KERNEL, _MAX_KERNEL, -1)
+        groups, heads = (
+            layer.whole("groups", 1, _MAX_CHANNELS, 1),
+            layer.whole("heads", -1, _MAX_CHANNELS, -1),
+        )
+        separable = layer.flag("separable", False)
+        squeezed, ratio = layer.flag("se", False), layer.whole("se_reduction_ratio", 1, _MAX_CHANNELS, 8)
+        # NeMo interpolates nothing any more
+        layer.ignore("se_interpolation_mode")
+        if squeezed and layer.whole("se_context_size", -(2**31), 2**31, -1) > 0:
+            raise UnsupportedOptionError(
+                layer.where("se_context_size"),
+                "a window is not supported: releases of NeMo before 1.6 average over windows of such a size, "
+                "later ones over the whole recording",
+                "write -1 for the whole recording",
+            )
+        layer.ignore("se_context_size")
+        layer.finish()
         if stride > 1 and dilation > 1:
-            raise ConfigError("encoder", "a convolution has both a stride and a dilation above 1")
-        if not 1 <= repeat <= _MAX_LAYERS:
-            raise ConfigError("encoder", f"repeat = {repeat} is out of range")
-        if not 1 <= filters <= _MAX_CHANNELS:
-            raise ConfigError("encoder", f"filters = {filters} is out of range")
-        padding = _padding(kernel, dilation, layer.get("future_context", -1))
+            raise ConfigError(layer.path, "a convolution has both a stride and a dilation above 1")
+        if not options["conv_mask"] and (heads != -1 or future >= 0):
+            name = "heads" if heads != -1 else "future_context"
+            raise UnsupportedOptionError(
+                layer.where(name), "is not supported where encoder.conv_mask is false"
+            )
+        padding = _padding(kernel, dilation, future)
         layers: list[nn.Module] = []
         for index in range(repeat):
             last = index == repeat - 1
@@ -179,30 +206,31 @@ class ConvBlock(nn.Module):
                 channels if index == 0 else filters,
                 filters,
                 kernel,
-                stride=stride if last or not layer.get("stride_last", False) else 1,
+                stride=stride if last or not stride_last else 1,
                 dilation=dilation,
                 padding=padding,
-                groups=layer.get("groups", 1),
-                heads=layer.get("heads", -1),
-                separable=layer.get("separable", False),
+                groups=groups,
+                heads=heads,
+                separable=separable,
             )
             if not last:
-                layers += [_ACTIVATIONS[options["activation"]](), nn.Dropout(layer.get("dropout", 0.0))]
-        if layer.get("se", False):
-            ratio = layer.get("se_reduction_ratio", 8)
+                layers += [_ACTIVATIONS[options["activation"]](), nn.Dropout(dropout)]
+        if squeezed:
+            if ratio > filters:
+                raise ConfigError(
+                    layer.where("se_reduction_ratio"), f"{ratio} leaves none of {filters} channels"
+                )
             layers.append(SqueezeExcite(filters, ratio, options["activation"]))
         self.mconv = nn.ModuleList(layers)
         self.res: nn.ModuleList | None = None
-        self.dense = bool(layer["residual"] and options["panes"])
-        if layer["residual"]:
+        self.dense = bool(residual and options["panes"])
+        if residual:
             residual_stride = stride if options["residual_mode"] == "stride_add" else 1
             self.res = nn.ModuleList(
                 nn.ModuleList(self._conv_norm(width, filters, 1, stride=residual_stride))
                 for width in options["panes"] or [channels]
             )
-        self.mout = nn.Sequential(
-            _ACTIVATIONS[options["activation"]](), nn.Dropout(layer.get("dropout", 0.0))
-        )
+        self.mout = nn.Sequential(_ACTIVATIONS[options["activation"]](), nn.Dropout(dropout))
 
     def _conv_norm(
         self,
@@ -225,7 +253,7 @@ class ConvBlock(nn.Module):
                 TimeConv(channels, filters, 1, groups=groups),
             ]
         elif heads != -1:
-            raise ConfigError("encoder", "heads share the kernels of depthwise convolutions only")
+            raise ConfigError("encoder.jasper", "heads share the kernels of depthwise convolutions only")
         else:
             convs = [TimeConv(channels, filters, kernel, groups=groups, **time)]
         masked = self.options["conv_mask"]
@@ -265,38 +293,33 @@ def _apply(
 class ConvEncoder(nn.Module):
     """The blocks, one after another."""
 
-    def __init__(self, config: Mapping[str, Any]) -> None:
+    def __init__(self, config: Options) -> None:
         super().__init__()
-        activation = config["activation"]
-        if activation not in _ACTIVATIONS:
-            raise ConfigError(
-                "encoder", f"unknown activation {activation!r}", f"use one of {', '.join(_ACTIVATIONS)}"
-            )
-        layers = config["jasper"]
-        if not 1 <= len(layers) <= _MAX_LAYERS:
-            raise ConfigError("encoder", f"{len(layers)} blocks are out of range")
-        channels = config["feat_in"] * config.get("frame_splicing", 1)
+        read_module(config)
+        activation = config.choice("activation", _ACTIVATIONS)
+        channels = config.whole("feat_in", 1, _MAX_CHANNELS) * config.whole("frame_splicing", 1, 100, 1)
+        common = {
+            "activation": activation,
+            "normalization": config.choice("normalization_mode", _NORMALIZATIONS, "batch"),
+            "norm_groups": config.whole("norm_groups", -1, _MAX_CHANNELS, -1),
+            "conv_mask": config.flag("conv_mask", True),
+        }
         # NeMo's reading: a layer's residual mode also holds for the layers after it.
-        residual_mode = config.get("residual_mode", "add")
+        residual_mode = config.choice("residual_mode", _RESIDUAL_MODES, "add")
+        config.only("quantize", False)
         panes: list[int] = []
         blocks = []
-        for layer in layers:
-            residual_mode = layer.get("residual_mode", residual_mode)
-            if residual_mode not in ("add", "stride_add", "max"):
-                raise ConfigError("encoder", f"unknown residual mode {residual_mode!r}")
-            dense = layer.get("residual_dense", False)
+        for layer in config.sections("jasper", _MAX_LAYERS):
+            residual_mode = layer.choice("residual_mode", _RESIDUAL_MODES, residual_mode)
+            dense = layer.flag("residual_dense", False)
             if dense:
                 panes.append(channels)
-            options = {
-                "activation": activation,
-                "normalization": config.get("normalization_mode", "batch"),
-                "norm_groups": config.get("norm_groups", -1),
-                "conv_mask": config.get("conv_mask", True),
-                "residual_mode": residual_mode,
-                "panes": list(panes) if dense else [],
-            }
+            options = {**common, "residual_mode": residual_mode, "panes": list(panes) if dense else []}
             blocks.append(ConvBlock(channels, layer, options))
-            channels = layer["filters"]
+            channels = layer.whole("filters", 1, _MAX_CHANNELS)
+        config.finish()
+        #: of what it returns
+        self.channels = channels
         self.encoder = nn.Sequential(*blocks)
 
     def forward(self, features: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -305,23 +328,6 @@ class ConvEncoder(nn.Module):
         for block in self.encoder:
             inputs, lengths = block(inputs, lengths)
         return inputs[-1], lengths
-
-
-class ConvDecoder(nn.Module):
-    """A 1×1 convolution from channels to tokens and blank."""
-
-    def __init__(self, config: Mapping[str, Any]) -> None:
-        super().__init__()
-        classes = config.get("num_classes", -1)
-        if classes <= 0:
-            classes = len(config.get("vocabulary") or ())
-        blank = 1 if config.get("add_blank", True) else 0
-        self.decoder_layers = nn.Sequential(nn.Conv1d(config["feat_in"], classes + blank, 1))
-
-    def forward(self, encoded: torch.Tensor) -> torch.Tensor:
-        """Return logits [B, S, V] of an encoding [B, C, S]."""
-        logits: torch.Tensor = self.decoder_layers(encoded)
-        return logits.transpose(1, 2)
 
 
 class ConvCtc(nn.Module):
@@ -333,13 +339,12 @@ class ConvCtc(nn.Module):
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         super().__init__()
+        encoder, decoder = parts(config)
         try:
-            self.encoder = ConvEncoder(config["encoder"])
-            self.decoder = ConvDecoder(config["decoder"])
-        except KeyError as error:
-            raise ConfigError("network", f"{error.args[0]!r} is missing from its configuration") from None
-        except (TypeError, ValueError, AttributeError, RuntimeError, OverflowError, IndexError) as error:
-            # torch's own words for sizes that do not divide, negative counts and wrong types
+            self.encoder = ConvEncoder(encoder)
+            self.decoder = ConvDecoder(decoder, self.encoder.channels)
+        except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+            # torch's own words for sizes that do not divide
             raise ConfigError("network", f"its configuration describes no network ({error})") from None
 
     def forward(self, features: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -365,7 +370,7 @@ def _first(value: Any) -> Any:
 def _exact_quotient(channels: int, groups: int) -> int:
     """Return channels per group, or raise ConfigError when the groups are not equal."""
     if groups < 1 or channels % groups:
-        raise ConfigError("encoder", f"{channels} channels do not split into {groups} groups")
+        raise ConfigError("encoder.jasper", f"{channels} channels do not split into {groups} groups")
     return channels // groups
 
 

@@ -11,7 +11,9 @@ from typing import TypeVar
 import torch
 from torch import nn
 
+from zeroq_asr.architectures.options import UnsupportedOptionError
 from zeroq_asr.errors import ConfigError
+from zeroq_asr.lines import shown
 
 #: kernel, stride and zeros on either side of every strided convolution, in time and in frequency
 KERNEL, STRIDE, PADDING = 3, 2, 1
@@ -34,11 +36,11 @@ class ConvSubsampling(nn.Module):
     def __init__(self, mels: int, width: int, channels: int, factor: int, kind: str) -> None:
         super().__init__()
         if kind not in KINDS:
-            raise ConfigError(
-                "encoder", f"subsampling {kind!r} is not supported", f"use {' or '.join(KINDS)}"
+            raise UnsupportedOptionError(
+                "encoder.subsampling", f"{shown(kind)} is not supported", f"supported: {', '.join(KINDS)}"
             )
         if factor not in (2, 4, 8, 16):
-            raise ConfigError("encoder", f"subsampling_factor = {factor} is no power of 2 up to 16")
+            raise UnsupportedOptionError("encoder.subsampling_factor", f"{factor} is no power of 2 up to 16")
         layers: list[nn.Module] = []
         inputs, left = 1, mels
         for index in range(factor.bit_length() - 1):
@@ -50,7 +52,9 @@ class ConvSubsampling(nn.Module):
             layers.append(nn.ReLU())
             inputs, left = channels, strided_length(left)
         if left < 1:
-            raise ConfigError("encoder", f"{mels} mels are too few for a subsampling of {factor}")
+            raise ConfigError(
+                "encoder.subsampling_factor", f"{mels} mels are too few for a subsampling of {factor}"
+            )
         self.conv = nn.Sequential(*layers)
         self.out = nn.Linear(channels * left, width)
 

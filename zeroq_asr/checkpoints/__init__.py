@@ -1,10 +1,11 @@
 """Files of other toolkits, and our own, read as an ``AsrModel``; one module a format.
 
-Nothing in a checkpoint is ever run: weights are read as tensors only, archives in memory within
-limits.  The exception is the user's own ``loader``.  A folder, or OWNER/NAME, is a Hugging Face model.
+Nothing in a checkpoint is ever run: weights are read as tensors only, archives within limits.  The exception
+is the user's own ``loader``.  A folder, or OWNER/NAME, is a Hugging Face model, or an unpacked `.nemo`
+archive.
 
 Imported by: embedded, deployment, pipeline.
-Imports: errors, files, lines, speech, architectures, model.
+Imports: errors, files, lines, config, speech, architectures, model.
 Never imports: lowering, operators, embedded, synthesis, calibration, deployment, pipeline, measure, cli.
 """
 
@@ -15,7 +16,7 @@ import os
 from zeroq_asr.checkpoints.archive import GZIP_MAGIC
 from zeroq_asr.checkpoints.huggingface import is_huggingface, load_huggingface
 from zeroq_asr.checkpoints.loader import load_with
-from zeroq_asr.checkpoints.nemo import load_nemo
+from zeroq_asr.checkpoints.nemo import is_nemo_folder, load_nemo, load_nemo_folder
 from zeroq_asr.checkpoints.pickles import ZIP_MAGIC
 from zeroq_asr.checkpoints.torchfile import load_torch_file, save_checkpoint
 from zeroq_asr.errors import CheckpointError
@@ -44,9 +45,10 @@ def load_checkpoint(
     """Read a checkpoint of any format, chosen by its content.
 
     ``config`` is the model_config.yaml of weights that come without one.  ``loader`` names a
-    function, ``package.module:function``, that reads the file instead and returns an AsrModel.  A folder
-    with config.json, or OWNER/NAME where no such file is, is a Hugging Face model; it takes transformers.
-    ``language`` chooses one of a Hugging Face model of many languages.
+    function, ``package.module:function``, that reads the file instead and returns an AsrModel.  A folder with
+    model_config.yaml is an unpacked `.nemo` archive.  A folder with config.json, or OWNER/NAME where no such
+    file is, is a Hugging Face model; it takes transformers.  ``language`` chooses one of a Hugging Face model
+    of many languages.
 
     Raises CheckpointError when the file cannot be read, is damaged, or is not supported.
     """
@@ -62,16 +64,19 @@ def load_checkpoint(
                 path, "a Hugging Face model brings its own configuration", "leave --config out"
             )
         return load_huggingface(path, language)
+    if is_nemo_folder(path):
+        if config is not None:
+            raise CheckpointError(
+                path, "the folder of a .nemo archive brings its own configuration", "leave --config out"
+            )
+        return load_nemo_folder(path)
     head = _read_head(path)
     if head.startswith(GZIP_MAGIC) or head[_TAR_MAGIC_AT:].startswith(_TAR_MAGIC):
         if config is not None:
             raise CheckpointError(path, "a .nemo archive brings its own configuration", "leave --config out")
         return load_nemo(path)
     if head.startswith((ZIP_MAGIC, _PICKLE_MAGIC)):
-        try:
-            return load_torch_file(path, config)
-        except OSError as error:
-            raise _unreadable(path, error) from None
+        return load_torch_file(path, config)
     if head.startswith(_ONNX_MAGIC) and len(head) > 1 and head[1] < 0x80:
         raise CheckpointError(path, "is an ONNX file, a checkpoint was expected", _ONNX_REMEDY)
     raise CheckpointError(
@@ -94,17 +99,16 @@ def _read_head(path: str | os.PathLike[str]) -> bytes:
         raise CheckpointError(
             path,
             "is a folder, a checkpoint file was expected",
-            "only the folder of a Hugging Face model will do, which holds a config.json",
+            "only the folder of a .nemo archive (model_config.yaml, model_weights.ckpt) or of a Hugging Face "
+            "model (config.json) will do",
         )
     with open_file(path, CheckpointError) as stream:
         try:
             head = stream.read(_TAR_MAGIC_AT + len(_TAR_MAGIC))
         except OSError as error:
-            raise _unreadable(path, error) from None
+            raise CheckpointError(
+                path, f"cannot be read ({error.strerror or error})", "check the disk"
+            ) from None
     if not head:
         raise CheckpointError(path, "is empty", "download it again")
     return head
-
-
-def _unreadable(path: str | os.PathLike[str], error: OSError) -> CheckpointError:
-    return CheckpointError(path, f"cannot be read ({error.strerror or error})", "check the path")

@@ -1,23 +1,27 @@
-"""NeMo's `.nemo` archives, without NeMo: a YAML configuration, weights, and tokenizer files."""
+"""NeMo's `.nemo` archives and folders, without NeMo: a YAML configuration, weights, and tokenizer files."""
 
 from __future__ import annotations
 
-import itertools
+import contextlib
 import os
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import yaml
 
 from zeroq_asr.architectures import SUBSAMPLING
-from zeroq_asr.checkpoints.archive import read_tar
+from zeroq_asr.architectures.options import Options, UnsupportedOptionError
+from zeroq_asr.checkpoints.archive import Files, open_folder, open_tar
+from zeroq_asr.checkpoints.nemo_surroundings import class_name, read_frontend, read_tokenizer
+from zeroq_asr.checkpoints.nemo_yaml import HYBRID, MAX_BYTES, read_sections
 from zeroq_asr.checkpoints.pickles import load_tensors
-from zeroq_asr.checkpoints.weights import build_network, is_dense
-from zeroq_asr.errors import CheckpointError, ConfigError, UnsupportedModelError
+from zeroq_asr.checkpoints.weights import empty_network, filled, is_dense, unwrapped
+from zeroq_asr.errors import CheckpointError, ConfigError, UnsupportedModelError, warn
+from zeroq_asr.files import read_file
+from zeroq_asr.lines import shown
 from zeroq_asr.model import AsrModel
 from zeroq_asr.speech.frontend import FrontendConfig, mel_filterbank
 from zeroq_asr.speech.tokenizer import Tokenizer
@@ -31,38 +35,13 @@ FAMILIES = {
     ("ConformerEncoder", "ConvASRDecoder"): "conformer_ctc",
 }
 
-#: the section of a transducer's configuration that describes its CTC head
-_HYBRID = "aux_ctc"
-
 #: our mel filters may differ by this much from those the model was trained with
 FILTERBANK_TOLERANCE = 1e-4
 
-_MAX_YAML_BYTES = 16 * 2**20
-_MAX_YAML_VALUES = 200_000
 #: parts of a training state that are no weights of the network
 _NOT_NETWORK = ("preprocessor.", "spec_augmentation.", "loss.", "wer.", "_wer.", "decoding.")
 #: parts of a hybrid that its CTC head does without
 _TRANSDUCER = ("decoder.", "joint.", "ctc_loss.", "ctc_wer.")
-_PREPROCESSORS = ("AudioToMelSpectrogramPreprocessor",)
-#: preprocessor options that change nothing at inference
-_IGNORED_OPTIONS = frozenset(
-    {
-        "_target_",
-        "cls",
-        "dither",
-        "nb_augmentation_prob",
-        "nb_max_freq",
-        "rng",
-        "stft_conv",
-        "stft_exact_pad",
-        "use_grads",
-        "use_torchaudio",
-    }
-)
-_SAMPLES_OPTIONS = {"n_window_size": "window_size", "n_window_stride": "window_stride"}
-
-#: returns the content of a file that a configuration names, or None
-Finder = Callable[[str], bytes | None]
 
 
 @dataclass(frozen=True)
@@ -77,17 +56,24 @@ class NemoConfig:
     #: a transducer with a CTC head beside it, whose weights are called ctc_decoder; the head alone is read
     hybrid: bool = False
 
-    def model(self, path: str | os.PathLike[str], state: Mapping[str, Any]) -> AsrModel:
-        """Return the recogniser with NeMo's weights ``state``, or raise CheckpointError."""
-        check_filterbank(path, self.frontend, state)
-        weights = {name: value for name, value in state.items() if not name.startswith(_NOT_NETWORK)}
+    def model(self, path: str | os.PathLike[str], state: dict[str, Any]) -> AsrModel:
+        """Return the recogniser with NeMo's weights ``state``, which is used up, or raise CheckpointError."""
+        network = empty_network(path, self.architecture, self.config)
+        ours = list(network.state_dict())
+        theirs = [f"ctc_{name}" if self.hybrid and name.startswith("decoder.") else name for name in ours]
+        named = unwrapped(path, state, theirs)
+        check_filterbank(path, self.frontend, named)
+        weights = {name: value for name, value in named.items() if not name.startswith(_NOT_NETWORK)}
         if self.hybrid:
             weights = {
                 name.removeprefix("ctc_"): value
                 for name, value in weights.items()
                 if not name.startswith(_TRANSDUCER)
             }
-        return self.wrap(path, build_network(path, self.architecture, self.config, weights))
+        # from here on, nobody else holds the tensors
+        del named
+        state.clear()
+        return self.wrap(path, filled(path, network, weights))
 
     def wrap(self, path: str | os.PathLike[str], network: torch.nn.Module) -> AsrModel:
         """Return the recogniser around a network that is already built."""
@@ -104,52 +90,97 @@ class NemoConfig:
 
 def load_nemo(path: str | os.PathLike[str]) -> AsrModel:
     """Read a `.nemo` archive, or raise CheckpointError."""
-    files = read_tar(path)
-    for name in (CONFIG_NAME, WEIGHTS_NAME):
+    with open_tar(path) as files:
+        return _load(path, files, CONFIG_NAME, WEIGHTS_NAME)
+
+
+def load_nemo_folder(path: str | os.PathLike[str]) -> AsrModel:
+    """Read the folder that a `.nemo` archive was unpacked to, or raise CheckpointError."""
+    with open_folder(path) as files:
+        names = [
+            _only(files, name, endings)
+            for name, endings in ((CONFIG_NAME, (".yaml", ".yml")), (WEIGHTS_NAME, (".ckpt", ".pt")))
+        ]
+        return _load(path, files, *names)
+
+
+def is_nemo_folder(path: str | os.PathLike[str]) -> bool:
+    """Tell whether ``path`` is a folder with a NeMo configuration, or any YAML, in it."""
+    if not os.path.isdir(path):
+        return False
+    with open_folder(path) as files:
+        return any(name.endswith((".yaml", ".yml")) for name in files.names)
+
+
+def _load(path: str | os.PathLike[str], files: Files, config_name: str, weights_name: str) -> AsrModel:
+    for name in (config_name, weights_name):
         if name not in files:
-            raise CheckpointError(path, f"holds no {name}", "it is not a .nemo archive that NeMo saved")
-    config = parse_config(path, files[CONFIG_NAME], files.get)
-    weights = files.pop(WEIGHTS_NAME)
-    return config.model(path, load_tensors(path, weights))
+            raise CheckpointError(
+                path,
+                f"holds no {name}, but {files.listed()}",
+                "it is not a .nemo archive that NeMo saved",
+            )
+    text = files.read(config_name, MAX_BYTES)
+    config = parse_config(f"{os.fspath(path)}, {config_name}", text, files)
+    with files.open(weights_name) as stream:
+        state = load_tensors(path, stream)
+    return config.model(path, state)
+
+
+def _only(files: Files, name: str, endings: tuple[str, ...]) -> str:
+    """Return ``name``, or where it is not there the one file of such an ending, with a warning."""
+    if name in files:
+        return name
+    found = [one for one in files.names if one.endswith(endings)]
+    if len(found) != 1:
+        kinds = " or ".join(endings)
+        problem = f"holds no {name}, and {len(found)} other files that end in {kinds}"
+        raise CheckpointError(files.where, problem, f"call it {name}")
+    warn(files.where, f"holds no {name}: {shown(found[0])} was taken for it", f"call it {name}")
+    return found[0]
 
 
 def read_config(path: str | os.PathLike[str]) -> NemoConfig:
     """Read a `model_config.yaml` from the disk; the files it refers to lie beside it."""
-    return parse_config(path, _read_yaml(path), _beside(path))
+    with _beside(path) as files:
+        return parse_config(path, read_file(path, CheckpointError, MAX_BYTES), files)
 
 
 def read_surroundings(path: str | os.PathLike[str]) -> tuple[FrontendConfig, Tokenizer]:
     """Read the frontend and tokenizer of a `model_config.yaml`, whatever its network."""
-    root = _parse_yaml(path, _read_yaml(path))
-    return _surroundings(path, root, _beside(path))
+    with _beside(path) as files:
+        root = read_sections(path, read_file(path, CheckpointError, MAX_BYTES))
+        with _errors_at(path):
+            return _surroundings(path, root, files)
 
 
-def parse_config(path: str | os.PathLike[str], text: bytes, find: Finder) -> NemoConfig:
-    """Understand the YAML ``text`` of a model; ``find`` returns the files it names, or None.
+def parse_config(where: str | os.PathLike[str], text: bytes, files: Files) -> NemoConfig:
+    """Understand the YAML ``text`` of a model; ``files`` are those that it may name.
 
     Raises CheckpointError when it is no YAML, UnsupportedModelError when it describes a model that is not
     supported.
     """
-    root = _parse_yaml(path, text)
-    encoder, decoder = _section(path, root, "encoder"), _ctc_decoder(path, root)
-    family = _class_name(encoder), _class_name(decoder)
+    root = read_sections(where, text)
+    encoder, decoder = _section(where, root, "encoder"), _ctc_decoder(where, root)
+    family = class_name(encoder), class_name(decoder)
     if family not in FAMILIES:
         supported = ", ".join(f"{e} with {d}" for e, d in FAMILIES)
         raise UnsupportedModelError(
-            path, f"{family[0]} with {family[1]} is not supported", f"supported: {supported}"
+            where, f"{family[0]} with {family[1]} is not supported", f"supported: {supported}"
         )
-    frontend, tokenizer = _surroundings(path, root, find)
-    mels = encoder.get("feat_in")
+    with _errors_at(where):
+        frontend, tokenizer = _surroundings(where, root, files)
+        mels = Options(encoder, "encoder").whole("feat_in", 1, 2**20)
     if mels != frontend.features:
-        raise CheckpointError(
-            path, f"encoder.feat_in is {mels!r}, the preprocessor makes {frontend.features}"
-        )
+        raise CheckpointError(where, f"encoder.feat_in is {mels}, the preprocessor makes {frontend.features}")
     # the classes of a BPE model may be left to its tokenizer
-    decoder = {**decoder, "num_classes": len(tokenizer.tokens)}
-    hybrid = _HYBRID in root
-    if hybrid and not decoder.get("feat_in"):
-        decoder["feat_in"] = encoder.get("d_model")
-    sections = {"encoder": encoder, "decoder": decoder}
+    sections = {"encoder": encoder, "decoder": {**decoder, "num_classes": len(tokenizer.tokens)}}
+    hybrid = HYBRID in root
+    if hybrid:
+        warn(
+            where,
+            "describes a hybrid of a transducer and a CTC head: the head was taken, the transducer left out",
+        )
     return NemoConfig(FAMILIES[family], sections, frontend, tokenizer, hybrid)
 
 
@@ -176,158 +207,50 @@ def check_filterbank(
         raise CheckpointError(path, f"the frontend differs: its mel filters are off by {difference:.2g}")
 
 
-def _read_yaml(path: str | os.PathLike[str]) -> bytes:
-    try:
-        with open(path, "rb") as stream:
-            return stream.read(_MAX_YAML_BYTES + 1)
-    except OSError as error:
-        raise CheckpointError(path, f"cannot be read ({error.strerror})", "check --config") from None
-
-
-def _beside(path: str | os.PathLike[str]) -> Finder:
-    """Return a finder of files in the folder of ``path``, and nowhere else."""
-
-    def find(name: str) -> bytes | None:
-        file = Path(path).parent / name
-        return file.read_bytes() if Path(name).name == name and file.is_file() else None
-
-    return find
+@contextlib.contextmanager
+def _beside(path: str | os.PathLike[str]) -> Iterator[Files]:
+    """Open the folder of ``path``, and no other."""
+    folder = Path(path).parent
+    if not folder.is_dir():
+        raise CheckpointError(path, "there is no such file", "check the path")
+    with open_folder(folder) as files:
+        yield files
 
 
 def _surroundings(
-    path: str | os.PathLike[str], root: dict[str, Any], find: Finder
+    where: str | os.PathLike[str], root: dict[str, Any], files: Files
 ) -> tuple[FrontendConfig, Tokenizer]:
-    decoder = _ctc_decoder(path, root)
-    try:
-        frontend = _frontend(path, _section(path, root, "preprocessor"))
-        return frontend, _tokenizer(path, root, decoder, find)
-    except ConfigError as error:
-        raise CheckpointError(path, str(error)) from None
+    decoder = _ctc_decoder(where, root)
+    return read_frontend(_section(where, root, "preprocessor")), read_tokenizer(where, root, decoder, files)
 
 
-def _parse_yaml(path: str | os.PathLike[str], text: bytes) -> dict[str, Any]:
-    if len(text) > _MAX_YAML_BYTES:
-        raise CheckpointError(path, "the model configuration is too large to be one")
-    try:
-        root = yaml.safe_load(text)
-    except (yaml.YAMLError, UnicodeDecodeError, ValueError, RecursionError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(path, f"the model configuration is not YAML ({reason})") from None
-    if not isinstance(root, dict):
-        raise CheckpointError(path, "the model configuration is not a mapping")
-    # A training configuration holds the model's one level down.
-    return _resolve(path, root.get("model", root))
+def _ctc_decoder(where: str | os.PathLike[str], root: dict[str, Any]) -> dict[str, Any]:
+    """Return the decoder's section; of a hybrid that of its CTC head."""
+    if HYBRID not in root:
+        return _section(where, root, "decoder")
+    head = _section(where, root, HYBRID)
+    if not isinstance(head.get("decoder"), dict):
+        raise CheckpointError(where, f"the model configuration has no {HYBRID}.decoder section")
+    return _section(where, head, "decoder")
 
 
-def _resolve(path: str | os.PathLike[str], root: Any) -> dict[str, Any]:
-    """Return ``root`` with whole-string references ``${a.b}`` and ``${model.a.b}`` replaced."""
-    if not isinstance(root, dict):
-        raise CheckpointError(path, "the model configuration is not a mapping")
-
-    def look_up(reference: str) -> Any:
-        value: Any = root
-        for key in reference.removeprefix("model.").split("."):
-            if not isinstance(value, dict) or key not in value:
-                raise CheckpointError(
-                    path, f"the model configuration refers to {reference!r}, which is missing"
-                )
-            value = value[key]
-        return value
-
-    visited = itertools.count(1)
-
-    def walk(value: Any, depth: int) -> Any:
-        # aliases share what they name, so a small text may stand for a tree without end
-        if next(visited) > _MAX_YAML_VALUES:
-            raise CheckpointError(path, "the model configuration unfolds into too many values to be one")
-        if depth > 100:
-            raise CheckpointError(path, "the model configuration is nested too deeply or refers to itself")
-        if isinstance(value, dict):
-            return {key: walk(item, depth + 1) for key, item in value.items()}
-        if isinstance(value, list):
-            return [walk(item, depth + 1) for item in value]
-        if isinstance(value, str) and value.startswith("${") and value.endswith("}") and ":" not in value:
-            return walk(look_up(value[2:-1]), depth + 1)
-        return value
-
-    # Only what is read below: elsewhere, references may lead to training data that is not there.
-    sections = ("encoder", "decoder", "preprocessor", "labels", "tokenizer", _HYBRID)
-    return {key: walk(root[key], 0) for key in sections if key in root}
-
-
-def _section(path: str | os.PathLike[str], root: dict[str, Any], name: str) -> dict[str, Any]:
+def _section(where: str | os.PathLike[str], root: dict[str, Any], name: str) -> dict[str, Any]:
     """Return a section with its options at the top level, wherever that version of NeMo put them."""
     section = root.get(name)
     if not isinstance(section, dict):
-        raise CheckpointError(path, f"the model configuration has no {name} section")
+        raise CheckpointError(where, f"the model configuration has no {name} section")
     nested = section.get("params")
-    return {**section, **nested} if isinstance(nested, dict) else section
+    if not isinstance(nested, dict):
+        return section
+    return {key: value for key, value in section.items() if key != "params"} | nested
 
 
-def _ctc_decoder(path: str | os.PathLike[str], root: dict[str, Any]) -> dict[str, Any]:
-    """Return the decoder's section; of a hybrid that of its CTC head."""
-    if _HYBRID not in root:
-        return _section(path, root, "decoder")
-    head = _section(path, root, _HYBRID)
-    if not isinstance(head.get("decoder"), dict):
-        raise CheckpointError(path, f"the model configuration has no {_HYBRID}.decoder section")
-    return _section(path, head, "decoder")
-
-
-def _class_name(section: dict[str, Any]) -> str:
-    return str(section.get("_target_", section.get("cls", "an unnamed class"))).rpartition(".")[2]
-
-
-def _frontend(path: str | os.PathLike[str], section: dict[str, Any]) -> FrontendConfig:
-    if _class_name(section) not in _PREPROCESSORS:
-        raise CheckpointError(
-            path, f"{_class_name(section)} is not supported", f"supported: {', '.join(_PREPROCESSORS)}"
-        )
-    known = {field.name for field in fields(FrontendConfig)}
-    options = {key: value for key, value in section.items() if key in known}
-    for key, seconds in _SAMPLES_OPTIONS.items():
-        if section.get(key) is not None:
-            rate = options.get("sample_rate", 16000)
-            if not all(isinstance(v, int | float) and v > 0 for v in (section[key], rate)):
-                raise CheckpointError(
-                    path, f"{key} must be a positive number of samples, got {section[key]!r}"
-                )
-            options[seconds] = section[key] / rate
-    if options.get("normalize") in ("NA", "None", "none", ""):
-        options["normalize"] = None
-    read = known | _IGNORED_OPTIONS | _SAMPLES_OPTIONS.keys() | {"params"}
-    unknown = sorted(str(key) for key in section if key not in read)
-    if unknown:
-        raise CheckpointError(path, f"unknown preprocessor options: {', '.join(unknown)}")
-    return FrontendConfig.from_dict(options)
-
-
-def _tokenizer(
-    path: str | os.PathLike[str],
-    root: dict[str, Any],
-    decoder: dict[str, Any],
-    find: Finder,
-) -> Tokenizer:
-    """Return the tokenizer of a model: its pieces, or its characters."""
-    section = root.get("tokenizer")
-    vocabulary = decoder.get("vocabulary") or root.get("labels")
-    tokens = tuple(str(token) for token in vocabulary) if isinstance(vocabulary, list) else ()
-    if not isinstance(section, dict):
-        tokenizer = Tokenizer(tokens)
-    elif section.get("type") == "wpe":
-        tokenizer = Tokenizer(tokens, "wordpiece")
-    else:
-        name = str(section.get("model_path") or "tokenizer.model").removeprefix("nemo:")
-        model = find(name)
-        if model is not None:
-            tokenizer = Tokenizer.from_sentencepiece(model)
-        elif tokens:
-            tokenizer = Tokenizer(tokens, "sentencepiece")
-        else:
-            raise CheckpointError(path, f"the tokenizer {name} is missing and there is no vocabulary")
-    classes = decoder.get("num_classes")
-    if isinstance(classes, int) and classes > 0 and classes != len(tokenizer.tokens):
-        raise CheckpointError(
-            path, f"the decoder has {classes} classes, the tokenizer {len(tokenizer.tokens)} tokens"
-        )
-    return tokenizer
+@contextlib.contextmanager
+def _errors_at(where: str | os.PathLike[str]) -> Iterator[None]:
+    """Let errors of a configuration's options say which file it is."""
+    try:
+        yield
+    except UnsupportedOptionError as error:
+        raise UnsupportedModelError(where, f"{error.where}: {error.problem}", error.remedy) from None
+    except ConfigError as error:
+        raise CheckpointError(where, f"{error.where}: {error.problem}", error.remedy) from None

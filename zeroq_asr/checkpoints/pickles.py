@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import pickle
 import re
+import warnings
 import zipfile
-import zlib
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, BinaryIO
 
 import torch
 
-from zeroq_asr.checkpoints.archive import MAX_TOTAL_BYTES
+from zeroq_asr.checkpoints.archive import FREE_BYTES, MAX_RATIO, MAX_TOTAL_BYTES
 from zeroq_asr.errors import CheckpointError
+from zeroq_asr.lines import printable, shorten, shown
 
 ZIP_MAGIC = b"PK\x03\x04"
+#: files in a zip archive: torch.save makes one a tensor
+_MAX_ENTRIES = 200_000
 
 #: what to do with a file that holds code instead of weights
 CODE_REMEDY = (
@@ -60,32 +64,47 @@ class _Shell:
         pass
 
 
-def load_pickle(path: str | os.PathLike[str], data: bytes, *, shells: bool = True) -> Any:
-    """Return what ``data`` holds: plain containers and tensors, or CheckpointError for anything else.
+def load_pickle(path: str | os.PathLike[str], source: bytes | BinaryIO, *, shells: bool = True) -> Any:
+    """Return what ``source`` holds: plain containers and tensors, or CheckpointError for anything else.
 
-    With ``shells``, the options that training frameworks store become empty objects.
+    A stream is read tensor by tensor.  With ``shells``, the options that training frameworks store become
+    empty objects.
     """
-    check_zip(path, data)
+    stream = _stream(source)
+    check_zip(path, stream)
     try:
-        foreign = _foreign_objects(data)
+        foreign = _foreign_objects(stream)
         refused = [name for name in foreign if not (shells and name.startswith(_SHELLED))]
         if refused:
-            shown = ", ".join(refused[:3]) + (", …" if len(refused) > 3 else "")
+            names = ", ".join(refused[:3]) + (", …" if len(refused) > 3 else "")
             raise CheckpointError(
-                path, f"holds Python objects ({shown}), not only tensors; nothing of it was run", CODE_REMEDY
+                path, f"holds Python objects ({names}), not only tensors; nothing of it was run", CODE_REMEDY
             )
-        with torch.serialization.safe_globals([(_Shell, name) for name in foreign]):
-            return torch.load(io.BytesIO(data), weights_only=True, map_location="cpu")
-    except CheckpointError:
+        stream.seek(0)
+        with torch.serialization.safe_globals([(_Shell, name) for name in foreign]), _quiet():
+            return torch.load(stream, weights_only=True, map_location="cpu")
+    except (CheckpointError, MemoryError):
         raise
     # torch.load raises whatever its parsers meet in a damaged file: no narrower class covers it
     except Exception as error:
         raise CheckpointError(path, f"holds no readable weights ({_reason(error)})", CODE_REMEDY) from None
 
 
-def load_tensors(path: str | os.PathLike[str], data: bytes) -> dict[str, torch.Tensor]:
-    """Return the state dict in ``data``, or raise CheckpointError."""
-    return as_state_dict(path, load_pickle(path, data))
+def load_tensors(path: str | os.PathLike[str], source: bytes | BinaryIO) -> dict[str, torch.Tensor]:
+    """Return the state dict in ``source``, or raise CheckpointError."""
+    return as_state_dict(path, load_pickle(path, source))
+
+
+def _stream(source: bytes | BinaryIO) -> BinaryIO:
+    return io.BytesIO(source) if isinstance(source, bytes) else source
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Leave out torch's notes to authors on what it finds in a file."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def as_state_dict(path: str | os.PathLike[str], value: Any) -> dict[str, torch.Tensor]:
@@ -96,39 +115,67 @@ def as_state_dict(path: str | os.PathLike[str], value: Any) -> dict[str, torch.T
     for name, tensor in value.items():
         if not isinstance(name, str):
             raise CheckpointError(
-                path, f"the state dict has a name that is no string: {name!r:.60}", CODE_REMEDY
+                path, f"the state dict has a name that is no string: {shown(name)}", CODE_REMEDY
             )
         if not isinstance(tensor, torch.Tensor):
             found = type(tensor).__name__
             raise CheckpointError(
-                path, f"entry {name!r} of the state dict is no tensor but {found}", CODE_REMEDY
+                path, f"entry {shown(name)} of the state dict is no tensor but {found}", CODE_REMEDY
             )
     return dict(value)
 
 
-def check_zip(path: str | os.PathLike[str], data: bytes) -> None:
+def check_zip(path: str | os.PathLike[str], source: bytes | BinaryIO) -> None:
     """Raise CheckpointError when a zip archive is damaged or unpacks to more than the limit."""
-    if not data.startswith(ZIP_MAGIC):
+    stream = _stream(source)
+    if not is_zip(stream):
         return
+    held = stream.seek(0, os.SEEK_END)
+    limit = min(MAX_TOTAL_BYTES, max(MAX_RATIO * held, FREE_BYTES))
+    damaged, total = None, 0
     try:
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            total = sum(info.file_size for info in archive.infolist())
-            # torch reads past the checksums, so a flipped bit would become a weight
-            damaged = archive.testzip() if total <= MAX_TOTAL_BYTES else None
-    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, NotImplementedError, OSError) as error:
-        raise CheckpointError(path, f"is not a whole zip archive ({error})", "download it again") from None
-    if total > MAX_TOTAL_BYTES:
+        with zipfile.ZipFile(stream) as archive:
+            entries = archive.infolist()
+            total = sum(info.file_size for info in entries)
+            if total <= limit and len(entries) <= _MAX_ENTRIES:
+                names = {info.filename for info in entries}
+                if len(names) < len(entries):
+                    raise CheckpointError(path, "holds an entry twice", "it is no file of torch.save")
+                # torch reads past the checksums, so a flipped bit would become a weight
+                damaged = archive.testzip()
+    except CheckpointError:
+        raise
+    # zipfile raises whatever its parser meets in a damaged file, RuntimeError for what needs a password
+    except Exception as error:
+        raise CheckpointError(
+            path, f"is not a whole zip archive ({shown(str(error))})", "download it again"
+        ) from None
+    if total > limit:
         raise CheckpointError(path, "unpacks to more bytes than the limit for a checkpoint")
+    if len(entries) > _MAX_ENTRIES:
+        raise CheckpointError(path, f"holds more than {_MAX_ENTRIES} entries")
     if damaged is not None:
-        raise CheckpointError(path, f"is damaged: {damaged} does not match its checksum", "download it again")
+        raise CheckpointError(
+            path,
+            f"is damaged: {printable(shorten(damaged, 80))} does not match its checksum",
+            "download it again",
+        )
 
 
-def _foreign_objects(data: bytes) -> list[str]:
-    """Return the names of the classes and functions in ``data`` that are no part of tensors."""
-    if not data.startswith(ZIP_MAGIC):
+def is_zip(stream: BinaryIO) -> bool:
+    """Tell whether a file begins like a zip archive, and go back to its beginning."""
+    stream.seek(0)
+    head = stream.read(len(ZIP_MAGIC))
+    stream.seek(0)
+    return head == ZIP_MAGIC
+
+
+def _foreign_objects(stream: BinaryIO) -> list[str]:
+    """Return the names of the classes and functions in a file that are no part of tensors."""
+    if not is_zip(stream):
         # torch lists the names of its zip format only; the older one gets no shells
         return []
-    return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(io.BytesIO(data)))
+    return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(stream))
 
 
 def _reason(error: Exception) -> str:

@@ -10,12 +10,11 @@
 
 from __future__ import annotations
 
-import io
 import os
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 
@@ -23,16 +22,19 @@ from zeroq_asr.architectures import ARCHITECTURES, SUBSAMPLING
 from zeroq_asr.checkpoints.archive import MAX_TOTAL_BYTES
 from zeroq_asr.checkpoints.exported import load_program
 from zeroq_asr.checkpoints.nemo import read_config, read_surroundings
-from zeroq_asr.checkpoints.pickles import CODE_REMEDY, ZIP_MAGIC, as_state_dict, check_zip, load_pickle
+from zeroq_asr.checkpoints.pickles import CODE_REMEDY, as_state_dict, is_zip, load_pickle
 from zeroq_asr.checkpoints.weights import build_network
 from zeroq_asr.errors import CheckpointError, ConfigError
-from zeroq_asr.files import atomic_write
+from zeroq_asr.files import atomic_write, open_file, read_file
+from zeroq_asr.lines import shown
 from zeroq_asr.model import AsrModel
 from zeroq_asr.speech.frontend import FrontendConfig
 from zeroq_asr.speech.tokenizer import Tokenizer
 
 FORMAT = "zeroq-asr"
 VERSION = 1
+#: of an exported program, which is taken apart and put together again in memory
+MAX_PROGRAM_BYTES = 2 * 2**30
 
 _FIELDS = {
     "format": str,
@@ -72,22 +74,26 @@ def save_checkpoint(model: AsrModel, path: str | os.PathLike[str]) -> None:
 
 def load_torch_file(path: str | os.PathLike[str], config: str | os.PathLike[str] | None = None) -> AsrModel:
     """Read a file of `torch.save` or `torch.export.save`, or raise CheckpointError."""
-    if os.path.getsize(path) > MAX_TOTAL_BYTES:
-        raise CheckpointError(path, "is larger than the limit for a checkpoint")
-    data = Path(path).read_bytes()
-    names = _zip_names(path, data)
-    if any(name.endswith(("/archive_format", "serialized_exported_program.json")) for name in names):
-        return _load_exported(path, data, config)
-    if any(name.endswith("/constants.pkl") for name in names):
-        raise CheckpointError(path, "is a TorchScript archive, which runs code when it is read", CODE_REMEDY)
-    content = load_pickle(path, data)
-    if isinstance(content, Mapping) and content.get("format") == FORMAT:
+    with open_file(path, CheckpointError) as stream:
+        if stream.seek(0, os.SEEK_END) > MAX_TOTAL_BYTES:
+            raise CheckpointError(path, "is larger than the limit for a checkpoint")
+        names = _zip_names(path, stream)
+        if any(name.endswith(("/archive_format", "serialized_exported_program.json")) for name in names):
+            return _load_exported(path, config)
+        if any(name.endswith("/constants.pkl") for name in names):
+            raise CheckpointError(
+                path, "is a TorchScript archive, which runs code when it is read", CODE_REMEDY
+            )
+        content = load_pickle(path, stream)
+    if isinstance(content, dict) and content.get("format") == FORMAT:
         if config is not None:
             raise CheckpointError(path, "brings its own configuration", "leave --config out")
         return _load_own(path, content)
     if isinstance(content, Mapping) and "state_dict" in content:
         content = content["state_dict"]
     state = as_state_dict(path, content)
+    # what else a training left in the file is in nobody's hands any more
+    del content
     if config is None:
         raise CheckpointError(
             path, "holds weights without their configuration", "pass --config model_config.yaml"
@@ -95,20 +101,26 @@ def load_torch_file(path: str | os.PathLike[str], config: str | os.PathLike[str]
     return read_config(config).model(path, state)
 
 
-def _zip_names(path: str | os.PathLike[str], data: bytes) -> list[str]:
-    if not data.startswith(ZIP_MAGIC):
+def _zip_names(path: str | os.PathLike[str], stream: BinaryIO) -> list[str]:
+    """Return the names in a zip archive; whether it is whole is found out where it is read."""
+    if not is_zip(stream):
         return []
-    check_zip(path, data)
-    with zipfile.ZipFile(io.BytesIO(data)) as archive:
-        return archive.namelist()
+    try:
+        with zipfile.ZipFile(stream) as archive:
+            return archive.namelist()
+    # zipfile raises whatever its parser meets in a damaged file
+    except Exception as error:
+        raise CheckpointError(
+            path, f"is not a whole zip archive ({shown(str(error))})", "download it again"
+        ) from None
 
 
-def _load_own(path: str | os.PathLike[str], content: Mapping[str, Any]) -> AsrModel:
+def _load_own(path: str | os.PathLike[str], content: dict[str, Any]) -> AsrModel:
     """Return the model that `save_checkpoint` wrote, each field checked."""
     if content.get("version") != VERSION:
         raise CheckpointError(
             path,
-            f"format version {content.get('version')!r}, this release reads {VERSION}",
+            f"format version {shown(content.get('version'))}, this release reads {VERSION}",
             "update zeroq-asr",
         )
     wrong = [name for name, kind in _FIELDS.items() if not isinstance(content.get(name), kind)]
@@ -123,9 +135,9 @@ def _load_own(path: str | os.PathLike[str], content: Mapping[str, Any]) -> AsrMo
     mels = config.get("encoder", {}).get("feat_in") if isinstance(config.get("encoder"), Mapping) else None
     if mels is not None and mels != frontend.features:
         raise CheckpointError(
-            path, f"encoder.feat_in is {mels!r}, the frontend makes {frontend.features} mels"
+            path, f"encoder.feat_in is {shown(mels)}, the frontend makes {frontend.features} mels"
         )
-    network = build_network(path, architecture, config, as_state_dict(path, content["state_dict"]))
+    network = build_network(path, architecture, config, as_state_dict(path, content.pop("state_dict")))
     return AsrModel(
         network=network,
         frontend=frontend,
@@ -137,9 +149,7 @@ def _load_own(path: str | os.PathLike[str], content: Mapping[str, Any]) -> AsrMo
     )
 
 
-def _load_exported(
-    path: str | os.PathLike[str], data: bytes, config: str | os.PathLike[str] | None
-) -> AsrModel:
+def _load_exported(path: str | os.PathLike[str], config: str | os.PathLike[str] | None) -> AsrModel:
     """Return the model around an exported program."""
     if config is None:
         raise CheckpointError(
@@ -148,6 +158,7 @@ def _load_exported(
             "pass --config model_config.yaml",
         )
     frontend, tokenizer = read_surroundings(config)
+    data = read_file(path, CheckpointError, MAX_PROGRAM_BYTES)
     network, factor = load_program(path, data, frontend.features, len(tokenizer.tokens) + 1)
     return AsrModel(
         network=network,
