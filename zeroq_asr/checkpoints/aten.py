@@ -8,6 +8,8 @@ Then the graph is walked on tensors without memory, which gives the shapes of al
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import math
 import operator
 import os
@@ -67,6 +69,21 @@ _TYPES |= {*_PLAIN, *(f"Optional[{name}]" for name in _PLAIN)}
 _OF_NUMBERS = frozenset(
     {"arange", "zeros", "ones", "full", "scalar_tensor", "_assert_scalar", "sym_constrain_range_for_size"}
 )
+#: what part of an argument a schema calls so; the first that fits
+_LEAVES: dict[str, Any] = {
+    "Tensor": torch.Tensor,
+    "ScalarType": torch.dtype,
+    "Layout": torch.layout,
+    "MemoryFormat": torch.memory_format,
+    "Device": torch.device,
+    "SymInt": int,
+    "int": int,
+    "float": (int, float),
+    "bool": bool,
+    "number": (int, float),
+    "Scalar": (int, float),
+    "str": str,
+}
 _DTYPES = frozenset(
     {torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.bool, torch.uint8}
     | {torch.int8, torch.int16, torch.int32, torch.int64}
@@ -81,6 +98,7 @@ _SLICES = frozenset({"slice", "slice_scatter"})
 _POSITIVE = frozenset({"kernel_size", "stride", "dilation", "groups", "num_groups", "output_size"})
 _NOT_NEGATIVE = frozenset({"padding", "output_padding"})
 _WINDOW = 2**20
+_AXES, _MAX_AXES = re.compile(r"(start_|end_)?dims?[01]?|axis[01]?|source|destination"), 64
 #: integer division traps where the divisor is 0, or −1 and the dividend the lowest integer
 _DIVISIONS = ("floor_divide", "remainder", "fmod", "div", "divide")
 
@@ -152,32 +170,16 @@ def _check_arguments(target: Any, args: tuple[Any, ...], kwargs: Mapping[str, An
     bare = name if name.startswith("__") else name.removesuffix("_")
     given = {place.name: value for place, value in _arguments(target, args, kwargs)}
     for place, value in _arguments(target, args, kwargs):
-        whole = "number" not in str(place.type)
+        # not ``type``, which calls the number of a type a whole number: a kernel would look it up unchecked
+        kind = next(k for k in _LEAVES if k in str(place.real_type))
         for leaf in tree_leaves(value):
-            if isinstance(leaf, bool) or leaf is None:
+            if leaf is None:
                 continue
-            if isinstance(leaf, int):
-                end = bare in _SLICES and place.name in ("start", "end")
-                if whole and abs(leaf) > (2**63 - 1 if end else _LARGEST):
-                    raise RefusedCallError(f"{place.name} = {shown(leaf)} is out of range")
-                low = 1 if place.name in _POSITIVE else 0 if place.name in _NOT_NEGATIVE else None
-                if low is not None and not low <= leaf <= _WINDOW:
-                    raise RefusedCallError(f"{place.name} = {shown(leaf)} is out of range")
-            elif isinstance(leaf, str):
-                known = leaf in _WORDS or bare.startswith("_assert")
-                if not known and not (bare == "einsum" and _EQUATION.fullmatch(leaf)):
-                    raise RefusedCallError(f"{place.name} = {shown(leaf)} is not known")
-            elif isinstance(leaf, torch.dtype):
-                if leaf not in _DTYPES:
-                    raise RefusedCallError(f"its type {leaf} is not supported")
-            elif isinstance(leaf, torch.layout):
-                if leaf != torch.strided:
-                    raise RefusedCallError(f"its layout {leaf} is not supported")
-            elif isinstance(leaf, torch.device):
-                if leaf.type != "cpu":
-                    raise RefusedCallError(f"it is on the device {leaf}")
-            elif not isinstance(leaf, (torch.Tensor, float, torch.memory_format)):
-                raise RefusedCallError(f"its argument {place.name} is {shown(leaf)}")
+            if not isinstance(leaf, _LEAVES[kind]) or (isinstance(leaf, bool) and "nt" in kind):
+                raise RefusedCallError(f"{place.name} = {shown(leaf)} is no {kind}")
+            problem = _leaf_problem(bare, place.name, kind, leaf)
+            if problem:
+                raise RefusedCallError(f"{place.name} = {shown(leaf)} {problem}")
     if given.get("pin_memory"):
         raise RefusedCallError("it pins memory")
     if given.get("train") or given.get("training"):
@@ -185,6 +187,28 @@ def _check_arguments(target: Any, args: tuple[Any, ...], kwargs: Mapping[str, An
     check = _CHECKS.get(bare)
     if check is not None:
         check(given)
+
+
+def _leaf_problem(operator_name: str, name: str, kind: str, leaf: Any) -> str:
+    """What is wrong with one part of an argument; "" if nothing is."""
+    if isinstance(leaf, int) and "nt" in kind:
+        end = operator_name in _SLICES and name in ("start", "end")
+        low = 1 if name in _POSITIVE else 0 if name in _NOT_NEGATIVE else None
+        if abs(leaf) > (2**63 - 1 if end else _LARGEST) or (low is not None and not low <= leaf <= _WINDOW):
+            return "is out of range"
+        if _AXES.fullmatch(name) and abs(leaf) > _MAX_AXES:
+            return "is no axis"
+    elif isinstance(leaf, str):
+        known = leaf in _WORDS or operator_name.startswith("_assert")
+        if not known and not (operator_name == "einsum" and _EQUATION.fullmatch(leaf)):
+            return "is not known"
+    elif (
+        (isinstance(leaf, torch.dtype) and leaf not in _DTYPES)
+        or (isinstance(leaf, torch.layout) and leaf != torch.strided)
+        or (isinstance(leaf, torch.device) and leaf.type != "cpu")
+    ):
+        return "is not supported"
+    return ""
 
 
 # -- what kernels leave to their callers ---------------------------------------------------------------
@@ -316,7 +340,7 @@ def shapes_of(
         if node.op == _OUTPUT:
             return [*args[0]] if isinstance(args[0], (tuple, list)) else [args[0]]
         try:
-            with torch.no_grad(), mode, costs:
+            with _silent(), torch.no_grad(), mode, costs:
                 values[node] = made[node] = _call(node, args, kwargs, kept)
         except RefusedCallError as error:
             raise CheckpointError(
@@ -332,6 +356,17 @@ def shapes_of(
                 made.pop(operand, None)
         _check_live(path, node, made, kept)
     raise CheckpointError(path, "its graph returns nothing", "export it again")
+
+
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    """Keep torch from logging a traceback of what it raises as well."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.disable(disabled)
 
 
 def _check_live(
