@@ -4,7 +4,7 @@ Nothing in a checkpoint is ever run: weights are read as tensors only, archives 
 limits.  The exception is the user's own ``loader``.  A folder, or OWNER/NAME, is a Hugging Face model.
 
 Imported by: embedded, deployment, pipeline.
-Imports: errors, files, speech, architectures, model.
+Imports: errors, files, lines, speech, architectures, model.
 Never imports: lowering, operators, embedded, synthesis, calibration, deployment, pipeline, measure, cli.
 """
 

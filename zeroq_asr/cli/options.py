@@ -92,6 +92,6 @@ def with_settings(given: Iterable[str] | None, *specs: Any) -> tuple[Any, ...]:
             raise ConfigError("--set", f"cannot read {text!r}", f"NAME=VALUE with one of {', '.join(places)}")
         try:
             changes[places[name]][name] = json.loads(value)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):  # no JSON, or a number of more digits than Python reads
             changes[places[name]][name] = value
     return tuple(dataclasses.replace(spec, **fields) for spec, fields in zip(specs, changes, strict=True))
