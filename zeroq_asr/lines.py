@@ -33,6 +33,15 @@ def shorten(text: str, limit: int = PART) -> str:
     return f"{text[: limit - tail - 3]} … {text[-tail:]}"
 
 
+def said(error: BaseException) -> str:
+    """Return what an error says, on one line; its class where that is nothing, or fails itself."""
+    try:
+        text = " ".join(str(error).split())
+    except Exception:  # a stranger's class may do anything
+        text = ""
+    return printable(shorten(text)) or type(error).__name__
+
+
 def shown(value: object, limit: int = VALUE) -> str:
     """Return what ``value`` looks like in an error: its repr, cut to ``limit`` characters.
 

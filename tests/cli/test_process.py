@@ -280,7 +280,8 @@ def test_what_is_being_written_can_be_discarded(tmp_path: Path) -> None:
             files.discard_temporaries()
             assert [*tmp_path.iterdir()] == []
 
-    pytest.raises(FileNotFoundError, discard)
+    with pytest.raises(FileNotFoundError):
+        discard()
     with files.temporary_folder() as folder:
         (folder / "x").touch()
         files.discard_temporaries()
@@ -296,7 +297,8 @@ def test_a_write_that_ends_early_leaves_what_was_there(error: BaseException, tmp
             stream.write(b"half")
             raise error
 
-    caught = pytest.raises(type(error), write)
+    with pytest.raises(type(error)) as caught:
+        write()
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"x": b"before"}
     if isinstance(caught.value, OSError):
         assert caught.value.filename == str(tmp_path / "x")

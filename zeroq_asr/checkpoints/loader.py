@@ -11,6 +11,7 @@ from torch import nn
 
 from zeroq_asr.checkpoints.weights import freeze, require_finite
 from zeroq_asr.errors import CheckpointError, ZeroqError
+from zeroq_asr.lines import said
 from zeroq_asr.model import AsrModel
 from zeroq_asr.speech.frontend import FrontendConfig
 from zeroq_asr.speech.tokenizer import Tokenizer
@@ -33,16 +34,18 @@ def load_with(loader: str, path: str | os.PathLike[str]) -> AsrModel:
     except AttributeError:
         raise CheckpointError(loader, f"{module_name} has no {function_name}") from None
     # importing runs the user's module, which may raise anything, or call sys.exit
-    except (Exception, SystemExit) as error:
-        problem = f"{module_name} cannot be imported ({type(error).__name__}: {error})"
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        problem = f"{module_name} cannot be imported ({type(error).__name__}: {said(error)})"
         raise CheckpointError(loader, problem) from error
     try:
         model = function(os.fspath(path))
-    except ZeroqError:
+    except (ZeroqError, KeyboardInterrupt):
         raise
     # so may the user's function
-    except (Exception, SystemExit) as error:
-        raise CheckpointError(loader, f"failed ({type(error).__name__}: {error})") from error
+    except BaseException as error:
+        raise CheckpointError(loader, f"failed ({type(error).__name__}: {said(error)})") from error
     if not isinstance(model, AsrModel):
         raise CheckpointError(loader, f"returned {type(model).__name__}", "return a zeroq_asr.AsrModel")
     kinds = {"network": nn.Module, "frontend": FrontendConfig, "tokenizer": Tokenizer, "name": str}

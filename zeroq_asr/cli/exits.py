@@ -24,7 +24,7 @@ from zeroq_asr.errors import (
     VerificationError,
     ZeroqError,
 )
-from zeroq_asr.lines import printable, shorten
+from zeroq_asr.lines import printable, said
 
 OK, INTERNAL, USAGE, INPUT, UNSUPPORTED, UNPROVEN, MACHINE = 0, 1, 2, 3, 4, 5, 6
 #: as shells say it: 128 and the number of the signal
@@ -104,11 +104,11 @@ def line_of(error: BaseException) -> str:
         text = "out of memory; use a smaller --batch or --frames, or a larger machine"
     elif isinstance(error, OSError):
         where = f"{error.filename}: " if error.filename else ""
-        text = f"{where}{error.strerror or shorten(str(error))}"
+        text = f"{where}{error.strerror or said(error)}"
     elif isinstance(error, StartError):
-        text = f"the libraries that this command needs cannot be loaded ({shorten(str(error))})"
+        text = f"the libraries that this command needs cannot be loaded ({said(error)})"
     elif code == INTERNAL:
-        text = f"internal: {type(error).__name__}: {shorten(str(error))}; please report it with --traceback"
+        text = f"internal: {type(error).__name__}: {said(error)}; please report it with --traceback"
     else:
         text = str(error)
     # names come from files: a control character in one must not reach the terminal
@@ -122,8 +122,9 @@ def is_out_of_memory(error: BaseException) -> bool:
     """
     seen: BaseException | None = error
     while seen is not None:
-        said = "" if isinstance(seen, ZeroqError) or not isinstance(seen, Exception) else str(seen).lower()
-        if isinstance(seen, MemoryError) or any(words in said for words in _SCARCE):
+        ours = isinstance(seen, ZeroqError) or not isinstance(seen, Exception)
+        text = "" if ours else said(seen).lower()
+        if isinstance(seen, MemoryError) or any(words in text for words in _SCARCE):
             return True
         seen = seen.__cause__ or seen.__context__
     return False

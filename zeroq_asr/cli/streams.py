@@ -46,6 +46,15 @@ class _Messages(io.FileIO):
             return len(data)
 
 
+class _Open(io.TextIOWrapper):
+    """A stream that nobody else, as a user's loader, can close."""
+
+    def close(self) -> None:
+        """Write what is there, and stay open."""
+        with contextlib.suppress(OSError):
+            self.flush()
+
+
 class Streams:
     """stdout and stderr of a process, taken over."""
 
@@ -61,13 +70,13 @@ class Streams:
         messages = io.BufferedWriter(_Messages(2, "w", closefd=False))
         # a transcript may hold characters that the terminal's encoding lacks; rich asks the streams that
         # Python began with for the width of the terminal
-        sys.stdout = sys.__stdout__ = io.TextIOWrapper(  # type: ignore[misc]
+        sys.stdout = sys.__stdout__ = _Open(  # type: ignore[misc]
             io.BufferedWriter(self._results),
             encodings[0],
             errors="backslashreplace",
             line_buffering=self._results.isatty(),
         )
-        sys.stderr = sys.__stderr__ = io.TextIOWrapper(  # type: ignore[misc]
+        sys.stderr = sys.__stderr__ = _Open(  # type: ignore[misc]
             messages, encodings[1], errors="backslashreplace", line_buffering=True
         )
         self._stdout = sys.stdout

@@ -24,7 +24,7 @@ from rich.text import Text
 from zeroq_asr.cli import signals, streams
 from zeroq_asr.cli.exits import StartError, code_of, is_out_of_memory, line_of
 from zeroq_asr.errors import ZeroqWarning
-from zeroq_asr.lines import printable
+from zeroq_asr.lines import printable, said
 from zeroq_asr.progress import Progress, silent
 
 #: without a terminal, a stage that took less is not worth a line
@@ -161,9 +161,9 @@ def session(ctx: typer.Context, *, as_json: bool, quiet: bool, developer: bool) 
         _begin()
         with contextlib.redirect_stdout(sys.stderr), _warnings_told(terminal):
             yield terminal
-    except (BrokenPipeError, typer.Exit):
+    except (BrokenPipeError, typer.Exit, SystemExit):
         raise  # the reader left, as `head` does: no error
-    except (Exception, KeyboardInterrupt) as problem:
+    except BaseException as problem:
         error = signals.cause_of(problem)
         if developer or common.get("developer", False):
             traceback.print_exc(file=sys.stderr)
@@ -206,11 +206,11 @@ def _begin() -> None:
     try:
         importlib.import_module("zeroq_asr._api")
     except (ImportError, OSError) as error:
-        raise StartError(str(error)) from error
+        raise StartError(said(error)) from error
     except Exception as error:
         if is_out_of_memory(error):
             raise
-        raise StartError(f"{type(error).__name__}: {error}") from error
+        raise StartError(f"{type(error).__name__}: {said(error)}") from error
     signals.interrupt_the_work()
 
 
