@@ -1,7 +1,7 @@
 """Files that nobody's lowering wrote: small programs, altered and written again with right hashes.
 
-What `verify` accepts of them must load and run, give the integers of the reference, and say how many frames there
-are.  `benchmarks/crafted.py` makes as many as one likes, `test_crafted` a few.
+What `verify` accepts of them must load and run, give the integers of the reference, and say how many frames
+there are.  `benchmarks/crafted.py` makes as many as one likes, `test_crafted` a few.
 """
 
 from __future__ import annotations
@@ -33,9 +33,42 @@ from .programs import random_program
 #: entries of all values beyond which a file is not run here
 _MOST = 1 << 24
 _LENGTHS = (1, 2, 3, 7, 16, 33, 200)
-_WHOLE = (-1, 0, 1, 2, 3, 4, 7, 16, 127, 128, 255, 256, 1 << 15, 1 << 20, (1 << 31) - 1, 1 << 31, 1 << 40, 10**400)
+_WHOLE = (
+    -1,
+    0,
+    1,
+    2,
+    3,
+    4,
+    7,
+    16,
+    127,
+    128,
+    255,
+    256,
+    1 << 15,
+    1 << 20,
+    (1 << 31) - 1,
+    1 << 31,
+    1 << 40,
+    10**400,
+)
 _REAL = (0.0, -1.0, 1e300, 1e-300, 2.0**-126, 1e-20, 1.0, float("nan"), float("inf"))
-_TEXT = ("", "5", "12/3", "logits", "length", "const/int32/0", "v0", "a\nb", "uint8", "int32", "bool", "float32", "x")
+_TEXT = (
+    "",
+    "5",
+    "12/3",
+    "logits",
+    "length",
+    "const/int32/0",
+    "v0",
+    "a\nb",
+    "uint8",
+    "int32",
+    "bool",
+    "float32",
+    "x",
+)
 
 
 @dataclass
@@ -56,7 +89,9 @@ def stateful() -> Program:
         outputs=(Port("memory", "y", "uint8", ("batch", 4, 1)),),
         states=(StatePort("h", "h", "kept", "int32", ("batch", 4, 1), -9000, 9000, initial=7),),
         code=[
-            Instruction("add_requant", "kept", ("h", "x"), {"zx": (0, 128), "m": (3, 90), "c": 2, **words}, "m"),
+            Instruction(
+                "add_requant", "kept", ("h", "x"), {"zx": (0, 128), "m": (3, 90), "c": 2, **words}, "m"
+            ),
             Instruction("add_requant", "y", ("kept",), back, "m"),
         ],
         constants={},
@@ -81,7 +116,9 @@ def base(generator: np.random.Generator) -> Crafted:
     tokens = Tokenizer(("a", "b"))
     recipe = {"quantization": {"weight_bits": 8}}
     seconds = (program.max_frames - 1) / 100
-    return Crafted(program, Deployment("m", FrontendConfig(features=4), tokens, max(seconds, 0.01), factor, recipe), [])
+    return Crafted(
+        program, Deployment("m", FrontendConfig(features=4), tokens, max(seconds, 0.01), factor, recipe), []
+    )
 
 
 # -- alterations -----------------------------------------------------------------------------------
@@ -140,7 +177,18 @@ def _attribute(c: Crafted, generator: np.random.Generator) -> None:
 
 def _layout(c: Crafted, generator: np.random.Generator) -> None:
     """What changes how many frames there are, by a little."""
-    names = ("stride", "padding", "dilation", "strides", "pads", "dilations", "before", "divisor", "after", "perm")
+    names = (
+        "stride",
+        "padding",
+        "dilation",
+        "strides",
+        "pads",
+        "dilations",
+        "before",
+        "divisor",
+        "after",
+        "perm",
+    )
     with_them = [k for k, i in enumerate(c.program.code) if {*names} & i.attrs.keys()]
     if with_them:
         place = _one(generator, with_them)
@@ -251,7 +299,9 @@ def _surroundings(c: Crafted, generator: np.random.Generator) -> None:
         changed = {"tokenizer": Tokenizer(_one(generator, (tokens[1:], (*tokens, "c"), tokens[::-1])))}
     elif generator.integers(4) == 0:
         frontend = _one(generator, ("features", "sample_rate", "window_stride", "pad_to"))
-        changed = {"frontend": replace(d.frontend, **{frontend: _other(getattr(d.frontend, frontend), generator)})}
+        changed = {
+            "frontend": replace(d.frontend, **{frontend: _other(getattr(d.frontend, frontend), generator)})
+        }
     c.deployment = replace(d, **changed)
 
 
@@ -265,7 +315,7 @@ _WAYS = (
 
 
 def outcome(generator: np.random.Generator, folder: Path) -> str:
-    """Make one file and require all that may be required of it: "refused", "unwritten", "accepted" or "large".
+    """Make one file and hold it to what `verify` says: "refused", "unwritten", "accepted" or "large".
 
     Raises AssertionError where a file is accepted that does not run, or not as it says.
     """

@@ -1,4 +1,4 @@
-"""Types and extents of values: those of the reference for every case, and forms that are equal where frames are."""
+"""Types and extents of values: those of the reference for every case, and forms equal where frames are."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 
 from zeroq_asr.errors import ProofError
 from zeroq_asr.integer.backends.numpy import NumpyBackend
-from zeroq_asr.integer.backends.shapes import Shaped, ShapeBackend
+from zeroq_asr.integer.backends.shapes import ShapeBackend, Shaped
 from zeroq_asr.integer.extents import Dim, Extent, at, stepped_dim
 from zeroq_asr.integer.frames import stepped
 from zeroq_asr.integer.program import Instruction
@@ -24,7 +24,9 @@ def shaped(array: np.ndarray, frames: int) -> Shaped:
         return Shaped("int64", (Extent("batch"),), counts=FRAMES)
     free: dict[int, Dim] = {frames: FRAMES, 2 * frames: FRAMES.multiplied(2)}
     batch: Dim = 1 if array.shape[0] == 1 else Extent("batch")
-    return Shaped(array.dtype.name, (batch, array.shape[1], free.get(array.shape[2], array.shape[2]), *array.shape[3:]))
+    return Shaped(
+        array.dtype.name, (batch, array.shape[1], free.get(array.shape[2], array.shape[2]), *array.shape[3:])
+    )
 
 
 def frames_of(given: dict[str, np.ndarray]) -> int:
@@ -46,7 +48,9 @@ def test_shapes_and_types_are_those_of_the_reference(case: Case) -> None:
     made = backend.instruction(
         i,
         [
-            backend.constant(name, case.constants[name]) if name in case.constants else shaped(given[name], frames)
+            backend.constant(name, case.constants[name])
+            if name in case.constants
+            else shaped(given[name], frames)
             for name in case.order
         ],
     )

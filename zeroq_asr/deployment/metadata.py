@@ -116,7 +116,9 @@ def _check_recipe(recipe: object) -> None:
     assert isinstance(recipe, dict)
     for name, section in recipe.items():
         if name == "plan":
-            text = isinstance(section, dict) and section.keys() == {"yaml"} and isinstance(section["yaml"], str)
+            text = (
+                isinstance(section, dict) and section.keys() == {"yaml"} and isinstance(section["yaml"], str)
+            )
             _require(text, "recipe.plan", section, "an object of a text, yaml")
             continue
         _require(name in _RECIPE, "recipe", name, f"made of {', '.join((*_RECIPE, 'plan'))}")
@@ -199,7 +201,7 @@ def own_metadata(path: str | os.PathLike[str], metadata: Mapping[str, str]) -> d
 
 
 def read_own(path: str | os.PathLike[str], text: str) -> dict[str, Any]:
-    """Return the JSON object of a quantized file; VerificationError, naming the field, where it is damaged."""
+    """Return a quantized file's JSON object; VerificationError, naming the field, where it is damaged."""
     own = _object(path, text)
     check_own(path, own)
     return own

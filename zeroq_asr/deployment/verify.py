@@ -39,7 +39,14 @@ from zeroq_asr.deployment.export import (
     export,
 )
 from zeroq_asr.deployment.metadata import read_own
-from zeroq_asr.errors import CheckpointError, ConfigError, ExportError, ProofError, VerificationError, ZeroqError
+from zeroq_asr.errors import (
+    CheckpointError,
+    ConfigError,
+    ExportError,
+    ProofError,
+    VerificationError,
+    ZeroqError,
+)
 from zeroq_asr.files import read_file
 from zeroq_asr.integer.backends.onnx_fused import OnnxFusedBackend
 from zeroq_asr.integer.backends.onnx_graph import decode
@@ -147,7 +154,9 @@ def _read_program(model: onnx.ModelProto, where: str) -> tuple[Program, Deployme
     except ProofError as error:
         raise VerificationError(where, f"the program is not proven: {error}", _REMEDY) from None
     except ExportError as error:
-        raise VerificationError(where, f"its program and what surrounds it differ: {error}", _REMEDY) from None
+        raise VerificationError(
+            where, f"its program and what surrounds it differ: {error}", _REMEDY
+        ) from None
     except ZeroqError as error:
         raise VerificationError(where, f"its program cannot be read back: {error}", _REMEDY) from None
     except (

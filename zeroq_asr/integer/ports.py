@@ -1,7 +1,7 @@
-"""What the ports of a program must be, and the names in it: what a file can be written of, and a runtime takes.
+"""What the ports of a program must be, and the names in it: what a file can hold, and a runtime takes.
 
-What enters is [batch, channels, frames] of float32 features or of integers, or lengths [batch]; the extent of the
-batch and of the frames are names, which stand for any number.  What leaves is what the program makes.
+What enters is [batch, channels, frames] of float32 features or of integers, or lengths [batch]; the extents of
+the batch and of the frames are names, which stand for any number.  What leaves is what the program makes.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def is_name(name: object, constant: bool = False) -> bool:
 def file_names(program: Program) -> set[str]:
     """Names that a file gives to what enters and leaves."""
     states = (f"next_{state.name}" for state in program.states)
-    ports = (*program.inputs, *program.outputs, *program.states)
+    ports: list[AnyPort] = [*program.inputs, *program.outputs, *program.states]
     return {*(port.name for port in ports), *states, _ADDED}
 
 
@@ -137,7 +137,9 @@ def sizes_of(program: Program) -> dict[str, int]:
 
 def entering_shapes(program: Program) -> dict[str, Shaped]:
     """Return what enters: lengths count the frames of the port before them, or of the first that has any."""
-    free = [port.dims[2] for port in _entering(program) if len(port.dims) > 2 and isinstance(port.dims[2], str)]
+    free = [
+        port.dims[2] for port in _entering(program) if len(port.dims) > 2 and isinstance(port.dims[2], str)
+    ]
     frames = free[0] if free else ""
     made: dict[str, Shaped] = {}
     for port in _entering(program):
@@ -154,7 +156,9 @@ def entering_shapes(program: Program) -> dict[str, Shaped]:
 
 def check_leaving(program: Program, made: Mapping[str, Shaped]) -> None:
     """Raise ProofError unless outputs and states are what the program makes."""
-    named: dict[str, Dim] = {str(dim): Extent(dim) for port in _entering(program) for dim in port.dims if isinstance(dim, str)}
+    named: dict[str, Dim] = {
+        str(dim): Extent(dim) for port in _entering(program) for dim in port.dims if isinstance(dim, str)
+    }
     for port in program.outputs:
         require(port.value in made, "program", f"output {shown(port.value)} is never made")
         v = made[port.value]
@@ -166,15 +170,17 @@ def check_leaving(program: Program, made: Mapping[str, Shaped]) -> None:
         alike = port.type == v.type and len(port.dims) == len(v.dims)
         for said, dim in zip(port.dims, v.dims, strict=False):
             alike = alike and dim == (said if isinstance(said, int) else named.setdefault(said, dim))
-        require(alike, port.name, f"is said to be {shown_type(port.type)} {shown(list(port.dims))}, and is {v}")
+        require(
+            alike, port.name, f"is said to be {shown_type(port.type)} {shown(list(port.dims))}, and is {v}"
+        )
     shapes = [made[port.value] for port in program.outputs]
     for port, v in zip(program.outputs, shapes, strict=True):
         if v.type == _LENGTHS:
             counted = [dim for other in shapes for dim in other.dims[1:] if isinstance(dim, Extent)]
             right = v.counts is not None and any(v.counts == d and v.since <= d.least for d in counted)
             found = "something else" if v.counts is None else v.counts
-            problem = f"counts {found}, of what leaves there are {', '.join({str(d): 0 for d in counted}) or 'no frames'}"
-            require(right, port.name, problem)
+            leaving = ", ".join(dict.fromkeys(map(str, counted))) or "no frames"
+            require(right, port.name, f"counts {found}, of what leaves there are {leaving}")
     for state in program.states:
         require(state.leaves in made, state.name, f"its value {shown(state.leaves)} is never made")
         enters, leaves = made[state.enters], made[state.leaves]

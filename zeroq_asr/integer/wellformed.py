@@ -15,7 +15,7 @@ import numpy as np
 
 from zeroq_asr.errors import ProofError
 from zeroq_asr.integer.attributes import FAR, is_positive, is_whole
-from zeroq_asr.integer.backends.shapes import Shaped, ShapeBackend
+from zeroq_asr.integer.backends.shapes import ShapeBackend, Shaped
 from zeroq_asr.integer.extents import at
 from zeroq_asr.integer.grid import BYTES, PACKINGS
 from zeroq_asr.integer.ports import (
@@ -171,7 +171,9 @@ def _check_attributes(record: IntegerOperator, i: Instruction, where: str) -> No
     require(named == set(i.attrs), where, f"has attributes {sorted(i.attrs)}, its definition {sorted(named)}")
     for name, value in i.attrs.items():
         attribute = record.attributes[name]
-        require(attribute.holds(value), where, f"{name} must be {attribute.must_be}, found {shown(value, 60)}")
+        require(
+            attribute.holds(value), where, f"{name} must be {attribute.must_be}, found {shown(value, 60)}"
+        )
     if "lo" in i.attrs and "hi" in i.attrs:
         lo, hi = i.attrs["lo"], i.attrs["hi"]
         kind = TYPES[i.attrs.get("type", U8.name)]

@@ -1,9 +1,9 @@
 """The bodies of float islands: small ONNX graphs that a program carries as text, checked before they are run.
 
 A body takes the values of its island, float32 [B, C, T] or [B, C, T, F] (and lengths int64 [B]), then its
-weights, and gives one float32 value.  It holds those operators of standard ONNX alone that ``OPERATORS`` lists,
-no graph within a graph and nothing outside of itself, so that what it computes depends on nothing but its
-operands.
+weights, and gives one float32 value.  It holds those operators of standard ONNX alone that ``OPERATORS``
+lists, no graph within a graph and nothing outside of itself, so that what it computes depends on nothing but
+its operands.
 ONNX Runtime is its one evaluator: the interpreters of a program hand it over, and the file holds its nodes.
 """
 
@@ -28,18 +28,22 @@ OPSET, IR_VERSION = 18, 8
 #: operators of standard ONNX whose result is a function of their operands, and its extents one of theirs: not
 #: what draws numbers, trains, repeats or branches, holds text, or gives as many entries as there are that fit
 OPERATORS = frozenset(
-    """
-    Abs Acos Acosh Add And ArgMax ArgMin Asin Asinh Atan Atanh AveragePool BatchNormalization BitShift BitwiseAnd
-    BitwiseNot BitwiseOr BitwiseXor Cast CastLike Ceil Celu CenterCropPad Clip Concat Constant ConstantOfShape Conv
-    ConvTranspose Cos Cosh CumSum DepthToSpace Div Einsum Elu Equal Erf Exp Expand EyeLike Flatten Floor GRU Gather
-    GatherElements GatherND Gemm GlobalAveragePool GlobalMaxPool Greater GreaterOrEqual GroupNormalization
-    HardSigmoid HardSwish Hardmax Identity InstanceNormalization IsInf IsNaN LRN LSTM LayerNormalization LeakyRelu
-    Less LessOrEqual Log LogSoftmax LpNormalization LpPool MatMul Max MaxPool Mean MeanVarianceNormalization Min
-    Mish Mod Mul Neg Not OneHot Or PRelu Pad Pow RNN Range Reciprocal ReduceL1 ReduceL2 ReduceLogSum
-    ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum ReduceSumSquare Relu Reshape Resize Round
-    Selu Shape Shrink Sigmoid Sign Sin Sinh Size Slice Softmax Softplus Softsign SpaceToDepth Split Sqrt Squeeze
-    Sub Sum Tan Tanh ThresholdedRelu Tile TopK Transpose Trilu Unsqueeze Where Xor
-    """.split()
+    " ".join(  # noqa: FLY002 - one name after another, as they are read
+        (
+            "Abs Acos Acosh Add And ArgMax ArgMin Asin Asinh Atan Atanh AveragePool BatchNormalization",
+            "BitShift BitwiseAnd BitwiseNot BitwiseOr BitwiseXor Cast CastLike Ceil Celu CenterCropPad Clip",
+            "Concat Constant ConstantOfShape Conv ConvTranspose Cos Cosh CumSum DepthToSpace Div Einsum Elu",
+            "Equal Erf Exp Expand EyeLike Flatten Floor GRU Gather GatherElements GatherND Gemm",
+            "GlobalAveragePool GlobalMaxPool Greater GreaterOrEqual GroupNormalization HardSigmoid HardSwish",
+            "Hardmax Identity InstanceNormalization IsInf IsNaN LRN LSTM LayerNormalization LeakyRelu Less",
+            "LessOrEqual Log LogSoftmax LpNormalization LpPool MatMul Max MaxPool Mean",
+            "MeanVarianceNormalization Min Mish Mod Mul Neg Not OneHot Or PRelu Pad Pow RNN Range Reciprocal",
+            "ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd",
+            "ReduceSum ReduceSumSquare Relu Reshape Resize Round Selu Shape Shrink Sigmoid Sign Sin Sinh Size",
+            "Slice Softmax Softplus Softsign SpaceToDepth Split Sqrt Squeeze Sub Sum Tan Tanh ThresholdedRelu",
+            "Tile TopK Transpose Trilu Unsqueeze Where Xor",
+        )
+    ).split(" ")
 )
 #: what attributes may be
 _SETTINGS = (
@@ -117,7 +121,9 @@ def _require_allowed(model: onnx.ModelProto) -> None:
             )
         for a in node.attribute:
             if a.type not in _SETTINGS or a.ref_attr_name:
-                raise ValueError(f"holds {node.op_type} with {shown(a.name)}, which is no number, text or tensor")
+                raise ValueError(
+                    f"holds {node.op_type} with {shown(a.name)}, which is no number, text or tensor"
+                )
             if a.name == "training_mode" and a.i:
                 raise ValueError(f"holds {node.op_type}, which trains")
             tensors += [a.t] if a.type == AttributeProto.TENSOR else []

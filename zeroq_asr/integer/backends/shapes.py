@@ -208,7 +208,9 @@ class ShapeBackend:
         self._require(x.dims[1] == takes, f"an operand of {takes} channels, found {x}")
         self._require(taps[0] % groups == 0, f"outputs in {groups} groups, found {taps[0]}")
         made: list[Dim] = []
-        for dim, size, stride, pad, dilation in zip(x.dims[2:], taps[2:], strides, pads, dilations, strict=True):
+        for dim, size, stride, pad, dilation in zip(
+            x.dims[2:], taps[2:], strides, pads, dilations, strict=True
+        ):
             left = stepped_dim(dim, growth_of(sum(pad), dilation, size), stride)
             if left is None:
                 raise ProofError(self.where, f"pads or strides over {dim}, which is a table of distances")
@@ -271,7 +273,7 @@ class ShapeBackend:
         self._reads("take_channels", v, *_ORDERED)
         self._require(len(v.dims) == 3, f"a value [B, C, T], found {v}")
         channels = v.dims[1]
-        inside = isinstance(channels, int) and 0 <= min(index) and max(index) < channels
+        inside = isinstance(channels, int) and min(index) >= 0 and max(index) < channels
         self._require(inside, f"channels to be taken, up to {max(index)}, found {v}")
         return Shaped(v.type, (v.dims[0], len(index), *v.dims[2:]))
 
@@ -338,7 +340,9 @@ class ShapeBackend:
     ) -> tuple[list[Shaped], list[Shaped]]:
         """What is carried stays what it was, results have the frames of the inputs."""
         frames = {v.dims[2] for v in inputs if len(v.dims) == 3}
-        self._require(len(frames) == 1, f"inputs [B, C, T] of equally many frames, found {[*map(str, inputs)]}")
+        self._require(
+            len(frames) == 1, f"inputs [B, C, T] of equally many frames, found {[*map(str, inputs)]}"
+        )
         out, results = step([*carried], [replace(v, dims=(*v.dims[:2], 1)) for v in inputs])
         for before, behind in zip(carried, out, strict=True):
             self._require(before.dims == behind.dims, f"what is carried as it was, {before}, found {behind}")
@@ -349,9 +353,7 @@ class ShapeBackend:
 
     # -- floats --------------------------------------------------------------------------------------
 
-    def quantize(
-        self, v: Shaped, to: IntType, *, scale: float, zero_point: int, lo: int, hi: int
-    ) -> Shaped:
+    def quantize(self, v: Shaped, to: IntType, *, scale: float, zero_point: int, lo: int, hi: int) -> Shaped:
         """Integers of a float."""
         self._reads("quantize", v, FLOAT)
         self._require(len(v.dims) in (3, 4), f"a value [B, C, T] or [B, C, T, F], found {v}")
