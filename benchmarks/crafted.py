@@ -2,10 +2,10 @@
 
     python benchmarks/crafted.py [COUNT] [SEED] [--seconds 300]
 
-Families are convolutions, attention with positions, rotations, images, 16 bits, normalizations, states and float
-islands; a file has one or two alterations.  What is accepted must load in ONNX Runtime, give the integers of the
-reference for several lengths and batches, and say how many frames there are.  Prints one line; exits with 1, and a
-line for each, where a file does not.
+Families are convolutions, attention with positions, rotations, images, 16 bits, normalizations, states and
+float islands; a file has one or two alterations.  What is accepted must load in ONNX Runtime, give the
+integers of the reference for several lengths and batches, and say how many frames there are.  Prints one
+line; exits with 1, and a line for each, where a file does not.
 """
 
 from __future__ import annotations
@@ -49,7 +49,8 @@ def main() -> int:
                 break
     total = sum(found.values())
     print(
-        f"{total} files of seed {options.seed}: {found['refused']} refused, {found['accepted']} accepted and run, "
+        f"{total} files of seed {options.seed}: {found['refused']} refused, "
+        f"{found['accepted']} accepted and run, "
         f"{found['large']} accepted and too large to run here, {found['unwritten']} that no file can hold, "
         f"{found['wrong']} accepted and wrong"
     )

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,8 +18,9 @@ from onnx import helper, numpy_helper
 
 from zeroq_asr.config import CalibrationSpec, QuantSpec, SynthesisSpec
 from zeroq_asr.deployment.export import METADATA_KEY, export, metadata_digest
+from zeroq_asr.deployment.inspection import inspect_file
 from zeroq_asr.deployment.verify import load_onnx, read_program, verify
-from zeroq_asr.errors import CheckpointError, ProofError, VerificationError
+from zeroq_asr.errors import CheckpointError, ExportError, ProofError, VerificationError
 from zeroq_asr.integer.proof import prove
 from zeroq_asr.pipeline import Quantized, quantize
 
@@ -180,6 +183,21 @@ TAMPERINGS: dict[str, Callable[[onnx.ModelProto], None]] = {
     "nesting without end": lambda m: _replace_metadata(
         m, b'"name":"', b'"n":' + b"[" * 200_000 + b'"name":"'
     ),
+    "a name that is no Unicode": lambda m: setattr(m, "producer_name", "zeroq-asr\u00e9"),
+    "weights outside of the file": lambda m: m.graph.initializer[0].external_data.add(
+        key="location", value="/etc/passwd"
+    ),
+    "a tensor without end": lambda m: m.graph.initializer[0].dims.__setitem__(0, 1 << 40),
+    "a tensor of less than nothing": lambda m: m.graph.initializer[0].dims.__setitem__(0, -1),
+    "a tensor of no type": lambda m: setattr(m.graph.initializer[0], "data_type", 99),
+    "a tensor twice": lambda m: m.graph.initializer.add().CopyFrom(m.graph.initializer[0]),
+    "a sparse tensor": lambda m: m.graph.sparse_initializer.add(),
+    "a function": lambda m: m.functions.add(name="f", domain="d"),
+    "another opset": lambda m: setattr(m.opset_import[0], "version", 21),
+    "its account twice": lambda m: m.metadata_props.add(key=METADATA_KEY, value="{}"),
+    "other subsampling for other runtimes": lambda m: setattr(
+        next(p for p in m.metadata_props if p.key == "subsampling_factor"), "value", "-1"
+    ),
     "fewer tokens": lambda m: _edit(m, lambda own: own["tokenizer"]["tokens"].pop(), forge=True),
     "other mels": lambda m: _edit(m, lambda own: own["frontend"].update(features=80), forge=True),
 }
@@ -212,6 +230,119 @@ def test_tampering_is_found(name: str, file: Path) -> None:
     assert str(file) in str(caught.value)
     assert len(str(caught.value)) > len(str(file)) + 20
     assert "\n" not in str(caught.value)
+
+
+#: field of the metadata → what is written there, with the right hash, and what is said of it
+FORGERIES: dict[str, tuple[Any, str]] = {
+    "subsampling_factor": (-1, "subsampling_factor must be a whole number"),
+    "subsampling_factor ": ("x\n", "subsampling_factor must be a whole number"),
+    "subsampling_factor  ": (3, "says that 3 frames give one encoded, the program takes 2"),
+    "max_seconds": (0, "max_seconds must be a number above 0"),
+    "max_seconds ": (10**400, "max_seconds must be a number above 0"),
+    "max_seconds  ": (True, "max_seconds must be a number above 0"),
+    "name": ("a\n\x1b[31m", "name must be a name of 1 to 1000 printable characters"),
+    "name ": (5, "name must be"),
+    "frontend": ([], "frontend: expected a mapping"),
+    "tokenizer": (None, "tokenizer: expected a mapping"),
+    "recipe": ([], "recipe must be an object"),
+    "recipe ": ({"quantization": {"weight_bits": [1]}}, "weight_bits must be a whole number"),
+    "recipe  ": ({"quantization": [1]}, "expected an object"),
+    "recipe   ": ({"plan": 5}, "recipe.plan must be"),
+    "recipe    ": ({"evil": {}}, "recipe must be made of"),
+    "version": (None, "version must be"),
+    "dialect": ([1], "dialect must be one of"),
+    "target": ({}, "target must be one of"),
+    "part": ("../x", "part must be the name of a part"),
+    "encodings": ({"a": 5}, "encodings must be an object of pairs"),
+    "program": ([], "program must be an object"),
+    "program_sha256": (5, "program_sha256 must be 64 hexadecimal digits"),
+    "format": (True, "of format True, expected 2"),
+    "colour": (1, "unknown field 'colour'"),
+}
+
+
+@pytest.mark.parametrize("name", FORGERIES)
+def test_every_field_of_the_metadata_is_checked(name: str, quantized: Quantized, tmp_path: Path) -> None:
+    value, message = FORGERIES[name]
+    model = export(quantized.program, quantized.deployment, "fused").model
+    _edit(model, lambda own: own.update({name.strip(): value}), forge=True)
+    path = tmp_path / "forged.onnx"
+    path.write_bytes(model.SerializeToString())
+    for read in (verify, inspect_file):
+        with pytest.raises(VerificationError, match=message) as caught:
+            read(path)
+        assert "\n" not in str(caught.value)
+
+
+#: what is written into the program's own account, whatever its type
+_PLACES: dict[str, Callable[[dict[str, Any], Any], Any]] = {
+    "code": lambda p, v: p.update(code=v),
+    "instruction": lambda p, v: p["code"].__setitem__(0, v),
+    "operator": lambda p, v: p["code"][0].__setitem__(0, v),
+    "results": lambda p, v: p["code"][0].__setitem__(1, v),
+    "operands": lambda p, v: p["code"][0].__setitem__(2, [v]),
+    "attributes": lambda p, v: p["code"][0].__setitem__(3, v),
+    "attribute": lambda p, v: p["code"][0][3].update(zero_point=v),
+    "layer": lambda p, v: p["code"][0].__setitem__(4, v),
+    "port": lambda p, v: p["inputs"].__setitem__(0, v),
+    "extents": lambda p, v: p["inputs"][0].update(dims=v),
+    "extent": lambda p, v: p["inputs"][0]["dims"].__setitem__(1, v),
+    "bound": lambda p, v: p["outputs"][0].update(lo=v),
+    "states": lambda p, v: p.update(states=v),
+    "values": lambda p, v: p.update(values=v),
+    "meaning": lambda p, v: p["values"].update({p["code"][0][1][0]: v}),
+    "scale": lambda p, v: p["values"][p["code"][0][1][0]].__setitem__(1, v),
+    "frames": lambda p, v: p.update(max_frames=v),
+    "packings": lambda p, v: p.update(packings=v),
+    "another": lambda p, v: p.update(colour=v),
+}
+
+
+@pytest.mark.parametrize("dialect", ["fused", "qdq"])
+@pytest.mark.parametrize("place", _PLACES)
+def test_every_part_of_the_program_has_its_type(
+    place: str, dialect: str, quantized: Quantized, tmp_path: Path
+) -> None:
+    """Whatever stands there, reading it is one error; of what is not verified, too."""
+    path = tmp_path / "forged.onnx"
+    made = export(quantized.program, quantized.deployment, dialect).model
+    for value in (None, {"a": 1}, [[[[[1]]]]], "x\n", 1e300, -(10**30)):
+        if dialect == "qdq" and (place, value) in (
+            ("operands", "x\n"),
+            ("operator", "x\n"),
+            ("layer", "x\n"),
+        ):
+            continue  # its program is told, not held
+        model = onnx.ModelProto()
+        model.CopyFrom(made)
+        _edit(model, lambda own, v=value: _PLACES[place](own["program"], v), forge=True)  # type: ignore[misc]
+        path.write_bytes(model.SerializeToString())
+        with pytest.raises(VerificationError):
+            verify(path)
+        # of qdq a part that has its type is told as it is
+        with pytest.raises(VerificationError) if dialect == "fused" else suppress(VerificationError):
+            inspect_file(path)
+
+
+@pytest.mark.parametrize("scale", [1e300, 1e-300, 1e-20, 2.0**-126])
+def test_logits_mean_what_a_softmax_can_use(scale: float, quantized: Quantized) -> None:
+    program = copy.deepcopy(quantized.program)
+    name = program.output("logits").value
+    program.values[name] = replace(program.values[name], scale=scale)
+    with pytest.raises((ProofError, ExportError), match=r"its scale|the logits' scale"):
+        export(program, quantized.deployment, "fused")
+
+
+def test_one_flipped_byte_is_one_line(file: Path) -> None:
+    """Of a text it makes no Unicode, which protocol buffers give as bytes."""
+    data = file.read_bytes()
+    for text in (b"vocab_size", b"encoded_lengths", METADATA_KEY.encode() + b"\x12"):
+        at = data.rindex(text)
+        file.write_bytes(data[: at + 2] + b"\xff" + data[at + 3 :])
+        with pytest.raises(VerificationError, match="no Unicode"):
+            verify(file)
+        with pytest.raises(CheckpointError, match="no Unicode"):
+            inspect_file(file)
 
 
 @pytest.mark.parametrize("junk", [b"\x12\x03abc", b"\x12\xff\x7f" + b"A" * 16383])

@@ -1,7 +1,7 @@
 """Files that nobody's lowering wrote: small programs, altered and written again with right hashes.
 
-What `verify` accepts of them must load and run, give the integers of the reference, and say how many frames there
-are.  `benchmarks/crafted.py` makes as many as one likes, `test_crafted` a few.
+What `verify` accepts of them must load and run, give the integers of the reference, and say how many frames
+there are.  `benchmarks/crafted.py` makes as many as one likes, `test_crafted` a few.
 """
 
 from __future__ import annotations
@@ -315,7 +315,7 @@ _WAYS = (
 
 
 def outcome(generator: np.random.Generator, folder: Path) -> str:
-    """Make one file and require all that may be required of it: "refused", "unwritten", "accepted" or "large".
+    """Make one file and hold it to what `verify` says: "refused", "unwritten", "accepted" or "large".
 
     Raises AssertionError where a file is accepted that does not run, or not as it says.
     """

@@ -1,4 +1,4 @@
-"""Types and extents of values: those of the reference for every case, and forms that are equal where frames are."""
+"""Types and extents of values: those of the reference for every case, and forms equal where frames are."""
 
 from __future__ import annotations
 

@@ -185,8 +185,8 @@ def check_surroundings(program: Program, deployment: Deployment, shapes: Shapes)
     """Require that a well-formed program, whose values are ``shapes``, fits what surrounds it.
 
     It takes what the frontend gives, of all the audio that is promised; the logits of a CTC network are
-    [B, S, V], one for every token and the blank, of as many frames as is said, and mean what a softmax can use.
-    Raises ExportError.
+    [B, S, V], one for every token and the blank, of as many frames as is said, and mean what a softmax can
+    use.  Raises ExportError.
     """
     if program.features is None:
         return

@@ -200,7 +200,7 @@ def own_metadata(path: str | os.PathLike[str], metadata: Mapping[str, str]) -> d
 
 
 def read_own(path: str | os.PathLike[str], text: str) -> dict[str, Any]:
-    """Return the JSON object of a quantized file; VerificationError, naming the field, where it is damaged."""
+    """Return a quantized file's JSON object; VerificationError, naming the field, where it is damaged."""
     own = _object(path, text)
     check_own(path, own)
     return own

@@ -1,7 +1,7 @@
 """Extents of values: a number, or what strides and padding leave of the frames of a port.
 
-Layers in a row nest floors, ⌊(⌊(n + a) / s⌋ + b) / r⌋ = ⌊(n + a + s·b) / (s·r)⌋, so each number of frames has one
-normal form, and two are equal for every input if, and only if, their forms are.
+Layers in a row nest floors, ⌊(⌊(n + a) / s⌋ + b) / r⌋ = ⌊(n + a + s·b) / (s·r)⌋, so each number of frames
+has one normal form, and two are equal for every input if, and only if, their forms are.
 """
 
 from __future__ import annotations

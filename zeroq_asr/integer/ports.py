@@ -1,7 +1,7 @@
-"""What the ports of a program must be, and the names in it: what a file can be written of, and a runtime takes.
+"""What the ports of a program must be, and the names in it: what a file can hold, and a runtime takes.
 
-What enters is [batch, channels, frames] of float32 features or of integers, or lengths [batch]; the extent of the
-batch and of the frames are names, which stand for any number.  What leaves is what the program makes.
+What enters is [batch, channels, frames] of float32 features or of integers, or lengths [batch]; the extents of
+the batch and of the frames are names, which stand for any number.  What leaves is what the program makes.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def is_name(name: object, constant: bool = False) -> bool:
 def file_names(program: Program) -> set[str]:
     """Names that a file gives to what enters and leaves."""
     states = (f"next_{state.name}" for state in program.states)
-    ports = (*program.inputs, *program.outputs, *program.states)
+    ports: list[AnyPort] = [*program.inputs, *program.outputs, *program.states]
     return {*(port.name for port in ports), *states, _ADDED}
 
 
@@ -179,8 +179,8 @@ def check_leaving(program: Program, made: Mapping[str, Shaped]) -> None:
             counted = [dim for other in shapes for dim in other.dims[1:] if isinstance(dim, Extent)]
             right = v.counts is not None and any(v.counts == d and v.since <= d.least for d in counted)
             found = "something else" if v.counts is None else v.counts
-            problem = f"counts {found}, of what leaves there are {', '.join({str(d): 0 for d in counted}) or 'no frames'}"
-            require(right, port.name, problem)
+            leaving = ", ".join(dict.fromkeys(map(str, counted))) or "no frames"
+            require(right, port.name, f"counts {found}, of what leaves there are {leaving}")
     for state in program.states:
         require(state.leaves in made, state.name, f"its value {shown(state.leaves)} is never made")
         enters, leaves = made[state.enters], made[state.leaves]

@@ -208,7 +208,7 @@ class Program:
 
     @staticmethod
     def from_json(data: Mapping[str, Any], constants: dict[str, np.ndarray]) -> Program:
-        """Rebuild a program from its JSON and its constants; ConfigError, naming the part, for what is none."""
+        """Rebuild a program from its JSON and its constants; ConfigError, naming the part, for any other."""
         data = typed.fields("the program", data, _PARTS)
         packings = typed.fields("packings", data["packings"])
         return Program(

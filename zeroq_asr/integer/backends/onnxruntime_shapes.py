@@ -1,8 +1,8 @@
 """What shape the body of a float island gives, by running it: ONNX says it of no shape that a body computes.
 
 A body holds operators alone whose results have extents that do not depend on data
-(``onnxruntime_bodies``).  It is run for two dozen numbers of frames from the first that it takes, and for
-the longest; the number of frames that it leaves must be of the form ⌊(t + a) / s⌋ at all of them.
+(``onnxruntime_bodies``).  It is run for two dozen numbers of frames from the first that it takes, and for the
+longest, or 4096; the number of frames that it leaves must be of the form ⌊(t + a) / s⌋ at all of them.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from zeroq_asr.integer.backends.shapes import Shaped
 
 #: numbers of frames that a body is run for, and the largest by which it may be the first that it takes
-_RUNS, _FIRST = 24, 1 << 12
+_RUNS, _FIRST = 24, 1 << 11
+#: frames of the longest run: attention takes memory by their square
+_MOST = 1 << 12
 #: largest stride of a whole island
 _STRIDES = 12
 _BATCH = 2
@@ -37,8 +39,8 @@ def result_dims(
 ) -> tuple[tuple[Dim, ...], dict[str, int]]:
     """Return the extents of a body's result, and free extent → the smallest number that it takes.
 
-    ``sizes`` and ``least``: the largest and, so far, the smallest numbers that free extents stand for.  Raises
-    ValueError where the body does not run, or its frames have no such form.
+    ``sizes`` and ``least``: the largest and, so far, the smallest numbers that free extents stand for.
+    Raises ValueError where the body does not run, or its frames have no such form.
     """
     takes = tuple((v.type, v.dims) for v in operands)
     shapes = tuple(array.shape for array in weights)
@@ -78,6 +80,7 @@ def _found(
         return _as_found(operands, _tried(run, 1)), {}
     longest = finest.at(sizes[finest.of])
     first = finest.at(max(least.get(finest.of, 1), finest.least))
+    longest = max(min(longest, _MOST), min(longest, first + _RUNS))
     found: dict[int, tuple[int, ...]] = {}
     while first <= longest and not found:
         try:
