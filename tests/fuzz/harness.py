@@ -75,6 +75,8 @@ class Ran:
     stdout: bytes = b""
     stderr: bytes = b""
     seconds: float = 0.0
+    #: seconds of the processor
+    busy: float = 0.0
     peak: int = 0
     events: list[str] = field(default_factory=list)
 
@@ -181,10 +183,11 @@ def _watch(child: int, start: float, seconds: float, memory: int) -> Ran:
     os.close(pidfd)
     took = time.monotonic() - start
     peak = max(usage.ru_maxrss * 1024, memory + 1 if over else 0)
+    busy = usage.ru_utime + usage.ru_stime
     if os.WIFSIGNALED(status):
         killed = hung or over
-        return Ran(None, None if killed else os.WTERMSIG(status), hung, seconds=took, peak=peak)
-    return Ran(os.WEXITSTATUS(status), None, hung, seconds=took, peak=peak)
+        return Ran(None, None if killed else os.WTERMSIG(status), hung, seconds=took, busy=busy, peak=peak)
+    return Ran(os.WEXITSTATUS(status), None, hung, seconds=took, busy=busy, peak=peak)
 
 
 def _resident(pid: int) -> int:

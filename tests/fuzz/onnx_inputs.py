@@ -166,11 +166,12 @@ def _odd_message(rng: random.Random, model: onnx.ModelProto) -> str:
         return f"structure {how} at {node.op_type!r:.20}"
 
     def deep() -> str:
-        inner = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "g", [], [])
-        for _ in range(rng.choice((3, 20, 45))):
-            loop = helper.make_node("Loop", ["", ""], ["y"], body=inner)
-            inner = helper.make_graph([loop], "g", [], [])
-        graph.node.append(helper.make_node("Loop", ["", ""], ["deep"], body=inner))
+        inner = graph
+        for _ in range(rng.choice((3, 20, 45))):  # protobuf reads 100 messages within each other
+            loop = inner.node.add(op_type="Loop", input=["", ""], output=["deep"])
+            body = loop.attribute.add(name="body", type=onnx.AttributeProto.GRAPH)
+            inner = body.g
+            inner.name = "g"
         return "deep graphs"
 
     return rng.choice((attribute, attribute, edge, array, array, shape, metadata, metadata, structure, structure, deep))()

@@ -55,6 +55,7 @@ class Finding:
     argv: list[str]
     code: int | None
     seconds: float
+    busy: float = 0.0
     broken: dict[str, str] = field(default_factory=dict)
     #: what it said
     said: str = ""
@@ -75,6 +76,10 @@ def preload() -> None:
     # otherwise the hub's client asks for them in the real home of the user
     os.environ.setdefault("HF_HOME", "/nonexistent/huggingface")
     warnings.simplefilter("ignore")
+    # its thread would be there when children are forked
+    importlib.import_module("tqdm").tqdm.monitor_interval = 0
+    # transformers compiles a thousand patterns for every folder that it reads
+    re._MAXCACHE = 10_000  # type: ignore[attr-defined]
     torch = importlib.import_module("torch")
     torch.set_num_threads(1)
     with contextlib.suppress(RuntimeError):  # once a process
@@ -83,6 +88,64 @@ def preload() -> None:
         importlib.import_module(name)
     for name in _KINDS:
         importlib.import_module(f"fuzz.{name}")
+    _remember_the_parser()
+
+
+def _remember_the_parser() -> None:
+    """Make the parser of the command line once, which typer makes anew in every run."""
+    import typer.main
+
+    from zeroq_asr.cli.app import app
+
+    made, plain = typer.main.get_command(app), typer.main.get_command
+    typer.main.get_command = lambda one: made if one is app else plain(one)
+
+
+def _warm(folder: Path) -> None:
+    """Import what whole inputs make commands import: a child runs them, and says what it has imported."""
+    runs: tuple[tuple[str, ...], ...] = (
+        ("inspect", "conv.nemo"),
+        ("inspect", "bpe.nemo"),
+        ("inspect", "hf"),
+        ("inspect", "parakeet"),
+        ("inspect", "program.pt2", "--config", "model_config.yaml"),
+        ("inspect", "nothing"),
+        ("verify", "conv.fused.onnx"),
+        ("transcribe", "conv.fused.onnx", "a.wav", "stereo.wav", "a.flac"),
+        ("transcribe", "hf", "a.wav"),
+        ("evaluate", "conv.nemo", "-m", "list.jsonl"),
+        ("quantize", "conv.nemo", "--bits", "w99a99"),
+        ("quantize", "conv.nemo", "-o", "out.onnx", "--calibration", "features.npz"),
+    )
+
+    def look() -> None:
+        for argv in runs:
+            with contextlib.suppress(SystemExit):
+                command(argv)()
+        sys.stdout.flush()
+        patterns = [(p, int(f)) for kind, p, f in re._cache if kind is str]  # type: ignore[attr-defined]
+        print("\n@" + json.dumps([[*sys.modules], patterns]))
+
+    ran = isolated(look, folder, seconds=120)
+    lines = [line for line in ran.stdout.splitlines() if line.startswith(b"@")]
+    modules, patterns = json.loads(lines[-1][1:]) if lines else ((), ())
+    for pattern, flags in patterns:
+        with contextlib.suppress(re.error):
+            re.compile(pattern, flags)
+    for name in modules:
+        if name not in sys.modules and not name.startswith(("__", "fuzz")):
+            with contextlib.suppress(Exception):
+                importlib.import_module(name)
+
+
+def _warm_here(base: Path) -> None:
+    """Fill the caches of torch and sympy that tracing and reading programs take their time for."""
+    import zeroq_asr as zq
+    from zeroq_asr.capture.capture import capture
+
+    for name, config in (("conv.nemo", None), ("program.pt2", base / "model_config.yaml")):
+        model = zq.load_checkpoint(base / name, config=config)
+        capture(model.network, model.example_input(), model.name)
 
 
 def prepared(folder: Path) -> Seeds:
@@ -108,11 +171,13 @@ def prepared(folder: Path) -> Seeds:
         '{"audio_filepath": "b.wav", "text": "c\'d", "duration": 0.3, "offset": 0.15, "speaker": 5}\n'
     )
     (here / "work" / "list.jsonl").write_text(rows)
+    _warm(here)
     alone = {name: (name,) for name in ("conv.nemo", "conformer.nemo", "bpe.nemo", "own.pt", "hf", "parakeet")}
     alone |= {f"folder {name}.nemo": (f"{name}.folder",) for name in ("conv", "conformer", "bpe")}
     beside = {name: (name, "model_config.yaml") for name in ("state.ckpt", "program.pt2")}
     for key, arguments in {**alone, **beside}.items():
         seeds.facts[key] = found(Explain("checkpoint", arguments), here)
+    _warm_here(base)
     listened = isolated(command(("evaluate", "conv.nemo", "-m", "list.jsonl", "--json")), here)
     if listened.code == 0:
         seeds.facts["manifest"] = found(Explain("printed"), here, listened.stdout)
@@ -145,7 +210,7 @@ def run_seed(seed: int, seeds: Seeds, folder: Path, only: str = "") -> Finding:
     ran = isolated(command(case.argv), folder)
     as_json = "--json" in case.argv and case.argv[0] in ("inspect", "verify", "transcribe", "evaluate")
     broken = broken_rules(ran, before, snapshot(folder), outputs=case.outputs, as_json=as_json)
-    finding.code, finding.seconds = ran.code, ran.seconds
+    finding.code, finding.seconds, finding.busy = ran.code, ran.seconds, ran.busy
     finding.said = (ran.stderr or ran.stdout).decode("utf-8", "replace").strip()[-400:]
     if ran.code == 0 and (silence := _silence(case, seeds, folder, ran)):
         broken["silent"] = silence
