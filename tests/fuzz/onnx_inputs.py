@@ -16,9 +16,8 @@ from onnx import TensorProto, helper, numpy_helper
 from fuzz import mutations as m
 from fuzz.inputs import MAY, MUST_REFUSE, NEUTRAL, NO_FILES, Case, kind, odd_name
 from fuzz.oracle import Explain
-from fuzz.seeds import PROGRAMS, Seeds
+from fuzz.seeds import OURS, Seeds
 
-OURS = ("conv.fused.onnx", "conv.strict.onnx", *(f"program{seed}.onnx" for seed in PROGRAMS))
 #: the key of our metadata
 KEY = "zeroq_asr"
 
@@ -35,8 +34,8 @@ def _reading(rng: random.Random, seeds: Seeds, name: str, base: str) -> tuple[tu
     return ("report", "conv.nemo", name, *small), {"conv.nemo": seeds["conv.nemo"]}
 
 
-def _verifying(name: str, data: bytes, what: str, label: str) -> Case:
-    claim = None if label == MUST_REFUSE else Explain("program", (name,))
+def _verifying(seeds: Seeds, base: str, name: str, data: bytes, what: str, label: str) -> Case:
+    claim = None if label == MUST_REFUSE else Explain("program", (name, base not in seeds.mixed))
     return Case(what, label, ("verify", name, "--json"), {name: data}, explain=claim)
 
 
@@ -55,7 +54,7 @@ def our_bytes(rng: random.Random, seeds: Seeds) -> Case:
         files = {name: content, "a.wav": seeds["a.wav"]}
         return Case(f"{what} for {command}", MUST_REFUSE, (command, name, *audio), files)
     if rng.random() < 0.6:
-        return _verifying(name, changed, f"{base} damaged", NEUTRAL if changed == data else MUST_REFUSE)
+        return _verifying(seeds, base, name, changed, f"{base} damaged", NEUTRAL if changed == data else MUST_REFUSE)
     argv, files = _reading(rng, seeds, name, base)
     return Case(f"{base} damaged", MAY, argv, {name: changed, **files})
 
@@ -189,7 +188,7 @@ def our_messages(rng: random.Random, seeds: Seeds) -> Case:
         data = b"\x08\x08"
     name = "model.onnx"
     if rng.random() < 0.6:
-        return _verifying(name, data, what, NEUTRAL if data == seeds[base] else MUST_REFUSE)
+        return _verifying(seeds, base, name, data, what, NEUTRAL if data == seeds[base] else MUST_REFUSE)
     argv, files = _reading(rng, seeds, name, base)
     return Case(what, MAY, argv, {name: data, **files})
 
@@ -215,7 +214,7 @@ def our_metadata(rng: random.Random, seeds: Seeds) -> Case:
     what = f"{base}: {change}"
     if rng.random() < 0.65:
         # what names it or says how it was made is believed
-        return _verifying("model.onnx", data, what, MAY)
+        return _verifying(seeds, base, "model.onnx", data, what, MAY)
     argv, files = _reading(rng, seeds, "model.onnx", base)
     return Case(what, MAY, argv, {"model.onnx": data, **files})
 
@@ -375,7 +374,7 @@ def our_forgeries(rng: random.Random, seeds: Seeds) -> Case:
         made = export(program, deployment, own["dialect"], own["target"])
         (folder / "model.onnx").write_bytes(made.to_bytes())
 
-    claim = Explain("program", ("model.onnx",))
+    claim = Explain("program", ("model.onnx", base not in seeds.mixed))
     argv = ("verify", "model.onnx", "--json")
     return Case(f"{base} forged", MAY, argv, prepare=prepare, explain=claim)
 

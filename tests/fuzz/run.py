@@ -22,8 +22,8 @@ from pathlib import Path
 
 from fuzz.harness import OUTCOMES, Ran, broken_rules, command, isolated, snapshot
 from fuzz.inputs import MUST_REFUSE, MUST_TELL, NEUTRAL, Case, make
-from fuzz.oracle import Explain, explain, found
-from fuzz.seeds import Seeds, build
+from fuzz.oracle import BEHIND, Explain, explain, found
+from fuzz.seeds import OURS, Seeds, build
 
 #: modules with kinds of input, imported for their registration
 _KINDS = ("checkpoint_inputs", "huggingface_inputs", "onnx_inputs", "speech_inputs", "argument_inputs")
@@ -181,6 +181,13 @@ def prepared(folder: Path) -> Seeds:
     listened = isolated(command(("evaluate", "conv.nemo", "-m", "list.jsonl", "--json")), here)
     if listened.code == 0:
         seeds.facts["manifest"] = found(Explain("printed"), here, listened.stdout)
+    for name in OURS:
+        problem = found(Explain("program", (name,)), here).get("problem", "")
+        if problem == BEHIND:
+            seeds.mixed.add(name)
+            problem = found(Explain("program", (name, False)), here).get("problem", "")
+        if problem:
+            seeds.broken[name] = problem
     broken = [f"{key}: {fact['problem']}" for key, fact in seeds.facts.items() if fact.get("problem")]
     # an input that this version does not read may be changed as one likes
     seeds.facts = {key: fact for key, fact in seeds.facts.items() if not fact.get("problem")}
@@ -243,7 +250,13 @@ def _empty(folder: Path) -> None:
 
 
 def run_all(numbers: Iterable[int], seeds: Seeds, folder: Path, jobs: int, only: str = "") -> Iterator[Finding]:
-    """Yield what the cases of the seeds did, run by ``jobs`` workers, in the order in which they end."""
+    """Yield what the cases of the seeds did, run by ``jobs`` workers, in the order in which they end.
+
+    Whole inputs that break a rule come first, numbered from -1 down.
+    """
+    for number, (name, problem) in enumerate(seeds.broken.items(), start=1):
+        argv = ["verify", name]
+        yield Finding(-number, "whole inputs", name, NEUTRAL, argv, 0, 0.0, 0.0, {"silent": problem})
     todo = [*numbers]
     gc.collect()
     gc.freeze()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import io
 import json
+import math
 import sys
 import wave
 from pathlib import Path
@@ -31,7 +32,7 @@ RATE, MELS = 16000, 12
 #: values that are no default, so that leaving one away changes what is computed
 PREPROCESSOR: dict[str, Any] = {
     "_target_": "nemo.collections.asr.modules.AudioToMelSpectrogramPreprocessor",
-    "sample_rate": RATE,
+    "sample_rate": 22050,
     "features": MELS,
     "normalize": "all_features",
     "window_size": 0.03,
@@ -71,7 +72,7 @@ CONV: dict[str, Any] = {
     },
     "optim": {"name": "novograd", "lr": 0.05, "betas": [0.9, 0.25]},
     "train_ds": {"manifest_filepath": "???", "batch_size": 32},
-    "sample_rate": RATE,
+    "sample_rate": 22050,
     "target": "nemo.collections.asr.models.EncDecCTCModel",
 }
 
@@ -212,6 +213,8 @@ def _programs() -> Any:
 
 #: seeds of random programs that are exported, each with other operators
 PROGRAMS = range(10)
+#: the files of one program each
+OURS = ("conv.fused.onnx", "conv.strict.onnx", *(f"program{seed}.onnx" for seed in PROGRAMS))
 
 
 def build(folder: Path) -> None:
@@ -264,18 +267,15 @@ def build(folder: Path) -> None:
 
     programs = _programs()
     frontend = zq.FrontendConfig(features=programs.MELS)
-    around = Deployment("random", frontend, zq.Tokenizer(("a", "b")), 2.0, 1)
     for seed in PROGRAMS:
         own = programs.random_program(seed, steps=5)
-        # front() halves the frames
-        halved = any(i.op == "length_step" for i in own.code)
-        here = Deployment("random", frontend, zq.Tokenizer(("a", "b")), 2.0, 2 if halved else 1)
+        factor = math.prod(i.attrs["divisor"] for i in own.code if i.op == "length_step")
+        here = Deployment("random", frontend, zq.Tokenizer(("a", "b")), 2.0, factor)
         dialect = ("fused", "strict")[seed % 2]
         try:
             write(f"program{seed}.onnx", export(own, here, dialect).to_bytes())
         except zq.ZeroqError:  # some random programs cannot be proven
             write(f"program{seed}.onnx", export(made.program, made.deployment, dialect).to_bytes())
-    del around
 
     mono, stereo = sound(), sound(0.3, 8000, 2)
     write("a.wav", wav(mono))
@@ -307,6 +307,10 @@ class Seeds:
         self.loaded: dict[str, Any] = {}
         #: what the oracle found in whole inputs
         self.facts: dict[str, Any] = {}
+        #: random programs in which utterances of a batch are not apart
+        self.mixed: set[str] = set()
+        #: whole inputs that break a rule, and how
+        self.broken: dict[str, str] = {}
         #: those that this version does not read, and why
         self.unread: list[str] = []
 
