@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import yaml
 
 Path = tuple[Any, ...]
 #: text that steers terminals, is read as markup, or ends a line
@@ -196,8 +197,18 @@ def changed(rng: random.Random, tree: Any, *, only: Callable[[Path], bool] = lam
     return Change(replaced(tree, path, value), path, old, value, "replaced")
 
 
+def to_yaml(tree: Any, **options: Any) -> bytes:
+    """Spell a tree as YAML, or as JSON where it is nested too deeply for that, which is YAML, too."""
+    try:
+        return yaml.safe_dump(tree, sort_keys=False, **options).encode("utf-8", "surrogatepass")
+    except RecursionError:
+        return to_json(tree)
+
+
 def same_meaning(old: Any, new: Any) -> bool:
     """Tell whether two values of a configuration say the same: 5, 5.0, "5" and [5] do."""
+    if isinstance(old, bool) and isinstance(new, str):
+        return new.strip().lower() == str(old).lower()
     if isinstance(new, list) and len(new) == 1 and not isinstance(old, list):
         return same_meaning(old, new[0])
     if isinstance(old, list) and len(old) == 1 and not isinstance(new, list):
@@ -214,7 +225,10 @@ def same_meaning(old: Any, new: Any) -> bool:
 
 def to_json(tree: Any) -> bytes:
     """Spell a tree as JSON, whatever is in it."""
-    return json.dumps(tree, ensure_ascii=True).encode()
+    try:
+        return json.dumps(tree, ensure_ascii=True).encode()
+    except RecursionError:
+        return b'{"a":' * 1000 + b"1" + b"}" * 1000
 
 
 def odd_text(rng: random.Random, text: bytes) -> tuple[bytes, str]:
@@ -324,7 +338,7 @@ def zip_bomb(records: Iterable[tuple[str, bytes]], name: str, size: int = 2**28)
     with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
         for key, data in records:
             archive.writestr(key, data)
-        with archive.open(name, "w") as member:
+        with archive.open(name, "w", force_zip64=True) as member:
             for _ in range(size // 2**24):
                 member.write(bytes(2**24))
     return out.getvalue()

@@ -256,7 +256,7 @@ def run_all(numbers: Iterable[int], seeds: Seeds, folder: Path, jobs: int, only:
     """
     for number, (name, problem) in enumerate(seeds.broken.items(), start=1):
         argv = ["verify", name]
-        yield Finding(-number, "whole inputs", name, NEUTRAL, argv, 0, 0.0, 0.0, {"silent": problem})
+        yield Finding(-number, "whole inputs", name, NEUTRAL, argv, 0, 0.0, broken={"silent": problem})
     todo = [*numbers]
     gc.collect()
     gc.freeze()
@@ -274,7 +274,7 @@ def run_all(numbers: Iterable[int], seeds: Seeds, folder: Path, jobs: int, only:
                             found_ = run_seed(seed, seeds, folder / f"job{job}", only)
                         except Exception:  # a defect of the fuzzer, which must not end the others
                             text = traceback.format_exc()
-                            found_ = Finding(seed, "fuzzer", text, "", [], None, 0.0, {"fuzzer": text[-400:]})
+                            found_ = Finding(seed, "fuzzer", text, "", [], None, 0.0, broken={"fuzzer": text[-400:]})
                         # a pipe takes so much at once, whole
                         line = json.dumps(asdict(found_)).encode()[: 2**15]
                         if len(line) > 4000:

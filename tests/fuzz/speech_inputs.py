@@ -320,7 +320,7 @@ def plan(rng: random.Random, seeds: Seeds) -> Case:
     chance = rng.random()
     if chance < 0.6:
         change = m.changed(rng, tree_)
-        text = yaml.safe_dump(change.tree, sort_keys=False).encode("utf-8", "surrogatepass")
+        text = m.to_yaml(change.tree)
         what = str(change)
     elif chance < 0.8:
         text, what = m.odd_text(rng, text)
