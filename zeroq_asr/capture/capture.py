@@ -215,11 +215,11 @@ def _check(
         raise CaptureError(
             name, "the network's own logits are not finite", "check its weights, and the frontend"
         )
-    error = float((expected - found).abs()[valid].max())
+    distance = float((expected - found).abs()[valid].max())
     spread = float(expected.abs()[valid].max())
-    if not error <= TOLERANCE * max(spread, 1e-6):
+    if not distance <= TOLERANCE * max(spread, 1e-6):
         raise CaptureError(
             name,
-            f"the captured graph differs from the network by {error:.3g} (logits reach {spread:.3g})",
+            f"the captured graph differs from the network by {distance:.3g} (logits reach {spread:.3g})",
             "the network does something that the capture misread; please report its layers",
         )
