@@ -25,10 +25,7 @@ from zeroq_asr.lines import VALUE, printable, shorten, shown
 
 #: opset and IR of bodies, which are those of the files
 OPSET, IR_VERSION = 18, 8
-#: operators of standard ONNX whose result is a function of their operands, and its extents one of theirs: not
-#: what draws numbers, trains, repeats or branches, holds text, or gives as many entries as there are that fit
-OPERATORS = frozenset(
-    """
+_NAMES = """
     Abs Acos Acosh Add And ArgMax ArgMin Asin Asinh Atan Atanh AveragePool BatchNormalization BitShift
     BitwiseAnd BitwiseNot BitwiseOr BitwiseXor Cast CastLike Ceil Celu CenterCropPad Clip Concat
     Constant ConstantOfShape Conv ConvTranspose Cos Cosh CumSum DepthToSpace Div Einsum Elu Equal Erf
@@ -40,8 +37,10 @@ OPERATORS = frozenset(
     ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum ReduceSumSquare Relu Reshape Resize Round Selu
     Shape Shrink Sigmoid Sign Sin Sinh Size Slice Softmax Softplus Softsign SpaceToDepth Split Sqrt
     Squeeze Sub Sum Tan Tanh ThresholdedRelu Tile TopK Transpose Trilu Unsqueeze Where Xor
-    """.split()
-)
+    """
+#: operators of standard ONNX whose result is a function of their operands, and its extents one of theirs: not
+#: what draws numbers, trains, repeats or branches, holds text, or gives as many entries as there are that fit
+OPERATORS = frozenset(_NAMES.split())
 #: what attributes may be
 _SETTINGS = (
     AttributeProto.FLOAT,
