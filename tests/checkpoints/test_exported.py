@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import contextlib
 import io
 import json
+import random
+import re
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -14,9 +17,12 @@ from torch import nn
 
 from zeroq_asr.checkpoints import load_checkpoint
 from zeroq_asr.checkpoints.exported import _is_size
-from zeroq_asr.errors import CheckpointError
+from zeroq_asr.cli.exits import INPUT, UNSUPPORTED, code_of
+from zeroq_asr.errors import CheckpointError, UnsupportedModelError
 
 AUTO = torch.export.Dim.AUTO
+#: captured names that no file holds: they are Python's
+PYTHON = {"__add__", "__iadd__", "__floordiv__", "neg", "mod", "float", "long", "floordiv", "size"}
 DYNAMIC = ({0: AUTO, 2: AUTO}, {0: AUTO})
 
 
@@ -226,6 +232,212 @@ ATTACKS: dict[str, tuple[str, Callable[[dict[str, Any]], object], str]] = {
         "bytes of conv.weight are missing",
     ),
 }
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "_reshape_alias.default",
+        "as_strided.default",
+        "_print.default",
+        "save.default",
+        "from_file.default",
+        "set_.source_Tensor",
+        "resize_.default",
+        "empty.memory_format",
+        "_unsafe_index.Tensor",
+        "native_batch_norm.default",
+        "rand.default",
+        "view.dtype",
+        "add.out",
+        "mul.left_t",
+    ],
+)
+def test_operators_that_are_not_listed(load: Load, archive: bytes, target: str) -> None:
+    with pytest.raises(UnsupportedModelError, match=f"calls the operator aten.{re.escape(target)}") as caught:
+        load(edited(archive, MODEL, rename_target(f"torch.ops.aten.{target}")))
+    assert "--loader" in str(caught.value)
+    assert code_of(caught.value) == UNSUPPORTED
+
+
+def call(target: str, name: str, *arguments: dict[str, Any], keywords: dict[str, Any] = {}) -> dict[str, Any]:  # noqa: B006
+    """A call as the format writes it, whose result takes the place of the tensor ``name``."""
+    schema = operator_named(target)._schema
+    inputs = [
+        {"name": a.name, "arg": g, "kind": 1} for a, g in zip(schema.arguments, arguments, strict=False)
+    ]
+    inputs += [{"name": k, "arg": g, "kind": 2} for k, g in keywords.items()]
+    return {
+        "target": f"torch.ops.aten.{target}",
+        "inputs": inputs,
+        "outputs": [{"as_tensor": {"name": name}}],
+        "metadata": {},
+        "is_hop_single_tensor_return": None,
+        "name": name,
+    }
+
+
+def operator_named(target: str) -> Any:
+    name, overload = target.split(".")
+    return getattr(getattr(torch.ops.aten, name), overload)
+
+
+def tensor(name: str) -> dict[str, Any]:
+    return {"as_tensor": {"name": name}}
+
+
+def instead(node: dict[str, Any], at: int = 2) -> Callable[[dict[str, Any]], object]:
+    """Put a call in the place of the dropout, or of another node: its result has that one's name."""
+
+    def change(model: dict[str, Any]) -> None:
+        nodes = model["graph_module"]["graph"]["nodes"]
+        name = nodes[at]["outputs"][0]["as_tensor"]["name"]
+        nodes[at] = {**node, "name": name, "outputs": [tensor(name)]}
+
+    return change
+
+
+X = tensor("conv1d")
+HUGE: dict[str, Any] = {"as_ints": [10**6, 10**6]}
+CALLS: dict[str, tuple[dict[str, Any], str]] = {
+    # the number of a type: the kernel looks it up in a table
+    "a type of none": (
+        call("softmax.int", "", X, {"as_int": 1}, {"as_int": -1}),
+        "dtype = -1 is no ScalarType",
+    ),
+    "a terabyte": (call("zeros.default", "", HUGE), "makes 4000000000000 bytes"),
+    "a petabyte of views": (
+        call("expand.default", "", tensor("p_norm_weight"), {"as_ints": [2**46, 16]}),
+        "bytes|range",
+    ),
+    "endless pieces": (
+        call("unbind.int", "", tensor("arange"), {"as_int": 0}),
+        "pieces|does not run|readable",
+    ),
+    "no stride": (
+        call("avg_pool1d.default", "", X, {"as_ints": [2]}, {"as_ints": [0]}),
+        r"stride = 0 is out of range",
+    ),
+    "an axis far away": (call("softmax.int", "", X, {"as_int": 2**30}), "is no axis"),
+    "the lowest integer by -1": (
+        call("floor_divide.default", "", tensor("lengths"), {"as_int": -1}),
+        "divides integers by what may be zero or negative",
+    ),
+    "norms of another width": (
+        call(
+            "_native_batch_norm_legit_no_training.default",
+            "",
+            X,
+            *(tensor(f"p_norm_{n}") for n in ("weight", "bias")),
+            *(tensor(f"b_norm_running_{n}") for n in ("mean", "var")),
+            {"as_float": 0.1},
+            {"as_float": 1e-5},
+        ),
+        "its weight has the wrong shape",
+    ),
+    "a weight that it writes": (
+        call("relu_.default", "", tensor("p_conv_weight")),
+        "writes into an input or a weight",
+    ),
+    "a view of a weight that it writes": (
+        call("relu_.default", "", tensor("features")),
+        "writes into an input or a weight",
+    ),
+    "other devices": (
+        call("to.device", "", X, {"as_device": {"type": "cuda", "index": 0}}, {"as_scalar_type": 7}),
+        r"device\(type='cuda', index=0\) is not supported",
+    ),
+    "quantized": (call("to.dtype", "", X, {"as_scalar_type": 10}), "is not supported"),
+    "an index beyond": (call("slice.Tensor", "", X, {"as_int": 1}, {"as_int": 2**63}), "readable|range|run"),
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_arguments_that_no_kernel_should_see(load: Load, archive: bytes, name: str) -> None:
+    node, message = CALLS[name]
+    with pytest.raises(CheckpointError, match=message) as caught:
+        load(edited(archive, MODEL, instead(node)))
+    assert "\n" not in str(caught.value)
+    assert code_of(caught.value) == INPUT
+
+
+def of_weight(**changes: Any) -> Callable[[dict[str, Any]], object]:
+    return lambda c: c["config"]["conv.weight"]["tensor_meta"].update(changes)
+
+
+def whole(*numbers: int) -> list[dict[str, int]]:
+    return [{"as_int": n} for n in numbers]
+
+
+#: of 29 · 16 · 3 floats
+METAS: dict[str, dict[str, Any]] = {
+    "beyond": {"sizes": whole(29, 16, 4)},
+    "far": {"strides": whole(48, 3, 2**40)},
+    "behind": {"storage_offset": {"as_int": 1}},
+    "before": {"storage_offset": {"as_int": -1}},
+    "backwards": {"strides": whole(48, 3, -1)},
+    "many of one": {"sizes": whole(2**20, 2**20, 3), "strides": whole(0, 0, 0)},
+    "wider": {"dtype": 8},
+    "of no type": {"dtype": 99},
+    "sparse": {"layout": 1},
+    "axes": {"strides": whole(1)},
+    "a symbol": {"sizes": [{"as_expr": {"expr_str": "Symbol('s0')"}}] * 3},
+    "no number": {"sizes": [{"as_int": "3"}] * 3},
+}
+
+
+@pytest.mark.parametrize("name", METAS)
+def test_weights_lie_within_their_bytes(load: Load, archive: bytes, name: str) -> None:
+    with pytest.raises(CheckpointError, match=r"conv\.weight (reaches|has|is larger)"):
+        load(edited(archive, WEIGHTS, of_weight(**METAS[name])))
+
+
+def test_signatures_that_write(load: Load, archive: bytes) -> None:
+    def change(model: dict[str, Any]) -> None:
+        specs = model["graph_module"]["signature"]["output_specs"]
+        specs.append({"buffer_mutation": {"arg": {"name": "transpose"}, "buffer_name": "norm.running_mean"}})
+
+    with pytest.raises(CheckpointError, match="its output_specs hold 'buffer_mutation'"):
+        load(edited(archive, MODEL, change))
+
+
+def test_every_operator_that_is_captured_may_be_called() -> None:
+    import zeroq_asr.operators  # noqa: F401
+    from zeroq_asr.capture import dispatch
+    from zeroq_asr.capture.aten import SPELLINGS
+    from zeroq_asr.checkpoints.aten import allowed
+
+    names = {n for name in dispatch._names() for n in (name, *SPELLINGS.get(name, ()))}
+    # Python's own operators, and names of ours
+    packets = {
+        n: getattr(torch.ops.aten, n) for n in names if n in dir(torch.ops.aten) or hasattr(torch.ops.aten, n)
+    }
+    kept = {n: [o for o in p.overloads() if allowed(getattr(p, o))] for n, p in packets.items()}
+    assert {n for n, overloads in kept.items() if not overloads} <= PYTHON
+    assert len(kept) > 60
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_mutated_graphs_load_or_are_refused(load: Load, archive: bytes, seed: int) -> None:
+    generator = random.Random(seed)
+
+    def change(model: dict[str, Any]) -> None:
+        places: list[tuple[Any, Any]] = []
+
+        def walk(item: Any) -> None:
+            for key, value in item.items() if isinstance(item, dict) else enumerate(item):
+                if isinstance(value, (dict, list)):
+                    walk(value)
+                elif type(value) is int:
+                    places.append((item, key))
+
+        walk(model["graph_module"])
+        item, key = generator.choice(places)
+        item[key] = generator.choice([0, -1, 2**31, 2**62, 2**63 - 1, -(2**63), 7])
+
+    # whatever else is raised, or a crash, fails
+    with contextlib.suppress(CheckpointError):
+        assert load(edited(archive, MODEL, change)).subsampling_factor in (1, 2, 4, 8)
 
 
 @pytest.mark.parametrize("name", ATTACKS)

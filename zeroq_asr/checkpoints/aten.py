@@ -71,7 +71,7 @@ _OF_NUMBERS = frozenset(
 )
 #: what part of an argument a schema calls so; the first that fits
 _LEAVES: dict[str, Any] = {
-    "Tensor": torch.Tensor,
+    "Tensor": (torch.Tensor, int, float),  # a number stands for a tensor of it
     "ScalarType": torch.dtype,
     "Layout": torch.layout,
     "MemoryFormat": torch.memory_format,
@@ -106,7 +106,7 @@ _DIVISIONS = ("floor_divide", "remainder", "fmod", "div", "divide")
 MAX_NODES, MAX_PIECES = 100_000, 4096
 MAX_VALUE, MAX_LIVE, MAX_BYTES, MAX_FLOPS = 2**30, 2**31, 2**36, 2**42
 _OPERATOR_REMEDY = "write it with other operators, or build the network yourself: --loader MODULE:FUNCTION"
-_COST_REMEDY = "it is no network for speech that this package can take"
+_COST_REMEDY = "export a network for speech, in inference mode and on the CPU"
 
 #: kinds of nodes that a traced graph is made of
 _CALL = "call_function"
