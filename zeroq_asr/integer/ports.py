@@ -1,7 +1,7 @@
 """What the ports of a program must be, and the names in it: what a file can hold, and a runtime takes.
 
-What enters is [batch, channels, frames] of float32 features or of integers, or lengths [batch]; the extents of
-the batch and of the frames are names, which stand for any number.  What leaves is what the program makes.
+What enters is [batch, channels, frames] of float32 features or of integers, or lengths [batch]; the extents
+of the batch and of the frames are names, which stand for any number.  What leaves is what the program makes.
 """
 
 from __future__ import annotations
