@@ -25,22 +25,26 @@ from zeroq_asr.lines import VALUE, printable, shorten, shown
 
 #: opset and IR of bodies, which are those of the files
 OPSET, IR_VERSION = 18, 8
-_NAMES = """
-    Abs Acos Acosh Add And ArgMax ArgMin Asin Asinh Atan Atanh AveragePool BatchNormalization BitShift
-    BitwiseAnd BitwiseNot BitwiseOr BitwiseXor Cast CastLike Ceil Celu CenterCropPad Clip Concat
-    Constant ConstantOfShape Conv ConvTranspose Cos Cosh CumSum DepthToSpace Div Einsum Elu Equal Erf
-    Exp Expand EyeLike Flatten Floor GRU Gather GatherElements GatherND Gemm GlobalAveragePool
-    GlobalMaxPool Greater GreaterOrEqual GroupNormalization HardSigmoid HardSwish Hardmax Identity
-    InstanceNormalization IsInf IsNaN LRN LSTM LayerNormalization LeakyRelu Less LessOrEqual Log
-    LogSoftmax LpNormalization LpPool MatMul Max MaxPool Mean MeanVarianceNormalization Min Mish Mod Mul
-    Neg Not OneHot Or PRelu Pad Pow RNN Range Reciprocal ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp
-    ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum ReduceSumSquare Relu Reshape Resize Round Selu
-    Shape Shrink Sigmoid Sign Sin Sinh Size Slice Softmax Softplus Softsign SpaceToDepth Split Sqrt
-    Squeeze Sub Sum Tan Tanh ThresholdedRelu Tile TopK Transpose Trilu Unsqueeze Where Xor
-    """
 #: operators of standard ONNX whose result is a function of their operands, and its extents one of theirs: not
 #: what draws numbers, trains, repeats or branches, holds text, or gives as many entries as there are that fit
-OPERATORS = frozenset(_NAMES.split())
+OPERATORS = frozenset(
+    " ".join(
+        (
+            "Abs Acos Acosh Add And ArgMax ArgMin Asin Asinh Atan Atanh AveragePool BatchNormalization",
+            "BitShift BitwiseAnd BitwiseNot BitwiseOr BitwiseXor Cast CastLike Ceil Celu CenterCropPad",
+            "Clip Concat Constant ConstantOfShape Conv ConvTranspose Cos Cosh CumSum DepthToSpace Div",
+            "Einsum Elu Equal Erf Exp Expand EyeLike Flatten Floor GRU Gather GatherElements GatherND",
+            "Gemm GlobalAveragePool GlobalMaxPool Greater GreaterOrEqual GroupNormalization HardSigmoid",
+            "HardSwish Hardmax Identity InstanceNormalization IsInf IsNaN LRN LSTM LayerNormalization",
+            "LeakyRelu Less LessOrEqual Log LogSoftmax LpNormalization LpPool MatMul Max MaxPool Mean",
+            "MeanVarianceNormalization Min Mish Mod Mul Neg Not OneHot Or PRelu Pad Pow RNN Range",
+            "Reciprocal ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin",
+            "ReduceProd ReduceSum ReduceSumSquare Relu Reshape Resize Round Selu Shape Shrink Sigmoid",
+            "Sign Sin Sinh Size Slice Softmax Softplus Softsign SpaceToDepth Split Sqrt Squeeze Sub Sum",
+            "Tan Tanh ThresholdedRelu Tile TopK Transpose Trilu Unsqueeze Where Xor",
+        )
+    ).split(" ")
+)
 #: what attributes may be
 _SETTINGS = (
     AttributeProto.FLOAT,
@@ -112,8 +116,8 @@ def _require_allowed(model: onnx.ModelProto) -> None:
             raise ValueError(f"holds {name} of another domain than standard ONNX, {shown(node.domain)}")
         if node.op_type not in OPERATORS:
             raise ValueError(
-                f"holds {name}, which is random, trains, branches, repeats, gives as many entries as its "
-                "data say, or is no operator that an island may hold"
+                f"holds {name}, which is random, trains, branches, repeats, is shaped by data "
+                "or is no operator of an island"
             )
         for a in node.attribute:
             if a.type not in _SETTINGS or a.ref_attr_name:
