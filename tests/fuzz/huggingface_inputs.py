@@ -108,13 +108,17 @@ def _tensors(rng: random.Random, seeds: Seeds, base: str, files: dict[str, Any])
         header, what = change.tree, str(change)
     elif how == 1:
         start, end = entry["data_offsets"]
-        value = rng.choice(([0, end - start], [start - 4, end - 4], [start, end + 4], [end, start], [0, 2**63]))
+        value = rng.choice(
+            ([0, end - start], [start - 4, end - 4], [start, end + 4], [end, start], [0, 2**63])
+        )
         entry["data_offsets"], what, label = value, f"{name} at {value}", MUST_REFUSE
     elif how == 2:
         entry["dtype"] = rng.choice(("F16", "I32", "F64", "F8_E4M3", "BOOL", "x", None, 5))
         what, label = f"{name} of {entry['dtype']}", MUST_REFUSE
     elif how == 3:
-        value = rng.choice(([], [-1], [2**63], [*entry["shape"], 1], entry["shape"][::-1], [0], [10**30], "x"))
+        value = rng.choice(
+            ([], [-1], [2**63], [*entry["shape"], 1], entry["shape"][::-1], [0], [10**30], "x")
+        )
         what, entry["shape"] = f"{name}: {entry['shape']} → {value}", value
     elif how == 4:
         start, _ = entry["data_offsets"]
@@ -145,7 +149,10 @@ def _tensors(rng: random.Random, seeds: Seeds, base: str, files: dict[str, Any])
 def _shards(rng: random.Random, seeds: Seeds, base: str, files: dict[str, Any]) -> Case:
     data = files.pop("model.safetensors")
     names = [name for name in _header(data)[0] if name != "__metadata__"]
-    index: dict[str, Any] = {"metadata": {"total_size": 1}, "weight_map": {name: "a.safetensors" for name in names}}
+    index: dict[str, Any] = {
+        "metadata": {"total_size": 1},
+        "weight_map": dict.fromkeys(names, "a.safetensors"),
+    }
     files["a.safetensors"] = data
     ways: list[tuple[str, str, str]] = [
         ("whole", NEUTRAL, "a.safetensors"),
@@ -215,7 +222,9 @@ def _code(rng: random.Random, seeds: Seeds, base: str, files: dict[str, Any]) ->
         lambda: config.update(auto_map={"AutoConfig": "other/repo--own.Own"}, model_type="x"),
         lambda: config.update(attn_implementation="own/kernel", _attn_implementation="own/kernel"),
         lambda: config.update(attn_implementation="flash_attention_2"),
-        lambda: config.update(quantization_config={"quant_method": rng.choice(("bitsandbytes", "gptq", "x"))}),
+        lambda: config.update(
+            quantization_config={"quant_method": rng.choice(("bitsandbytes", "gptq", "x"))}
+        ),
         lambda: config.update(quantization_config={"quant_method": "bitsandbytes", "load_in_8bit": True}),
         lambda: config.update(base_model_name_or_path="../x", _name_or_path="other/repo"),
         lambda: config.update(torch_dtype=rng.choice(("float16", "x", "os.system"))),

@@ -1,7 +1,7 @@
 """Explains what the command accepted: does the result follow the input as it was changed?
 
-An explanation runs in a forked child of its own, since what is accepted may crash whatever runs it.  It prints
-a line of JSON: ``problem``, empty where all is well.
+An explanation runs in a forked child of its own, since what is accepted may crash whatever runs it.  It
+prints a line of JSON: ``problem``, empty where all is well.
 """
 
 from __future__ import annotations
