@@ -206,10 +206,10 @@ def to_yaml(tree: Any, **options: Any) -> bytes:
 
 
 def same_meaning(old: Any, new: Any) -> bool:
-    """Tell whether two values of a configuration say the same: 5, 5.0, "5" and [5] do."""
+    """Tell whether two values of a configuration say the same: 5, 5.0, "5" and [5] do, and [[5]] and [5]."""
     if isinstance(old, bool) and isinstance(new, str):
         return new.strip().lower() == str(old).lower()
-    if isinstance(new, list) and len(new) == 1 and not isinstance(old, list):
+    if isinstance(new, list) and len(new) == 1 and (not isinstance(old, list) or new[0] == old):
         return same_meaning(old, new[0])
     if isinstance(old, list) and len(old) == 1 and not isinstance(new, list):
         return same_meaning(old[0], new)

@@ -187,7 +187,9 @@ def prepared(folder: Path) -> Seeds:
     for key, arguments in {**alone, **beside}.items():
         seeds.facts[key] = found(Explain("checkpoint", arguments), here)
     _warm_here(base)
-    listened = isolated(command(("evaluate", "conv.nemo", "-m", "list.jsonl", "--json")), here)
+    listened = isolated(
+        command(("evaluate", "conv.nemo", "-m", "list.jsonl", "--json", "-o", "out.jsonl")), here
+    )
     if listened.code == 0:
         seeds.facts["manifest"] = found(Explain("printed"), here, listened.stdout)
     for name in OURS:
