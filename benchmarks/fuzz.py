@@ -20,7 +20,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--cases", type=int, default=1000, help="how many seeds, from --seed on")
     parser.add_argument("--seed", type=int, default=0, help="the first seed")
     parser.add_argument("--jobs", type=int, default=2, help="processes that run cases")
@@ -52,7 +54,10 @@ def main() -> int:
                     stream.write(json.dumps(asdict(one)) + "\n")
             for outcome, seen in one.broken.items():
                 shown = " ".join(ascii(a)[1:-1][:80] for a in one.argv)
-                print(f"{one.seed} {one.kind}: {outcome}: {ascii(seen)[1:-1][:160]} | zeroq-asr {shown}", flush=True)
+                print(
+                    f"{one.seed} {one.kind}: {outcome}: {ascii(seen)[1:-1][:160]} | zeroq-asr {shown}",
+                    flush=True,
+                )
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     seconds = time.monotonic() - start

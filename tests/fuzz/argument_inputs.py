@@ -58,7 +58,12 @@ TEXTS = (
 #: numbers that ask for honest work without end
 _COSTLY = {"iterations", "batch", "frames", "rounds", "seeds", "seconds", "max_seconds", "limit"}
 #: what makes a run of these certain to end soon
-_DEAR = {"compare": "--preset=nothing", "bench": "--device=nothing", "demo": "--nothing", "synthesize": "--iterations=0"}
+_DEAR = {
+    "compare": "--preset=nothing",
+    "bench": "--device=nothing",
+    "demo": "--nothing",
+    "synthesize": "--iterations=0",
+}
 
 
 @functools.cache
@@ -74,7 +79,9 @@ def _value(rng: random.Random, option: click.Parameter) -> str:
     if getattr(kind_, "name", "") in ("integer", "integer range", "float", "float range"):
         if option.name in _COSTLY:
             return rng.choice(("-1", "0", "x", "nan", "1e400", str(2**63), "9" * 400, "", "1", "inf"))
-        return rng.choice(("-1", "0", "1", "x", "nan", "inf", str(2**31), str(2**63), "9" * 5000, "", "1e-300"))
+        return rng.choice(
+            ("-1", "0", "1", "x", "nan", "inf", str(2**31), str(2**63), "9" * 5000, "", "1e-300")
+        )
     return rng.choice(TEXTS)
 
 
@@ -94,7 +101,9 @@ def arguments(rng: random.Random, seeds: Seeds) -> Case:
         "folder": ["out"],
     }
     argv: list[str] = []
-    options = [p for p in command.params if isinstance(p, click.Option) and p.name not in ("help", "developer")]
+    options = [
+        p for p in command.params if isinstance(p, click.Option) and p.name not in ("help", "developer")
+    ]
     for option in rng.sample(options, min(len(options), rng.choice((0, 1, 1, 2, 3)))):
         flag = rng.choice(option.opts)
         if option.is_flag:
@@ -115,7 +124,9 @@ def arguments(rng: random.Random, seeds: Seeds) -> Case:
     if name in _DEAR:
         argv.append(_DEAR[name])
     if rng.random() < 0.1:
-        argv.insert(0, rng.choice(("--nothing", "-z", "--\x1b[31m", os.fsdecode(b"--\xff"), "--json=5", "--no-json")))
+        argv.insert(
+            0, rng.choice(("--nothing", "-z", "--\x1b[31m", os.fsdecode(b"--\xff"), "--json=5", "--no-json"))
+        )
     before = rng.choice((((),) * 8) + (("--quiet",), ("--json",), ("--nothing",), ("--version",), ("-h",)))
     if rng.random() < 0.04:
         name = rng.choice(("nothing", "\x1b[31m", "Quantize", "", "x" * 3000, "[bold]", "../x"))
@@ -156,11 +167,24 @@ def outputs(rng: random.Random, seeds: Seeds) -> Case:
         ("evaluate", "conv.nemo", "-m", "list.jsonl", "-o", name),
         ("quantize", "conv.nemo", "-o", name, *small),
         ("quantize", "conv.nemo", "-o", "out.onnx", "--tokens", name, *small),
-        ("synthesize", "conv.nemo", "-o", f"{name}.npz" if "/" not in name and content is None else name, "--iterations", "0"),
+        (
+            "synthesize",
+            "conv.nemo",
+            "-o",
+            f"{name}.npz" if "/" not in name and content is None else name,
+            "--iterations",
+            "0",
+        ),
         ("compare", "conv.nemo", "-m", "list.jsonl", "--markdown", name, "--preset", "nothing"),
     ]
     argv = rng.choice(commands)
     made = ("work/out.onnx", f"work/{name}.npz")
-    sure = argv[0] in ("evaluate", "quantize") and what in ("the input", "a folder", "a pipe", "no folder", "a long name")
+    sure = argv[0] in ("evaluate", "quantize") and what in (
+        "the input",
+        "a folder",
+        "a pipe",
+        "no folder",
+        "a long name",
+    )
     # evaluate may be asked to replace a recording: it has read it
     return Case(f"{what} for {argv[0]}", MUST_REFUSE if sure else MAY, argv, files, outputs=made)

@@ -1,11 +1,11 @@
-"""NeMo archives and folders, PyTorch files, exported programs: the checkpoints but for Hugging Face's."""
+"""NeMo archives and folders, and PyTorch files of weights."""
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import gzip
 import io
-import json
 import pickle
 import random
 import tarfile
@@ -30,10 +30,21 @@ from fuzz.inputs import (
 )
 from fuzz.oracle import Explain
 from fuzz.seeds import Seeds
+from zeroq_asr.speech.frontend import FrontendConfig
 
 CONFIG, WEIGHTS = "./model_config.yaml", "./model_weights.ckpt"
 #: options that mean nothing when a network runs, and sections that no network has
-_IGNORED = {"dither", "dropout", "dropout_att", "optim", "train_ds", "target", "pos_emb_max_len", "dir", "type"}
+_IGNORED = {
+    "dither",
+    "dropout",
+    "dropout_att",
+    "optim",
+    "train_ds",
+    "target",
+    "pos_emb_max_len",
+    "dir",
+    "type",
+}
 
 
 def of_nemo(
@@ -61,7 +72,7 @@ def nemo_archive(rng: random.Random, seeds: Seeds) -> Case:
     name, data = members[at]
     others = members[:at] + members[at + 1 :]
     case = functools.partial(of_nemo, rng, seeds, base)
-    links = (tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE, b"S", b"7")
+    links = (tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE, b"S")
     end = 512 * sum(1 + -(-len(d) // 512) for _, d in members)
 
     def swapped() -> Case:
@@ -69,7 +80,9 @@ def nemo_archive(rng: random.Random, seeds: Seeds) -> Case:
         return case(m.tar([*others, (odd, data)]), f"{name} called {odd!r}", MUST_REFUSE)
 
     def outside() -> Case:
-        odd = rng.choice((f"../{name}", f"/{name[2:]}", f"a/../../{name}", "..", "\\x", "/etc/passwd", "../x"))
+        odd = rng.choice(
+            (f"../{name}", f"/{name[2:]}", f"a/../../{name}", "..", "\\x", "/etc/passwd", "../x")
+        )
         return case(m.tar([*members, (odd, b"x")]), f"a member {odd!r}", MUST_REFUSE)
 
     def linked() -> Case:
@@ -107,7 +120,9 @@ def nemo_archive(rng: random.Random, seeds: Seeds) -> Case:
     ways: list[Callable[[], Case]] = [
         lambda: case(m.tar(others), f"{name} dropped", MUST_REFUSE),
         lambda: case(m.tar([*members, (name, data)]), f"{name} twice", MUST_REFUSE),
-        lambda: case(m.tar([*members, (name[2:], m.flip(rng, data))]), f"{name} twice, once flipped", MUST_REFUSE),
+        lambda: case(
+            m.tar([*members, (name[2:], m.flip(rng, data))]), f"{name} twice, once flipped", MUST_REFUSE
+        ),
         swapped,
         outside,
         linked,
@@ -122,7 +137,9 @@ def nemo_archive(rng: random.Random, seeds: Seeds) -> Case:
         lambda: case(m.flip(rng, whole), "flipped", MAY),
         lambda: case(m.patch(rng, whole), "patched", MAY),
         lambda: case(whole + rng.randbytes(rng.choice((1, 512, 20_000))), "more behind it", MAY),
-        lambda: case(m.tar([(f"./{i}", b"") for i in range(rng.choice((1001, 20_000)))]), "members", MUST_REFUSE),
+        lambda: case(
+            m.tar([(f"./{i}", b"") for i in range(rng.choice((1001, 20_000)))]), "members", MUST_REFUSE
+        ),
         lambda: case(seeds.once("bomb", m.bomb), "a gzip bomb", MUST_REFUSE),
         lambda: case(m.tar([]), "empty", MUST_REFUSE),
         lambda: case(m.tar([("./inner.nemo", whole)]), "an archive inside", MUST_REFUSE),
@@ -151,13 +168,15 @@ def meaningful(path: m.Path) -> bool:
     return path[0] in ("encoder", "decoder", "preprocessor") and path[-1] != "_target_"
 
 
-def _configuration(rng: random.Random, text: bytes) -> tuple[bytes, str, str, str]:
+def configuration(rng: random.Random, text: bytes) -> tuple[bytes, str, str, str]:
     """Return another configuration, what was done, the label and what the result must do."""
     chance = rng.random()
     if chance < 0.72:
         tree = yaml.safe_load(text)
         change = m.changed(rng, tree, only=lambda path: path[0] != "optim" or rng.random() < 0.2)
         says = meaningful(change.path) and not m.same_meaning(change.old, change.new)
+        if change.path[-1] == "num_classes" and change.old == -1 and change.how == "dropped":
+            says = False  # both leave it to the tokenizer
         if change.how == "added":
             says = False  # surplus keys: those of the preprocessor are refused, others belong to newer NeMo
         out = m.to_yaml(change.tree, allow_unicode=rng.random() < 0.5)
@@ -169,8 +188,16 @@ def _configuration(rng: random.Random, text: bytes) -> tuple[bytes, str, str, st
     at = rng.randrange(len(lines))
     bombs = b"".join(b"a%d: &a%d [%s]\n" % (i, i, b",".join([b"*a%d" % (i - 1)] * 9)) for i in range(1, 9))
     ways: list[tuple[str, str, Callable[[], bytes]]] = [
-        ("a tag that calls", MUST_REFUSE, lambda: b"x: !!python/object/apply:os.system ['touch ../canary/ran']\n" + text),
-        ("a tag that makes", MUST_REFUSE, lambda: text + b"y: !!python/object/new:os.mkdir ['../canary/ran']\n"),
+        (
+            "a tag that calls",
+            MUST_REFUSE,
+            lambda: b"x: !!python/object/apply:os.system ['touch ../canary/ran']\n" + text,
+        ),
+        (
+            "a tag that makes",
+            MUST_REFUSE,
+            lambda: text + b"y: !!python/object/new:os.mkdir ['../canary/ran']\n",
+        ),
         ("an unknown tag", MUST_REFUSE, lambda: text + b"y: !foo 1\n"),
         ("aliases", MAY, lambda: b"a0: &a0 [1,1]\n" + bombs + b"labels: *a8\n" + text),
         ("an alias to itself", MAY, lambda: text.replace(b"encoder:\n", b"encoder: &e\n  self: *e\n", 1)),
@@ -178,17 +205,29 @@ def _configuration(rng: random.Random, text: bytes) -> tuple[bytes, str, str, st
         ("a tab", MAY, lambda: b"".join([*lines[:at], b"\t" + lines[at], *lines[at + 1 :]])),
         ("a line twice", MAY, lambda: b"".join([*lines[:at], lines[at], *lines[at:]])),
         ("two documents", MUST_REFUSE, lambda: text + b"---\n" + text),
-        ("a reference in a circle", MAY, lambda: text.replace(b"feat_in: 12", b"feat_in: ${encoder.feat_in}", 1)),
-        ("a reference to a number", NEUTRAL, lambda: text.replace(b"feat_in: 12", b"feat_in: ${preprocessor.features}", 1)),
+        (
+            "a reference in a circle",
+            MAY,
+            lambda: text.replace(b"feat_in: 12", b"feat_in: ${encoder.feat_in}", 1),
+        ),
+        (
+            "a reference to a number",
+            NEUTRAL,
+            lambda: text.replace(b"feat_in: 12", b"feat_in: ${preprocessor.features}", 1),
+        ),
         ("1e-4 without a point", NEUTRAL, lambda: text.replace(b"0.0001", b"1e-4", 1)),
-        ("3e-2 without a point", NEUTRAL, lambda: text.replace(b"window_size: 0.03", b"window_size: 3e-2", 1)),
+        (
+            "3e-2 without a point",
+            NEUTRAL,
+            lambda: text.replace(b"window_size: 0.03", b"window_size: 3e-2", 1),
+        ),
         ("below model", NEUTRAL, lambda: b"model:\n" + b"".join(b"  " + line for line in lines)),
         ("a date", MAY, lambda: text.replace(b"hamming", b"2001-01-01", 1)),
         ("a sexagesimal", MAY, lambda: text.replace(b"16000", b"4:26:40", 1)),
         ("an octal", MAY, lambda: text.replace(b"features: 12", b"features: 014", 1)),
         ("binary", MAY, lambda: text.replace(b"hamming", b"!!binary aGk=", 1)),
         ("a set", MAY, lambda: text.replace(b"activation: relu", b"activation: !!set {relu}", 1)),
-    ]  # fmt: skip
+    ]
     what, label, way = rng.choice(ways)
     return way(), what, label, "equal" if label == NEUTRAL else "any"
 
@@ -197,14 +236,14 @@ def _configuration(rng: random.Random, text: bytes) -> tuple[bytes, str, str, st
 def nemo_configuration(rng: random.Random, seeds: Seeds) -> Case:
     """The YAML of a .nemo archive, or of weights that come without one."""
     if rng.random() < 0.3:
-        text, what, label, expected = _configuration(rng, seeds["model_config.yaml"])
+        text, what, label, expected = configuration(rng, seeds["model_config.yaml"])
         argv, more = reading(rng, "state.ckpt", "--config", "conf.yaml")
         files = {"state.ckpt": seeds["state.ckpt"], "conf.yaml": text, **recordings(seeds)}
         claim = Explain("checkpoint", ("state.ckpt", "conf.yaml"), "state.ckpt", expected)
         return Case(what, label, argv, files, explain=claim, **more)
     base = _pick(rng)
     members = m.untar(seeds[base])
-    members[CONFIG], what, label, expected = _configuration(rng, members[CONFIG])
+    members[CONFIG], what, label, expected = configuration(rng, members[CONFIG])
     return of_nemo(rng, seeds, base, m.tar(members.items()), what, label, expected)
 
 
@@ -216,7 +255,7 @@ def nemo_folder(rng: random.Random, seeds: Seeds) -> Case:
     files: dict[str, Any] = {f"model/{name[2:]}": data for name, data in members.items()}
     chance, label, expected, what = rng.random(), MAY, "any", "whole"
     if chance < 0.4:
-        text, what, label, expected = _configuration(rng, members[CONFIG])
+        text, what, label, expected = configuration(rng, members[CONFIG])
         files["model/model_config.yaml"] = text
     elif chance < 0.5:
         name = rng.choice([*files])
@@ -284,7 +323,12 @@ def _state(rng: random.Random, data: bytes) -> tuple[Any, str, str, str]:
         state[name] = rng.choice((None, 1.5, "x", [1.0], {"a": state[name]}, torch.Size([1]), torch.float32))
         return state, f"{name}: {type(state[name]).__name__}", MUST_REFUSE, "any"
     if chance < 0.9:
-        return {"state_dict": state, "epoch": 3, "hyper_parameters": {"a": [1]}}, "in a checkpoint", MAY, "any"
+        return (
+            {"state_dict": state, "epoch": 3, "hyper_parameters": {"a": [1]}},
+            "in a checkpoint",
+            MAY,
+            "any",
+        )
     if chance < 0.95:
         wrapped = rng.choice(([state], {"a": state}, {"state_dict": {"state_dict": state}}, {}, [], None, 5))
         return wrapped, f"in a {type(wrapped).__name__}", MUST_REFUSE, "any"
@@ -347,7 +391,7 @@ def torch_weights(rng: random.Random, seeds: Seeds) -> Case:
 def crafted_pickle(rng: random.Random, seeds: Seeds) -> Case:
     """Pickles that run code when they are read as pickles, wherever a pickle may lie."""
     state = torch.load(io.BytesIO(seeds["state.ckpt"]), weights_only=True)
-    plain = pickle.dumps({name: None for name in state}, 2)
+    plain = pickle.dumps(dict.fromkeys(state), 2)
     data, what = m.evil(rng, plain)
     extra = {"evil.pt": m.evil(rng)[0], **recordings(seeds)}
     where = rng.randrange(7)
@@ -412,6 +456,9 @@ def own_checkpoint(rng: random.Random, seeds: Seeds) -> Case:
         # its own tokens stand beside the configuration, which is read for the network alone
         ignored = any(key in _IGNORED or key in ("_target_", "vocabulary") for key in change.path)
         says = says and not ignored and change.how != "added"
+        if change.how == "dropped" and change.path[0] == "frontend":
+            defaults = {f.name: f.default for f in dataclasses.fields(FrontendConfig)}
+            says = says and defaults.get(change.path[-1], m.MISSING) != change.old
         expected = "differ" if says and not m.same_meaning(change.old, change.new) else "any"
         what = str(change)
         content = {**change.tree, "state_dict": content["state_dict"]}
@@ -434,138 +481,3 @@ def own_checkpoint(rng: random.Random, seeds: Seeds) -> Case:
     argv, more = reading(rng, name)
     claim = None if label == MUST_REFUSE else Explain("checkpoint", (name,), "own.pt", expected)
     return Case(what, label, argv, {name: saved, **recordings(seeds)}, explain=claim, **more)
-
-
-# -- exported programs -----------------------------------------------------------------------------------
-
-#: operators whose results depend on more than their operands, or that do something else as well
-_NEVER = (
-    "_print.default",
-    "save.default",
-    "from_file.default",
-    "_reshape_alias.default",
-    "as_strided.default",
-    "as_strided_.default",
-    "set_.source_Tensor",
-    "resize_.default",
-    "rand_like.default",
-    "randn_like.default",
-    "bernoulli.default",
-    "empty_like.default",
-    "new_empty.default",
-    "record_stream.default",
-    "_assert_async.default",
-    "_debug_has_internal_overlap.default",
-    "manual_seed.default",
-    "set_data.default",
-    "normal_.default",
-    "uniform_.default",
-    "_resize_output_.default",
-    "data_ptr.default",
-    "empty_strided.default",
-)
-
-
-@functools.cache
-def _operators() -> tuple[str, ...]:
-    """Every operator of torch.ops.aten with its overloads."""
-    schemas = torch._C._jit_get_all_schemas()
-    names = {(s.name.removeprefix("aten::"), s.overload_name or "default") for s in schemas if s.name[:6] == "aten::"}
-    return tuple(sorted(f"{name}.{overload}" for name, overload in names))
-
-
-def _program_records(seeds: Seeds) -> tuple[str, dict[str, bytes], dict[str, Any]]:
-    records = m.unzip(seeds["program.pt2"])
-    folder = next(iter(records)).partition("/")[0]
-    named = {name.partition("/")[2]: data for name, data in records.items()}
-    return folder, named, json.loads(named["models/model.json"])
-
-
-@kind("exported program", 2.2)
-def exported_program(rng: random.Random, seeds: Seeds) -> Case:
-    """The graph, the tensors and the archive of a .pt2 file."""
-    folder, records, graph = _program_records(seeds)
-    label, expected = MAY, "any"
-    nodes = graph["graph_module"]["graph"]["nodes"]
-    chance = rng.random()
-    if chance < 0.3:
-        node = rng.choice(nodes)
-        if rng.random() < 0.4:
-            target, label = rng.choice(_NEVER), MUST_REFUSE
-        else:
-            target = rng.choice(_operators())
-        what = f"{node['target'].removeprefix('torch.ops.aten.')} → {target}"
-        node["target"] = f"torch.ops.aten.{target}"
-        if rng.random() < 0.15:
-            other = ("torch.os.system", "torch.load", "_operator.methodcaller", "torch.ops.prims.x.default")
-            node["target"], label = rng.choice(other), MUST_REFUSE
-            what = node["target"]
-    elif chance < 0.36:
-        # operators with views and storage offsets that read what is not theirs
-        node = rng.choice(nodes)
-        first = next((i for i in node["inputs"] if "as_tensor" in i["arg"]), None)
-        size = rng.choice((10, 10**6, 2**40))
-
-        def ints(*values: int) -> dict[str, Any]:
-            return {"as_ints": list(values)}
-
-        inputs = [("size", ints(2, 13, size)), ("stride", ints(size, size, 1)), ("storage_offset", {"as_int": size})]
-        node["target"] = "torch.ops.aten.as_strided.default"
-        node["inputs"] = [*([first] if first else []), *({"name": n, "arg": a, "kind": 1} for n, a in inputs)]
-        what, label = f"as_strided to {size}", MUST_REFUSE
-    elif chance < 0.66:
-        change = m.changed(rng, graph)
-        graph, what = change.tree, str(change)
-    elif chance < 0.72:
-        places = [(p, v) for p, v in m.nodes(graph) if p and p[-1] in ("as_int", "as_expr", "expr_str", "hint")]
-        path, old = rng.choice(places) if places else ((), 0)
-        value = rng.choice((-1, 0, 2**31, 2**63 - 1, 2**63, "Symbol('s1')", "9**9**9", {"as_int": -5}))
-        if path:
-            graph = m.replaced(graph, path, value)
-        what = f"{'.'.join(map(str, path))}: {old!r:.40} → {value!r}"
-    elif chance < 0.86:
-        config = rng.choice(("data/weights/model_weights_config.json", "data/constants/model_constants_config.json"))
-        tree = json.loads(records[config])
-        if not tree["config"]:
-            config = "data/weights/model_weights_config.json"
-            tree = json.loads(records[config])
-        change = m.changed(rng, tree, only=lambda path: len(path) > 1)
-        records[config], what = m.to_json(change.tree), f"{config}: {change}"
-    elif chance < 0.93:
-        name = rng.choice([name for name in records if name.startswith("data/")])
-        records[name], what = m.damaged(rng, records[name]), f"{name} damaged"
-    else:
-        name = rng.choice([*records])
-        del records[name]
-        what = f"{name} is gone"
-        if rng.random() < 0.4:
-            data = m.damaged(rng, seeds["program.pt2"])
-            return _program_case(rng, seeds, data, "damaged", MAY, "any")
-    if "models/model.json" in records:
-        try:
-            records["models/model.json"] = m.to_json(graph)
-        except (ValueError, RecursionError):
-            records["models/model.json"] = b"[" * 10_000
-    data = m.to_zip([(f"{folder}/{name}", content) for name, content in records.items()])
-    return _program_case(rng, seeds, data, what, label, expected)
-
-
-def _program_case(rng: random.Random, seeds: Seeds, data: bytes, what: str, label: str, expected: str) -> Case:
-    name = odd_name(rng, "model.pt2", 0.05)
-    argv, more = reading(rng, name, "--config", "conf.yaml")
-    files = {name: data, "conf.yaml": seeds["model_config.yaml"], **recordings(seeds)}
-    claim = None if label == MUST_REFUSE else Explain("checkpoint", (name, "conf.yaml"), "program.pt2", expected)
-    return Case(what, label, argv, files, explain=claim, **more)
-
-
-@kind("exported configuration", 0.3)
-def exported_configuration(rng: random.Random, seeds: Seeds) -> Case:
-    """The configuration beside a .pt2 file."""
-    text, what, label, expected = _configuration(rng, seeds["model_config.yaml"])
-    # the network's own sections are not read: the program is the network
-    if what.startswith(("encoder", "decoder")):
-        expected = "any"
-    argv, more = reading(rng, "model.pt2", "--config", "conf.yaml")
-    files = {"model.pt2": seeds["program.pt2"], "conf.yaml": text, **recordings(seeds)}
-    claim = Explain("checkpoint", ("model.pt2", "conf.yaml"), "program.pt2", expected)
-    return Case(what, label, argv, files, explain=None if label == MUST_REFUSE else claim, **more)

@@ -6,6 +6,7 @@ The parent has imported everything, so that a child costs a fork.  Nothing here 
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import json
 import os
 import re
@@ -123,6 +124,7 @@ def isolated(
 def _inside(function: Callable[[], object], root: Path, out: int, err: int, seen: int) -> int:
     """The child: redirect, limit, run; returns the exit code that an interpreter would end with."""
     os.setsid()
+    faulthandler.disable()  # pytest's would write to the parent's stderr
     nothing = os.open(os.devnull, os.O_RDONLY)
     for source, target in ((nothing, 0), (out, 1), (err, 2)):
         os.dup2(source, target)
@@ -248,7 +250,7 @@ def broken_rules(
 ) -> dict[str, str]:
     """Return the rules that a run broke: outcome → what was seen.
 
-    ``outputs``: files that a run which ends well may leave, relative to the folder that both snapshots are of.
+    ``outputs``: files that a run which ends well may leave, relative to the folder of both snapshots.
     """
     broken: dict[str, str] = {}
     text = ran.text

@@ -14,6 +14,19 @@ from fuzz.inputs import MAY, MUST_REFUSE, NEUTRAL, NO_FILES, Case, kind, odd_nam
 from fuzz.oracle import Explain
 from fuzz.seeds import Seeds
 
+#: of these, the keys within encoder_config
+_ENCODER = {
+    "conv_kernel_size",
+    "hidden_act",
+    "hidden_size",
+    "intermediate_size",
+    "num_attention_heads",
+    "num_hidden_layers",
+    "num_mel_bins",
+    "scale_input",
+    "subsampling_conv_channels",
+    "subsampling_factor",
+}
 #: keys that say something of the network, of its input or of its tokens
 _MEANING = {
     "config.json": {
@@ -36,7 +49,6 @@ _MEANING = {
         "vocab_size",
         "layer_norm_eps",
         "num_feat_extract_layers",
-        "encoder_config",
     },
     "preprocessor_config.json": {"sampling_rate", "do_normalize", "feature_size", "hop_length", "win_length"},
     "vocab.json": None,
@@ -75,7 +87,10 @@ def folder(rng: random.Random, seeds: Seeds) -> Case:
         change = m.changed(rng, json.loads(files[name]))
         files[name] = m.to_json(change.tree)
         known = _MEANING.get(name, set())
-        says = change.path and (known is None or change.path[0] in known) and change.how != "added"
+        inside = change.path[0] == "encoder_config" and len(change.path) > 1 and change.path[1] in _ENCODER
+        says = known is None or change.path[0] in known or inside
+        # what is left away has transformers' default, which may be the same
+        says = says and change.how not in ("added", "dropped")
         # of the tokenizer's files and of vocabularies, keys that are swapped or numbers may say the same
         expected = "differ" if says and not m.same_meaning(change.old, change.new) else "any"
         return _case(rng, seeds, base, files, f"{name}: {change}", MAY, expected)
@@ -108,13 +123,17 @@ def _tensors(rng: random.Random, seeds: Seeds, base: str, files: dict[str, Any])
         header, what = change.tree, str(change)
     elif how == 1:
         start, end = entry["data_offsets"]
-        value = rng.choice(([0, end - start], [start - 4, end - 4], [start, end + 4], [end, start], [0, 2**63]))
+        value = rng.choice(
+            ([0, end - start], [start - 4, end - 4], [start, end + 4], [end, start], [0, 2**63])
+        )
         entry["data_offsets"], what, label = value, f"{name} at {value}", MUST_REFUSE
     elif how == 2:
         entry["dtype"] = rng.choice(("F16", "I32", "F64", "F8_E4M3", "BOOL", "x", None, 5))
         what, label = f"{name} of {entry['dtype']}", MUST_REFUSE
     elif how == 3:
-        value = rng.choice(([], [-1], [2**63], [*entry["shape"], 1], entry["shape"][::-1], [0], [10**30], "x"))
+        value = rng.choice(
+            ([], [-1], [2**63], [*entry["shape"], 1], entry["shape"][::-1], [0], [10**30], "x")
+        )
         what, entry["shape"] = f"{name}: {entry['shape']} → {value}", value
     elif how == 4:
         start, _ = entry["data_offsets"]
@@ -145,7 +164,10 @@ def _tensors(rng: random.Random, seeds: Seeds, base: str, files: dict[str, Any])
 def _shards(rng: random.Random, seeds: Seeds, base: str, files: dict[str, Any]) -> Case:
     data = files.pop("model.safetensors")
     names = [name for name in _header(data)[0] if name != "__metadata__"]
-    index: dict[str, Any] = {"metadata": {"total_size": 1}, "weight_map": {name: "a.safetensors" for name in names}}
+    index: dict[str, Any] = {
+        "metadata": {"total_size": 1},
+        "weight_map": dict.fromkeys(names, "a.safetensors"),
+    }
     files["a.safetensors"] = data
     ways: list[tuple[str, str, str]] = [
         ("whole", NEUTRAL, "a.safetensors"),
@@ -215,7 +237,9 @@ def _code(rng: random.Random, seeds: Seeds, base: str, files: dict[str, Any]) ->
         lambda: config.update(auto_map={"AutoConfig": "other/repo--own.Own"}, model_type="x"),
         lambda: config.update(attn_implementation="own/kernel", _attn_implementation="own/kernel"),
         lambda: config.update(attn_implementation="flash_attention_2"),
-        lambda: config.update(quantization_config={"quant_method": rng.choice(("bitsandbytes", "gptq", "x"))}),
+        lambda: config.update(
+            quantization_config={"quant_method": rng.choice(("bitsandbytes", "gptq", "x"))}
+        ),
         lambda: config.update(quantization_config={"quant_method": "bitsandbytes", "load_in_8bit": True}),
         lambda: config.update(base_model_name_or_path="../x", _name_or_path="other/repo"),
         lambda: config.update(torch_dtype=rng.choice(("float16", "x", "os.system"))),

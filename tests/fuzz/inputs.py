@@ -27,8 +27,8 @@ class Case:
     what: str
     label: str
     argv: tuple[str, ...]
-    #: files by path; a function makes what is no plain file
-    files: dict[str, bytes | Callable[[Path], None]] = field(default_factory=dict)
+    #: contents by path; a function makes what is no plain file
+    files: dict[str, Any] = field(default_factory=dict)
     #: files that the command may write
     outputs: tuple[str, ...] = ()
     #: what must hold of what is accepted

@@ -206,10 +206,10 @@ def to_yaml(tree: Any, **options: Any) -> bytes:
 
 
 def same_meaning(old: Any, new: Any) -> bool:
-    """Tell whether two values of a configuration say the same: 5, 5.0, "5" and [5] do."""
+    """Tell whether two values of a configuration say the same: 5, 5.0, "5" and [5] do, and [[5]] and [5]."""
     if isinstance(old, bool) and isinstance(new, str):
         return new.strip().lower() == str(old).lower()
-    if isinstance(new, list) and len(new) == 1 and not isinstance(old, list):
+    if isinstance(new, list) and len(new) == 1 and (not isinstance(old, list) or new[0] == old):
         return same_meaning(old, new[0])
     if isinstance(old, list) and len(old) == 1 and not isinstance(new, list):
         return same_meaning(old[0], new)
@@ -288,14 +288,23 @@ def header(name: str, kind: bytes, link: str = "", size: int = 0) -> tarfile.Tar
 
 
 def tar_header_changed(rng: random.Random, data: bytes, member: int) -> bytes:
-    """Write something odd in a field of the header of a member, with a checksum that fits half of the time."""
+    """Write something odd in a field of the header of a member, often with a checksum that fits."""
     start = 0
     for _ in range(member):
         size = int(data[start + 124 : start + 135].strip(b"\0 ") or b"0", 8)
         start += 512 * (1 + -(-size // 512))
     fields = {"size": (124, 12), "mode": (100, 8), "type": (156, 1), "magic": (257, 8), "mtime": (136, 12)}
     at_, width = fields[rng.choice([*fields, "size", "size"])]
-    odd_numbers = (b"-1", b"77777777777", b"\x80" + b"\0" * 3 + b"\xff" * 8, b"\xff" * 12, b"x", b"", b"0", b"9")
+    odd_numbers = (
+        b"-1",
+        b"77777777777",
+        b"\x80" + b"\0" * 3 + b"\xff" * 8,
+        b"\xff" * 12,
+        b"x",
+        b"",
+        b"0",
+        b"9",
+    )
     value = rng.choice((*odd_numbers, rng.randbytes(width)))[:width].ljust(width, b"\0")
     out = bytearray(data)
     out[start + at_ : start + at_ + width] = value
@@ -399,7 +408,9 @@ def evil(rng: random.Random, payload: bytes = b"") -> tuple[bytes, str]:
     elif shape == 3:  # OBJ
         call = b"(c" + f"{module}\n{name}\n".encode() + b"X" + struct.pack("<I", len(text)) + text + b"o"
     else:  # NEWOBJ, then BUILD
-        call = b"c" + f"{module}\n{name}\n".encode() + b"(X" + struct.pack("<I", len(text)) + text + b"t\x81}b"
+        call = (
+            b"c" + f"{module}\n{name}\n".encode() + b"(X" + struct.pack("<I", len(text)) + text + b"t\x81}b"
+        )
     if payload[:1] == b"\x80" and payload[-1:] == b"." and rng.random() < 0.6:
         body = payload[:2] + call + b"0" + payload[2:]
     else:
@@ -450,7 +461,11 @@ def odd_tensor(rng: random.Random, tensor: torch.Tensor) -> tuple[torch.Tensor, 
     ways: list[tuple[str, Callable[[], torch.Tensor], bool]] = [
         ("a strange stride", lambda: t.unsqueeze(-1).expand(*t.shape, 2)[..., 0], True),
         ("transposed in memory", lambda: t.T.contiguous().T if t.dim() == 2 else t, True),
-        ("an offset", lambda: torch.cat([torch.zeros(3, dtype=t.dtype), t.flatten()])[3:].view(t.shape), True),
+        (
+            "an offset",
+            lambda: torch.cat([torch.zeros(3, dtype=t.dtype), t.flatten()])[3:].view(t.shape),
+            True,
+        ),
         ("stride 0", lambda: t.flatten()[:1].expand(t.numel()).view(t.shape), t.numel() <= 1),
         ("a dimension more", lambda: t.unsqueeze(0), False),
         ("flat", lambda: t.flatten() if t.dim() > 1 else t.unsqueeze(0), False),

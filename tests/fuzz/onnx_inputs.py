@@ -22,7 +22,9 @@ from fuzz.seeds import OURS, Seeds
 KEY = "zeroq_asr"
 
 
-def _reading(rng: random.Random, seeds: Seeds, name: str, base: str) -> tuple[tuple[str, ...], dict[str, bytes]]:
+def _reading(
+    rng: random.Random, seeds: Seeds, name: str, base: str
+) -> tuple[tuple[str, ...], dict[str, bytes]]:
     """Return a command that reads one of our files but does not prove it."""
     conv = base.startswith("conv") or not base.startswith("program")
     chance = rng.random()
@@ -54,7 +56,9 @@ def our_bytes(rng: random.Random, seeds: Seeds) -> Case:
         files = {name: content, "a.wav": seeds["a.wav"]}
         return Case(f"{what} for {command}", MUST_REFUSE, (command, name, *audio), files)
     if rng.random() < 0.6:
-        return _verifying(seeds, base, name, changed, f"{base} damaged", NEUTRAL if changed == data else MUST_REFUSE)
+        return _verifying(
+            seeds, base, name, changed, f"{base} damaged", NEUTRAL if changed == data else MUST_REFUSE
+        )
     argv, files = _reading(rng, seeds, name, base)
     return Case(f"{base} damaged", MAY, argv, {name: changed, **files})
 
@@ -66,7 +70,7 @@ def _odd_message(rng: random.Random, model: onnx.ModelProto) -> str:
     """Change one thing of a model's message; return what."""
     graph = model.graph
     node = rng.choice(graph.node)
-    constants = [i for i in graph.initializer]
+    constants = list(graph.initializer)
     tensor = rng.choice(constants) if constants else graph.initializer.add(name="more")
     text = rng.choice([t for t in m.ODD_TEXTS if "\ud800" not in t])
 
@@ -105,7 +109,10 @@ def _odd_message(rng: random.Random, model: onnx.ModelProto) -> str:
         elif how == 4:
             tensor.data_location = TensorProto.EXTERNAL
             entry = tensor.external_data.add()
-            entry.key, entry.value = "location", rng.choice(("../x", "/etc/passwd", "/dev/zero", "a.wav", text))
+            entry.key, entry.value = (
+                "location",
+                rng.choice(("../x", "/etc/passwd", "/dev/zero", "a.wav", text)),
+            )
         elif how == 5:
             tensor.name = rng.choice((text, "", constants[0].name if constants else ""))
         elif how == 6:
@@ -130,7 +137,9 @@ def _odd_message(rng: random.Random, model: onnx.ModelProto) -> str:
 
     def metadata() -> str:
         if not model.metadata_props or rng.random() < 0.3:
-            model.metadata_props.add(key=rng.choice((KEY, "subsampling_factor", "vocab_size", text)), value=text)
+            model.metadata_props.add(
+                key=rng.choice((KEY, "subsampling_factor", "vocab_size", text)), value=text
+            )
             return f"metadata {text!r:.30}"
         entry = rng.choice(model.metadata_props)
         entry.value = rng.choice((text, "", "0", "-1", "1e9", "9" * 5000, "{}", "[]", "null", "[" * 9000))
@@ -143,7 +152,9 @@ def _odd_message(rng: random.Random, model: onnx.ModelProto) -> str:
         elif how == 1:
             graph.node.append(node)
         elif how == 2:
-            node.op_type = rng.choice(("Identity", "Loop", "If", "Relu", "Nothing", text, "EyeLike", "RandomNormal"))
+            node.op_type = rng.choice(
+                ("Identity", "Loop", "If", "Relu", "Nothing", text, "EyeLike", "RandomNormal")
+            )
         elif how == 3:
             node.domain = rng.choice(("com.microsoft", "x", text, "ai.onnx.ml"))
         elif how == 4:
@@ -173,7 +184,9 @@ def _odd_message(rng: random.Random, model: onnx.ModelProto) -> str:
             inner.name = "g"
         return "deep graphs"
 
-    return rng.choice((attribute, attribute, edge, array, array, shape, metadata, metadata, structure, structure, deep))()
+    return rng.choice(
+        (attribute, attribute, edge, array, array, shape, metadata, metadata, structure, structure, deep)
+    )()
 
 
 @kind("our onnx, messages", 1.2)
@@ -227,7 +240,19 @@ def _near(rng: random.Random, value: Any) -> Any:
     if isinstance(value, bool):
         return not value
     if isinstance(value, int):
-        choices = (value + 1, value - 1, -value, value * 2, value // 2, 0, 1, 255, 2**15, 2**31 - 1, value + 7)
+        choices = (
+            value + 1,
+            value - 1,
+            -value,
+            value * 2,
+            value // 2,
+            0,
+            1,
+            255,
+            2**15,
+            2**31 - 1,
+            value + 7,
+        )
         return rng.choice(choices)
     if isinstance(value, float):
         return rng.choice((value * 2, value / 2, -value, 0.0, value * 1.01, 1e-30, 1e30))
@@ -340,18 +365,26 @@ def _forged(rng: random.Random, program: Any, deployment: Any) -> tuple[Any, Any
 
     def surroundings() -> str:
         nonlocal around
-        field = rng.choice(("max_seconds", "subsampling_factor", "subsampling_factor", "name", "frontend", "tokenizer"))
+        field = rng.choice(
+            ("max_seconds", "subsampling_factor", "subsampling_factor", "name", "frontend", "tokenizer")
+        )
         new = _near(rng, getattr(deployment, field))
         if field == "frontend":
             inner = rng.choice(("window_stride", "window_size", "features", "sample_rate", "normalize"))
-            new = dataclasses.replace(deployment.frontend, **{inner: _near(rng, getattr(deployment.frontend, inner))})
+            new = dataclasses.replace(
+                deployment.frontend, **{inner: _near(rng, getattr(deployment.frontend, inner))}
+            )
         if field == "tokenizer":
             tokens = deployment.tokenizer.tokens
-            new = dataclasses.replace(deployment.tokenizer, tokens=rng.choice((tokens[:-1], tokens[::-1], (*tokens, "x"))))
+            new = dataclasses.replace(
+                deployment.tokenizer, tokens=rng.choice((tokens[:-1], tokens[::-1], (*tokens, "x")))
+            )
         around = dataclasses.replace(deployment, **{field: new})
         return f"{field} = {new!r:.60}"
 
-    ways: list[Callable[[], str]] = [attribute] * 5 + [operand] * 3 + [constant] * 3 + [value] * 2 + [instruction] * 2
+    ways: list[Callable[[], str]] = (
+        [attribute] * 5 + [operand] * 3 + [constant] * 3 + [value] * 2 + [instruction] * 2
+    )
     ways += [lengths, lengths, port, frames, surroundings, surroundings]
     what = rng.choice(ways)()
     return dataclasses.replace(program, code=code, **changes), around, what

@@ -1,7 +1,7 @@
 """Explains what the command accepted: does the result follow the input as it was changed?
 
-An explanation runs in a forked child of its own, since what is accepted may crash whatever runs it.  It prints
-a line of JSON: ``problem``, empty where all is well.
+An explanation runs in a forked child of its own, since what is accepted may crash whatever runs it.  It
+prints a line of JSON: ``problem``, empty where all is well.
 """
 
 from __future__ import annotations
@@ -174,14 +174,15 @@ _TIMES = ("seconds", "network_seconds", "real_time_factor")
 
 
 def printed(*, stdout: bytes = b"") -> dict[str, Any]:
-    """The result that a command printed as JSON, without times."""
+    """The result that a command printed as JSON, without times, and the lines that it wrote."""
 
     def strip(value: Any) -> Any:
         if isinstance(value, dict):
             return {key: strip(item) for key, item in value.items() if key not in _TIMES}
         return [strip(item) for item in value] if isinstance(value, list) else value
 
-    return {"fact": _digest(strip(json.loads(stdout)))}
+    written = Path("out.jsonl")
+    return {"fact": _digest(strip(json.loads(stdout)), written.read_bytes() if written.exists() else b"")}
 
 
 def transcripts(*, stdout: bytes = b"") -> dict[str, Any]:

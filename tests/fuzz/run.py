@@ -26,7 +26,14 @@ from fuzz.oracle import BEHIND, Explain, explain, found
 from fuzz.seeds import OURS, Seeds, build
 
 #: modules with kinds of input, imported for their registration
-_KINDS = ("checkpoint_inputs", "huggingface_inputs", "onnx_inputs", "speech_inputs", "argument_inputs")
+_KINDS = (
+    "checkpoint_inputs",
+    "program_inputs",
+    "huggingface_inputs",
+    "onnx_inputs",
+    "speech_inputs",
+    "argument_inputs",
+)
 #: what commands import when they first need it, so that no child has to
 _IMPORTS = (
     "onnxruntime",
@@ -172,13 +179,17 @@ def prepared(folder: Path) -> Seeds:
     )
     (here / "work" / "list.jsonl").write_text(rows)
     _warm(here)
-    alone = {name: (name,) for name in ("conv.nemo", "conformer.nemo", "bpe.nemo", "own.pt", "hf", "parakeet")}
+    alone = {
+        name: (name,) for name in ("conv.nemo", "conformer.nemo", "bpe.nemo", "own.pt", "hf", "parakeet")
+    }
     alone |= {f"folder {name}.nemo": (f"{name}.folder",) for name in ("conv", "conformer", "bpe")}
     beside = {name: (name, "model_config.yaml") for name in ("state.ckpt", "program.pt2")}
     for key, arguments in {**alone, **beside}.items():
         seeds.facts[key] = found(Explain("checkpoint", arguments), here)
     _warm_here(base)
-    listened = isolated(command(("evaluate", "conv.nemo", "-m", "list.jsonl", "--json")), here)
+    listened = isolated(
+        command(("evaluate", "conv.nemo", "-m", "list.jsonl", "--json", "-o", "out.jsonl")), here
+    )
     if listened.code == 0:
         seeds.facts["manifest"] = found(Explain("printed"), here, listened.stdout)
     for name in OURS:
@@ -249,7 +260,9 @@ def _empty(folder: Path) -> None:
 # -- many seeds ------------------------------------------------------------------------------------------
 
 
-def run_all(numbers: Iterable[int], seeds: Seeds, folder: Path, jobs: int, only: str = "") -> Iterator[Finding]:
+def run_all(
+    numbers: Iterable[int], seeds: Seeds, folder: Path, jobs: int, only: str = ""
+) -> Iterator[Finding]:
     """Yield what the cases of the seeds did, run by ``jobs`` workers, in the order in which they end.
 
     Whole inputs that break a rule come first, numbered from -1 down.
@@ -274,7 +287,9 @@ def run_all(numbers: Iterable[int], seeds: Seeds, folder: Path, jobs: int, only:
                             found_ = run_seed(seed, seeds, folder / f"job{job}", only)
                         except Exception:  # a defect of the fuzzer, which must not end the others
                             text = traceback.format_exc()
-                            found_ = Finding(seed, "fuzzer", text, "", [], None, 0.0, broken={"fuzzer": text[-400:]})
+                            found_ = Finding(
+                                seed, "fuzzer", text, "", [], None, 0.0, broken={"fuzzer": text[-400:]}
+                            )
                         # a pipe takes so much at once, whole
                         line = json.dumps(asdict(found_)).encode()[: 2**15]
                         if len(line) > 4000:

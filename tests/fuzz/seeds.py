@@ -204,7 +204,8 @@ def _programs() -> Any:
     """The module of random programs, which is another test's."""
     if "programs" not in sys.modules:
         spec = importlib.util.spec_from_file_location("programs", TESTS / "integer" / "programs.py")
-        assert spec is not None and spec.loader is not None
+        assert spec is not None
+        assert spec.loader is not None
         module = importlib.util.module_from_spec(spec)
         sys.modules["programs"] = module
         spec.loader.exec_module(module)
