@@ -101,7 +101,6 @@ def preload() -> None:
 def _remember_the_parser() -> None:
     """Make the parser of the command line once, which typer makes anew in every run."""
     import typer.main
-
     from zeroq_asr.cli.app import app
 
     made, plain = typer.main.get_command(app), typer.main.get_command
