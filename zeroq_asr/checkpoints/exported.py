@@ -182,7 +182,7 @@ def _checked_graph(path: str | os.PathLike[str], model: Any) -> dict[str, Any]:
         signature = graph_module.get("signature")
         specs = signature.get(side) if isinstance(signature, dict) else None
         require(isinstance(specs, list), "holds no signature")
-        for spec in specs:
+        for spec in specs or ():
             strange = {*spec} - kinds if isinstance(spec, dict) else {type(spec).__name__}
             require(
                 not strange,
@@ -319,7 +319,8 @@ def _whole(values: Any) -> list[int] | None:
     if not isinstance(values, list):
         return None
     found = [v.get("as_int") if isinstance(v, dict) and len(v) == 1 else None for v in values]
-    return found if all(type(n) is int and n >= 0 for n in found) else None
+    whole = [n for n in found if type(n) is int and n >= 0]
+    return whole if len(whole) == len(found) else None
 
 
 def _check_inputs(path: str | os.PathLike[str], program: torch.export.ExportedProgram, mels: int) -> None:
