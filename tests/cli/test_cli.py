@@ -292,7 +292,25 @@ def test_report(work: Path, tmp_path: Path) -> None:
     assert float(_run(*command, "--quiet").stdout) == pytest.approx(found["divergence"], rel=1e-4)
     _fails(_run("report", work / "small.pt", tmp_path / "absent.onnx"), 3, "No such file")
     (tmp_path / "x.onnx").write_bytes((work / "small.pt").read_bytes())
-    _fails(_run("report", work / "small.pt", tmp_path / "x.onnx"), 5, "not an ONNX file")
+    _fails(_run("report", work / "small.pt", tmp_path / "x.onnx"), 5, "an ONNX file was expected")
+
+
+def test_files_in_the_place_of_others(work: Path, tmp_path: Path) -> None:
+    model, made = work / "small.pt", work / "small.onnx"
+    _fails(_run("report", made, model, *FAST), 2, "MODEL and FILE are swapped; name the checkpoint first")
+    for command in (("quantize", made, "-o", tmp_path / "x.onnx"), ("compare", made), ("synthesize", made)):
+        output = ("-o", tmp_path / "x.npz") if command[0] == "synthesize" else ()
+        _fails(_run(*command, *output), 3, "is an ONNX file, a checkpoint was expected; name the checkpoint")
+    _fails(_run("inspect", made, "--sensitivity"), 3, "is an ONNX file, a checkpoint was expected")
+    _fails(
+        _run("verify", model), 5, "is a file of torch.save or torch.export.save, an ONNX file was expected"
+    )
+    _fails(_run("inspect", model, "--language", "fra"), 3, "has no choice of languages; leave --language out")
+    (tmp_path / "bundle").mkdir()
+    (tmp_path / "bundle" / "bundle.json").write_text("{}")
+    _fails(_run("quantize", tmp_path / "bundle", "-o", tmp_path / "x.onnx"), 3, "is a bundle of ONNX files")
+    (tmp_path / "config.json").write_text("{}")
+    _fails(_run("verify", tmp_path), 5, "is the folder of a Hugging Face model, an ONNX file was expected")
 
 
 def test_compare(work: Path, tmp_path: Path) -> None:
@@ -399,7 +417,7 @@ def _write(path: Path, data: bytes) -> Path:
 
 
 BROKEN: dict[str, tuple[Callable[[Path, Path], Path], str]] = {
-    "absent": (lambda work, folder: folder / "absent.nemo", "No such file"),
+    "absent": (lambda work, folder: folder / "absent.nemo", "no such file"),
     "folder": (lambda work, folder: folder, "is a folder"),
     "empty": (lambda work, folder: _write(folder / "empty.nemo", b""), "is empty"),
     "other": (lambda work, folder: _write(folder / "other.nemo", b"hello" * 99), "neither"),

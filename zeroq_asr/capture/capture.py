@@ -193,11 +193,11 @@ def _check(
             results = network(*example)
         except MemoryError:
             raise
-        except Exception as error:  # whatever the network raises
-            reason = shorten((str(error).splitlines() or [type(error).__name__])[0], 200)
+        except Exception as problem:  # whatever the network raises
+            reason = shorten((str(problem).splitlines() or [type(problem).__name__])[0], 200)
             raise CaptureError(
                 name, f"the network fails on an example ({reason})", "try it by itself"
-            ) from error
+            ) from problem
         if not isinstance(results, (tuple, list)) or not all(isinstance(r, torch.Tensor) for r in results):
             raise CaptureError(name, "the network must return the tensors (logits [B, S, V], lengths [B])")
         expected, expected_lengths = results[0].float(), results[1]
