@@ -165,7 +165,8 @@ def _refused(path: str | os.PathLike[str], error: OSError | ValueError) -> Excep
 def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     """Open a temporary file beside ``path``; it replaces ``path`` when the block ends without error.
 
-    Raises ConfigError when the folder does not exist or cannot be written.
+    What is there is replaced whatever it is: whether it may be, a caller decides.  Raises ConfigError when
+    the folder does not exist or cannot be written.
     """
     target = _target(path)
     temporary = _beside(target)

@@ -260,9 +260,9 @@ def quantize(
 
     ``config``, ``loader`` and ``language`` are as in ``load_checkpoint``; of what is prepared, ``spec``
     chooses the format, as in ``build``.  Raises a ZeroqError for anything that is wrong with the input; the
-    output file is whole or not there at all.  The file is integer-only unless ``spec`` keeps something in
-    float (``keep_float``, ``allow_float``), which ``Quantized.islands`` lists and only the dialect ``fused``
-    can hold.
+    output file is whole or not there at all, and replaces what was there.  The file is integer-only unless
+    ``spec`` keeps something in float (``keep_float``, ``allow_float``), which ``Quantized.islands`` lists and
+    only the dialect ``fused`` can hold.
     """
     if isinstance(source, Prepared):
         if any(given is not None for given in (synthesis, calibration, config, loader, language)):

@@ -620,6 +620,8 @@ def test_senseless_options(options: tuple[str, ...], words: str, work: Path, out
         (("transcribe", "m", "a", "--threads", "513"), "threads"),
         (("transcribe", "m", "a", "--batch-size", "nan"), "batch-size"),
         (("bench", "--seconds", "nan"), "seconds"),
+        (("bench", "--rounds", "9" * 23), "rounds"),
+        (("compare", "m", "--seeds", "9" * 23), "seeds"),
         (("bench", "--threads", "1e400"), "threads"),
         (("bench", "--device", ""), "device"),
         (("quantize",), "MODEL"),

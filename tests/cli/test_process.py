@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from zeroq_asr import files
-from zeroq_asr.cli import exits, process, signals, streams
+from zeroq_asr.cli import app, exits, process, signals, streams
 from zeroq_asr.errors import CheckpointError, ConfigError
 
 COMMAND = f"{sys.executable} -m zeroq_asr"
@@ -128,6 +129,7 @@ def handlers(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     ended: list[int] = []
     before = {number: signal.getsignal(number) for number in signals._WORDS}
     monkeypatch.setattr(signals, "_received", [])
+    monkeypatch.setattr(signals, "_ours", [])
     monkeypatch.setattr(signals, "_end", ended.append)
     yield ended
     signal.set_wakeup_fd(-1)
@@ -144,7 +146,10 @@ def test_a_signal_interrupts_the_work(
     signals.end_at_once()
     signal.raise_signal(number)
     assert handlers == [number]
-    signals._handle(signals._interrupt)
+    before = threading.active_count()
+    signals.interrupt_the_work()
+    assert threading.active_count() == before + 1
+    signal.set_wakeup_fd(-1)  # the watcher waits for nothing any more
     with pytest.raises(KeyboardInterrupt) as caught:
         signal.raise_signal(number)
     assert exits.code_of(caught.value) == 128 + number
@@ -158,6 +163,12 @@ def test_what_was_ignored_stays_so(handlers: list[int]) -> None:
     signals.end_at_once()
     assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
     assert isinstance(signals.cause_of(KeyError("x")), KeyError)
+
+
+def test_signals_are_left_alone_where_a_command_is_called_by_another_process(handlers: list[int]) -> None:
+    before = signal.getsignal(signal.SIGINT), threading.active_count()
+    CliRunner().invoke(app, ["verify", "absent.onnx"])
+    assert (signal.getsignal(signal.SIGINT), threading.active_count()) == before
 
 
 def test_signals_are_left_alone_in_another_thread() -> None:

@@ -49,7 +49,9 @@ def bench(
     ] = "cpu",
     threads: Annotated[str, typer.Option(metavar="N[,N…]", help="Threads of the network.")] = "1",
     seconds: Annotated[str, typer.Option(metavar="S[,S…]", help="Lengths of the audio.")] = "10",
-    rounds: Annotated[int, typer.Option(min=1, help="Timed runs of each; the median counts.")] = 15,
+    rounds: Annotated[
+        int, typer.Option(min=1, max=100_000, help="Timed runs of each; the median counts.")
+    ] = 15,
     plot: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Also draw the times: .png, .svg or .pdf.")
     ] = None,

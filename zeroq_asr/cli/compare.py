@@ -74,7 +74,7 @@ def compare(
         bool,
         typer.Option("--time/--no-time", help="Also time each file on 10 s of features, on one thread."),
     ] = True,
-    seeds: Annotated[int, typer.Option(min=1, help="Syntheses, each with a row of its own.")] = 1,
+    seeds: Annotated[int, typer.Option(min=1, max=1000, help="Syntheses, each with a row of its own.")] = 1,
     preset: Preset = "default",
     seed: Seed = None,
     iterations: Iterations = None,

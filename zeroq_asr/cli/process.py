@@ -21,8 +21,8 @@ def run() -> None:
         warnings.simplefilter("ignore")
         sys.unraisablehook = _nothing
     code = _code(_command, streams)
-    signals.end_at_once()
     discard_temporaries()
+    signals.leave()
     sys.exit(code)
 
 

@@ -28,6 +28,8 @@ GRACE = 5.0
 #: a shell's code of a process that a signal ended, above the signal's number
 SIGNALLED = 128
 
+#: the signals that this process handles; none where somebody else's calls a command, as a test does
+_ours: list[int] = []
 #: the first signal that came while a command worked
 _received: list[int] = []
 
@@ -43,20 +45,29 @@ class Stopped(KeyboardInterrupt):
 
 def end_at_once() -> None:
     """From now on end the process where a signal finds it: there is nothing to clean up."""
-    _handle(lambda number, _: _end(number))
+    _ours[:] = _handled()
+    for number in _ours:
+        signal.signal(number, lambda number, _: _end(number))
 
 
 def interrupt_the_work() -> None:
     """From now on raise KeyboardInterrupt in the main thread, and watch over what becomes of it."""
     import threading
 
-    if not _handled():
+    if not _ours:
         return
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
     signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
     threading.Thread(target=_watch, args=(reading,), name="signals", daemon=True).start()
-    _handle(_interrupt)
+    for number in _ours:
+        signal.signal(number, _interrupt)
+
+
+def leave() -> None:
+    """From now on let the system end the process: all is done, and Python may handle nothing any more."""
+    for number in _ours:
+        signal.signal(number, signal.SIG_DFL)
 
 
 def cause_of(error: BaseException) -> BaseException:
@@ -73,11 +84,6 @@ def _handled() -> list[int]:
     if threading.current_thread() is not threading.main_thread():
         return []
     return [number for number in _WORDS if signal.getsignal(number) not in (signal.SIG_IGN, None)]
-
-
-def _handle(handler: signal._HANDLER) -> None:
-    for number in _handled():
-        signal.signal(number, handler)
 
 
 def _interruption(number: int) -> KeyboardInterrupt:
