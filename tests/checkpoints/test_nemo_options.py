@@ -188,6 +188,14 @@ def test_options_that_change_nothing_are_read(conv_config: Config, name: str) ->
     assert str(after).replace("p=0.3", "p=0.0") == str(before)
 
 
+def test_absent_options_of_the_preprocessor_are_nemos_defaults() -> None:
+    from zeroq_asr.checkpoints.nemo_surroundings import read_frontend
+    from zeroq_asr.speech.frontend import FrontendConfig
+
+    name = "nemo.collections.asr.modules.AudioToMelSpectrogramPreprocessor"
+    assert read_frontend({"_target_": name}) == FrontendConfig()
+
+
 def test_a_squeeze_of_no_window_is_one_of_the_whole(conv_config: Config) -> None:
     found = [
         str(network_of(changed(conv_config, "block", {"se": True, "se_context_size": size})))

@@ -47,13 +47,45 @@ def capture(
     UnsupportedOperatorError, with the layer's path, for an operator without a lowering.  ``allow_float``:
     such an operator becomes an ``aten`` node, to be kept in float, if it may be (``Operator.capture_call``).
     """
+    _require_inference(network, name)
     exported = _export(network, example, name)
-    graph = canonicalize(_interpret(exported, name, allow_float))
+    try:
+        graph = canonicalize(_interpret(exported, name, allow_float))
+    except UnsupportedOperatorError as error:
+        # a module of the caller's own, which asks in which mode it is
+        if any(module.training for module in network.modules()):
+            raise UnsupportedOperatorError(
+                error.where,
+                f"the network is in training mode, where {error.problem}",
+                "call network.eval() first",
+            ) from None
+        raise
     for node in graph.nodes:
         if operator_of(node).meaning is None:  # a padding that no convolution absorbed
             raise unsupported(node.where or node.out, node.op)
     _check(network, graph, example, name)
     return graph
+
+
+def _require_inference(network: nn.Module, name: str) -> None:
+    """Raise CaptureError where a layer computes something else in training, and is in it."""
+    for layer, module in network.named_modules():
+        if module.training and _differs_in_training(module):
+            kind = type(module).__name__
+            raise CaptureError(
+                name, f"the network is in training mode ({kind} {layer})", "call network.eval() first"
+            )
+
+
+def _differs_in_training(module: nn.Module) -> bool:
+    """Tell whether a layer of torch drops values, or takes the statistics of its input."""
+    if isinstance(module, nn.modules.dropout._DropoutNd):
+        return module.p > 0
+    if isinstance(module, nn.RNNBase | nn.MultiheadAttention):
+        return module.dropout > 0
+    return isinstance(module, nn.modules.batchnorm._BatchNorm | nn.modules.instancenorm._InstanceNorm) and (
+        module.track_running_stats
+    )
 
 
 def _export(network: nn.Module, example: tuple[torch.Tensor, torch.Tensor], name: str) -> Any:

@@ -103,7 +103,9 @@ def _normalization(options: Options) -> Any:
     value = options.raw("normalize", "per_feature")
     if value is None or value is False or value in ("NA", "None", "none", "null", ""):
         return None
-    return value if isinstance(value, dict) else options.choice("normalize", ("per_feature", "all_features"))
+    if isinstance(value, dict):
+        return value
+    return options.choice("normalize", ("per_feature", "all_features"), "per_feature")
 
 
 def read_tokenizer(
