@@ -187,7 +187,8 @@ def prepared(folder: Path) -> Seeds:
     for key, arguments in {**alone, **beside}.items():
         seeds.facts[key] = found(Explain("checkpoint", arguments), here)
     _warm_here(base)
-    listened = isolated(
+    heard = ("evaluate", "conv.nemo", "-m", "list.jsonl", "--json", "-o", "out.jsonl")
+    listened = isolated(command(heard), here)
         command(("evaluate", "conv.nemo", "-m", "list.jsonl", "--json", "-o", "out.jsonl")), here
     )
     if listened.code == 0:
