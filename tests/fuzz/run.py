@@ -189,8 +189,6 @@ def prepared(folder: Path) -> Seeds:
     _warm_here(base)
     heard = ("evaluate", "conv.nemo", "-m", "list.jsonl", "--json", "-o", "out.jsonl")
     listened = isolated(command(heard), here)
-        command(("evaluate", "conv.nemo", "-m", "list.jsonl", "--json", "-o", "out.jsonl")), here
-    )
     if listened.code == 0:
         seeds.facts["manifest"] = found(Explain("printed"), here, listened.stdout)
     for name in OURS:
