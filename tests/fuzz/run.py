@@ -102,7 +102,7 @@ def _remember_the_parser() -> None:
     """Make the parser of the command line once, which typer makes anew in every run."""
     import typer.main
 
-    from zeroq_asr.cli.app import app
+    from zeroq_asr.cli import app
 
     made, plain = typer.main.get_command(app), typer.main.get_command
     typer.main.get_command = lambda one: made if one is app else plain(one)
