@@ -68,7 +68,7 @@ _DEAR = {
 
 @functools.cache
 def _commands() -> dict[str, click.Command]:
-    from zeroq_asr.cli.app import app
+    from zeroq_asr.cli import app
 
     group: Any = typer.main.get_command(app)
     return dict(group.commands)

@@ -101,7 +101,12 @@ def preload() -> None:
 def _remember_the_parser() -> None:
     """Make the parser of the command line once, which typer makes anew in every run."""
     import typer.main
+<<<<<<< HEAD
     from zeroq_asr.cli.app import app
+=======
+
+    from zeroq_asr.cli import app
+>>>>>>> work-fuzz
 
     made, plain = typer.main.get_command(app), typer.main.get_command
     typer.main.get_command = lambda one: made if one is app else plain(one)
@@ -186,9 +191,8 @@ def prepared(folder: Path) -> Seeds:
     for key, arguments in {**alone, **beside}.items():
         seeds.facts[key] = found(Explain("checkpoint", arguments), here)
     _warm_here(base)
-    listened = isolated(
-        command(("evaluate", "conv.nemo", "-m", "list.jsonl", "--json", "-o", "out.jsonl")), here
-    )
+    heard = ("evaluate", "conv.nemo", "-m", "list.jsonl", "--json", "-o", "out.jsonl")
+    listened = isolated(command(heard), here)
     if listened.code == 0:
         seeds.facts["manifest"] = found(Explain("printed"), here, listened.stdout)
     for name in OURS:
