@@ -101,12 +101,8 @@ def preload() -> None:
 def _remember_the_parser() -> None:
     """Make the parser of the command line once, which typer makes anew in every run."""
     import typer.main
-<<<<<<< HEAD
-    from zeroq_asr.cli.app import app
-=======
 
     from zeroq_asr.cli import app
->>>>>>> work-fuzz
 
     made, plain = typer.main.get_command(app), typer.main.get_command
     typer.main.get_command = lambda one: made if one is app else plain(one)
