@@ -144,7 +144,7 @@ def test_damaged_files(name: str, tmp_path: Path) -> None:
     path.write_bytes(b"\x08\x08nothing that anyone wrote" * 20)
     with pytest.raises(zq.CheckpointError, match=name):
         zq.inspect_file(path)
-    with pytest.raises(zq.CheckpointError, match="No such file"):
+    with pytest.raises(zq.CheckpointError, match=r"(?i)no such file"):
         zq.inspect_file(tmp_path / f"absent-{name}")
 
 
