@@ -406,6 +406,8 @@ def test_a_language_of_many_brings_its_adapter(huggingface_folder: Folder, tmp_p
         expected = theirs(features[:1, 0]).logits[:, :, [0, *range(2, 16), 1]]
         found = model.network(features[:1], lengths[:1])[0]
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+    result = run("inspect", folder, "--language", "fra", "--json")
+    assert json.loads(result.stdout)["architecture"] == "Wav2Vec2ForCTC", result.output
     # a model's own language needs no adapter, nor an option
     edit(folder / "tokenizer_config.json", target_lang="eng")
     assert load_checkpoint(folder).tokenizer.blank_id == 14
