@@ -168,6 +168,11 @@ def meaningful(path: m.Path) -> bool:
     return path[0] in ("encoder", "decoder", "preprocessor") and path[-1] != "_target_"
 
 
+def _by_default(change: m.Change) -> bool:
+    """Tell whether what was left away says what its absence says, too; the tokens know the classes."""
+    return change.how == "dropped" and change.path[-1] in ("num_classes", "conv_mask")
+
+
 def configuration(rng: random.Random, text: bytes) -> tuple[bytes, str, str, str]:
     """Return another configuration, what was done, the label and what the result must do."""
     chance = rng.random()
@@ -175,8 +180,7 @@ def configuration(rng: random.Random, text: bytes) -> tuple[bytes, str, str, str
         tree = yaml.safe_load(text)
         change = m.changed(rng, tree, only=lambda path: path[0] != "optim" or rng.random() < 0.2)
         says = meaningful(change.path) and not m.same_meaning(change.old, change.new)
-        if change.path[-1] == "num_classes" and change.old == -1 and change.how == "dropped":
-            says = False  # both leave it to the tokenizer
+        says = says and not _by_default(change)
         if change.how == "added":
             says = False  # surplus keys: those of the preprocessor are refused, others belong to newer NeMo
         out = m.to_yaml(change.tree, allow_unicode=rng.random() < 0.5)
@@ -455,7 +459,7 @@ def own_checkpoint(rng: random.Random, seeds: Seeds) -> Case:
         says = change.path[0] in ("config", "tokenizer", "frontend", "architecture", "format", "version")
         # its own tokens stand beside the configuration, which is read for the network alone
         ignored = any(key in _IGNORED or key in ("_target_", "vocabulary") for key in change.path)
-        says = says and not ignored and change.how != "added"
+        says = says and not ignored and change.how != "added" and not _by_default(change)
         if change.how == "dropped" and change.path[0] == "frontend":
             defaults = {f.name: f.default for f in dataclasses.fields(FrontendConfig)}
             says = says and defaults.get(change.path[-1], m.MISSING) != change.old
