@@ -1101,3 +1101,24 @@ def test_logits_that_are_the_features_are_refused() -> None:
     found = calibrate(graph, [torch.randn(MELS, 40)], CalibrationSpec("noise"))
     with pytest.raises(UnsupportedOperatorError, match="features themselves"):
         lower(graph, found.ranges, QuantSpec(), channels=MELS, max_frames=500)
+
+
+@pytest.mark.parametrize("layer", [nn.BatchNorm1d(HIDDEN), nn.Dropout(0.1)], ids=["statistics", "dropout"])
+def test_a_layer_in_training_mode_is_named(layer: nn.Module) -> None:
+    network = Small(lambda self, x, lengths: (self.inner(x), lengths), inner=layer)
+    example = torch.randn(2, MELS, FRAMES), torch.tensor([FRAMES, FRAMES])
+    with pytest.raises(CaptureError, match=r"in training mode \(\w+ inner\); call network\.eval\(\) first"):
+        capture(network.train(), example)
+    assert layer.training
+    capture(network.eval(), example)
+
+
+def test_a_module_that_asks_for_its_mode_is_told_too() -> None:
+    def body(self: Any, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        return F.dropout(x, 0.1, training=self.training), lengths
+
+    network = Small(body)
+    example = torch.randn(2, MELS, FRAMES), torch.tensor([FRAMES, FRAMES])
+    with pytest.raises(CaptureError, match=r"in training mode \(aten\.dropout.*call network\.eval\(\) first"):
+        capture(network.train(), example)
+    capture(network.eval(), example)

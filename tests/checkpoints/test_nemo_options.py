@@ -145,6 +145,8 @@ REFUSED: dict[str, tuple[str, Config, str]] = {
         r"preprocessor\.log_zero_guard_value: must be",
     ),
     "log": ("preprocessor", {"log": "no"}, r"preprocessor\.log: must be true or false, got 'no'"),
+    "digits": ("preprocessor", {"frame_splicing": 10**900}, r"preprocessor\.frame_splicing: 1000"),
+    "nan": ("encoder", {"quantize": float("nan")}, r"encoder\.quantize: nan is not supported"),
     "both": (
         "preprocessor",
         {"n_window_size": 320},

@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import pickle
 import sys
 import types
+import weakref
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -216,6 +218,57 @@ def test_a_zip_bomb_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         archive.writestr("bomb/data.pkl", bytes(2_000_000))
     with pytest.raises(CheckpointError, match="more bytes than the limit"):
         load_checkpoint(path)
+
+
+def test_a_zip_that_grows_beyond_all_weights_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "bomb.pt"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("bomb/data.pkl", bytes(65 * 2**20))
+    with pytest.raises(CheckpointError, match="more bytes than the limit"):
+        load_checkpoint(path)
+
+
+def test_an_entry_twice_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "twice.pt"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("twice/data.pkl", b"")
+        with pytest.warns(UserWarning, match="Duplicate name"):
+            archive.writestr("twice/data.pkl", b"")
+    with pytest.raises(CheckpointError, match="holds an entry twice"):
+        load_checkpoint(path)
+
+
+def test_a_pipe_is_refused_at_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(CheckpointError, match="is a pipe"):
+        load_checkpoint(tmp_path / "pipe")
+    torch.save({"a": torch.zeros(1)}, tmp_path / "weights.pt")
+    with pytest.raises(CheckpointError, match="is a pipe"):
+        load_checkpoint(tmp_path / "weights.pt", config=tmp_path / "pipe")
+
+
+def test_weights_are_never_held_twice(
+    conv_state: State, yaml_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a type that must be converted, one tensor at a time is there in both."""
+    from zeroq_asr.checkpoints import weights
+
+    path = yaml_path.with_name("half.ckpt")
+    torch.save({k: v.half() if v.is_floating_point() else v for k, v in conv_state.items()}, path)
+    seen: list[Any] = []
+    checked = weights.checked_state
+
+    def watched(where: Path, network: nn.Module, state: State) -> State:
+        seen.extend(weakref.ref(tensor) for tensor in state.values())
+        result = checked(where, network, state)
+        kept = {id(tensor) for tensor in result.values()}
+        assert not state
+        assert not [one for one in seen if one() is not None and id(one()) not in kept]
+        return result
+
+    monkeypatch.setattr(weights, "checked_state", watched)
+    load_checkpoint(path, config=yaml_path)
+    assert len(seen) == len(conv_state)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,6 @@ that change nothing at inference.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -137,7 +136,7 @@ def _same(value: Any, other: Any) -> bool:
     if isinstance(value, bool) or isinstance(other, bool):
         return value is other
     if isinstance(value, int | float) and isinstance(other, int | float):
-        return not math.isnan(value) and value == other
+        return value == other
     return type(value) is type(other) and bool(value == other)
 
 

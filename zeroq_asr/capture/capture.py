@@ -49,17 +49,12 @@ def capture(
     """
     _require_inference(network, name)
     exported = _export(network, example, name)
-    try:
-        graph = canonicalize(_interpret(exported, name, allow_float))
-    except UnsupportedOperatorError as error:
-        # a module of the caller's own, which asks in which mode it is
-        if any(module.training for module in network.modules()):
-            raise UnsupportedOperatorError(
-                error.where,
-                f"the network is in training mode, where {error.problem}",
-                "call network.eval() first",
-            ) from None
-        raise
+    for node in exported.graph.nodes:
+        if _is_training(node):
+            raise CaptureError(
+                name, f"the network is in training mode ({node.target})", "call network.eval() first"
+            )
+    graph = canonicalize(_interpret(exported, name, allow_float))
     for node in graph.nodes:
         if operator_of(node).meaning is None:  # a padding that no convolution absorbed
             raise unsupported(node.where or node.out, node.op)
@@ -106,6 +101,15 @@ def _export(network: nn.Module, example: tuple[torch.Tensor, torch.Tensor], name
             f"torch.export cannot trace the network ({reason})",
             "forward(features, lengths) must be free of data-dependent control flow",
         ) from error
+
+
+def _is_training(node: Any) -> bool:
+    """Tell whether a call of an operator says that it is one of training: functions of dropout, of norms."""
+    schema = getattr(node.target, "_schema", None)
+    for place, argument in enumerate(schema.arguments if schema is not None else ()):
+        if argument.name in ("train", "training"):
+            return bool((*node.args, *[None] * place)[place] or node.kwargs.get(argument.name))
+    return False
 
 
 def _writes_in_place(node: Any) -> bool:

@@ -28,6 +28,8 @@ from zeroq_asr.speech.tokenizer import Tokenizer
 
 CONFIG_NAME = "model_config.yaml"
 WEIGHTS_NAME = "model_weights.ckpt"
+#: how the files of such names end, where they have another
+_YAML, _WEIGHTS = (".yaml", ".yml"), (".ckpt", ".pt")
 
 #: (encoder class, decoder class) → the name in ARCHITECTURES
 FAMILIES = {
@@ -98,18 +100,18 @@ def load_nemo_folder(path: str | os.PathLike[str]) -> AsrModel:
     """Read the folder that a `.nemo` archive was unpacked to, or raise CheckpointError."""
     with open_folder(path) as files:
         names = [
-            _only(files, name, endings)
-            for name, endings in ((CONFIG_NAME, (".yaml", ".yml")), (WEIGHTS_NAME, (".ckpt", ".pt")))
+            _only(files, name, endings) for name, endings in ((CONFIG_NAME, _YAML), (WEIGHTS_NAME, _WEIGHTS))
         ]
         return _load(path, files, *names)
 
 
 def is_nemo_folder(path: str | os.PathLike[str]) -> bool:
-    """Tell whether ``path`` is a folder with a NeMo configuration, or any YAML, in it."""
+    """Tell whether ``path`` is a folder with a NeMo configuration, or with any YAML and weights, in it."""
     if not os.path.isdir(path):
         return False
     with open_folder(path) as files:
-        return any(name.endswith((".yaml", ".yml")) for name in files.names)
+        kinds = {Path(name).suffix for name in files.names}
+        return CONFIG_NAME in files or bool(kinds & set(_YAML) and kinds & set(_WEIGHTS))
 
 
 def _load(path: str | os.PathLike[str], files: Files, config_name: str, weights_name: str) -> AsrModel:
