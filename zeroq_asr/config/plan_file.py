@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 import yaml
 
 from zeroq_asr.config.checks import text, whole
+from zeroq_asr.config.yaml_text import read_yaml
 from zeroq_asr.errors import ConfigError
 from zeroq_asr.lines import VALUE, printable, shorten, shown
 
@@ -29,8 +30,6 @@ T = TypeVar("T")
 LAYER_BITS = 16
 #: the pattern of everything
 EVERYTHING = "*"
-#: mappings and lists within each other
-_MOST_NESTED = 8
 #: pairs of a pattern and what it stands for
 Patterns = tuple[tuple[str, T], ...]
 
@@ -77,14 +76,7 @@ def read_plan(source: str, where: str) -> tuple[Patterns[str], Patterns[int], in
 
     ``source``: the text of the file, ``where`` what errors call it.  Raises ConfigError for anything else.
     """
-    try:
-        data = yaml.load(source, _Loader)
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        line = "" if mark is None else f"line {mark.line + 1}: "
-        raise ConfigError(where, f"is no plan: {line}{error.problem or error.context}") from None
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date or a number that is none
-        raise ConfigError(where, f"is no plan: {shorten(str(error), 200)}") from None
+    data = read_yaml(source, where, ConfigError)
     keys = ("weights", "values", "logit_bits")
     if not isinstance(data, dict):
         problem = f"a plan is a mapping of {', '.join(keys)}, got {shown(data)}"
@@ -98,41 +90,6 @@ def read_plan(source: str, where: str) -> tuple[Patterns[str], Patterns[int], in
         whole(where, "logit_bits", bits, 8, 16)
     weights, values = (list(_entries(where, key, data.get(key))) for key in keys[:2])
     return layer_grids(where, weights), layer_bits(where, values), bits
-
-
-def _refused(problem: str, mark: Any) -> yaml.MarkedYAMLError:
-    return yaml.MarkedYAMLError(problem=problem, problem_mark=mark)
-
-
-class _Loader(yaml.SafeLoader):
-    """Plain YAML: every key once, nothing nested deeply, and no aliases, which can stand for any size."""
-
-    _depth = 0
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        """Return the next node, unless it is an alias or stands too deep."""
-        event = self.peek_event()
-        if isinstance(event, yaml.AliasEvent):
-            raise _refused("a plan has no aliases", event.start_mark)
-        if self._depth == _MOST_NESTED:
-            raise _refused("it is nested too deeply", event.start_mark)
-        self._depth += 1
-        try:
-            return super().compose_node(parent, index)
-        finally:
-            self._depth -= 1
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        """Return a mapping whose keys stand there once."""
-        seen: set[str] = set()
-        for key, _ in node.value:
-            name = str(key.value) if isinstance(key, yaml.ScalarNode) else ""
-            if name in seen:
-                problem = f"the key {shown(name)} stands there twice"
-                raise _refused(problem, key.start_mark)
-            seen.add(name)
-        found: dict[Any, Any] = super().construct_mapping(node, deep)
-        return found
 
 
 def _entries(where: str, key: str, data: object) -> Iterable[tuple[object, object]]:
