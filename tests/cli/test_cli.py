@@ -290,7 +290,7 @@ def test_report(work: Path, tmp_path: Path) -> None:
     found = json.loads(_run(*command, "--json").stdout)
     assert found["values"][-1]["name"] == "logits"
     assert float(_run(*command, "--quiet").stdout) == pytest.approx(found["divergence"], rel=1e-4)
-    _fails(_run("report", work / "small.pt", tmp_path / "absent.onnx"), 3, "No such file")
+    _fails(_run("report", work / "small.pt", tmp_path / "absent.onnx"), 3, "there is no such file")
     (tmp_path / "x.onnx").write_bytes((work / "small.pt").read_bytes())
     _fails(_run("report", work / "small.pt", tmp_path / "x.onnx"), 5, "an ONNX file was expected")
 
@@ -349,8 +349,8 @@ def test_compare(work: Path, tmp_path: Path) -> None:
 
 def test_compare_refuses_before_the_work(work: Path, tmp_path: Path) -> None:
     args = ("compare", work / "small.pt")
-    _fails(_run(*args, "--manifest", work / "absent"), 3, "no such file or folder")
-    _fails(_run(*args, "--calibration-manifest", work / "absent"), 3, "no such file or folder")
+    _fails(_run(*args, "--manifest", work / "absent"), 3, "there is no such file")
+    _fails(_run(*args, "--calibration-manifest", work / "absent"), 3, "there is no such file")
     _fails(_run(*args, "--markdown", work / "small.pt"), 2, "small.pt")
     (tmp_path / "m.jsonl").write_text(json.dumps({"audio_filepath": str(work / "long.wav")}) + "\n")
     _fails(_run(*args, "--manifest", tmp_path / "m.jsonl", "--max-seconds", "2"), 3, "lasts 3 s")
@@ -795,7 +795,7 @@ def test_files_that_are_not_to_be_trusted(work: Path, tmp_path: Path) -> None:
     _fails(_run("verify", cut), 5, "damaged")
     _fails(_run("inspect", cut), 3, "damaged")
     _fails(_run("transcribe", cut, work / "one.wav"), 3, "cut.onnx")
-    _fails(_run("verify", tmp_path / "absent.onnx"), 3, "No such file")
+    _fails(_run("verify", tmp_path / "absent.onnx"), 3, "there is no such file")
     _fails(_run("verify", work / "small.onnx", "--hash", "0" * 64), 5, "holds another program")
     _fails(_run("verify", work / "small.onnx", "--hash", "xyz"), 2, "hexadecimal")
 

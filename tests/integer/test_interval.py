@@ -16,7 +16,7 @@ from zeroq_asr.integer.backends.numpy import NumpyBackend
 from zeroq_asr.integer.backends.onnx_fused import OnnxFusedBackend
 from zeroq_asr.integer.backends.onnx_strict import OnnxStrictBackend
 from zeroq_asr.integer.backends.torch import TorchBackend
-from zeroq_asr.integer.program import Instruction, Program, ctc_ports
+from zeroq_asr.integer.program import Instruction, Port, Program, ctc_ports
 from zeroq_asr.integer.proof import prove
 from zeroq_asr.integer.types import I8, I32, I64, U8, IntType
 from zeroq_asr.operators.convolution.one_axis import conv_requant
@@ -205,7 +205,7 @@ def test_lookup_bounds_only_what_can_be_reached() -> None:
 
 
 def program_of(*code: Instruction, max_frames: int = 1000, **constants: np.ndarray) -> Program:
-    """A program from the features through ``code``; its last value counts as the logits."""
+    """A program from the features through ``code``; its last value leaves as the logits."""
     way_in = Instruction(
         "quantize_input",
         "x",
@@ -213,9 +213,12 @@ def program_of(*code: Instruction, max_frames: int = 1000, **constants: np.ndarr
         {"scale": 1.0, "zero_point": 0, "lo": 0, "hi": 255, "type": "uint8"},
     )
     channels = next((w.shape[1] for w in constants.values() if w.ndim == 3), 1)
-    inputs, outputs = ctc_ports(
-        channels, 1, features="audio_signal", lengths="length", logits=code[-1].out, encoded="length"
+    inputs, _ = ctc_ports(
+        channels, 1, features="audio_signal", lengths="length", logits="y", encoded="length"
     )
+    last = code[-1]
+    frames = 1 if last.op == "mean_requant" else "frames"
+    outputs = (Port("logits", last.out, last.attrs.get("type", "uint8"), ("batch", 1, frames)),)
     return Program(inputs, outputs, [way_in, *code], dict(constants), {}, max_frames)
 
 
@@ -298,12 +301,12 @@ REFUSED: dict[str, tuple[Program, str]] = {
         program_of(*mean_of(fraction=8), max_frames=50_000),
         r"y \(mean_requant\): mul may reach",
     ),
-    "division by a length of zero": (
+    "a mean over frames that are not there": (
         program_of(
             Instruction("length_step", "n", ("length",), {"before": -3, "divisor": 1, "after": 0}),
             *mean_of("n"),
         ),
-        r"y \(mean_requant\): quotient needs b ≥ 1, found b ≥ 0",
+        r"mask \(time_mask\): needs lengths that count its frames, frames, found those of frames-3",
     ),
     "lengths beyond int32": (
         program_of(*mean_of(), max_frames=2**31),
@@ -386,9 +389,9 @@ def test_a_mean_of_negatives_is_the_same_everywhere() -> None:
     prove(program)
     features = np.array([[[0, 1, 2, 9]], [[9, 9, 9, 9]], [[0, 0, 0, 9]]], dtype=np.float32)
     lengths = np.array([3, 4, 4])
-    wanted, _ = program.run(NumpyBackend(), features, lengths)
+    (wanted,) = program.run(NumpyBackend(), features, lengths)
     assert wanted.ravel().tolist() == [0, 4, 0]
-    found, _ = program.run(TorchBackend(), torch.from_numpy(features), torch.from_numpy(lengths))
+    (found,) = program.run(TorchBackend(), torch.from_numpy(features), torch.from_numpy(lengths))
     np.testing.assert_array_equal(found.numpy(), wanted)
     for backend in (OnnxStrictBackend(), OnnxFusedBackend()):
         session = session_of(program, backend)
@@ -464,7 +467,7 @@ def test_an_overflowing_convolution_raises_on_data_as_well() -> None:
     with pytest.raises(ProofError, match="int32: overflow"):
         program.run(NumpyBackend(), loud, np.array([3]))
     quiet = np.zeros((1, 8, 3), dtype=np.float32)
-    logits, _ = program.run(NumpyBackend(), quiet, np.array([3]))
+    (logits,) = program.run(NumpyBackend(), quiet, np.array([3]))
     assert not logits.any()
 
 

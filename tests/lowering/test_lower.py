@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from zeroq_asr.calibration.calibrate import calibrate
 from zeroq_asr.capture.capture import capture
 from zeroq_asr.config import NONLINEARITIES, CalibrationSpec, QuantSpec
-from zeroq_asr.errors import CalibrationError, UnsupportedOperatorError, ZeroqError
+from zeroq_asr.errors import CalibrationError, ProofError, UnsupportedOperatorError, ZeroqError
 from zeroq_asr.graph.float_graph import FloatGraph, FloatNode
 from zeroq_asr.integer.backends.numpy import NumpyBackend
 from zeroq_asr.integer.backends.onnx_fused import OnnxFusedBackend
@@ -490,7 +490,7 @@ def test_zero_is_always_representable(real: tuple[float, float], zero_point: int
 
 
 @pytest.mark.parametrize(
-    "real", [(-1e-3, 1000.0), (-1000.0, 1e-3), (-1e-30, 1e-30), (-3e38, 3e38), (0.0, 0.0)]
+    "real", [(-1e-3, 1000.0), (-1000.0, 1e-3), (-1e-22, 1e-22), (-1e28, 1e28), (0.0, 0.0)]
 )
 def test_zero_points_stay_inside(real: tuple[float, float]) -> None:
     graph = one_conv(np.zeros((1, 1, 1)), np.zeros(1))
@@ -500,6 +500,13 @@ def test_zero_points_stay_inside(real: tuple[float, float]) -> None:
         for info in program.values.values():
             assert info.lo <= info.zero_point <= info.hi
             assert info.scale > 0
+
+
+@pytest.mark.parametrize("real", [(-1e-30, 1e-30), (-3e38, 3e38)])
+def test_scales_that_leave_float32_no_room_are_refused(real: tuple[float, float]) -> None:
+    graph = one_conv(np.zeros((1, 1, 1)), np.zeros(1))
+    with pytest.raises(ProofError, match="scale must be"):
+        hidden(graph, dict.fromkeys(("audio_signal", "h", "s", "y"), real), np.zeros((1, 1, 2)))
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,6 @@ import zeroq_asr as zq
 from zeroq_asr.cli.options import AsJson, Config, Developer, Language, Loader, Quiet
 from zeroq_asr.cli.synthesize import Batch, Frames, Iterations, Preset, Seed, chosen, show_statistics
 from zeroq_asr.cli.terminal import Terminal, session
-from zeroq_asr.deployment.recognizer import is_onnx
 from zeroq_asr.errors import ConfigError
 
 
@@ -37,6 +36,8 @@ def report(
     Example: zeroq-asr report quartznet.nemo quartznet.int8.onnx
     """
     with session(ctx, as_json=as_json, quiet=quiet, developer=developer) as terminal:
+        from zeroq_asr.deployment.recognizer import is_onnx
+
         if is_onnx(model) and not is_onnx(file):
             raise ConfigError(
                 "report", "MODEL and FILE are swapped", "name the checkpoint first, then the ONNX file"

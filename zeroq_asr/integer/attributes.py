@@ -54,7 +54,7 @@ INT32 = whole(I32.lo, I32.hi, "an int32")
 SHIFT = whole(0, 30, "0 ≤ shift ≤ 30")
 WHOLE_NUMBER = whole(-FAR, FAR, "a whole number")
 FLAG = Attribute("true or false", lambda v: isinstance(v, bool))
-SCALE = Attribute("positive and finite", is_positive)
+SCALE = Attribute("a number from 2^-96 to 2^96", is_positive)
 TYPE = Attribute("uint8 or int32", lambda v: v in ("uint8", "int32"))
 
 #: what a requantization is told of its result: shift, zero point, range and type
