@@ -11,10 +11,14 @@ from zeroq_asr.integer.program import Program
 
 
 def session_of(program: Program, backend: OnnxStrictBackend) -> onnxruntime.InferenceSession:
-    """A session with the outputs ``logits`` and ``encoded``, free batch and time axes."""
-    logits, encoded = build(backend, program)
+    """A session with the outputs ``logits`` and, where there is a second, ``encoded``; free batch and time."""
+    made = build(backend, program)
     nodes = list(backend.nodes)
-    for source, name in ((logits.name, "logits"), (encoded.name, "encoded")):
+    kinds = {"logits": (TensorProto.INT32, ["batch", None, None]), "encoded": (TensorProto.INT64, ["batch"])}
+    outputs = [
+        helper.make_tensor_value_info(name, *kinds[name]) for name, _ in zip(kinds, made, strict=False)
+    ]
+    for source, name in zip((one.name for one in made), kinds, strict=False):
         nodes.append(helper.make_node("Identity", [source], [name]))
     graph = helper.make_graph(
         nodes,
@@ -25,10 +29,7 @@ def session_of(program: Program, backend: OnnxStrictBackend) -> onnxruntime.Infe
             ),
             helper.make_tensor_value_info("length", TensorProto.INT64, ["batch"]),
         ],
-        [
-            helper.make_tensor_value_info("logits", TensorProto.INT32, ["batch", None, None]),
-            helper.make_tensor_value_info("encoded", TensorProto.INT64, ["batch"]),
-        ],
+        outputs,
         list(backend.initializers.values()),
     )
     opsets = [helper.make_opsetid("", 18), helper.make_opsetid("com.microsoft", 1)]
