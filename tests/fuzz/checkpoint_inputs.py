@@ -169,8 +169,12 @@ def meaningful(path: m.Path) -> bool:
 
 
 def _by_default(change: m.Change) -> bool:
-    """Tell whether what was left away says what its absence says, too; the tokens know the classes."""
-    return change.how == "dropped" and change.path[-1] in ("num_classes", "conv_mask")
+    """Tell whether what was left away says what its absence says, too: NeMo's default, or what others say."""
+    same = {"conv_mask": True, "self_attention_model": "rel_pos", "frame_splicing": 1}
+    key = change.path[-1]
+    # the tokens know the classes, the encoder the width of the decoder's input
+    told = key == "num_classes" or (key == "feat_in" and change.path[0] == "decoder")
+    return change.how == "dropped" and (told or (key in same and same[key] == change.old))
 
 
 def configuration(rng: random.Random, text: bytes) -> tuple[bytes, str, str, str]:
