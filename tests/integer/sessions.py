@@ -11,7 +11,7 @@ from zeroq_asr.integer.program import Program
 
 
 def session_of(program: Program, backend: OnnxStrictBackend) -> onnxruntime.InferenceSession:
-    """A session with the outputs ``logits`` and, where there is a second, ``encoded``; free batch and time."""
+    """A session with the outputs ``logits`` and, if there is a second, ``encoded``; free batch and time."""
     made = build(backend, program)
     nodes = list(backend.nodes)
     kinds = {"logits": (TensorProto.INT32, ["batch", None, None]), "encoded": (TensorProto.INT64, ["batch"])}
