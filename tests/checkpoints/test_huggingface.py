@@ -226,6 +226,13 @@ BROKEN: dict[str, tuple[Callable[[Path], object], type[CheckpointError], str]] =
     "no preprocessor": (without("preprocessor_config.json"), CheckpointError, "holds no preprocessor_config"),
     "no config": (without("config.json"), CheckpointError, "is a folder, .*config.json"),
     "half a config": (lambda f: (f / "config.json").write_text("{"), CheckpointError, "is not valid JSON"),
+    "weights that are no floats": (
+        lambda f: (f / "model.safetensors").write_bytes(
+            (f / "model.safetensors").read_bytes().replace(b'"F32"', b'"I32"', 1)
+        ),
+        CheckpointError,
+        "is of type 'I32', weights are F16, BF16, F32, F64",
+    ),
     "half of the weights": (
         lambda f: os.truncate(f / "model.safetensors", 1000),
         CheckpointError,

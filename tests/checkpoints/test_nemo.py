@@ -168,6 +168,14 @@ CHANGES: dict[str, tuple[Callable[[Config], object], str]] = {
         r"decoder\.num_classes: is 30, the tokenizer has 28 tokens",
     ),
     "vocabulary": (lambda c: c["decoder"].pop("vocabulary"), "token list is empty"),
+    "a token twice": (
+        lambda c: c["decoder"].update(vocabulary=["a"] * 28),
+        r"decoder\.vocabulary\[1\]: 'a' is a token already",
+    ),
+    "another rate": (
+        lambda c: c.update(sample_rate=8000),
+        "sample_rate: is 8000, that of the preprocessor is 16000",
+    ),
     "activation": (
         lambda c: c["encoder"].update(activation="mish"),
         r"encoder\.activation: 'mish' is not supported; supported: relu",

@@ -8,12 +8,13 @@ import math
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
 import torch
 
 import zeroq_asr as zq
 from zeroq_asr.capture.capture import capture
-from zeroq_asr.errors import ConfigError, VerificationError
+from zeroq_asr.errors import CheckpointError, ConfigError, VerificationError
 from zeroq_asr.integer.program import ValueInfo
 from zeroq_asr.measure.compare import compare
 from zeroq_asr.measure.report import _Meter, report
@@ -96,6 +97,19 @@ def test_reports_are_json(found: zq.QualityReport) -> None:
     assert again["statistics"][0]["channels"] > 0
 
 
+def test_a_file_that_does_not_verify_is_not_measured(small_model: Any, file: Path, tmp_path: Path) -> None:
+    changed = onnx.load(file)
+    for entry in changed.metadata_props:
+        if entry.key == "vocab_size":
+            entry.value = "99"
+    onnx.save(changed, tmp_path / "changed.onnx")
+    with pytest.raises(VerificationError, match="'vocab_size' was changed"):
+        report(small_model, tmp_path / "changed.onnx")
+    (tmp_path / "text.onnx").write_text("hello")
+    with pytest.raises(CheckpointError, match="is not an ONNX file"):
+        report(small_model, tmp_path / "text.onnx")
+
+
 def test_other_files_are_refused(small_model: Any, file: Path, tmp_path: Path) -> None:
     other = copy.copy(small_model)
     network = torch.nn.Module()
@@ -105,5 +119,5 @@ def test_other_files_are_refused(small_model: Any, file: Path, tmp_path: Path) -
     with pytest.raises(ConfigError, match="another network"):
         report(other, file, FAST)
     (tmp_path / "x.onnx").write_bytes(b"nothing")
-    with pytest.raises(VerificationError):
+    with pytest.raises(CheckpointError):
         report(small_model, tmp_path / "x.onnx", FAST)

@@ -30,6 +30,20 @@ def test_reads_formats(tmp_path: Path, suffix: str) -> None:
     assert audio_duration(path) == pytest.approx(0.5)
 
 
+@pytest.mark.parametrize(
+    ("factor", "subtype", "said"), [(1e25, "FLOAT", "reach"), (1e200, "DOUBLE", "float32")]
+)
+def test_what_float32_cannot_square_is_refused(
+    tmp_path: Path, factor: float, subtype: str, said: str
+) -> None:
+    path = tmp_path / "loud.wav"
+    soundfile.write(path, tone(16000).astype(np.float64) * factor, 16000, subtype=subtype)
+    with pytest.raises(AudioError, match=said):
+        load_audio(path, 16000)
+    soundfile.write(path, tone(16000) * 32768, 16000, subtype="FLOAT")
+    assert np.abs(load_audio(path, 16000)).max() > 16000
+
+
 def test_channels_are_averaged(tmp_path: Path) -> None:
     path = tmp_path / "stereo.wav"
     stereo = np.stack([tone(16000), np.zeros(8000, np.float32)], axis=1)

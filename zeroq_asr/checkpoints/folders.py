@@ -14,12 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from zeroq_asr.errors import CheckpointError, UnsupportedModelError
-from zeroq_asr.files import read_file
+from zeroq_asr.files import open_file, read_file
 from zeroq_asr.lines import shown
 
 #: most bytes of a JSON file, and files of a folder
 _MAX_JSON, _MAX_FILES = 64 * 2**20, 10_000
 _INDEX = (".safetensors.index.json", ".bin.index.json")
+#: types of weights in safetensors files
+_FLOATS = ("F16", "BF16", "F32", "F64")
 #: files that hold one object; vocabularies and tokenizers have checks of their own
 _OBJECTS = (
     "config.json",
@@ -59,6 +61,8 @@ def check_folder(folder: str) -> None:
             raise CheckpointError(folder, f"{shown(entry.name)} is no regular file", "remove it")
         if stat.S_ISREG(mode) and entry.name.endswith(_INDEX):
             _check_index(folder, entry.name)
+        if stat.S_ISREG(mode) and entry.name.endswith(".safetensors"):
+            _check_types(Path(folder, entry.name))
     for name in _OBJECTS:
         path = Path(folder, name)
         if not path.exists():
@@ -86,6 +90,26 @@ def read_object(path: str | os.PathLike[str]) -> dict[str, Any]:
         found = type(content).__name__
         raise CheckpointError(path, f"holds a {found}, an object was expected", "is it the right file?")
     return content
+
+
+def _check_types(path: Path) -> None:
+    """Raise CheckpointError where a safetensors file holds weights that are no floats.
+
+    Their bits would be taken for numbers.  What else is wrong with the file its own reader says.
+    """
+    with open_file(path, CheckpointError) as stream:
+        size = int.from_bytes(stream.read(8), "little")
+        text = stream.read(min(size, _MAX_JSON))
+    try:
+        entries = json.loads(text)
+    except (ValueError, RecursionError):
+        return
+    for name, entry in entries.items() if isinstance(entries, dict) else ():
+        kind = entry.get("dtype") if isinstance(entry, dict) else None
+        counter = str(name).endswith("num_batches_tracked")
+        if name != "__metadata__" and kind not in _FLOATS and not (counter and kind == "I64"):
+            problem = f"{shown(name)} is of type {shown(kind)}, weights are {', '.join(_FLOATS)}"
+            raise CheckpointError(path, problem, "save it as floats")
 
 
 def _check_index(folder: str, name: str) -> None:

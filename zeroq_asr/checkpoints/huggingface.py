@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import io
 import os
 import re
 import warnings
@@ -171,7 +172,8 @@ def _quiet_library(name: str) -> Iterator[Any]:
     logging.disable_progress_bar()
     hub.disable_progress_bars()
     try:
-        with warnings.catch_warnings():
+        # what it prints besides its log may be a stranger's text
+        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")
             yield library
     finally:

@@ -223,7 +223,12 @@ def _surroundings(
     where: str | os.PathLike[str], root: dict[str, Any], files: Files
 ) -> tuple[FrontendConfig, Tokenizer]:
     decoder = _ctc_decoder(where, root)
-    return read_frontend(_section(where, root, "preprocessor")), read_tokenizer(where, root, decoder, files)
+    frontend = read_frontend(_section(where, root, "preprocessor"))
+    rate = root.get("sample_rate")
+    if rate is not None and rate != frontend.sample_rate:
+        problem = f"is {shown(rate)}, that of the preprocessor is {frontend.sample_rate}"
+        raise ConfigError("sample_rate", problem, "name one rate")
+    return frontend, read_tokenizer(where, root, decoder, files)
 
 
 def _ctc_decoder(where: str | os.PathLike[str], root: dict[str, Any]) -> dict[str, Any]:

@@ -132,10 +132,14 @@ def _tokens(path: str, value: object) -> tuple[str, ...]:
         return ()
     if not isinstance(value, list):
         raise ConfigError(path, f"must be a list of tokens, got {shown(value)}")
+    seen: set[str] = set()
     for index, token in enumerate(value):
         # a digit without quotes is one; true may have been yes, or on
         if isinstance(token, bool) or not isinstance(token, str | int):
             raise ConfigError(f"{path}[{index}]", f"must be a text, got {shown(token)}", "put it in quotes")
+        if str(token) in seen:
+            raise ConfigError(f"{path}[{index}]", f"{shown(token)} is a token already", "name each one once")
+        seen.add(str(token))
     return tuple(map(str, value))
 
 

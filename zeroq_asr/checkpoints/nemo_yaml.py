@@ -19,7 +19,7 @@ _MAX_VALUES, _MAX_DEPTH = 200_000, 100
 _GAP = "???"
 _REFERENCE = re.compile(r"\$\{([^${}:]+)\}")
 #: the sections that are read, and the modules that an audio file does not pass on its way to the scores
-_READ = ("encoder", "decoder", "preprocessor", "labels", "tokenizer", HYBRID)
+_READ = ("encoder", "decoder", "preprocessor", "labels", "sample_rate", "tokenizer", HYBRID)
 _NOT_ON_THE_WAY = frozenset({"spec_augment", "augment", "crop_or_pad_augment", "loss", "optim", "joint"})
 
 

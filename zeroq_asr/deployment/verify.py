@@ -215,9 +215,13 @@ def _parsed(data: bytes, where: str) -> onnx.ModelProto:
         model = onnx.load_model_from_string(data)
     # what parses it raises DecodeError, and RuntimeError or RecursionError for nesting without end
     except (DecodeError, ValueError, RuntimeError, RecursionError):
-        raise VerificationError(where, "is not an ONNX file, or it is damaged") from None
+        raise VerificationError(
+            where, "is not an ONNX file, or it is damaged", "is it whole, and the right file?"
+        ) from None
     if not model.graph.node:
-        raise VerificationError(where, "is not an ONNX file, or it is empty")
+        raise VerificationError(
+            where, "is not an ONNX file, or it is empty", "is it whole, and the right file?"
+        )
     if not _is_text(model):
         raise VerificationError(where, "is damaged: a text in it is no Unicode")
     return model

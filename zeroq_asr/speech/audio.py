@@ -33,6 +33,8 @@ _ROUNDED, _TOLERATED = 0.01, 0.1
 _ENDLESS = 2**60
 #: samples that an MP3 is decoded before those that are wanted
 _PREROLL = 20 * 1152
+#: magnitude of a sample beyond which the energy of a window overflows float32; full scale is 1
+LOUDEST = 1e15
 #: seconds, far beyond any recording
 _FAR = 1e9
 
@@ -130,11 +132,16 @@ class AudioReader:
             kept = len(mono)
             self._tell_of_length(utterance, sound, length, start, kept if kept < most else None)
         if not kept and start:
-            raise _segment_error(utterance, f"offset {utterance.offset:g} s is behind the end of {path}")
+            raise _segment_error(utterance, f"offset {utterance.offset:.7g} s is behind the end of {path}")
         if not kept:
             raise AudioError(path, "the recording is empty, or cut off before its first sample")
         if not np.isfinite(mono).all():
-            raise AudioError(path, "the recording contains NaN or infinite samples")
+            problem = "the recording contains NaN, infinite samples or such as float32 cannot hold"
+            raise AudioError(path, problem, "record it again, or convert it to 16 bits")
+        loudest = float(np.abs(mono).max())
+        if loudest > LOUDEST:
+            problem = f"samples reach {loudest:.3g}, full scale is 1: their energy is beyond float32"
+            raise AudioError(path, problem, "scale it down, or convert it to 16 bits")
         if pick is None and utterance.channel is None:
             self._note(path, *_averaged(channels))
         if rate != self.sample_rate:
@@ -277,7 +284,7 @@ def _segment(utterance: Utterance, rate: int, total: int) -> tuple[int, int | No
             raise _segment_error(utterance, f"{name} must be a number of seconds, got {shown(value)}")
     start = round(offset * rate)
     if start and start >= total:
-        problem = f"offset {offset:g} s is behind the end of {utterance.audio_path} ({total / rate:.4f} s)"
+        problem = f"offset {offset:.7g} s is behind the end of {utterance.audio_path} ({total / rate:.4f} s)"
         raise _segment_error(utterance, problem)
     if not duration:
         return start, None
