@@ -22,6 +22,7 @@ from zeroq_asr.calibration.equalize import equalize, smooth
 from zeroq_asr.capture.capture import capture, prepared_graph
 from zeroq_asr.checkpoints import load_checkpoint
 from zeroq_asr.config import CalibrationSpec, QuantSpec, SynthesisSpec
+from zeroq_asr.config.calibration import MADE
 from zeroq_asr.deployment.export import Export, export
 from zeroq_asr.deployment.machine import settled
 from zeroq_asr.deployment.metadata import Deployment
@@ -40,6 +41,7 @@ from zeroq_asr.progress import Progress, silent
 from zeroq_asr.speech.audio import AudioReader, check_segments
 from zeroq_asr.speech.frontend import Frontend
 from zeroq_asr.speech.manifest import Utterance, read_manifest
+from zeroq_asr.synthesis.made_speech import made_speech
 from zeroq_asr.synthesis.synthesize import SyntheticFeatures, gaussian_noise, synthesize
 
 #: stages that tell of their steps themselves
@@ -97,7 +99,7 @@ class Prepared:
         recipe = {"quantization": spec.to_dict(), "calibration": self.calibration.to_dict()}
         if plan is not None:
             recipe["plan"] = {"yaml": plan.to_yaml()}
-        if self.calibration.kind in ("synthetic", "noise"):
+        if self.calibration.kind in MADE:
             recipe["synthesis"] = self.synthesis.to_dict()
         else:
             # folders of the maker's machine stay out of it
@@ -385,6 +387,8 @@ def _features(
         made = opened
     elif calibration.kind == "noise":
         made = gaussian_noise(model, synthesis)
+    elif calibration.kind == "speech":
+        made = made_speech(model, synthesis, progress)
     else:
         made = synthesize(model, synthesis, progress)
     count = min(len(made.lengths), calibration.limit or len(made.lengths))

@@ -170,7 +170,12 @@ def meaningful(path: m.Path) -> bool:
 
 def _by_default(change: m.Change) -> bool:
     """Tell whether what was left away says what its absence says, too: NeMo's default, or what others say."""
-    same = {"conv_mask": True, "self_attention_model": "rel_pos", "frame_splicing": 1}
+    same = {
+        "conv_mask": True,
+        "self_attention_model": "rel_pos",
+        "frame_splicing": 1,
+        "subsampling": "striding",
+    }
     key = change.path[-1]
     if "kernel" in change.path and isinstance(change.old, int) and isinstance(change.new, int):
         return change.old | 1 == change.new | 1  # NeMo makes them odd

@@ -161,7 +161,8 @@ def _evaluating(
                 argv[:-1],
                 (*argv, "-o", "out.jsonl"),
                 (*argv, "--batch-size", "3"),
-                (*argv, "--limit", "1"),
+                # what is behind the limit may be wrong
+                argv if label == MUST_REFUSE else (*argv, "--limit", "1"),
             )
         )
     outputs = ("work/out.jsonl",) if "out.jsonl" in argv else ()

@@ -96,7 +96,8 @@ def quantize(
         str,
         typer.Option(
             metavar="SOURCE",
-            help="Where ranges come from: synthetic, noise, saved features (.npz), a manifest or a folder.",
+            help="Where ranges come from: synthetic, speech (made by a model of the voice), noise, saved "
+            "features (.npz), a manifest or a folder.",
         ),
     ] = "synthetic",
     channel: Channel = None,
@@ -176,7 +177,9 @@ def quantize(
         spec, synthesis, ranges = with_settings(fields, spec, synthesis, ranges)
         if ranges.kind in ("features", "audio") and not os.path.exists(calibration):
             raise ConfigError(
-                "--calibration", f"there is no file or folder {calibration}", "or say synthetic or noise"
+                "--calibration",
+                f"there is no file or folder {calibration}",
+                "or say synthetic, speech or noise",
             )
         path = output or Path(default_name(model, spec, dialect))
         sources = (
@@ -249,10 +252,11 @@ def _report(
     if result.features is not None and result.features.account:
         terminal.text()
         show_statistics(terminal, result.features.account, worst=3)
-    elif result.features is not None and result.features.spec.iterations:
+    elif result.deployment.recipe["calibration"]["source"] == "synthetic" and result.features is not None:
         terminal.text()
         terminal.text(
-            "The network stores no statistics: ranges come from what synthesis starts from, unmatched."
+            "The network stores no statistics: ranges come from what synthesis starts from, unmatched. "
+            "Ranges of made speech may serve it far better: --calibration speech."
         )
     after = "inspect" if backend.dialect == "qdq" else "verify"
     terminal.next(f"{after} {shlex.quote(str(path))}")

@@ -15,6 +15,8 @@ from zeroq_asr.lines import shown
 #: speech's.  Chosen by agreement with float on train-clean-100 speech under babble noise
 #: (benchmarks/ranges.py, docs/experiments.md).
 MADE_MARGIN = 1.1
+#: what features are made from: statistics that are matched, a model of the voice, nothing
+MADE = ("synthetic", "speech", "noise")
 METHODS = ("auto", "minmax", "percentile", "mse")
 
 
@@ -22,7 +24,7 @@ METHODS = ("auto", "minmax", "percentile", "mse")
 class CalibrationSpec:
     """Where activation ranges come from and how they are chosen."""
 
-    #: "synthetic", "noise", or the path of saved features (.npz), a manifest or a folder of audio
+    #: "synthetic", "speech", "noise", or the path of saved features (.npz), a manifest or a folder of audio
     source: str = "synthetic"
     #: "minmax", "percentile", "mse" (the range of least squared rounding and clipping error), or "auto":
     #: by the bits of the activations (``resolved``)
@@ -89,8 +91,8 @@ class CalibrationSpec:
 
     @property
     def kind(self) -> str:
-        """What ``source`` names: "synthetic", "noise", "features" or "audio"."""
-        if self.source in ("synthetic", "noise"):
+        """What ``source`` names: one of ``MADE``, "features" or "audio"."""
+        if self.source in MADE:
             return self.source
         return "features" if self.source.lower().endswith(".npz") else "audio"
 
