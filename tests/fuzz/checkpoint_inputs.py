@@ -180,7 +180,7 @@ def _by_default(change: m.Change) -> bool:
     if "kernel" in change.path and isinstance(change.old, int) and isinstance(change.new, int):
         return change.old | 1 == change.new | 1  # NeMo makes them odd
     # the tokens know the classes, the encoder the width of the decoder's input
-    told = key == "num_classes" or (key == "feat_in" and change.path[0] == "decoder")
+    told = key == "num_classes" or (key == "feat_in" and "decoder" in change.path)
     return change.how == "dropped" and (told or (key in same and same[key] == change.old))
 
 

@@ -24,7 +24,7 @@ def recorded(wave: Array, rate: int, generator: np.random.Generator) -> np.ndarr
     decibels = generator.uniform(5, 40) if generator.random() < _NOISY else generator.uniform(40, 70)
     noise = _noise(len(wave), rate, generator)
     # a pause alone has noise, too
-    level = np.sqrt(max(np.mean(wave**2), 1e-6) / np.mean(noise**2))
+    level = np.sqrt(np.maximum(np.mean(wave**2), 1e-6) / np.mean(noise**2))
     wave = wave + level * 10 ** (-decibels / 20) * noise
     gain = generator.uniform(0, 12) if generator.random() < _CLIPPED else generator.uniform(-32, -1)
     wave = wave * 10 ** (gain / 20) / np.abs(wave).max()
