@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import random
 import struct
 from collections.abc import Callable
@@ -216,7 +217,7 @@ def manifest(rng: random.Random, seeds: Seeds) -> Case:
                 ("channel_selector", -1),
                 ("channel_selector", [0, 1]),
                 ("audio_filepath", "stereo.wav"),
-                ("audio_filepath", "../work/a.wav"),
+                ("audio_filepath", os.path.join("..", "work", "a.wav")),
                 ("audio_filepath", "/dev/zero"),
                 ("audio_filepath", "~/a.wav"),
                 ("audio_filepath", "http://127.0.0.1:9/a.wav"),
