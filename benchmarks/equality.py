@@ -184,13 +184,20 @@ def cases(network: str, wanted: Callable[[str], bool], tally: Tally) -> Iterator
 
 
 def _random_cases(wanted: Callable[[str], bool]) -> Iterator[tuple[Case, int]]:
-    from integer.programs import MAX_FRAMES, MELS, TOKENS, random_program
+    from integer.programs import MAX_FRAMES, MELS, TOKENS, random_program, subsampling_of
 
     tokens = zq.Tokenizer(tuple("abcdefghij"[: TOKENS - 1]))
-    around = Deployment("random", zq.FrontendConfig(features=MELS), tokens, MAX_FRAMES / 100 - 0.1, 1)
     chosen = [seed for seed in range(PROGRAMS) if wanted(f"{RANDOM_PROGRAMS}, {seed}")]
     for k, seed in enumerate(chosen):
-        yield Case(RANDOM_PROGRAMS, str(seed), random_program(seed), around, (1, 200)), len(chosen) - k
+        program = random_program(seed)
+        around = Deployment(
+            "random",
+            zq.FrontendConfig(features=MELS),
+            tokens,
+            MAX_FRAMES / 100 - 0.1,
+            subsampling_of(program),
+        )
+        yield Case(RANDOM_PROGRAMS, str(seed), program, around, (1, 200)), len(chosen) - k
 
 
 # -- comparing -------------------------------------------------------------------------------------

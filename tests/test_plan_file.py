@@ -110,8 +110,10 @@ def test_channels_are_numbers_or_average(channel: object) -> None:
 
 def test_a_channel_is_of_recordings() -> None:
     for channel in (0, "average"):
-        spec = CalibrationSpec("speech", channel=channel)
+        spec = CalibrationSpec("recordings", channel=channel)
         assert CalibrationSpec.from_dict(spec.to_dict()) == spec
-    assert "channel" not in CalibrationSpec("speech").to_dict()
+    assert "channel" not in CalibrationSpec("recordings").to_dict()
     with pytest.raises(ConfigError, match="channel 0 is of recordings, the source is 'synthetic'"):
         CalibrationSpec(channel=0)
+    with pytest.raises(ConfigError, match="channel 'average' is of recordings, the source is 'speech'"):
+        CalibrationSpec("speech", channel="average")

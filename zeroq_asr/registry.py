@@ -95,6 +95,10 @@ class Constant:
     axes: int
 
 
+#: in ``IntegerOperator.zero_points``: the attribute has one entry for each operand
+EVERY = -1
+
+
 @dataclass(frozen=True)
 class IntegerOperator:
     """An operator of integer programs."""
@@ -112,6 +116,10 @@ class IntegerOperator:
     check: Callable[[Checked], None] | None = None
     #: dialect → its kernel: "fused" (exact) and "qdq" (not exact)
     kernels: Mapping[str, Kernel] = field(default_factory=dict)
+    #: attribute → place of the operand whose zero point it is; EVERY: the attribute lists those of all
+    zero_points: Mapping[str, int] = field(default_factory=dict)
+    #: place of the operand whose integers its result holds, so that they mean the same
+    moves: int | None = None
     #: whether it looks at every entry by itself, whatever the order of its axes
     axis_free: bool = False
     #: whether it computes in float, so that a program with it is not integer-only

@@ -128,6 +128,7 @@ def _program_problem(path: Path, apart: bool) -> str:
     from zeroq_asr.deployment.verify import read_program
     from zeroq_asr.integer.backends.numpy import NumpyBackend
     from zeroq_asr.integer.program import is_ctc
+    from zeroq_asr.integer.proof import prove
 
     own, deployment, _ = read_program(onnx.load(path))
     options = onnxruntime.SessionOptions()
@@ -138,9 +139,13 @@ def _program_problem(path: Path, apart: bool) -> str:
         return ""
     generator = np.random.default_rng(0)
     wanted = ["logits", "encoded_lengths"]
-    longest = deployment.max_frames
+    longest, least = deployment.max_frames, prove(own).least_frames
     waveform = deployment.frontend.is_waveform
-    lengths = [n for n in LENGTHS if n <= longest] if not waveform else [400, 1000, 1601]
+    lengths = (
+        [n for n in LENGTHS if least <= n <= longest]
+        if not waveform
+        else [n for n in (400, 1000, 1601) if n >= least]
+    )
     for frames in lengths:
         features = (generator.standard_normal((2, own.channels, frames)) * 3).astype(np.float32)
         for count in {frames, max(1, frames // 2 + 1)}:
@@ -159,7 +164,7 @@ def _program_problem(path: Path, apart: bool) -> str:
         factor = deployment.subsampling_factor
         if not waveform and abs(frames / factor - alone.shape[1]) > 2 + 0.05 * alone.shape[1]:
             return f"subsampling_factor {factor}, {frames} frames give {alone.shape[1]}"
-        if frames > 1 and apart:
+        if frames > least and apart:
             padded, _ = own.run(NumpyBackend(), features, np.array([frames, frames - 1], np.int64))
             lone, ends = own.run(NumpyBackend(), features[1:, :, :-1], np.array([frames - 1], np.int64))
             if not np.array_equal(padded[1, : ends[0]], lone[0, : ends[0]]):

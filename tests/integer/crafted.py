@@ -28,7 +28,7 @@ from zeroq_asr.speech.frontend import FrontendConfig
 from zeroq_asr.speech.tokenizer import Tokenizer
 
 from .islands import with_island
-from .programs import random_program
+from .programs import random_program, subsampling_of
 
 #: entries of all values beyond which a file is not run here
 _MOST = 1 << 24
@@ -110,9 +110,8 @@ def base(generator: np.random.Generator) -> Crafted:
     else:
         program = random_program(int(generator.integers(1 << 20)), steps=int(generator.integers(1, 9)))
     factor = 1
-    logits = program.outputs[0].value
     if kind:
-        factor = check(program).values[logits].dims[1].by  # type: ignore[union-attr]
+        factor = subsampling_of(program)
     tokens = Tokenizer(("a", "b"))
     recipe = {"quantization": {"weight_bits": 8}}
     seconds = (program.max_frames - 1) / 100

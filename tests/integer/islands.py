@@ -30,7 +30,7 @@ def with_island() -> Program:
         Instruction("float_island", "c", (*activations, *lengths, *weights), attrs, "layer"),
         Instruction("transpose", "logits", ("c",), {"perm": (0, 2, 1)}, "logits"),
     ]
-    values = {"c": ValueInfo("int32", 0.5, 0, -32768, 32767)}
+    values = {"q": ValueInfo("uint8", 0.1, 7, 0, 255), "c": ValueInfo("int32", 0.5, 0, -32768, 32767)}
     inputs, outputs = ctc_ports(
         4, 3, features="audio_signal", lengths="length", logits="logits", encoded="length"
     )

@@ -7,9 +7,12 @@ from typing import Any
 
 import numpy as np
 
+from zeroq_asr.integer.extents import Extent
 from zeroq_asr.integer.program import Instruction, Program, ValueInfo, ctc_ports
 from zeroq_asr.integer.types import weight_limit
+from zeroq_asr.integer.wellformed import check
 from zeroq_asr.operators.attention.cases import numerators
+from zeroq_asr.registry import INTEGER_OPERATORS
 
 MELS = 4
 TOKENS = 3
@@ -33,11 +36,19 @@ class _Writer:
     def emit(self, op: str, ins: tuple[str, ...], **attrs: Any) -> str:
         out = f"v{len(self.code)}"
         self.code.append(Instruction(op, out, ins, attrs, f"layer.{len(self.code)}"))
+        moves = INTEGER_OPERATORS[op].moves
+        if moves is not None:
+            self.values[out] = self.values[ins[moves]]
+            return out
+        # a table may give any code for zero
+        zero_point = self.whole(0, 255) if op == "table" else attrs.get("zy", attrs.get("zero_point", 0))
         bounds = attrs.get("lo", 0), attrs.get("hi", 255)
-        self.values[out] = ValueInfo(
-            attrs.get("type", "uint8"), 0.1, attrs.get("zy", attrs.get("zero_point", 0)), *bounds
-        )
+        self.values[out] = ValueInfo(attrs.get("type", "uint8"), 0.1, zero_point, *bounds)
         return out
+
+    def zero(self, name: str) -> int:
+        """The zero point of a value, as whatever reads it has to take it."""
+        return self.values[name].zero_point
 
     def whole(self, low: int, high: int) -> int:
         return int(self.generator.integers(low, high + 1))
@@ -67,7 +78,7 @@ class _Writer:
         ins = (name, f"{key}.w", f"{key}.b", f"{key}.m")
         form = {"zy": 0, "lo": -32768, "hi": 32767, "type": "int32"} if wide else self.output_format()
         c = 12 if wide else self.whole(14, 16)
-        return self.emit("conv_requant", ins, zx=self.whole(0, 255), c=c, saturate=True, **layout, **form)
+        return self.emit("conv_requant", ins, zx=self.zero(name), c=c, saturate=True, **layout, **form)
 
     def wide_format(self) -> dict[str, Any]:
         """16 bits, half of the time fewer."""
@@ -105,7 +116,7 @@ class _Writer:
             m = self.generator.integers(50, 400, out).astype(np.int32)
             ins = (value, *self.store(w=weight, b=bias, m=m))
             layout = {"strides": stride, "pads": (1, 1), "dilations": (1, 1), "groups": 1}
-            attrs = {"zx": self.whole(0, 255), "c": 16, "saturate": True, **layout, **self.output_format()}
+            attrs = {"zx": self.zero(value), "c": 16, "saturate": True, **layout, **self.output_format()}
             value, channels, width = (
                 self.emit("conv2d_requant", ins, **attrs),
                 out,
@@ -114,7 +125,7 @@ class _Writer:
             if stride == (2, 2):
                 self.lengths = self.emit("length_step", (self.lengths,), before=-1, divisor=2, after=1)
                 self.need_mask(value)
-                value = self.emit("mask_image", (value, self.mask), zx=self.whole(0, 255))
+                value = self.emit("mask_image", (value, self.mask), zx=self.zero(value))
         flat = self.emit("flatten", (value,), channels=channels * width)
         self.live = [(flat, channels * width)]
 
@@ -139,24 +150,24 @@ class _Writer:
         first, channels = self.pick()
         ins = (first, *(self.pick(channels)[0] for _ in range(self.whole(0, 3))))
         m = tuple(self.whole(1, 9000) for _ in ins)
-        zx = tuple(self.whole(0, 255) for _ in ins)
+        zx = tuple(map(self.zero, ins))
         value = self.emit("add_requant", ins, zx=zx, m=m, c=self.whole(12, 14), **self.output_format())
         self.live.append((value, channels))
 
     def step_mul(self) -> None:
         a, channels = self.pick()
         b, _ = self.pick(channels)
-        attrs = {"za": self.whole(0, 255), "zb": self.whole(0, 255), "m": self.whole(1, 600), "c": 15}
+        attrs = {"za": self.zero(a), "zb": self.zero(b), "m": self.whole(1, 600), "c": 15}
         self.live.append((self.emit("mul_requant", (a, b), **attrs, **self.output_format()), channels))
 
     def step_gate(self) -> None:
         x, channels = self.pick()
         self.need_mask(x)
         fraction = self.whole(0, 8)
-        attrs = {"zx": self.whole(0, 255), "fraction": fraction, "m": 1 << (16 - fraction), "c": 16}
+        attrs = {"zx": self.zero(x), "fraction": fraction, "m": 1 << (16 - fraction), "c": 16}
         mean = self.emit("mean_requant", (x, self.mask, self.lengths), **attrs, **self.output_format())
         gate = self.table(self.conv((mean, channels), channels))
-        attrs = {"za": self.whole(0, 255), "zb": 0, "m": 129, "c": 15}
+        attrs = {"za": self.zero(x), "zb": self.zero(gate), "m": 129, "c": 15}
         self.live.append((self.emit("mul_requant", (x, gate), **attrs, **self.output_format()), channels))
 
     def table(self, name: str) -> str:
@@ -172,7 +183,7 @@ class _Writer:
         name, channels = self.pick()
         reach = self.whole(0, 255)
         coefficients = tuple(self.whole(-20000, 20000) for _ in range(self.whole(1, 4)))
-        attrs = {"zx": self.whole(0, 255), "reach": reach, "coefficients": coefficients}
+        attrs = {"zx": self.zero(name), "reach": reach, "coefficients": coefficients}
         attrs |= {"symmetry": ("odd", "even", "none")[self.whole(0, 2)], "function": "silu"}
         attrs |= {"shift": self.whole(7, 8), "slope": self.whole(0, 1) * self.whole(0, 30000)}
         attrs |= {"bias": self.whole(-(1 << 20), 1 << 20), "c": self.whole(13, 16)}
@@ -181,7 +192,7 @@ class _Writer:
     def step_mask(self) -> None:
         name, channels = self.pick()
         self.need_mask(name)
-        value = self.emit("mask_time", (name, self.mask), zx=self.whole(0, 255))
+        value = self.emit("mask_time", (name, self.mask), zx=self.zero(name))
         self.live.append((value, channels))
 
     def step_take(self) -> None:
@@ -201,8 +212,7 @@ class _Writer:
         ins = (first, *(same[self.whole(0, len(same) - 1)] for _ in range(self.whole(0, 2))))
         c = self.whole(0, 1) * self.whole(1, 9)
         m = tuple(1 << c if self.whole(0, 1) else self.whole(1, 1 << c) for _ in ins)
-        wide = {name for name, _ in self.words}
-        zx = tuple(0 if name in wide else self.whole(0, 255) for name in ins)
+        zx = tuple(map(self.zero, ins))
         self.keep("add_requant", channels, ins, zx=zx, m=m, c=c, **self.form())
 
     def step_layer_norm(self) -> None:
@@ -216,9 +226,8 @@ class _Writer:
         kept = self.words if self.words and self.whole(0, 2) else self.live
         name, channels = kept[self.whole(0, len(kept) - 1)]
         self.need_mask(name)
-        zx = 0 if kept is self.words else self.whole(0, 255)
         attrs = {
-            "zx": zx,
+            "zx": self.zero(name),
             "channels": channels,
             "epsilon": self.whole(0, (1 << 39) - 1),
             "c": self.whole(0, 13),
@@ -240,7 +249,10 @@ class _Writer:
             columns = self.emit("positions", (query, *self.store(t=table)))
             position = (place, self.conv((columns, 3), channels))
         ins = (query, key, value, self.mask, self.lengths, *self.store(**tables), *position)
-        attrs = {name: self.whole(0, 255) for name in ("zq", "zk", "zv", "zp", "zr")}
+        read = {"zq": query, "zk": key, "zv": value, **dict(zip(("zp", "zr"), position, strict=False))}
+        attrs = {
+            name: self.zero(read[name]) if name in read else 0 for name in ("zq", "zk", "zv", "zp", "zr")
+        }
         attrs |= {"heads": heads, "size": size, "up": self.whole(1, 64), "mp": self.whole(1, 64)}
         attrs |= {"cap": cap, "shift": shift, "m": self.whole(1, 1000), "c": self.whole(12, 16)}
         self.live.append((self.emit("attention", ins, **attrs, **self.output_format()), channels))
@@ -254,7 +266,7 @@ class _Writer:
             table = self.generator.integers(-(1 << 14), (1 << 14) + 1, (2, MAX_FRAMES)).astype(np.int16)
             signs = self.generator.choice(np.array([-1, 1], np.int32), channels)
             tables.append(self.emit("frame_table", (x, *self.store(t=table, s=signs)), rows=rows))
-        attrs = {"pair": pair, "zx": self.whole(0, 255), "m": self.whole(1, 4000), "c": 15}
+        attrs = {"pair": pair, "zx": self.zero(x), "m": self.whole(1, 4000), "c": 15}
         self.live.append((self.emit("rotate", (x, *tables), **attrs, **self.output_format()), channels))
 
     def need_mask(self, like: str) -> None:
@@ -278,6 +290,13 @@ def random_program(seed: int, steps: int = 8) -> Program:
         MELS, TOKENS, features="audio_signal", lengths="length", logits=logits, encoded=w.lengths
     )
     return Program(inputs, outputs, w.code, w.constants, w.values, MAX_FRAMES)
+
+
+def subsampling_of(program: Program) -> int:
+    """How many frames of features give one of the logits."""
+    frames = check(program).values[program.output("logits").value].dims[1]
+    assert isinstance(frames, Extent)
+    return frames.by
 
 
 def random_features(seed: int, batch: int = 3, frames: int = 12) -> tuple[np.ndarray, np.ndarray]:

@@ -13,6 +13,7 @@ import pytest
 from onnx import helper, numpy_helper
 
 from zeroq_asr.errors import ProofError
+from zeroq_asr.integer.backends.numpy import NumpyBackend
 from zeroq_asr.integer.backends.onnxruntime_bodies import decode, encode
 from zeroq_asr.integer.program import Instruction, Port, Program, StatePort, ValueInfo
 from zeroq_asr.integer.proof import prove
@@ -85,6 +86,29 @@ def without_last_operand(program: Program) -> None:
     program.code[at] = replace(program.code[at], ins=program.code[at].ins[:-1])
 
 
+def other_zero(op: str, name: str = "zx") -> Callable[[Program], None]:
+    """The first ``op`` that has all operands takes another number for zero."""
+
+    def damage(program: Program) -> None:
+        i = max((i for i in program.code if i.op == op), key=lambda i: len(i.ins))
+        old = i.attrs[name]
+        new = tuple((z + 1) % 256 for z in old) if isinstance(old, tuple) else (old + 1) % 256
+        change(program, i.out, attrs={name: new})
+
+    return damage
+
+
+def other_meaning(op: str) -> Callable[[Program], None]:
+    """What the first ``op`` gives is said to have another zero point."""
+
+    def damage(program: Program) -> None:
+        name = next(i.out for i in program.code if i.op == op)
+        info = program.values[name]
+        program.values[name] = replace(info, zero_point=(info.zero_point + 1) % 256)
+
+    return damage
+
+
 def pair_of(program: Program) -> tuple[int, ...]:
     pair: tuple[int, ...] = next(i for i in program.code if i.op == "rotate").attrs["pair"]
     return pair
@@ -126,16 +150,20 @@ def _multiplier(program: Program) -> str:
 
 
 def shorter(op: str, place: int) -> Callable[[Program], None]:
-    """Operand ``place`` of the first ``op`` has lost a frame before."""
+    """Operand ``place`` of the first ``op`` whose results have all its frames has lost one before."""
 
     def damage(program: Program) -> None:
-        at = next(k for k, i in enumerate(program.code) if i.op == op)
+        shapes = check(program).values
+        met = [k for k, i in enumerate(program.code) if i.op == op and 1 not in _frames_of(i, shapes)]
+        at = met[0] if met else next(k for k, i in enumerate(program.code) if i.op == op)
         name = program.code[at].ins[place]
-        channels = check(program).values[name].channels
+        channels = shapes[name].channels
         ones = np.ones(channels, np.int32)
         program.constants |= {"cut.w": np.ones((channels, 1, 2), np.int8), "cut.b": ones, "cut.m": ones}
         layout = {"stride": 1, "padding": (0, 0), "dilation": 1, "groups": channels}
-        form = {"zx": 0, "c": 0, "zy": 0, "lo": 0, "hi": 255, "type": "uint8", "saturate": True}
+        said = program.values.get(name, ValueInfo("uint8", 1.0, 0, 0, 255))
+        zero, program.values["cut"] = said.zero_point, replace(said, lo=0, hi=255)
+        form = {"zx": zero, "c": 0, "zy": zero, "lo": 0, "hi": 255, "type": "uint8", "saturate": True}
         ins = (name, "cut.w", "cut.b", "cut.m")
         cut = Instruction("conv_requant", "cut", ins, {**layout, **form}, "cut")
         operands = list(program.code[at].ins)
@@ -143,6 +171,10 @@ def shorter(op: str, place: int) -> Callable[[Program], None]:
         program.code[at : at + 1] = [cut, replace(program.code[at], ins=tuple(operands))]
 
     return damage
+
+
+def _frames_of(i: Instruction, shapes: Any) -> list[Any]:
+    return [shapes[name].dims[2] for name in i.ins if name in shapes and len(shapes[name].dims) > 2]
 
 
 def last_is_one(low: np.ndarray) -> np.ndarray:
@@ -476,6 +508,31 @@ BROKEN: dict[str, tuple[str, Callable[[Program], Any], str]] = {
         lambda p: p.code.insert(1, replace(p.code[0], out="again", ins=(p.code[0].out,))),
         "reads uint8 where its quantize needs float32",
     ),
+    "padded with another number": ("conv_requant", other_zero("conv_requant"), "zx is .*, the zero point of"),
+    "masked with another number": ("mask_time", other_zero("mask_time"), "zx is .*, the zero point of"),
+    "an image masked with another number": (
+        "mask_image",
+        other_zero("mask_image"),
+        "zx is .*, the zero point of",
+    ),
+    "added to another zero": ("add_requant", other_zero("add_requant"), "zx is .*, the zero point of"),
+    "keys of another zero": ("attention", other_zero("attention", "zk"), "zk is .*, the zero point of"),
+    "distances of another zero": ("positions", other_zero("attention", "zr"), "zr is .*, the zero point of"),
+    "channels that mean something else": ("take_channels", other_meaning("take_channels"), "what it moves"),
+    "masked frames that mean something else": ("mask_time", other_meaning("mask_time"), "what it moves"),
+    "an operand of which nothing is said": (
+        "mask_time",
+        lambda p: p.values.pop(next(i for i in p.code if i.op == "mask_time").ins[0]),
+        "is said to have none",
+    ),
+    "words with a zero point": (
+        "transpose",
+        lambda p: (
+            change(p, p.code[-2].out, attrs={"zy": 5}),
+            p.values.update({p.code[-2].out: replace(p.values[p.code[-2].out], zero_point=5)}),
+        ),
+        "int32 with zero point 5, not 0",
+    ),
     "a meaning of nothing": (
         "transpose",
         lambda p: p.values.update(nothing=ValueInfo("uint8", 0.1, 0, 0, 255)),
@@ -602,6 +659,25 @@ def test_a_state_that_may_enter_again_is_well_formed() -> None:
     program = program_with("transpose")
     state()(program)
     prove(program)
+
+
+def test_an_input_keeps_a_frame_of_every_value() -> None:
+    program = program_with("table")
+    assert prove(program).least_frames == 1
+    before = list(program.code)
+    shorter("table", 0)(program)
+    change(program, "cut", attrs={"dilation": 4})
+    # nobody reads it
+    program.code = [*before[:1], *(i for i in program.code if i.out == "cut"), *before[1:]]
+    change(program, "cut", ins=(before[0].out, *program.code[1].ins[1:]))
+    program.constants["cut.w"] = np.ones((program.channels, 1, 2), np.int8)
+    program.constants |= {name: np.ones(program.channels, np.int32) for name in ("cut.b", "cut.m")}
+    info = program.values[before[0].out]
+    change(program, "cut", attrs={"zx": info.zero_point, "zy": info.zero_point, "groups": program.channels})
+    program.values["cut"] = replace(info, hi=255)
+    assert prove(program).least_frames == 5
+    features, lengths = np.zeros((1, program.channels, 5), np.float32), np.array([5])
+    program.run(NumpyBackend(), features, lengths)
 
 
 def test_ports_need_no_features() -> None:

@@ -14,7 +14,7 @@ import torch
 
 import zeroq_asr as zq
 from zeroq_asr.capture.capture import capture
-from zeroq_asr.errors import CheckpointError, ConfigError, VerificationError
+from zeroq_asr.errors import ConfigError, VerificationError
 from zeroq_asr.integer.program import ValueInfo
 from zeroq_asr.measure.compare import compare
 from zeroq_asr.measure.report import _Meter, report
@@ -106,7 +106,7 @@ def test_a_file_that_does_not_verify_is_not_measured(small_model: Any, file: Pat
     with pytest.raises(VerificationError, match="'vocab_size' was changed"):
         report(small_model, tmp_path / "changed.onnx")
     (tmp_path / "text.onnx").write_text("hello")
-    with pytest.raises(CheckpointError, match="is not an ONNX file"):
+    with pytest.raises(VerificationError, match="is not an ONNX file"):
         report(small_model, tmp_path / "text.onnx")
 
 
@@ -119,5 +119,5 @@ def test_other_files_are_refused(small_model: Any, file: Path, tmp_path: Path) -
     with pytest.raises(ConfigError, match="another network"):
         report(other, file, FAST)
     (tmp_path / "x.onnx").write_bytes(b"nothing")
-    with pytest.raises(CheckpointError):
+    with pytest.raises(VerificationError):
         report(small_model, tmp_path / "x.onnx", FAST)

@@ -65,6 +65,12 @@ def _hash(text: str) -> str:
     return digits
 
 
+def _frames(certificate: zq.Certificate) -> str:
+    proof = certificate.proof
+    least = "" if proof.least_frames == 1 else f"{proof.least_frames} to "
+    return f"{least}{proof.max_frames} frames"
+
+
 def _report(terminal: Terminal, certificate: zq.Certificate) -> None:
     proof = certificate.proof
     whole = certificate.integer_only
@@ -78,10 +84,7 @@ def _report(terminal: Terminal, certificate: zq.Certificate) -> None:
         [
             ("program", certificate.program_sha256),
             ("file", f"{certificate.file_sha256} (its tokens and frontend too)"),
-            (
-                "input",
-                f"any of at most {certificate.max_seconds:g} s ({proof.max_frames} frames), in any batch",
-            ),
+            ("input", f"any of at most {certificate.max_seconds:g} s ({_frames(certificate)}), in any batch"),
             (
                 "peak",
                 f"no int32 exceeds {proof.peak:,} in magnitude: {proof.headroom_bits:.1f} bits of headroom",

@@ -366,6 +366,7 @@ def _of_parts(where: str, digest: str, file_digest: str, parts: dict[str, Certif
         instructions=sum(one.proof.instructions for one in parts.values()),
         peak=parts[nearest].proof.peak,
         peak_at=f"{nearest}: {parts[nearest].proof.peak_at}",
+        least_frames=max(one.proof.least_frames for one in parts.values()),
     )
     return Certificate(
         file=where,

@@ -22,6 +22,8 @@ class Proof:
     #: largest magnitude any int32 intermediate can reach, and where
     peak: int
     peak_at: str
+    #: fewest frames of an input of which every value keeps one; shorter inputs are no inputs
+    least_frames: int = 1
 
     @property
     def headroom_bits(self) -> float:
@@ -31,6 +33,7 @@ class Proof:
     def to_dict(self) -> dict[str, int | str | float]:
         """Return the fields as JSON values."""
         return {
+            "least_frames": self.least_frames,
             "max_frames": self.max_frames,
             "instructions": self.instructions,
             "peak": self.peak,
@@ -57,18 +60,20 @@ class _Prover(IntervalBackend):
 def prove(program: Program) -> Proof:
     """Prove that no intermediate leaves its type for any input of at most ``max_frames`` frames.
 
+    An input has enough frames for every value, even one that nobody reads, to keep one: ``least_frames``.
     Covers any batch of lengths from 1 to the frames there are, since no instruction mixes utterances, and
     runs without end: whatever a state holds within its bounds, what leaves it lies within them again.
     Raises ProofError, naming the instruction, the primitive and the bounds, when the proof fails, and for a
     program that is not well-formed.
     """
-    check(program)
+    shapes = check(program)
     prover = _Prover(program.max_frames)
     leaving = program.run(prover, *entering_bounds(program))
     for state, v in zip(program.states, leaving[len(program.outputs) :], strict=True):
         require_kept(state, v)
     where = max(prover.peaks, key=lambda name: prover.peaks[name], default="")
-    return Proof(program.max_frames, len(program.code), prover.peaks.get(where, 0), where)
+    least = max(shapes.least.values(), default=1)
+    return Proof(program.max_frames, len(program.code), prover.peaks.get(where, 0), where, least)
 
 
 def require_kept(state: StatePort, leaves: Interval) -> None:

@@ -30,7 +30,7 @@ from zeroq_asr.integer.ports import (
 from zeroq_asr.integer.program import Instruction, Program
 from zeroq_asr.integer.types import I32, TYPES, U8
 from zeroq_asr.lines import shown
-from zeroq_asr.registry import INTEGER_OPERATORS, Attrs, IntegerOperator
+from zeroq_asr.registry import EVERY, INTEGER_OPERATORS, Attrs, IntegerOperator
 
 #: types of values that have a meaning
 _MEANT = ("uint8", "int32")
@@ -125,6 +125,7 @@ def check(program: Program) -> Shapes:
             _check_mask(record.mask, view, givers)
         if record.check is not None:
             record.check(view)
+        _check_zero_points(record, i, program, where)
         made.update(zip(i.outs, _shapes(backend, i, made, program), strict=True))
         givers.update(dict.fromkeys(i.outs, i))
     odd = sorted(program.values.keys() - made.keys())
@@ -221,3 +222,34 @@ def _check_meaning(i: Instruction, program: Program, where: str) -> None:
         require(inside, where, f"is said to lie in [{info.lo}, {info.hi}]")
     zero_point = i.attrs.get("zy", i.attrs.get("zero_point", info.zero_point))
     require(info.zero_point == zero_point, where, f"is said to have zero point {info.zero_point}")
+    if info.type == I32.name:
+        require(info.zero_point == 0, where, f"is int32 with zero point {info.zero_point}, not 0")
+
+
+def _check_zero_points(record: IntegerOperator, i: Instruction, program: Program, where: str) -> None:
+    """An instruction takes for zero what its operands are said to; what it moves means what it meant.
+
+    Else padding and masked frames would hold another number than 0, and what an utterance gives would hang on
+    the batch that it is in.
+    """
+    for name, place in record.zero_points.items():
+        given = i.attrs[name]
+        of = i.ins if place == EVERY else i.ins[place : place + 1]
+        for zero_point, operand in zip(given if isinstance(given, tuple) else (given,), of, strict=False):
+            said = program.values.get(operand)
+            if said is None:
+                # of what enters nothing else is said
+                enters = operand in program.entering
+                require(
+                    enters, where, f"reads {shown(operand)} with a zero point, which is said to have none"
+                )
+            else:
+                same = said.zero_point == zero_point
+                found = f"{name} is {zero_point}, the zero point of {shown(operand)} {said.zero_point}"
+                require(same, where, found)
+    if record.moves is not None:
+        moved, info = program.values.get(i.ins[record.moves]), program.values.get(i.out)
+        same = (
+            moved is None or info is None or (moved.scale, moved.zero_point) == (info.scale, info.zero_point)
+        )
+        require(same, where, "its scale and zero point are not those of what it moves")

@@ -19,7 +19,7 @@ from zeroq_asr.calibration.equalize import depthwise_places, places
 from zeroq_asr.capture.capture import capture, prepared_graph
 from zeroq_asr.config import SynthesisSpec
 from zeroq_asr.deployment.verify import load_onnx, read_program, verify
-from zeroq_asr.errors import CheckpointError, ConfigError, VerificationError
+from zeroq_asr.errors import ConfigError
 from zeroq_asr.integer.backends.torch import TorchBackend
 from zeroq_asr.integer.program import Instruction, Program, ValueInfo, is_ctc
 from zeroq_asr.measure.compare import HELD_OUT
@@ -75,15 +75,11 @@ def report(
     """Compare the file at ``path`` with the float network that it was made of, value by value.
 
     ``held_out``: features to do so on; made as ``synthesis`` says with a seed far from its if not given.
-    Raises CheckpointError for no ONNX file, VerificationError for one that `quantize` did not write or that
-    does not verify, ConfigError for one made of another network, SynthesisError when ``model`` has no
+    Raises VerificationError for a file that `quantize` did not write or that does not verify, ConfigError for
+    one that was made of another network, SynthesisError when ``model`` has no
     statistics to make features from.
     """
-    try:
-        model_file = load_onnx(path)
-    except VerificationError as error:
-        raise CheckpointError(error.where, error.problem, error.remedy) from None
-    program, deployment, own = read_program(model_file, os.fspath(path))
+    program, deployment, own = read_program(load_onnx(path), os.fspath(path))
     # the program is what is measured here: it must be what the file runs
     if own.get("dialect") != "qdq":
         verify(path)

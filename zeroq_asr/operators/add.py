@@ -30,6 +30,7 @@ from zeroq_asr.lowering.context import Lowering
 from zeroq_asr.operators.cases import Case, edge_bytes, edge_words, pairs
 from zeroq_asr.registry import (
     ALWAYS,
+    EVERY,
     NAMED,
     Attrs,
     Condition,
@@ -395,6 +396,7 @@ ADD_REQUANT = IntegerOperator(
     "add_requant",
     add_requant,
     {**REQUANTIZATION, "zx": BYTE, "m": MULTIPLIER},
+    zero_points={"zx": EVERY},
     check=_check,
     kernels={"fused": Kernel(_qlinear_add, _exact_if), "qdq": Kernel(_qdq)},
     tolerance={

@@ -176,6 +176,7 @@ MEAN_REQUANT = IntegerOperator(
     "mean_requant",
     mean_requant,
     {**REQUANTIZATION, "zx": BYTE, "fraction": whole(0, 16, "0 ≤ fraction ≤ 16"), "m": MULTIPLIER},
+    zero_points={"zx": 0},
     kernels={"qdq": Kernel(_qdq)},
     mask=(1, 2),
     # the mean has 8 binary places, its ratio 16

@@ -167,6 +167,7 @@ TAKE_CHANNELS = register(
                 "take_channels",
                 take_channels,
                 {"index": indices("channel numbers")},
+                moves=0,
                 check=_taken,
                 kernels={"fused": Kernel(_gathered, moves), "qdq": Kernel(spelled)},
                 tolerance={"take_channels": 0.0},
@@ -193,6 +194,7 @@ TRANSPOSE = register(
                         lambda v: isinstance(v, tuple) and sorted(v) == [0, 1, 2],
                     )
                 },
+                moves=0,
                 kernels={"fused": Kernel(_turned, moves, "Transpose"), "qdq": Kernel(spelled)},
                 tolerance={"transpose": 0.0},
                 cases=_transpose_cases,

@@ -113,6 +113,7 @@ POLYNOMIAL_REQUANT = IntegerOperator(
             f"one of {', '.join(FUNCTIONS)}", lambda v: isinstance(v, str) and v in FUNCTIONS
         ),
     },
+    zero_points={"zx": 0},
     kernels={"fused": Kernel(emit_carried, exact_if, "polynomial in exact floats"), "qdq": Kernel(emit_qdq)},
     axis_free=True,
     tolerance={

@@ -329,6 +329,7 @@ ATTENTION = register(
                     "cap": whole(0, (1 << 30) - 1, "0 ≤ cap < 2^30"),
                     "shift": SHIFT,
                 },
+                zero_points={"zq": 0, "zk": 1, "zv": 2, "zp": 7, "zr": 8},
                 constants={5: Constant("high", np.uint8, 1), 6: Constant("low", np.uint8, 1)},
                 check=_check,
                 # nothing that a provider would fuse: the integers as they are

@@ -156,6 +156,7 @@ CONV_REQUANT = IntegerOperator(
     conv_requant,
     {**ONE_AXIS, "zx": BYTE},
     constants(1),
+    zero_points={"zx": 0},
     check=check,
     kernels={"fused": Kernel(_fused, exact_if), "qdq": Kernel(qdq_1d)},
     # the weight scale is chosen dyadic, so nothing but the output is rounded

@@ -119,6 +119,7 @@ CONV2D_REQUANT = IntegerOperator(
     conv2d_requant,
     {**TWO_AXES, "zx": BYTE},
     constants(2),
+    zero_points={"zx": 0},
     check=check,
     kernels={"fused": Kernel(_fused, exact_if), "qdq": Kernel(qdq_2d)},
     tolerance={"conv2d_requant": 0.5},

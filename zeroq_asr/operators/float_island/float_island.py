@@ -21,6 +21,7 @@ from zeroq_asr.operators.float_island.body import float_body
 from zeroq_asr.operators.float_island.cases import island_cases
 from zeroq_asr.registry import (
     ALWAYS,
+    EVERY,
     NAMED,
     Attribute,
     IntegerOperator,
@@ -150,6 +151,7 @@ FLOAT_ISLAND = register(
                     "hi": INT32,
                     "type": TYPE,
                 },
+                zero_points={"zx": EVERY},
                 check=_check,
                 computes_in_float=True,
                 # float32, then one rounding

@@ -246,6 +246,7 @@ INSTANCE_NORM = register(
                     "channels": COUNT,
                     "epsilon": whole(0, _LARGEST_EPSILON, "0 ≤ ε < 2^39"),
                 },
+                zero_points={"zx": 0},
                 constants={3: Constant("m", np.int32, 1), 4: Constant("bias", np.int32, 1)},
                 check=_check,
                 # nothing that a provider would fuse: the integers as they are

@@ -150,6 +150,7 @@ MUL_REQUANT = IntegerOperator(
     "mul_requant",
     mul_requant,
     {**REQUANTIZATION, "za": BYTE, "zb": BYTE, "m": MULTIPLIER},
+    zero_points={"za": 0, "zb": 1},
     check=check_joined,
     kernels={"fused": Kernel(_qlinear_mul, _exact_if), "qdq": Kernel(emit_qdq)},
     tolerance={"mul_requant": 0.5 + 255 * 255 * 0.5 / 2**15},

@@ -120,6 +120,7 @@ MUL_WIDE_REQUANT = IntegerOperator(
     "mul_wide_requant",
     mul_wide_requant,
     {**REQUANTIZATION, "zb": BYTE, "m": MULTIPLIER},
+    zero_points={"zb": 1},
     check=check_joined,
     kernels={
         "fused": Kernel(_carried, _exact_if, "product of 16 bits in exact floats"),

@@ -222,6 +222,7 @@ ROTATE = register(
                 "rotate",
                 rotate,
                 {**REQUANTIZATION, "zx": BYTE, "pair": indices("channel numbers"), "m": MULTIPLIER},
+                zero_points={"zx": 0},
                 check=_check,
                 kernels={
                     "fused": Kernel(_carried, _exact_if, "rotation in exact floats"),
