@@ -380,7 +380,6 @@ CALLS: tuple[tuple[str, str, str], ...] = (
     ("numpy", "fromfile", "/dev/zero"),
     ("numpy.core.multiarray", "scalar", "x"),
     ("numpy", "save", "../canary/ran"),
-    ("_codecs", "encode", "x"),
     ("builtins", "open", "../canary/ran"),
     ("io", "open", "../canary/ran"),
     ("logging", "FileHandler", "../canary/ran"),
