@@ -23,7 +23,8 @@ FOLDERS = sorted(path.parent for path in PACKAGE.rglob("__init__.py") if path.pa
 LAYERS = (
     ("_version", "lines", "progress"),
     ("errors",),
-    ("files", "config", "registry"),
+    ("files",),
+    ("config", "registry"),
     ("speech", "decoding", "integer"),
     ("graph", "architectures"),
     ("model", "capture"),

@@ -40,6 +40,7 @@ from zeroq_asr.errors import (
     UnsupportedOperatorError,
     VerificationError,
     ZeroqError,
+    ZeroqWarning,
 )
 from zeroq_asr.integer.bundle import Bundle
 from zeroq_asr.integer.float_parts import Island
@@ -100,6 +101,7 @@ __all__ = [
     "ValueQuality",
     "VerificationError",
     "ZeroqError",
+    "ZeroqWarning",
     "__version__",
     "bench",
     "build",

@@ -18,11 +18,15 @@
 
 Each carries three parts, and its text joins them: ``where`` it happened, the
 ``problem`` (the invariant and what was received), and the ``remedy`` (what to do).
+
+What a caller ought to know of a result that is sound all the same is a ZeroqWarning, of the same three parts,
+by ``warn``.  The command line prints each once on stderr.
 """
 
 from __future__ import annotations
 
 import os
+import warnings
 
 from zeroq_asr.lines import shorten
 
@@ -34,9 +38,7 @@ class ZeroqError(Exception):
         self.where = os.fspath(where)
         self.problem = problem
         self.remedy = remedy
-        where, problem, remedy = (shorten(" ".join(part.split())) for part in (self.where, problem, remedy))
-        text = f"{where}: {problem}" if where else problem
-        super().__init__(f"{text}; {remedy}" if remedy else text)
+        super().__init__(_one_line(self.where, problem, remedy))
 
 
 class ConfigError(ZeroqError):
@@ -85,3 +87,24 @@ class AudioError(ZeroqError):
 
 class ManifestError(ZeroqError):
     """A manifest or corpus folder is malformed."""
+
+
+class ZeroqWarning(UserWarning):
+    """Something about a result that its reader ought to know; one line, like the errors."""
+
+    def __init__(self, where: str | os.PathLike[str], problem: str, remedy: str = "") -> None:
+        self.where = os.fspath(where)
+        self.problem = problem
+        self.remedy = remedy
+        super().__init__(_one_line(self.where, problem, remedy))
+
+
+def warn(where: str | os.PathLike[str], problem: str, remedy: str = "") -> None:
+    """Issue a ZeroqWarning, which Python's ``warnings`` filter as they do all others."""
+    warnings.warn(ZeroqWarning(where, problem, remedy), stacklevel=2)
+
+
+def _one_line(*parts: str) -> str:
+    where, problem, remedy = (shorten(" ".join(part.split())) for part in parts)
+    text = f"{where}: {problem}" if where else problem
+    return f"{text}; {remedy}" if remedy else text

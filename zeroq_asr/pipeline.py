@@ -36,7 +36,7 @@ from zeroq_asr.lowering.lower import check_operators, lower
 from zeroq_asr.lowering.plan import Plan
 from zeroq_asr.model import AsrModel
 from zeroq_asr.progress import Progress, silent
-from zeroq_asr.speech.audio import load_audio
+from zeroq_asr.speech.audio import AudioReader, check_segments
 from zeroq_asr.speech.frontend import Frontend
 from zeroq_asr.speech.manifest import Utterance, read_manifest
 from zeroq_asr.synthesis.synthesize import SyntheticFeatures, gaussian_noise, synthesize
@@ -340,7 +340,9 @@ def _open_source(model: AsrModel, calibration: CalibrationSpec) -> list[Utteranc
     A list of utterances, saved features, or None for what is still to be made.
     """
     if calibration.kind == "audio":
-        return read_manifest(calibration.source)[: calibration.limit]
+        utterances = read_manifest(calibration.source, calibration.channel)[: calibration.limit]
+        check_segments(utterances)
+        return utterances
     if calibration.kind != "features":
         return None
     saved = SyntheticFeatures.load(calibration.source)
@@ -365,10 +367,10 @@ def _features(
         frontend = Frontend(model.frontend)
 
         def audio() -> Iterator[Tensor]:
-            for utterance in opened:
-                waveform = load_audio(utterance.audio_path, model.frontend.sample_rate)
-                features, length = frontend(waveform, os.fspath(utterance.audio_path))
-                yield torch.from_numpy(features[:, :length])
+            with AudioReader(model.frontend.sample_rate) as read:
+                for utterance in opened:
+                    features, length = frontend(read(utterance), utterance.name)
+                    yield torch.from_numpy(features[:, :length])
 
         return None, audio, len(opened)
     if opened is not None:

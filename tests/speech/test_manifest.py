@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 
-from zeroq_asr.errors import ManifestError
+from zeroq_asr.errors import ManifestError, ZeroqWarning
 from zeroq_asr.speech.manifest import Utterance, read_manifest
 
 
@@ -13,6 +14,8 @@ from zeroq_asr.speech.manifest import Utterance, read_manifest
 def folder(tmp_path: Path) -> Path:
     for name in ("b.flac", "a.wav", "notes.txt"):
         (tmp_path / name).write_bytes(b"")
+    (tmp_path / "latin.txt").write_bytes(b"caf\xe9")
+    os.mkfifo(tmp_path / "pipe")
     return tmp_path
 
 
@@ -40,6 +43,48 @@ def test_json_lines(folder: Path) -> None:
     ]
 
 
+def test_segments_and_channels(folder: Path) -> None:
+    path = _manifest(
+        folder,
+        {"audio_filepath": "a.wav", "offset": 1.5, "duration": 2, "text": "a"},
+        {"audio_filepath": "a.wav", "offset": 3.5, "duration": 0, "channel_selector": 1},
+        {"audio_filename": "b.flac", "offset": None, "start": None, "channel_selector": "average"},
+    )
+    assert read_manifest(path, channel=2) == [
+        Utterance(folder / "a.wav", 2.0, "a", offset=1.5, channel=2),
+        Utterance(folder / "a.wav", None, None, offset=3.5, channel=1),
+        Utterance(folder / "b.flac", None, None, channel="average"),
+    ]
+    assert [u.name.removeprefix(str(folder)) for u in read_manifest(path)] == [
+        "/a.wav from 1.5 s to 3.5 s",
+        "/a.wav from 3.5 s",
+        "/b.flac",
+    ]
+
+
+def test_texts_beside_the_list(folder: Path) -> None:
+    (folder / "said.txt").write_text("\ufeffone\ntwo", encoding="utf-8")
+    path = _manifest(
+        folder,
+        {"audio_filepath": "a.wav", "text_filepath": "said.txt", "normalized_text": "no"},
+        {"audio_filepath": "a.wav", "text": None, "normalized_text": "yes"},
+    )
+    assert [u.text for u in read_manifest(path)] == ["one\ntwo", "yes"]
+
+
+def test_keys_that_are_not_read_are_said_once(folder: Path) -> None:
+    rows = [{"audio_filepath": "a.wav", "speaker": 1, "target_text": "x", "\x1b[2J": 0} for _ in range(3)]
+    path = _manifest(folder, *rows)
+    with pytest.warns(ZeroqWarning, match=r"keys that are not read: 'target_text', '\\x1b\[2J'; ") as caught:
+        assert len(read_manifest(path)) == 3
+    assert len(caught) == 1
+
+
+def test_a_list_is_a_regular_file(folder: Path) -> None:
+    with pytest.raises(ManifestError, match="is a pipe"):
+        read_manifest(folder / "pipe")
+
+
 def test_byte_order_mark_and_carriage_returns(folder: Path) -> None:
     path = _manifest(folder, b'\xef\xbb\xbf{"audio_filepath": "a.wav"}\r', b'{"audio_filepath": "b.flac"}\r')
     assert [u.audio_path.name for u in read_manifest(path)] == ["a.wav", "b.flac"]
@@ -58,7 +103,26 @@ def test_byte_order_mark_and_carriage_returns(folder: Path) -> None:
         ({"audio_filepath": "missing.wav"}, "does not exist"),
         ({"audio_filepath": "a\0.wav"}, "does not exist"),
         ({"audio_filepath": "a" * 5000}, "does not exist"),
-        ({"audio_filepath": "."}, "does not exist"),
+        ({"audio_filepath": "."}, "is no regular file"),
+        ({"audio_filepath": "pipe"}, "is no regular file"),
+        ({"audio_filepath": "a.wav", "audio_filename": "b.flac"}, "both audio_filepath and audio_filename"),
+        ('{"audio_filepath": "a.wav", "audio_filepath": "b.flac"}', "key 'audio_filepath' twice"),
+        ({"audio_filepath": "a.wav", "offset": "1"}, "offset must be a number of seconds"),
+        ({"audio_filepath": "a.wav", "offset": -0.5}, "offset must be a number of seconds"),
+        ({"audio_filepath": "a.wav", "offset": True}, "offset must be a number of seconds"),
+        ({"audio_filepath": "a.wav", "offset": [1]}, "offset must be a number of seconds"),
+        ('{"audio_filepath": "a.wav", "offset": NaN}', "offset must be a number of seconds, .* got nan"),
+        ('{"audio_filepath": "a.wav", "offset": 1e400}', "offset must be a number of seconds, .* got inf"),
+        ({"audio_filepath": "a.wav", "start": 1.5}, "the key start changes what is heard.*offset, duration"),
+        ({"audio_filepath": "a.wav", "channel": 1}, "the key channel changes .*channel_selector"),
+        ({"audio_filepath": "a.wav", "speed": 1.1}, "the key speed changes"),
+        ({"audio_filepath": "a.wav", "channel_selector": [0, 1]}, "channel_selector must be a number from 0"),
+        ({"audio_filepath": "a.wav", "channel_selector": True}, "channel_selector must be a number from 0"),
+        ({"audio_filepath": "a.wav", "channel_selector": -1}, "channel_selector must be a number from 0"),
+        ({"audio_filepath": "a.wav", "text_filepath": "none.txt"}, "its text_filepath .* no such file"),
+        ({"audio_filepath": "a.wav", "text_filepath": 3}, "text_filepath must be a non-empty string"),
+        ({"audio_filepath": "a.wav", "text_filepath": "latin.txt"}, "latin.txt is not UTF-8"),
+        ({"audio_filepath": "a.wav", "normalized_text": 3}, "normalized_text must be a string"),
         ({"audio_filepath": "a.wav", "text": 5}, "text must be a string"),
         ({"audio_filepath": "a.wav", "text": ["a"]}, "text must be a string"),
         ({"audio_filepath": "a.wav", "duration": "1"}, "duration"),

@@ -11,12 +11,14 @@ import zeroq_asr as zq
 from zeroq_asr.cli.options import (
     AllowFloat,
     AsJson,
+    Channel,
     Config,
     Developer,
     KeepFloat,
     Loader,
     Quiet,
     Set,
+    channel_of,
     check_output,
     with_settings,
 )
@@ -54,6 +56,7 @@ def compare(
     calibration_limit: Annotated[
         int | None, typer.Option(min=1, help="Only the first so many of --calibration-manifest.")
     ] = None,
+    channel: Channel = None,
     bits: Annotated[
         str,
         typer.Option(
@@ -106,9 +109,12 @@ def compare(
         (_, synthesis) = with_settings(fields, specs[0], synthesis)
         if markdown is not None:
             check_output(markdown, model, *(manifest or ()), calibration_manifest, config)
-        utterances = [u for path in manifest for u in zq.read_manifest(path)][:limit] if manifest else None
+        heard = channel_of(channel)
+        utterances = None
+        if manifest:
+            utterances = [u for path in manifest for u in zq.read_manifest(path, heard)][:limit]
         if calibration_manifest is not None:
-            zq.read_manifest(calibration_manifest)  # a mistake there shows before the long work begins
+            zq.read_manifest(calibration_manifest, heard)  # a mistake there shows before the long work begins
         with terminal.progress() as progress:
             progress("load", 0, 1)
             loaded = zq.load_checkpoint(model, config=config, loader=loader)
@@ -121,6 +127,7 @@ def compare(
                 also=specs[1:],
                 synthesis=synthesis,
                 calibration_limit=calibration_limit,
+                calibration_channel=heard,
                 seeds=seeds,
                 timed=time,
                 progress=progress,

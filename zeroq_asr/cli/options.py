@@ -13,7 +13,8 @@ from typing import Annotated, Any
 import typer
 
 from zeroq_asr.errors import ConfigError
-from zeroq_asr.speech.manifest import MANIFESTS
+from zeroq_asr.lines import shown
+from zeroq_asr.speech.manifest import MANIFESTS, MOST_CHANNELS
 
 AsJson = Annotated[
     bool, typer.Option("--json", help="Print the result as JSON on stdout, and nothing else there.")
@@ -35,6 +36,14 @@ Checkpoint = Annotated[
     Path | None,
     typer.Option(
         metavar="FILE", help="What an ONNX file of other tools came from; lends frontend and tokens."
+    ),
+]
+Channel = Annotated[
+    str | None,
+    typer.Option(
+        metavar="N|average",
+        help="What is heard of recordings with several channels: that numbered N, from 0, or their average; "
+        "by default their average, with a warning.",
     ),
 ]
 Set = Annotated[
@@ -63,13 +72,23 @@ Threads = Annotated[
 ]
 
 
+def channel_of(text: str | None) -> int | str | None:
+    """Return what --channel says; ConfigError for anything but a number from 0, or average."""
+    if text is None or text == "average":
+        return text
+    if not (text.isascii() and text.isdigit() and int(text[:9]) < MOST_CHANNELS):
+        problem = f"expected a number from 0, or average, got {shown(text)}"
+        raise ConfigError("--channel", problem, "channels are counted from 0")
+    return int(text[:9])
+
+
 def one_of(allowed: Iterable[str]) -> Callable[[str], str]:
     """Return the check that a value is one of ``allowed``, for an option's ``callback``."""
     names = (*allowed,)
 
     def check(value: str) -> str:
         if value not in names:
-            raise typer.BadParameter(f"{value!r} is not one of {', '.join(names)}.")
+            raise typer.BadParameter(f"{shown(value)} is not one of {', '.join(names)}.")
         return value
 
     return check
@@ -119,9 +138,11 @@ def with_settings(given: Iterable[str] | None, *specs: Any) -> tuple[Any, ...]:
         name, equals, value = text.partition("=")
         name = name.strip().replace("-", "_")
         if not equals or name not in places:
-            raise ConfigError("--set", f"cannot read {text!r}", f"NAME=VALUE with one of {', '.join(places)}")
+            raise ConfigError(
+                "--set", f"cannot read {shown(text)}", f"NAME=VALUE with one of {', '.join(places)}"
+            )
         try:
             changes[places[name]][name] = json.loads(value)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):  # no JSON, or a number of more digits than Python reads
             changes[places[name]][name] = value
     return tuple(dataclasses.replace(spec, **fields) for spec, fields in zip(specs, changes, strict=True))

@@ -13,6 +13,7 @@ from zeroq_asr.cli.float_parts import show_islands
 from zeroq_asr.cli.options import (
     AllowFloat,
     AsJson,
+    Channel,
     Config,
     Developer,
     KeepFloat,
@@ -20,6 +21,7 @@ from zeroq_asr.cli.options import (
     Quiet,
     Set,
     alternatives,
+    channel_of,
     check_output,
     one_of,
     with_settings,
@@ -94,6 +96,7 @@ def quantize(
             help="Where ranges come from: synthetic, noise, saved features (.npz), a manifest or a folder.",
         ),
     ] = "synthetic",
+    channel: Channel = None,
     method: Annotated[
         str,
         typer.Option(
@@ -158,7 +161,14 @@ def quantize(
             objective=objective,
             patience=patience,
         )
-        ranges = zq.CalibrationSpec(calibration, method, percentile=percentile, limit=limit, margin=margin)
+        ranges = zq.CalibrationSpec(
+            calibration,
+            method,
+            percentile=percentile,
+            limit=limit,
+            margin=margin,
+            channel=channel_of(channel),
+        )
         spec, synthesis, ranges = with_settings(fields, spec, synthesis, ranges)
         if ranges.kind in ("features", "audio") and not Path(calibration).exists():
             raise ConfigError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import typer
@@ -14,17 +14,19 @@ import zeroq_asr as zq
 from zeroq_asr.cli.options import (
     AsJson,
     BatchSize,
+    Channel,
     Checkpoint,
     Config,
     Developer,
     Loader,
     Quiet,
     Threads,
+    channel_of,
     check_output,
 )
 from zeroq_asr.cli.terminal import Terminal, session
 from zeroq_asr.files import atomic_write_bytes
-from zeroq_asr.measure.evaluate import ErrorCounts, references_of
+from zeroq_asr.measure.evaluate import ErrorCounts, Transcript, references_of, transcribe_batches
 from zeroq_asr.progress import Progress, silent
 
 Model = Annotated[
@@ -36,6 +38,7 @@ def transcribe(
     ctx: typer.Context,
     model: Model,
     audio: Annotated[list[Path], typer.Argument(metavar="AUDIO...", help="Recordings: WAV, FLAC, OGG, MP3.")],
+    channel: Channel = None,
     batch_size: BatchSize = 1,
     threads: Threads = None,
     checkpoint: Checkpoint = None,
@@ -50,18 +53,16 @@ def transcribe(
     Example: zeroq-asr transcribe quartznet.int8.onnx speech.wav
     """
     with session(ctx, as_json=as_json, quiet=quiet, developer=developer) as terminal:
+        heard = channel_of(channel)
         with terminal.progress() as progress:
             recognizer = _open(model, config, loader, checkpoint, threads, progress)
         texts: list[str] = []
         # lines on a terminal are progress enough, and a bar would be in their way
         bars = contextlib.nullcontext(silent) if terminal.out.is_terminal else terminal.progress()
         with bars as progress:
-            progress("transcribe", 0, len(audio))
-            for start in range(0, len(audio), batch_size):
-                batch = audio[start : start + batch_size]
-                found = zq.transcribe(recognizer, batch, batch_size)
-                progress("transcribe", start + len(batch), len(audio))
-                for path, text in zip(batch, found, strict=True):
+            for found in transcribe_batches(recognizer, audio, batch_size, progress, heard):
+                for text in found:
+                    path = audio[len(texts)]
                     texts.append(text)
                     if not terminal.as_json:
                         terminal.line(*([text] if len(audio) == 1 else [str(path), text]))
@@ -82,6 +83,7 @@ def evaluate(
         ),
     ],
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many.")] = None,
+    channel: Channel = None,
     batch_size: BatchSize = 1,
     threads: Threads = None,
     checkpoint: Checkpoint = None,
@@ -102,7 +104,7 @@ def evaluate(
     with session(ctx, as_json=as_json, quiet=quiet, developer=developer) as terminal:
         if output is not None:
             check_output(output, model, manifest, config, checkpoint)
-        utterances = zq.read_manifest(manifest)[:limit]
+        utterances = zq.read_manifest(manifest, channel_of(channel))[:limit]
         references_of(utterances)  # a line without text shows before the model is read
         with terminal.progress() as progress:
             recognizer = _open(model, config, loader, checkpoint, threads, progress)
@@ -162,8 +164,10 @@ def _row(name: str, counts: ErrorCounts) -> list[str]:
 
 def _json_lines(result: zq.Evaluation) -> bytes:
     """Return NeMo's manifest lines with ``pred_text``."""
-    lines = (
-        {"audio_filepath": t.audio_path, "text": t.reference, "pred_text": t.hypothesis}
-        for t in result.transcripts
-    )
-    return "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines).encode()
+    return "".join(json.dumps(_row_of(t), ensure_ascii=False) + "\n" for t in result.transcripts).encode()
+
+
+def _row_of(t: Transcript) -> dict[str, Any]:
+    heard = {"offset": t.offset, "duration": t.duration, "channel_selector": t.channel}
+    segment = {key: value for key, value in heard.items() if value is not None}
+    return {"audio_filepath": t.audio_path, **segment, "text": t.reference, "pred_text": t.hypothesis}

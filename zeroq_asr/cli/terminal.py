@@ -8,6 +8,7 @@ import math
 import sys
 import time
 import traceback
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, TextIO
 
@@ -21,6 +22,7 @@ from rich.table import Table
 from rich.text import Text
 
 from zeroq_asr.cli.exits import code_of, line_of
+from zeroq_asr.errors import ZeroqWarning
 from zeroq_asr.lines import printable
 from zeroq_asr.progress import Progress, silent
 
@@ -151,7 +153,7 @@ def session(ctx: typer.Context, *, as_json: bool, quiet: bool, developer: bool) 
         quiet=quiet or common.get("quiet", False),
     )
     try:
-        with contextlib.redirect_stdout(sys.stderr):
+        with contextlib.redirect_stdout(sys.stderr), _warnings_told(terminal):
             yield terminal
     except (BrokenPipeError, typer.Exit):
         raise  # the reader left, as `head` does: no error
@@ -160,6 +162,33 @@ def session(ctx: typer.Context, *, as_json: bool, quiet: bool, developer: bool) 
             traceback.print_exc(file=sys.stderr)
         terminal.err.print(Text(line_of(error), "red"), soft_wrap=True)
         raise typer.Exit(code_of(error)) from None
+
+
+@contextlib.contextmanager
+def _warnings_told(terminal: Terminal) -> Iterator[None]:
+    """Print the library's own warnings on stderr, a line each and each once, whatever was asked of stdout."""
+    told: set[str] = set()
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", ZeroqWarning)  # before the filter that ignores those of others
+        others = warnings.showwarning
+
+        def show(
+            message: Warning | str,
+            category: type[Warning],
+            filename: str,
+            lineno: int,
+            file: TextIO | None = None,
+            line: str | None = None,
+        ) -> None:
+            if not issubclass(category, ZeroqWarning):
+                others(message, category, filename, lineno, file, line)
+            elif str(message) not in told:
+                told.add(str(message))
+                text = printable(f"warning: {message}")
+                terminal.err.print(Text(text, "yellow"), soft_wrap=True)
+
+        warnings.showwarning = show
+        yield
 
 
 class _Bars:

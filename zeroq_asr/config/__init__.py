@@ -5,7 +5,7 @@ a JSON round trip: ``Spec.from_dict(spec.to_dict()) == spec``.  Unknown keys are
 that a misspelt option in a saved configuration is an error and not a silent default.
 
 Imported by: lowering, synthesis, calibration, deployment, pipeline, measure, cli.
-Imports: errors.
+Imports: errors, files, lines.
 Never imports: registry, speech, decoding, integer, graph, architectures, model, capture, checkpoints,
 lowering, operators, embedded, synthesis, calibration, deployment, pipeline, measure, cli.
 """

@@ -9,6 +9,7 @@ from typing import Any
 
 from zeroq_asr.config.checks import choice, flag, from_dict, real, text, whole
 from zeroq_asr.errors import ConfigError
+from zeroq_asr.lines import shown
 
 #: Matching means and variances says nothing about tails: the extremes of made features fall short of
 #: speech's.  Chosen by agreement with float on train-clean-100 speech under babble noise
@@ -39,6 +40,9 @@ class CalibrationSpec:
     floor: float = 0.0
     #: widen ranges where synthetic features fall short of the stored deviations
     shortfall: bool = False
+    #: of recordings with several channels: the one that is heard, from 0, or "average"; None averages, too,
+    #: and says so
+    channel: int | str | None = None
 
     def __post_init__(self) -> None:
         where = "CalibrationSpec"
@@ -50,6 +54,13 @@ class CalibrationSpec:
             raise ConfigError(where, f"bins must be a multiple of 4, got {self.bins}")
         if self.limit is not None:
             whole(where, "limit", self.limit, 1, 1 << 31)
+        if self.channel is not None and self.kind != "audio":
+            problem = f"channel {shown(self.channel)} is of recordings, the source is {shown(self.source)}"
+            raise ConfigError(where, problem, "leave it out")
+        if isinstance(self.channel, str):
+            choice(where, "channel", self.channel, ("average", "a whole number from 0"))
+        elif self.channel is not None:
+            whole(where, "channel", self.channel, 0, 1023)
         if self.margin is not None:
             real(where, "margin", self.margin, at_least=0.1, at_most=100.0)
         real(where, "floor", self.floor, at_least=0.0, at_most=100.0)
@@ -85,7 +96,11 @@ class CalibrationSpec:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
-        return dataclasses.asdict(self)
+        values = dataclasses.asdict(self)
+        if self.channel is None:
+            # files that were written before there was a choice stay the same, byte for byte
+            del values["channel"]
+        return values
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> CalibrationSpec:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import sys
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from zeroq_asr.errors import ConfigError
+from zeroq_asr.lines import shown
 
 S = TypeVar("S")
+
+_LARGEST = sys.float_info.max
 
 
 def from_dict(cls: type[S], data: Mapping[str, Any]) -> S:
@@ -19,7 +23,7 @@ def from_dict(cls: type[S], data: Mapping[str, Any]) -> S:
         raise ConfigError(cls.__name__, f"expected an object of {known}, got {type(data).__name__}")
     unknown = sorted(str(key) for key in data if key not in known)
     if unknown:
-        raise ConfigError(cls.__name__, f"unknown keys {unknown}", f"it has {known}")
+        raise ConfigError(cls.__name__, f"unknown keys {shown(unknown, 200)}", f"it has {known}")
     return cls(**data)
 
 
@@ -27,7 +31,7 @@ def whole(where: str, name: str, value: object, low: int, high: int) -> None:
     """Raise ConfigError unless ``value`` is a whole number from ``low`` to ``high``."""
     # bool is an int to Python, but True is not a number of bits
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-        raise ConfigError(where, f"{name} must be a whole number from {low} to {high}, got {value!r}")
+        raise ConfigError(where, f"{name} must be a whole number from {low} to {high}, got {shown(value)}")
 
 
 def real(
@@ -41,20 +45,22 @@ def real(
     below: float = math.inf,
 ) -> None:
     """Raise ConfigError unless ``value`` is a finite number within the bounds."""
-    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    if not number or not (above < value and at_least <= value <= at_most and value < below):  # type: ignore[operator]
+    number = value if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
+    # a whole number may be larger than any float
+    finite = -_LARGEST <= number <= _LARGEST
+    if not finite or not (above < number and at_least <= number <= at_most and number < below):
         bounds = [
             f"{sign} {bound:g}"
             for sign, bound in ((">", above), (">=", at_least), ("<=", at_most), ("<", below))
             if math.isfinite(bound)
         ]
-        raise ConfigError(where, f"{name} must be a finite number {' and '.join(bounds)}, got {value!r}")
+        raise ConfigError(where, f"{name} must be a finite number {' and '.join(bounds)}, got {shown(value)}")
 
 
 def names(where: str, name: str, value: object) -> tuple[str, ...]:
     """Return a list of names as a tuple; ConfigError where it is none."""
     if not isinstance(value, tuple | list):
-        raise ConfigError(where, f"{name} must be a list of names, got {value!r}")
+        raise ConfigError(where, f"{name} must be a list of names, got {shown(value)}")
     for one in value:
         text(where, f"a name of {name}", one)
     return tuple(str(one) for one in value)
@@ -63,16 +69,16 @@ def names(where: str, name: str, value: object) -> tuple[str, ...]:
 def flag(where: str, name: str, value: object) -> None:
     """Raise ConfigError unless ``value`` is true or false."""
     if not isinstance(value, bool):
-        raise ConfigError(where, f"{name} must be true or false, got {value!r}")
+        raise ConfigError(where, f"{name} must be true or false, got {shown(value)}")
 
 
 def choice(where: str, name: str, value: object, allowed: Mapping[str, Any] | tuple[str, ...]) -> None:
     """Raise ConfigError unless ``value`` is one of the texts that are ``allowed``."""
     if not isinstance(value, str) or value not in allowed:
-        raise ConfigError(where, f"{name} {value!r} is not one of {', '.join(allowed)}")
+        raise ConfigError(where, f"{name} {shown(value)} is not one of {', '.join(allowed)}")
 
 
 def text(where: str, name: str, value: object) -> None:
     """Raise ConfigError unless ``value`` is a text that is not empty."""
     if not isinstance(value, str) or not value.strip():
-        raise ConfigError(where, f"{name} must be a non-empty string, got {value!r}")
+        raise ConfigError(where, f"{name} must be a non-empty string, got {shown(value)}")

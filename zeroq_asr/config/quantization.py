@@ -6,12 +6,13 @@ import dataclasses
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from zeroq_asr.config.checks import choice, flag, from_dict, names, real, whole
 from zeroq_asr.config.plan_file import EVERYTHING, LAYER_BITS, layer_bits, layer_grids, read_plan
 from zeroq_asr.errors import ConfigError
+from zeroq_asr.files import read_file
+from zeroq_asr.lines import shown
 
 #: targets by name: what each promises about the kernels that will run the file
 TARGETS = {
@@ -27,6 +28,8 @@ NONLINEARITIES = {
 }
 #: name of the grid at which rounding by feedback gains nothing
 FINEST = "int8"
+#: bytes of a plan's file
+_MOST_PLAN = 2**20
 ROUNDINGS = ("auto", "nearest", "feedback")
 
 
@@ -108,7 +111,9 @@ class QuantSpec:
         whole_network = [given for given in texts if given not in layers]
         if len(whole_network) > 1:
             one, other = whole_network[:2]
-            raise ConfigError("bits", f"{one!r} and {other!r} are both of the whole network", "keep one")
+            raise ConfigError(
+                "bits", f"{shown(one)} and {shown(other)} are both of the whole network", "keep one"
+            )
         for given in whole_network:
             fields |= _planned(given) if given in plans else _of_everything(given)
         pairs: list[tuple[str, Any]] = [*fields.pop("layer_bits", ())]
@@ -135,7 +140,7 @@ def _of_everything(given: str) -> dict[str, Any]:
     match = re.fullmatch(r"(?:(\d)|w(\d)a(\d))", given.strip().lower(), flags=re.ASCII)
     if match is None:
         remedy = "write 8, or w8a8, w7a8, w4a8 and the like; or LAYER=16; or name a plan's .yaml file"
-        raise ConfigError("bits", f"cannot read {given!r}", remedy)
+        raise ConfigError("bits", f"cannot read {shown(given)}", remedy)
     both, weight, activation = match.groups()
     return {"weight_bits": int(both or weight), "activation_bits": int(both or activation)}
 
@@ -143,9 +148,9 @@ def _of_everything(given: str) -> dict[str, Any]:
 def _planned(path: str) -> dict[str, Any]:
     """Fields that the file of a plan gives: what it says first of everything is of the whole network."""
     try:
-        source = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(path, f"cannot be read: {error}", "name a plan's YAML file") from None
+        source = read_file(path, ConfigError, _MOST_PLAN).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ConfigError(path, f"is not UTF-8 (byte {error.start + 1})", "save the plan as UTF-8") from None
     weights, values, logit_bits = read_plan(source, path)
     fields: dict[str, Any] = {}
     if weights and weights[0][0] == EVERYTHING and re.fullmatch(r"int[2-8]", weights[0][1]):

@@ -34,9 +34,9 @@ from zeroq_asr.measure.onnxruntime_quantizers import attempt, ort_dynamic, ort_s
 from zeroq_asr.model import AsrModel
 from zeroq_asr.pipeline import Prepared, preparation, prepare, quantize
 from zeroq_asr.progress import Progress, silent
-from zeroq_asr.speech.audio import audio_duration, load_audio
+from zeroq_asr.speech.audio import AudioReader, audio_duration
 from zeroq_asr.speech.frontend import Frontend
-from zeroq_asr.speech.manifest import Utterance, read_manifest
+from zeroq_asr.speech.manifest import Channel, Utterance, read_manifest
 from zeroq_asr.synthesis.synthesize import synthesize
 
 #: how far the seed of held-out synthetic features is from those that calibrate
@@ -145,6 +145,7 @@ def compare(
     also: Sequence[QuantSpec] = (),
     synthesis: SynthesisSpec | None = None,
     calibration_limit: int | None = None,
+    calibration_channel: Channel = None,
     seeds: int = 1,
     timed: bool = True,
     progress: Progress = silent,
@@ -153,7 +154,8 @@ def compare(
 
     ``manifest``: recordings, best with text; None: held-out synthetic features take their place.
     ``calibration_manifest``: real recordings, the first ``calibration_limit`` of which calibrate the
-    rows "real data" and "ORT static"; without it those are left out.  ``also``: other formats, each with rows
+    rows "real data" and "ORT static", heard on
+    ``calibration_channel``; without it those are left out.  ``also``: other formats, each with rows
     without data of its own.  ``seeds``: syntheses, each with a row of its own.  ``timed``: also time each
     file, which takes seconds.
 
@@ -166,9 +168,10 @@ def compare(
         _check_duration(utterance, spec.max_seconds)
     syntheses = [replace(synthesis, seed=synthesis.seed + k) for k in range(seeds)]
     with tempfile.TemporaryDirectory(prefix="zeroq-asr-") as folder:
-        listeners, absent = _build(
-            model, Path(folder), calibration_manifest, calibration_limit, (spec, *also), syntheses, progress
-        )
+        real = None
+        if calibration_manifest is not None:
+            real = CalibrationSpec(calibration_manifest, limit=calibration_limit, channel=calibration_channel)
+        listeners, absent = _build(model, Path(folder), real, (spec, *also), syntheses, progress)
         if manifest is None:
             made = synthesize(model, replace(synthesis, seed=synthesis.seed + HELD_OUT), progress)
             pairs = [
@@ -217,8 +220,7 @@ class _Listener:
 def _build(
     model: AsrModel,
     folder: Path,
-    real: str | None,
-    limit: int | None,
+    real: CalibrationSpec | None,
     specs: Sequence[QuantSpec],
     syntheses: Sequence[SynthesisSpec],
     progress: Progress,
@@ -264,7 +266,7 @@ def _build(
                 rows[place].append(ours(seeded(kind, synthesis), kind, source, spec))
     listeners += [each for place in rows for each in rows[place]]
     if real is not None:
-        source = prepared(REAL, specs[:1], syntheses[0], CalibrationSpec(real, limit=limit))
+        source = prepared(REAL, specs[:1], syntheses[0], real)
         listeners.append(ours(REAL, REAL, source, specs[0]))
     absent: dict[str, str] = {}
 
@@ -286,7 +288,7 @@ def _build(
 
     ready = preprocess(export_float(graph, source.deployment(), shared_masks=False))
     if real is not None:
-        recordings = _Recordings(model, read_manifest(real)[:limit])
+        recordings = _Recordings(model, read_manifest(real.source, real.channel)[: real.limit])
         theirs(ORT_STATIC, lambda: ort_static(ready, recordings))
     theirs(ORT_DYNAMIC, lambda: ort_dynamic(ready))
     listeners[0].file.write_bytes(export_float(graph, source.deployment()).SerializeToString())
@@ -323,10 +325,11 @@ class _Recordings:
 
     def __iter__(self) -> Iterator[Features]:
         rate = self.frontend.config.sample_rate
-        for utterance in self.utterances:
-            waveform = load_audio(utterance.audio_path, rate)
-            self.seconds += len(waveform) / rate
-            yield self.frontend.batch([waveform], [str(utterance.audio_path)])
+        with AudioReader(rate) as read:
+            for utterance in self.utterances:
+                waveform = read(utterance)
+                self.seconds += len(waveform) / rate
+                yield self.frontend.batch([waveform], [utterance.name])
 
 
 def _listen(listeners: list[_Listener], pairs: Iterable[Features], count: int, progress: Progress) -> None:
@@ -347,10 +350,10 @@ def _listen(listeners: list[_Listener], pairs: Iterable[Features], count: int, p
 
 
 def _check_duration(utterance: Utterance, limit: float) -> None:
-    seconds = audio_duration(utterance.audio_path)
+    seconds = audio_duration(utterance)
     if seconds > limit:
         raise AudioError(
-            utterance.audio_path,
+            utterance.name,
             f"lasts {seconds:.7g} s, files are to be proven for {limit:g} s",
             "say a larger --max-seconds, or cut the recording",
         )

@@ -11,8 +11,9 @@ from __future__ import annotations
 import dataclasses
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import jiwer
@@ -23,11 +24,12 @@ from zeroq_asr.decoding.greedy import greedy_ctc
 from zeroq_asr.deployment.recognizer import Recognizer
 from zeroq_asr.errors import AudioError, ConfigError, ManifestError
 from zeroq_asr.progress import Progress, silent
-from zeroq_asr.speech.audio import audio_duration, load_audio
+from zeroq_asr.speech.audio import AudioReader, audio_duration, check_segments
 from zeroq_asr.speech.frontend import Frontend
-from zeroq_asr.speech.manifest import Utterance
+from zeroq_asr.speech.manifest import Channel, Utterance
 
-Recording = str | os.PathLike[str] | npt.NDArray[np.float32]
+Recording = str | os.PathLike[str] | npt.NDArray[np.float32] | Utterance
+_Heard = npt.NDArray[np.float32] | Utterance
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,10 @@ class Transcript:
     audio_path: str
     reference: str
     hypothesis: str
+    #: seconds, and the channel, where the list says them: the segment that was heard
+    offset: float | None = None
+    duration: float | None = None
+    channel: Channel = None
 
 
 @dataclass(frozen=True)
@@ -154,18 +160,27 @@ def evaluate(
     if not utterances:
         raise ManifestError("evaluate", "there are no utterances")
     references = references_of(utterances)
+    check_segments(utterances)
     order = list(range(len(utterances)))
     if by_duration:
-        known = [u.duration or audio_duration(u.audio_path) for u in utterances]
+        known = [u.duration or audio_duration(u) for u in utterances]
         order.sort(key=lambda index: -known[index])
     run = _Run(recognizer)
-    texts = run([utterances[index].audio_path for index in order], batch_size, "evaluate", progress)
+    batches = run.batches([utterances[index] for index in order], batch_size, "evaluate", progress)
+    texts = [text for batch in batches for text in batch]
     hypotheses = [""] * len(utterances)
     for index, text in zip(order, texts, strict=True):
         hypotheses[index] = text
     words, characters = count_errors(references, hypotheses)
     transcripts = tuple(
-        Transcript(str(utterance.audio_path), normalize_text(reference), normalize_text(hypothesis))
+        Transcript(
+            str(utterance.audio_path),
+            normalize_text(reference),
+            normalize_text(hypothesis),
+            utterance.offset,
+            utterance.duration,
+            utterance.channel,
+        )
         for utterance, reference, hypothesis in zip(utterances, references, hypotheses, strict=True)
     )
     return Evaluation(
@@ -178,12 +193,35 @@ def transcribe(
     recordings: Sequence[Recording],
     batch_size: int = 1,
     progress: Progress = silent,
+    channel: Channel = None,
 ) -> list[str]:
-    """Return the text of each recording: a path, or samples float32 [N] at the frontend's rate.
+    """Return the text of each recording: a path, an Utterance, or samples float32 [N] at the frontend's rate.
+
+    ``channel`` is what is heard of files with several: a number from 0, "average", or None, which averages,
+    too, and says so by a ZeroqWarning.
 
     Raises AudioError when a recording cannot be read or is longer than the recogniser takes.
     """
-    return _Run(recognizer)(recordings, batch_size, "transcribe", progress)
+    batches = transcribe_batches(recognizer, recordings, batch_size, progress, channel)
+    return [text for batch in batches for text in batch]
+
+
+def transcribe_batches(
+    recognizer: Recognizer,
+    recordings: Sequence[Recording],
+    batch_size: int = 1,
+    progress: Progress = silent,
+    channel: Channel = None,
+) -> Iterator[list[str]]:
+    """Yield what `transcribe` returns, batch by batch, as it is found."""
+    heard = [
+        recording if isinstance(recording, np.ndarray | Utterance) else Utterance(Path(recording))
+        for recording in recordings
+    ]
+    for i, each in enumerate(heard):
+        if isinstance(each, Utterance) and each.channel is None:
+            heard[i] = dataclasses.replace(each, channel=channel)
+    return _Run(recognizer).batches(heard, batch_size, "transcribe", progress)
 
 
 class _Run:
@@ -194,31 +232,32 @@ class _Run:
         self.frontend = Frontend(recognizer.frontend)
         self.audio_seconds = self.seconds = self.network_seconds = 0.0
 
-    def __call__(
-        self, recordings: Sequence[Recording], batch_size: int, stage: str, progress: Progress
-    ) -> list[str]:
+    def batches(
+        self, recordings: Sequence[_Heard], batch_size: int, stage: str, progress: Progress
+    ) -> Iterator[list[str]]:
         if batch_size < 1:
             raise ConfigError(stage, f"batch_size must be 1 or more, got {batch_size}")
-        texts: list[str] = []
         progress(stage, 0, len(recordings))
-        for start in range(0, len(recordings), batch_size):
-            batch = recordings[start : start + batch_size]
-            waveforms = [self._load(recording) for recording in batch]
-            texts += self._transcribe(waveforms, [_name(recording) for recording in batch])
-            progress(stage, len(texts), len(recordings))
-        return texts
+        with AudioReader(self.recognizer.frontend.sample_rate, self.recognizer.max_seconds) as reader:
+            for start in range(0, len(recordings), batch_size):
+                batch = recordings[start : start + batch_size]
+                waveforms = [self._load(recording, reader) for recording in batch]
+                yield self._transcribe(waveforms, [_name(recording) for recording in batch])
+                progress(stage, start + len(batch), len(recordings))
 
-    def _load(self, recording: Recording) -> npt.NDArray[np.float32]:
-        rate = self.recognizer.frontend.sample_rate
-        samples = recording if isinstance(recording, np.ndarray) else load_audio(recording, rate)
-        seconds, limit = len(samples) / rate, self.recognizer.max_seconds
+    def _load(self, recording: _Heard, reader: AudioReader) -> npt.NDArray[np.float32]:
+        rate, limit = self.recognizer.frontend.sample_rate, self.recognizer.max_seconds
+        if isinstance(recording, np.ndarray):
+            samples, seconds = recording, len(recording) / rate
+        else:
+            samples, seconds = reader.hear(recording)
         if limit is not None and seconds > limit:
             raise AudioError(
                 _name(recording),
                 f"lasts {seconds:.7g} s, {self.recognizer.name} is proven for at most {limit:g} s",
                 "quantize with a larger --max-seconds, or cut the recording",
             )
-        self.audio_seconds += seconds
+        self.audio_seconds += len(samples) / rate
         return samples
 
     def _transcribe(self, waveforms: list[npt.NDArray[np.float32]], names: list[str]) -> list[str]:
@@ -237,8 +276,8 @@ class _Run:
         return texts
 
 
-def _name(recording: Recording) -> str:
-    return "waveform" if isinstance(recording, np.ndarray) else os.fspath(recording)
+def _name(recording: _Heard) -> str:
+    return "waveform" if isinstance(recording, np.ndarray) else recording.name
 
 
 def _counts(output: jiwer.WordOutput | jiwer.CharacterOutput) -> ErrorCounts:

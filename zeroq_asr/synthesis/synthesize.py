@@ -17,11 +17,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import io
 import json
 import math
 import os
-import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -38,12 +36,11 @@ from zeroq_asr.model import AsrModel
 from zeroq_asr.progress import Progress, silent
 from zeroq_asr.synthesis.fast_convolutions import FastConv
 from zeroq_asr.synthesis.objectives import Objective, find_objective, kl, within
+from zeroq_asr.synthesis.saved import damaged, read_arrays
 from zeroq_asr.synthesis.speech_priors import SpeechLike
 from zeroq_asr.synthesis.starts import INITIAL, waveforms
 from zeroq_asr.synthesis.statistics import BatchNormObserver, Site
 
-#: of saved features, unpacked
-_MAX_BYTES = 2**30
 #: what a frame of a specification is for networks that read waveforms
 _FRAME_SECONDS = 0.01
 _REMEDY = "calibrate from audio (a manifest), from saved features, or from noise"
@@ -100,26 +97,14 @@ class SyntheticFeatures:
 
         Raises CalibrationError when the file is missing, corrupt, incomplete or not finite.
         """
+        arrays = read_arrays(path, ("features", "lengths", "losses", "note"))
+        features, lengths, losses = (arrays[name] for name in ("features", "lengths", "losses"))
         try:
-            # zipfile reads lazily: everything is taken here, where its errors are caught
-            with open(path, "rb") as stream:
-                data = io.BytesIO(stream.read())
-            with zipfile.ZipFile(data) as archive:
-                if sum(info.file_size for info in archive.infolist()) > _MAX_BYTES:
-                    raise CalibrationError(
-                        path, "unpacks to more bytes than any features", "synthesize it again"
-                    )
-            with np.load(data, allow_pickle=False) as arrays:
-                features, lengths = arrays["features"], arrays["lengths"]
-                losses, note = arrays["losses"], json.loads(str(arrays["note"]))
+            note = json.loads(str(arrays["note"]))
             spec = SynthesisSpec.from_dict(note["spec"])
-            account = tuple(LayerAccount(**layer) for layer in note["account"])
-        except OSError as error:
-            raise CalibrationError(path, f"cannot be read ({error.strerror or error})") from None
-        except (ValueError, KeyError, TypeError, EOFError, AttributeError, zipfile.BadZipFile, ConfigError):
-            raise CalibrationError(
-                path, "is not a file of synthetic features, or it is damaged", "synthesize it again"
-            ) from None
+            account = tuple(_layer(layer) for layer in note["account"])
+        except (ValueError, KeyError, TypeError, RecursionError, ConfigError):
+            raise damaged(path, "its note does not say how it was made") from None
         _check(path, features, lengths, losses)
         return cls(features, lengths, spec, tuple(float(loss) for loss in losses), account)
 
@@ -318,6 +303,19 @@ def _account(site: Site, first: tuple[Tensor, Tensor], last: tuple[Tensor, Tenso
         mean_mismatch=float(((mean - site.mean).abs() / site.var.sqrt()).mean()),
         std_ratio=float((var / site.var).sqrt().median()),
     )
+
+
+def _layer(values: object) -> LayerAccount:
+    """Return the account of a layer that a file holds; TypeError where it is none."""
+    if not isinstance(values, dict):
+        raise TypeError
+    layer = LayerAccount(**values)
+    numbers = (layer.kl_before, layer.kl_after, layer.mean_mismatch, layer.std_ratio)
+    counts = (layer.channels, layer.total_channels)
+    whole = all(type(count) is int and 0 <= count < 2**31 for count in counts)
+    if not (isinstance(layer.name, str) and whole and all(type(number) is float for number in numbers)):
+        raise TypeError
+    return layer
 
 
 def _check(
