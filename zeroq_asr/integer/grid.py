@@ -61,12 +61,15 @@ class Grid:
         """The largest magnitude of a level."""
         return max(-self.levels[0], self.levels[-1])
 
-    def nearest(self, real: np.ndarray) -> np.ndarray:
-        """Return the nearest level of every entry, as float64; halfway, that of the even place."""
+    def nearest(self, real: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+        """Return the nearest level of every entry, as float64; halfway, that of the even place.
+
+        ``out``: an array that may be overwritten, also ``real`` itself; the result may be it.
+        """
         low, high = self.levels[0], self.levels[-1]
         if high - low == len(self.levels) - 1:
-            rounded: np.ndarray = np.clip(np.rint(real), low, high)
-            return rounded
+            rounded: np.ndarray = np.rint(real, out=out)
+            return np.clip(rounded, low, high, out=rounded)
         levels = np.array(self.levels, dtype=np.float64)
         return levels[np.searchsorted((levels[:-1] + levels[1:]) / 2, real)]
 

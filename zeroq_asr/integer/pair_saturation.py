@@ -42,19 +42,30 @@ def excess(rows: np.ndarray, limit: int) -> np.ndarray:
     return np.maximum(over, 0)
 
 
-def bounded(rows: np.ndarray, limit: int) -> np.ndarray:
-    """Shorten neighbours in ``rows`` [O, N], integers below ``limit``, alike until none exceed it."""
-    over = excess(rows, limit)
-    if not over.any():
-        return rows
+def bounded(rows: np.ndarray, limit: int, out: np.ndarray | None = None) -> np.ndarray:
+    """Return ``rows`` [O, N], integers, with neighbours shortened alike until none exceed ``limit``.
+
+    ``out``: a contiguous array that may be overwritten, perhaps ``rows``; the result may be it, or ``rows``.
+    """
     left, right = _halves(rows)
-    found = rows.copy()
+    sums = left + right
+    # cheap and mostly empty: whatever their signs, the sum is too large
+    pairs = np.flatnonzero(np.abs(sums, out=sums) > limit)
+    if not len(pairs):
+        return rows
+    if out is None:
+        out = rows.copy()
+    elif out is not rows:
+        np.copyto(out, rows)
+    numbers = out.reshape(-1)
+    first = 2 * pairs if rows.shape[1] % 2 == 0 else 2 * pairs + pairs // left.shape[1]
+    one, other = numbers[first], numbers[first + 1]
+    over = np.where(one * other > 0, np.abs(one + other) - limit, 0)
     # the first of the two takes what is odd
-    half = over // 2
-    shorter = _halves(found)
-    shorter[0][:] -= np.sign(left) * (over - half)
-    shorter[1][:] -= np.sign(right) * half
-    return found
+    half = np.floor(over / 2)
+    numbers[first] = one - np.sign(one) * (over - half)
+    numbers[first + 1] = other - np.sign(other) * half
+    return out
 
 
 def saturates(weight: np.ndarray, x: int) -> bool:

@@ -41,27 +41,29 @@ def round_by_feedback(
     order = np.argsort(-variance, kind="stable")
     damped = _damped(covariance)[np.ix_(order, order)]
     upper = np.linalg.cholesky(np.linalg.inv(damped)).T
-    left = weight[:, order].astype(np.float64) / scale[:, None]
+    # columns one after the other in memory, for they are what is worked on
+    left = np.ascontiguousarray((weight[:, order].astype(np.float64) / scale[:, None]).T)
     rounded = np.zeros_like(left)
     # where a column's neighbour is among the ordered; the last of an odd number has none
     place = np.argsort(order)
     beside = [place[k ^ 1] if k ^ 1 < len(order) else place[k] for k in order]
-    for start in range(0, left.shape[1], _BLOCK):
-        block = slice(start, min(start + _BLOCK, left.shape[1]))
-        errors = np.empty((len(left), block.stop - start))
+    for start in range(0, len(left), _BLOCK):
+        block = slice(start, min(start + _BLOCK, len(left)))
+        errors = np.empty((left.shape[1], block.stop - start))
         for j in range(start, block.stop):
-            column = grid.nearest(left[:, j])
+            column = grid.nearest(left[j])
             if most is not None:
                 # a neighbour that is still to come is 0
-                neighbour = rounded[:, beside[j]]
+                neighbour = rounded[beside[j]]
                 room = np.where(neighbour * column > 0, most - np.abs(neighbour), grid.limit)
                 column = np.clip(column, -room, room)
-            rounded[:, j] = column
-            errors[:, j - start] = (left[:, j] - rounded[:, j]) / upper[j, j]
-            left[:, j + 1 : block.stop] -= np.outer(errors[:, j - start], upper[j, j + 1 : block.stop])
-        left[:, block.stop :] -= errors @ upper[block, block.stop :]
-    found = np.empty_like(rounded)
-    found[:, order] = rounded
+            rounded[j] = column
+            error = (left[j] - column) / upper[j, j]
+            left[j + 1 : block.stop] -= upper[j, j + 1 : block.stop, None] * error
+            errors[:, j - start] = error
+        left[block.stop :] -= (errors @ upper[block, block.stop :]).T
+    found = np.empty_like(weight, dtype=np.float64)
+    found[:, order] = rounded.T
     return found
 
 

@@ -73,22 +73,30 @@ def _quantized_rows(
     ideal = 1.0 / (grid.limit * step)
     # no integer at all is a gain of zero, where the grid allows that
     best_cost = np.full(len(flat), 1.0 if 0 in grid.levels else np.inf)
-    best_m = np.ones(len(flat), dtype=np.int64)
-    best_q = grid.nearest(np.zeros_like(flat))
+    best_m, best_scale = np.ones(len(flat), dtype=np.int64), np.full(len(flat), np.inf)
+    q, product = np.empty_like(flat), np.empty_like(flat)
+
+    def rounded(scale: np.ndarray) -> np.ndarray:
+        np.divide(flat, scale[:, None], out=q)
+        nearest = grid.nearest(q, out=q)
+        return nearest if together is None else bounded(nearest, together, out=nearest)
+
     for fraction in SHRINK if together is None else SHRINK_PAIRS:
         for candidate in (np.floor(ideal * fraction), np.ceil(ideal * fraction)):
-            q = grid.nearest(flat / (np.maximum(candidate, 1.0) * step)[:, None])
-            q = q if together is None else bounded(q, together)
-            along = (q * flat).sum(axis=1)
+            scale = np.maximum(candidate, 1.0) * step
+            found = rounded(scale)
+            along = np.multiply(found, flat, out=product).sum(axis=1)
             some = along > 0
             inner = np.where(some, along, 1.0)
             m = np.maximum(np.rint(energy / (inner * step)), 1.0)
             gain = m * step * inner / np.where(some, energy, 1.0)
-            tangent = energy * (q**2).sum(axis=1) / inner**2 - 1.0
-            better = some & (tangent + (gain - 1.0) ** 2 < best_cost)
-            best_cost[better] = (tangent + (gain - 1.0) ** 2)[better]
-            best_q[better], best_m[better] = q[better], m[better].astype(np.int64)
-    return best_q.astype(np.int8), best_m
+            # whole numbers: exact in whatever order they are summed
+            squares = np.matmul(found[:, None, :], found[:, :, None])[:, 0, 0]
+            cost = energy * squares / inner**2 - 1.0 + (gain - 1.0) ** 2
+            better = some & (cost < best_cost)
+            best_cost[better], best_scale[better] = cost[better], scale[better]
+            best_m[better] = m[better].astype(np.int64)
+    return rounded(best_scale).astype(np.int8), best_m
 
 
 def corrected_bias(
