@@ -40,6 +40,7 @@ from zeroq_asr.cli.synthesize import (
 )
 from zeroq_asr.cli.terminal import Terminal, session, size
 from zeroq_asr.config import LAYER_BITS, MADE_MARGIN, METHODS, NONLINEARITIES, TARGETS
+from zeroq_asr.config.calibration import MADE
 from zeroq_asr.deployment.export import DIALECTS
 from zeroq_asr.deployment.machine import best_target, this_machine
 from zeroq_asr.errors import ConfigError
@@ -93,9 +94,11 @@ def quantize(
         str,
         typer.Option(
             metavar="SOURCE",
-            help="Where ranges come from: synthetic, noise, saved features (.npz), a manifest or a folder.",
+            help="Where ranges come from: features made to match stored statistics (synthetic), made speech "
+            "(speech), both, noise, saved features (.npz), a manifest or a folder. auto: synthetic where the "
+            "network stores statistics, else speech.",
         ),
-    ] = "synthetic",
+    ] = "auto",
     channel: Channel = None,
     method: Annotated[
         str,
@@ -172,7 +175,9 @@ def quantize(
         spec, synthesis, ranges = with_settings(fields, spec, synthesis, ranges)
         if ranges.kind in ("features", "audio") and not Path(calibration).exists():
             raise ConfigError(
-                "--calibration", f"there is no file or folder {calibration}", "or say synthetic or noise"
+                "--calibration",
+                f"there is no file or folder {calibration}",
+                f"or say one of {', '.join(MADE)}",
             )
         path = output or Path(default_name(model, spec, dialect))
         sources = (model, config, Path(calibration) if ranges.kind in ("features", "audio") else None)
@@ -239,11 +244,6 @@ def _report(
     if result.features is not None and result.features.account:
         terminal.text()
         show_statistics(terminal, result.features.account, worst=3)
-    elif result.features is not None and result.features.spec.iterations:
-        terminal.text()
-        terminal.text(
-            "The network stores no statistics: ranges come from what synthesis starts from, unmatched."
-        )
     after = "inspect" if backend.dialect == "qdq" else "verify"
     terminal.next(f"{after} {shlex.quote(str(path))}")
 

@@ -15,6 +15,9 @@ from zeroq_asr.lines import shown
 #: speech's.  Chosen by agreement with float on train-clean-100 speech under babble noise
 #: (benchmarks/ranges.py, docs/experiments.md).
 MADE_MARGIN = 1.1
+#: what features are made from; "auto": matched features where a network stores statistics, else speech
+AUTO, MATCHED, SPEECH, BOTH, NOISE = "auto", "synthetic", "speech", "both", "noise"
+MADE = (AUTO, MATCHED, SPEECH, BOTH, NOISE)
 METHODS = ("auto", "minmax", "percentile", "mse")
 
 
@@ -22,8 +25,8 @@ METHODS = ("auto", "minmax", "percentile", "mse")
 class CalibrationSpec:
     """Where activation ranges come from and how they are chosen."""
 
-    #: "synthetic", "noise", or the path of saved features (.npz), a manifest or a folder of audio
-    source: str = "synthetic"
+    #: one of ``MADE``, or the path of saved features (.npz), a manifest or a folder of audio
+    source: str = AUTO
     #: "minmax", "percentile", "mse" (the range of least squared rounding and clipping error), or "auto":
     #: by the bits of the activations (``resolved``)
     method: str = "auto"
@@ -89,8 +92,8 @@ class CalibrationSpec:
 
     @property
     def kind(self) -> str:
-        """What ``source`` names: "synthetic", "noise", "features" or "audio"."""
-        if self.source in ("synthetic", "noise"):
+        """What ``source`` names: one of ``MADE``, "features" or "audio"."""
+        if self.source in MADE:
             return self.source
         return "features" if self.source.lower().endswith(".npz") else "audio"
 

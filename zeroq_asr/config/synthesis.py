@@ -46,6 +46,10 @@ class SynthesisSpec:
     nonblank: float = 0.0
     #: weight of the entropy of a frame's classes (``zeroq_asr.synthesis.speech_priors.doubt``)
     confidence: float = 0.0
+    #: utterances of made speech (``zeroq_asr.synthesis.made_speech``), each by a speaker of its own
+    speakers: int = 16
+    #: how long each of them lasts
+    seconds: float = 6.0
     #: seed of the private random generator
     seed: int = 0
     #: stop after so many iterations without improvement; 0 never stops early
@@ -69,6 +73,8 @@ class SynthesisSpec:
         real(where, "locality", self.locality, at_least=0.0, at_most=1e6)
         real(where, "nonblank", self.nonblank, at_least=0.0, at_most=1e6)
         real(where, "confidence", self.confidence, at_least=0.0, at_most=1e6)
+        whole(where, "speakers", self.speakers, 1, 4096)
+        real(where, "seconds", self.seconds, at_least=0.1, at_most=600.0)
         whole(where, "seed", self.seed, 0, 2**63 - 1)
         whole(where, "patience", self.patience, 0, 1_000_000)
         real(where, "min_improvement", self.min_improvement, at_least=0.0, below=1.0)

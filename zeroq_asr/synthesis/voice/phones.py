@@ -1,9 +1,10 @@
-"""The sounds of made speech: resonances of the vocal tract, sources and durations, and how sounds follow each other.
+"""Sounds of made speech: resonances of the vocal tract, sources, durations, and how they follow each other.
 
-Frequencies in Hz, of a tract of 17 cm (an adult man).  Vowels: the means of men in Peterson and Barney, "Control
-Methods Used in a Study of the Vowels", JASA 24 (1952), table II.  Consonants: formants, bursts and amplitudes near
-table II and III of Klatt, "Software for a cascade/parallel formant synthesizer", JASA 67 (1980).  Mean durations:
-Crystal and House, "Segmental durations in connected-speech signals", JASA 83 (1988), rounded.
+Frequencies in Hz, of a tract of 17 cm (an adult man).  Vowels: the means of men in Peterson and Barney,
+"Control Methods Used in a Study of the Vowels", JASA 24 (1952), table II. Consonants: formants, bursts and
+amplitudes near table II and III of Klatt, "Software for a cascade/parallel formant synthesizer", JASA 67
+(1980).  Mean durations: Crystal and House, "Segmental durations in connected-speech signals", JASA 83
+(1988), rounded.
 """
 
 from __future__ import annotations
@@ -103,7 +104,7 @@ _CODAS = ((None, 0.52), (STOPS, 0.16), (FRICATIVES, 0.14), (NASALS, 0.13), (GLID
 
 
 def syllable(generator: np.random.Generator) -> list[Phone]:
-    """Draw the sounds of a syllable: perhaps a consonant or two, a vowel or a diphthong, perhaps a consonant."""
+    """Draw the sounds of a syllable: perhaps a consonant or two, a vowel or two, perhaps a consonant."""
     sounds = _consonant(_ONSETS, generator)
     if sounds and sounds[0] not in GLIDES and generator.random() < 0.12:
         sounds.append(_one(GLIDES, generator))

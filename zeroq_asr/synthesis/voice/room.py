@@ -1,7 +1,8 @@
 """What lies between a mouth and a file: a room, noise, a microphone's gain.
 
-Reverberation as in Polack's model (an exponentially decaying noise behind the direct path; see Habets, "Room impulse
-response generator" (2006)), decay times and ratios of direct sound of furnished rooms (ISO 3382-2; 0.1 to 0.8 s).
+Reverberation as in Polack's model (an exponentially decaying noise behind the direct path; see Habets,
+"Room impulse response generator" (2006)), decay times and ratios of direct sound of furnished rooms (ISO
+3382-2; 0.1 to 0.8 s).
 """
 
 from __future__ import annotations

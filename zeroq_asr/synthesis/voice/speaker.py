@@ -1,11 +1,11 @@
 """Who speaks: a point in a continuum of tracts, larynges and manners.
 
-Lengths of the tract and pitches: Fitch and Giedd, "Morphology and development of the human vocal tract", JASA 106
-(1999), figure 4 (some 11 cm at eight years, 14 for women, 15.5 for men; formants scale inversely, and Peterson and
-Barney's men stand for 17 cm); Baken and Orlikoff, "Clinical Measurement of Speech and Voice" (2000), chapter 6
-(means of 90 to 150 Hz for men, 170 to 240 for women, 220 to 300 for children; within a speaker a deviation of two to
-four semitones).  Syllables a second: Jacewicz and others, "Articulation rate across dialect, age, and gender",
-Language Variation and Change 21 (2009): 3 to 7.
+Lengths of the tract and pitches: Fitch and Giedd, "Morphology and development of the human vocal tract",
+JASA 106 (1999), figure 4 (some 11 cm at eight years, 14 for women, 15.5 for men; formants scale inversely,
+and Peterson and Barney's men stand for 17 cm); Baken and Orlikoff, "Clinical Measurement of Speech and
+Voice" (2000), chapter 6 (means of 90 to 150 Hz for men, 170 to 240 for women, 220 to 300 for children;
+within a speaker a deviation of two to four semitones).  Syllables a second: Jacewicz and others,
+"Articulation rate across dialect, age, and gender", Language Variation and Change 21 (2009): 3 to 7.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
 """From a score to a waveform: glottal pulses and noises through a vocal tract that moves.
 
-The source is the derivative of Klatt and Klatt's glottal flow u² − u³ ("Analysis, synthesis, and perception of
-voice quality variations", JASA 87 (1990), section I.B), which includes the radiation at the lips.  The tract is
-Klatt's cascade of digital resonators (JASA 67 (1980), section I.A), one set of coefficients a control frame: each
-windowed stretch of the source passes the frame's transfer function, and the outcomes are added.
+The source is the derivative of Klatt and Klatt's glottal flow u² − u³ ("Analysis, synthesis, and perception
+of voice quality variations", JASA 87 (1990), section I.B), which includes the radiation at the lips.  The
+tract is Klatt's cascade of digital resonators (JASA 67 (1980), section I.A), one set of coefficients a
+control frame: each windowed stretch of the source passes the frame's transfer function, and the outcomes
+are added.
 """
 
 from __future__ import annotations
