@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +19,15 @@ from torch import Tensor
 
 from zeroq_asr.calibration.calibrate import Calibration, Observations, observe
 from zeroq_asr.calibration.equalize import equalize, smooth
+from zeroq_asr.calibration.shortfall import BLIND, Shortfall, median_shortfall, shortfalls
 from zeroq_asr.capture.capture import capture, prepared_graph
 from zeroq_asr.checkpoints import load_checkpoint
 from zeroq_asr.config import CalibrationSpec, QuantSpec, SynthesisSpec
-from zeroq_asr.config.calibration import MADE
+from zeroq_asr.config.calibration import BOTH, MADE, SPEECH
 from zeroq_asr.deployment.export import Export, export
 from zeroq_asr.deployment.machine import settled
 from zeroq_asr.deployment.metadata import Deployment
-from zeroq_asr.errors import CalibrationError, ConfigError
+from zeroq_asr.errors import CalibrationError, ConfigError, warn
 from zeroq_asr.files import atomic_write_bytes
 from zeroq_asr.graph.float_graph import FloatGraph
 from zeroq_asr.integer.float_parts import Island, islands
@@ -41,9 +42,11 @@ from zeroq_asr.progress import Progress, silent
 from zeroq_asr.speech.audio import AudioReader, check_segments
 from zeroq_asr.speech.frontend import Frontend
 from zeroq_asr.speech.manifest import Utterance, read_manifest
-from zeroq_asr.synthesis.made_speech import made_speech
-from zeroq_asr.synthesis.synthesize import SyntheticFeatures, gaussian_noise, synthesize
+from zeroq_asr.synthesis.sources import make_features, source_for
+from zeroq_asr.synthesis.synthesize import SyntheticFeatures
 
+#: utterances and seconds of made speech that other features are compared with: so little that it costs nothing
+_CHECKED_SPEAKERS, _CHECKED_SECONDS = 4, 4.0
 #: stages that tell of their steps themselves
 _TOLD = ("source", "features", "calibrate")
 
@@ -66,6 +69,8 @@ class Prepared:
     specs: tuple[QuantSpec, ...]
     #: stage → seconds
     seconds: dict[str, float] = field(default_factory=dict)
+    #: how far features that are neither speech nor recordings fall short of made speech, a value each
+    shortfalls: tuple[Shortfall, ...] = ()
 
     @property
     def spec(self) -> QuantSpec:
@@ -194,6 +199,7 @@ def prepare(
             else load_checkpoint(source, config=config, loader=loader, language=language)
         )
     with clock("source"):
+        calibration = replace(calibration, source=source_for(model, calibration.source))
         opened = _open_source(model, calibration)
     with clock("capture"):
         if graph is None:
@@ -221,7 +227,33 @@ def prepare(
             total=total,
             progress=progress,
         )
-    return Prepared(model, graph, made, utterances, observations, calibration, synthesis, specs, seconds)
+    values: tuple[Shortfall, ...] = ()
+    if calibration.kind not in (SPEECH, BOTH, "audio"):
+        with clock("check"):
+            values = _compared_with_speech(model, graph, observations, synthesis)
+    return Prepared(
+        model, graph, made, utterances, observations, calibration, synthesis, specs, seconds, values
+    )
+
+
+def _compared_with_speech(
+    model: AsrModel, graph: FloatGraph, observations: Observations, synthesis: SynthesisSpec
+) -> tuple[Shortfall, ...]:
+    """Compare what was observed with what made speech does, and warn where the ranges cannot be trusted."""
+    few = replace(synthesis, speakers=_CHECKED_SPEAKERS, seconds=_CHECKED_SECONDS, seed=synthesis.seed + 1)
+    made = make_features(model, few, SPEECH)
+    heard = observe(graph, _streamed(made, len(made.lengths)))
+    values = shortfalls(observations, heard)
+    median = median_shortfall(values)
+    if median > BLIND:
+        worst = max(values, key=lambda value: value.share)
+        warn(
+            model.name,
+            f"ranges of half of its values miss {100 * median:.0f} % or more of what speech would reach, "
+            f"{worst.name} {100 * worst.share:.0f} %: the file will not hear well",
+            "say --calibration speech, or give recordings",
+        )
+    return values
 
 
 def build(prepared: Prepared, spec_or_plan: QuantSpec | Plan | None = None) -> Program:
@@ -383,17 +415,11 @@ def _features(
                     yield torch.from_numpy(features[:, :length])
 
         return None, audio, len(opened)
-    if opened is not None:
-        made = opened
-    elif calibration.kind == "noise":
-        made = gaussian_noise(model, synthesis)
-    elif calibration.kind == "speech":
-        made = made_speech(model, synthesis, progress)
-    else:
-        made = synthesize(model, synthesis, progress)
+    made = opened if opened is not None else make_features(model, synthesis, calibration.kind, progress)
     count = min(len(made.lengths), calibration.limit or len(made.lengths))
 
-    def synthetic() -> Iterator[Tensor]:
-        return (torch.from_numpy(made.features[i, :, : made.lengths[i]]) for i in range(count))
+    return made, lambda: _streamed(made, count), count
 
-    return made, synthetic, count
+
+def _streamed(made: SyntheticFeatures, count: int) -> Iterator[Tensor]:
+    return (torch.from_numpy(made.features[i, :, : made.lengths[i]]) for i in range(count))

@@ -3,8 +3,9 @@
     python prepare.py --books /tmp/austen --work /tmp/demo --hours 50
 
 writes, for training and for what is held out, ``features.npy`` (float16 [frames, MELS], one
-utterance after another) and ``utterances.jsonl`` (text, voice, frames); and the held-out
-waveforms as FLAC with a manifest.
+utterance after another) and ``utterances.jsonl`` (text, voice, frames, samples); and the held-out
+waveforms as FLAC with a manifest.  With ``--waveforms`` also ``waves.npy`` (int16, one utterance
+after another), which networks that take waveforms are trained on.
 """
 
 from __future__ import annotations
@@ -48,20 +49,22 @@ def _utterance(task: tuple[int, str, bool]) -> tuple[dict[str, Any], np.ndarray,
     wave = speech.disturb(speech.speak(text, voice, folder), generator)
     features, length = frontend(wave)
     kept = features[:, :length].T.astype(np.float16)
-    return (
-        {"text": text, "voice": asdict(voice), "frames": length, "seconds": len(wave) / speech.SAMPLE_RATE},
-        kept,
-        wave,
-    )
+    seconds = len(wave) / speech.SAMPLE_RATE
+    row = {"text": text, "voice": asdict(voice), "frames": length, "samples": len(wave), "seconds": seconds}
+    return row, kept, wave
 
 
-def write(folder: Path, tasks: list[tuple[int, str, bool]], pool: Any, hours: float, clips: bool) -> None:
+def write(
+    folder: Path, tasks: list[tuple[int, str, bool]], pool: Any, hours: float, clips: bool, waveforms: bool
+) -> None:
     """Make utterances until ``hours`` are full, and write them below ``folder``."""
     folder.mkdir(parents=True, exist_ok=True)
     rows, seconds, started = [], 0.0, time.monotonic()
-    with open(folder / "features.raw", "wb") as raw:
+    with open(folder / "features.raw", "wb") as raw, open(folder / "waves.raw", "wb") as waves:
         for row, features, wave in pool.imap(_utterance, tasks, chunksize=16):
             raw.write(features.tobytes())
+            if waveforms:
+                waves.write(np.rint(wave * 32767).astype(np.int16).tobytes())
             if clips:
                 row["audio_filepath"] = f"{len(rows):04d}.flac"
                 row["duration"] = row["seconds"]
@@ -79,7 +82,10 @@ def write(folder: Path, tasks: list[tuple[int, str, bool]], pool: Any, hours: fl
     frames = sum(row["frames"] for row in rows)
     raw_features = np.memmap(folder / "features.raw", np.float16, "r", shape=(frames, MELS))
     np.save(folder / "features.npy", raw_features)
+    if waveforms:
+        np.save(folder / "waves.npy", np.memmap(folder / "waves.raw", np.int16, "r"))
     (folder / "features.raw").unlink()
+    (folder / "waves.raw").unlink()
     print(
         f"{folder.name}: {len(rows)} utterances, {seconds / 3600:.2f} h, {time.monotonic() - started:.0f} s",
         flush=True,
@@ -94,6 +100,7 @@ def main() -> None:
     parser.add_argument("--espeak-data", type=Path, default=Path("/usr/lib/x86_64-linux-gnu/espeak-ng-data"))
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--hours", type=float, default=50)
+    parser.add_argument("--waveforms", action="store_true", help="keep the waveforms of training, too")
     parser.add_argument("--voices", type=int, default=800)
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
@@ -110,13 +117,13 @@ def main() -> None:
         options.processes, _start, (options.work / "voices", variants)
     ) as pool:
         tasks = [(base + n, text, True) for n, text in enumerate(held_out)]
-        write(options.work / "held-out", tasks, pool, 0.25, clips=True)
+        write(options.work / "held-out", tasks, pool, 0.25, clips=True, waveforms=options.waveforms)
         pool.terminate()
     with multiprocessing.get_context("fork").Pool(
         options.processes, _start, (options.work / "voices", variants)
     ) as pool:
         tasks = [(base + 1_000_000 + n, text, False) for n, text in enumerate(training)]
-        write(options.work / "training", tasks, pool, options.hours, clips=False)
+        write(options.work / "training", tasks, pool, options.hours, clips=False, waveforms=options.waveforms)
         pool.terminate()
 
 

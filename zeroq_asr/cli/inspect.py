@@ -26,9 +26,8 @@ from zeroq_asr.cli.options import (
 )
 from zeroq_asr.cli.terminal import Terminal, session, size
 from zeroq_asr.config import LAYER_BITS
+from zeroq_asr.config.calibration import AUTO, MADE
 from zeroq_asr.errors import ConfigError
-
-_SOURCES = ("synthetic", "noise")
 
 
 def inspect(
@@ -57,11 +56,11 @@ def inspect(
     source: Annotated[
         str,
         typer.Option(
-            metavar=alternatives(_SOURCES),
-            callback=one_of(_SOURCES),
+            metavar=alternatives(MADE),
+            callback=one_of(MADE),
             help="With --sensitivity: what features are made from.",
         ),
-    ] = "synthetic",
+    ] = AUTO,
     top: Annotated[int, typer.Option(min=1, help="With --sensitivity: rows shown.")] = 20,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -77,7 +76,7 @@ def inspect(
             spec = zq.QuantSpec.parse_bits(*(bits or ()), **kept)
             _sensitivity(terminal, file, config, loader, language, bits or (), spec, features, source, top)
             return
-        if bits or keep_float or allow_float or features is not None or source != "synthetic":
+        if bits or keep_float or allow_float or features is not None or source != AUTO:
             raise ConfigError(
                 "inspect",
                 "--bits, --keep-float, --allow-float, --features and --source are of --sensitivity",

@@ -43,6 +43,7 @@ from zeroq_asr.cli.synthesize import (
 )
 from zeroq_asr.cli.terminal import Terminal, session, size
 from zeroq_asr.config import DIALECTS, LAYER_BITS, MADE_MARGIN, METHODS, NONLINEARITIES, TARGETS
+from zeroq_asr.config.calibration import MADE
 from zeroq_asr.deployment.machine import best_target, this_machine
 from zeroq_asr.errors import ConfigError
 
@@ -96,10 +97,11 @@ def quantize(
         str,
         typer.Option(
             metavar="SOURCE",
-            help="Where ranges come from: synthetic, speech (made by a model of the voice), noise, saved "
-            "features (.npz), a manifest or a folder.",
+            help="Where ranges come from: features made to match stored statistics (synthetic), made speech "
+            "(speech), both, noise, saved features (.npz), a manifest or a folder. auto: synthetic where the "
+            "network stores statistics, else speech.",
         ),
-    ] = "synthetic",
+    ] = "auto",
     channel: Channel = None,
     method: Annotated[
         str,
@@ -179,7 +181,7 @@ def quantize(
             raise ConfigError(
                 "--calibration",
                 f"there is no file or folder {calibration}",
-                "or say synthetic, speech or noise",
+                f"or say one of {', '.join(MADE)}",
             )
         path = output or Path(default_name(model, spec, dialect))
         sources = (
@@ -252,12 +254,6 @@ def _report(
     if result.features is not None and result.features.account:
         terminal.text()
         show_statistics(terminal, result.features.account, worst=3)
-    elif result.deployment.recipe["calibration"]["source"] == "synthetic" and result.features is not None:
-        terminal.text()
-        terminal.text(
-            "The network stores no statistics: ranges come from what synthesis starts from, unmatched. "
-            "Ranges of made speech may serve it far better: --calibration speech."
-        )
     after = "inspect" if backend.dialect == "qdq" else "verify"
     terminal.next(f"{after} {shlex.quote(str(path))}")
 

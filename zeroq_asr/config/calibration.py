@@ -15,8 +15,9 @@ from zeroq_asr.lines import shown
 #: speech's.  Chosen by agreement with float on train-clean-100 speech under babble noise
 #: (benchmarks/ranges.py, docs/experiments.md).
 MADE_MARGIN = 1.1
-#: what features are made from: statistics that are matched, a model of the voice, nothing
-MADE = ("synthetic", "speech", "noise")
+#: what features are made from; "auto": matched features where a network stores statistics, else speech
+AUTO, MATCHED, SPEECH, BOTH, NOISE = "auto", "synthetic", "speech", "both", "noise"
+MADE = (AUTO, MATCHED, SPEECH, BOTH, NOISE)
 METHODS = ("auto", "minmax", "percentile", "mse")
 
 
@@ -24,8 +25,8 @@ METHODS = ("auto", "minmax", "percentile", "mse")
 class CalibrationSpec:
     """Where activation ranges come from and how they are chosen."""
 
-    #: "synthetic", "speech", "noise", or the path of saved features (.npz), a manifest or a folder of audio
-    source: str = "synthetic"
+    #: one of ``MADE``, or the path of saved features (.npz), a manifest or a folder of audio
+    source: str = AUTO
     #: "minmax", "percentile", "mse" (the range of least squared rounding and clipping error), or "auto":
     #: by the bits of the activations (``resolved``)
     method: str = "auto"

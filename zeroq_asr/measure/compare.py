@@ -37,7 +37,7 @@ from zeroq_asr.progress import Progress, silent
 from zeroq_asr.speech.audio import AudioReader, audio_duration, check_segments
 from zeroq_asr.speech.frontend import Frontend
 from zeroq_asr.speech.manifest import Channel, Utterance, read_manifest
-from zeroq_asr.synthesis.synthesize import synthesize
+from zeroq_asr.synthesis.sources import make_features
 
 #: how far the seed of held-out synthetic features is from those that calibrate
 HELD_OUT = 1_000_003
@@ -174,7 +174,8 @@ def compare(
             real = CalibrationSpec(calibration_manifest, limit=calibration_limit, channel=calibration_channel)
         listeners, absent = _build(model, folder, real, (spec, *also), syntheses, progress)
         if manifest is None:
-            made = synthesize(model, replace(synthesis, seed=synthesis.seed + HELD_OUT), progress)
+            held_out = replace(synthesis, seed=synthesis.seed + HELD_OUT)
+            made = make_features(model, held_out, progress=progress)
             pairs = [
                 (made.features[i : i + 1, :, :n], np.array([n], dtype=np.int64))
                 for i, n in enumerate(made.lengths)

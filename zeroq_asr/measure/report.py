@@ -25,7 +25,8 @@ from zeroq_asr.integer.program import Instruction, Program, ValueInfo, is_ctc
 from zeroq_asr.measure.compare import HELD_OUT
 from zeroq_asr.model import AsrModel
 from zeroq_asr.progress import Progress, silent
-from zeroq_asr.synthesis.synthesize import LayerAccount, SyntheticFeatures, synthesize
+from zeroq_asr.synthesis.sources import make_features
+from zeroq_asr.synthesis.synthesize import LayerAccount, SyntheticFeatures
 
 
 @dataclass(frozen=True)
@@ -95,8 +96,8 @@ def report(
         shown = strangers[0] if strangers else f"{deployment.frontend.features} mels"
         raise ConfigError(path, f"was made of another network: it has {shown!r}", "name the right checkpoint")
     synthesis = synthesis or SynthesisSpec.preset("default")
-    made = held_out or synthesize(
-        model, dataclasses.replace(synthesis, seed=synthesis.seed + HELD_OUT), progress
+    made = held_out or make_features(
+        model, dataclasses.replace(synthesis, seed=synthesis.seed + HELD_OUT), progress=progress
     )
     # equalization and smoothing scale these channel by channel, so that the two are not to be compared
     skipped = set()

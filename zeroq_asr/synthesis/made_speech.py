@@ -6,6 +6,8 @@ waveforms.  Nothing in the network is asked, and no statistics are needed.
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 
 from zeroq_asr.config import SynthesisSpec
@@ -39,3 +41,14 @@ def made_speech(
     lengths = np.array([length for _, length in made], dtype=np.int64)
     features = np.stack([values[:, : lengths.max()] for values, _ in made]).astype(np.float32)
     return SyntheticFeatures(features, lengths, spec)
+
+
+def joined(first: SyntheticFeatures, second: SyntheticFeatures) -> SyntheticFeatures:
+    """Return the utterances of both, with what is told of the first; the shorter are padded with zeros."""
+    longest = max(first.features.shape[2], second.features.shape[2])
+    padded = [
+        np.pad(one.features, ((0, 0), (0, 0), (0, longest - one.features.shape[2])))
+        for one in (first, second)
+    ]
+    lengths = np.concatenate((first.lengths, second.lengths))
+    return dataclasses.replace(first, features=np.concatenate(padded), lengths=lengths)

@@ -137,6 +137,14 @@ class BatchNormObserver(TorchFunctionMode):
         self._parts.setdefault(name, []).append(part)
 
 
+def stores_statistics(network: nn.Module, example: tuple[Tensor, Tensor]) -> bool:
+    """Tell whether a network normalizes by statistics that training left there; it is run on ``example``."""
+    observer = BatchNormObserver(network)
+    with torch.no_grad(), observer:
+        network(*example)
+    return any(site.mean.numel() for site in observer.sites.values())
+
+
 def _site(name: str, mean: Tensor, var: Tensor, eps: float) -> Site:
     mean, var = mean.detach().float(), var.detach().float()
     live = torch.isfinite(mean) & torch.isfinite(var) & (var > DEAD_SHARE * var.median())
