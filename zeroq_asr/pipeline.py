@@ -19,7 +19,7 @@ from torch import Tensor
 
 from zeroq_asr.calibration.calibrate import Calibration, Observations, observe
 from zeroq_asr.calibration.equalize import equalize, smooth
-from zeroq_asr.calibration.shortfall import BLIND, Shortfall, median_shortfall, shortfalls
+from zeroq_asr.calibration.shortfall import BLIND, Shortfall, median_shortfall, shortfalls, summary
 from zeroq_asr.capture.capture import capture, prepared_graph
 from zeroq_asr.checkpoints import load_checkpoint
 from zeroq_asr.config import CalibrationSpec, QuantSpec, SynthesisSpec
@@ -45,7 +45,7 @@ from zeroq_asr.speech.manifest import Utterance, read_manifest
 from zeroq_asr.synthesis.sources import make_features, source_for
 from zeroq_asr.synthesis.synthesize import SyntheticFeatures
 
-#: utterances and seconds of made speech that other features are compared with: so little that it costs nothing
+#: utterances and seconds of made speech that other features are compared with: so few that it costs little
 _CHECKED_SPEAKERS, _CHECKED_SECONDS = 4, 4.0
 #: stages that tell of their steps themselves
 _TOLD = ("source", "features", "calibrate")
@@ -140,6 +140,9 @@ class Quantized:
     float_bytes: int
     #: stage → seconds
     seconds: dict[str, float] = field(default_factory=dict)
+    #: how far the features that ranges come from fall short of made speech, a value each; nothing where they
+    #: are made speech or recordings themselves
+    shortfalls: tuple[Shortfall, ...] = ()
 
     @property
     def islands(self) -> tuple[Island, ...]:
@@ -157,6 +160,7 @@ class Quantized:
             "integer_only": not self.islands,
             "islands": [asdict(island) for island in self.islands],
             "program_sha256": self.program.digest(),
+            "shortfall": summary(self.shortfalls),
             "proof": self.proof.to_dict(),
             "recipe": self.deployment.recipe,
             "seconds": self.seconds,
@@ -331,7 +335,16 @@ def quantize(
     path = None if output is None else Path(output)
     float_bytes = prepared.model.float_bytes
     return Quantized(
-        program, deployment, proof, exported, prepared.features, path, len(data), float_bytes, seconds
+        program,
+        deployment,
+        proof,
+        exported,
+        prepared.features,
+        path,
+        len(data),
+        float_bytes,
+        seconds,
+        prepared.shortfalls,
     )
 
 

@@ -156,3 +156,10 @@ def test_loader(small_model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.syspath_prepend(tmp_path)
     found = zq.inspect_file(tmp_path / "weights.bin", loader="inspection_loader:load")
     assert found["parameters"] == sum(p.numel() for p in small_model.network.parameters())
+
+
+def test_types_of_nobody_are_said_to_be_unknown(foreign: Path, tmp_path: Path) -> None:
+    model = onnx.load(foreign)
+    model.graph.input[0].type.tensor_type.elem_type = 99
+    onnx.save(model, tmp_path / "odd.onnx")
+    assert zq.inspect_file(tmp_path / "odd.onnx")["inputs"][0]["type"] == "unknown (99)"

@@ -175,8 +175,11 @@ def _by_default(change: m.Change) -> bool:
         "self_attention_model": "rel_pos",
         "frame_splicing": 1,
         "subsampling": "striding",
+        "att_context_size": [-1, -1],
     }
     key = change.path[-1]
+    if key == "num_classes" and all(isinstance(n, int) and n <= 0 for n in (change.old, change.new)):
+        return True  # as many as the vocabulary has
     if "kernel" in change.path and isinstance(change.old, int) and isinstance(change.new, int):
         return change.old | 1 == change.new | 1  # NeMo makes them odd
     # the tokens know the classes, the encoder the width of the decoder's input

@@ -53,7 +53,8 @@ _MEANING = {
     },
     "preprocessor_config.json": {"sampling_rate", "do_normalize", "feature_size", "hop_length", "win_length"},
     "vocab.json": None,
-    "tokenizer_config.json": {"pad_token", "word_delimiter_token", "do_lower_case"},
+    # not word_delimiter_token: transformers takes the delimiter from added_tokens_decoder, too
+    "tokenizer_config.json": {"pad_token", "do_lower_case"},
 }
 
 

@@ -9,13 +9,14 @@ that speech takes.
 from __future__ import annotations
 
 import statistics
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from zeroq_asr.calibration.calibrate import Observations
 
-#: median shortfall of a network's values beyond which ranges are not to be trusted: 0.00 to 0.02 for matched
-#: features of networks that store statistics, 0.07 to 0.33 for noise, 0.23 for features that nothing is matched
-#: to (benchmarks/blind.py)
+#: median shortfall of values beyond which ranges are not to be trusted: 0.00 to 0.02 for features matched to
+#: stored statistics, 0.07 to 0.33 for noise, 0.23 for features of hama that nothing is matched to
+#: (benchmarks/blind.py)
 BLIND = 0.05
 
 
@@ -43,6 +44,16 @@ def shortfalls(found: Observations, speech: Observations) -> tuple[Shortfall, ..
         for name, own in found.histograms.items()
         if (other := speech.histograms.get(name)) is not None
     )
+
+
+def summary(values: tuple[Shortfall, ...], worst: int = 3) -> dict[str, Any] | None:
+    """Return the median, whether ranges are blind, and the worst values, as JSON values; None of nothing."""
+    if not values:
+        return None
+    median = median_shortfall(values)
+    ordered = sorted(values, key=lambda value: -value.share)[:worst]
+    told = [{**asdict(value), "share": value.share} for value in ordered]
+    return {"median": median, "blind": median > BLIND, "worst": told}
 
 
 def median_shortfall(values: tuple[Shortfall, ...]) -> float:

@@ -230,6 +230,17 @@ def default_name(model: Path, spec: zq.QuantSpec, dialect: str) -> str:
     return ".".join([model.stem, bits, *([] if dialect == "fused" else [dialect]), "onnx"])
 
 
+#: where ranges come from, in words
+_SOURCES = {
+    "synthetic": "of features that were made to match what the network stores",
+    "speech": "of made speech, through the network's own frontend",
+    "both": "of matched features and of made speech",
+    "noise": "of noise",
+}
+#: keys of the ends of a value's range, its own and on made speech
+_ENDS = (("low", "high"), ("speech_low", "speech_high"))
+
+
 def _report(
     terminal: Terminal, result: zq.Quantized, path: Path, tokens: Path | None, *, chosen_target: bool
 ) -> None:
@@ -244,6 +255,12 @@ def _report(
             f"holds to {result.deployment.max_seconds:g} s; "
             f"int32 has {proof.headroom_bits:.1f} bits of headroom",
         ),
+        (
+            "ranges",
+            _SOURCES.get(
+                result.deployment.recipe["calibration"]["source"], "of recordings or saved features"
+            ),
+        ),
         ("time", seconds(result.seconds)),
     ]
     if tokens is not None:
@@ -254,8 +271,20 @@ def _report(
     if result.features is not None and result.features.account:
         terminal.text()
         show_statistics(terminal, result.features.account, worst=3)
+    short = result.to_dict()["shortfall"]
+    if short is not None and short["blind"]:
+        terminal.text()
+        terminal.text("Where the ranges fall shortest of what made speech reaches:")
+        terminal.table(
+            ["value", "reaches", "speech reaches", "missed"], [_missed(one) for one in short["worst"]]
+        )
     after = "inspect" if backend.dialect == "qdq" else "verify"
     terminal.next(f"{after} {shlex.quote(str(path))}")
+
+
+def _missed(one: dict[str, Any]) -> list[str]:
+    own, speech = (f"{one[low]:.3g} to {one[high]:.3g}" for low, high in _ENDS)
+    return [one["name"], own, speech, f"{100 * one['share']:.0f} %"]
 
 
 def _dialect(dialect: str, recipe: dict[str, Any], chosen_target: bool) -> str:

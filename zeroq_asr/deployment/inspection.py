@@ -243,7 +243,10 @@ def _tensor(value: onnx.ValueInfoProto) -> dict[str, Any]:
         dim.dim_value if dim.WhichOneof("value") == "dim_value" else dim.dim_param or "?"
         for dim in kind.shape.dim
     ]
-    return {"name": value.name, "type": TensorProto.DataType.Name(kind.elem_type).lower(), "shape": shape}
+    known = kind.elem_type in TensorProto.DataType.values()
+    # a type younger than the onnx package, or a damaged one
+    name = TensorProto.DataType.Name(kind.elem_type).lower() if known else f"unknown ({kind.elem_type})"
+    return {"name": value.name, "type": name, "shape": shape}
 
 
 def _tensor_bytes(tensor: TensorProto) -> int:

@@ -1,0 +1,72 @@
+"""What features are made from, by name, and what a network gets if nobody says."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import zeroq_asr as zq
+from zeroq_asr.errors import ZeroqWarning
+from zeroq_asr.synthesis.made_speech import made_speech
+from zeroq_asr.synthesis.sources import make_features, source_for
+from zeroq_asr.synthesis.synthesize import synthesize
+
+FEW = zq.SynthesisSpec(batch=2, frames=64, iterations=1, speakers=2, seconds=1.0)
+
+
+def with_frontend(model: Any, normalize: str | None) -> Any:
+    return dataclasses.replace(model, frontend=dataclasses.replace(model.frontend, normalize=normalize))
+
+
+def without_statistics(model: Any) -> Any:
+    """The model with layer norms, in effect, where it had batch norms."""
+    network = copy.deepcopy(model.network)
+    for module in network.modules():
+        for name, child in module.named_children():
+            if isinstance(child, torch.nn.BatchNorm1d):
+                setattr(module, name, torch.nn.Identity())
+    return dataclasses.replace(model, network=network.eval())
+
+
+def test_statistics_are_matched_where_they_are_stored(small_model: Any) -> None:
+    assert source_for(small_model) == "synthetic"
+    assert source_for(without_statistics(small_model)) == "speech"
+    # matching starts from normalized features, which this frontend does not give
+    assert source_for(with_frontend(small_model, None)) == "speech"
+    for source in ("synthetic", "speech", "both", "noise"):
+        assert source_for(without_statistics(small_model), source) == source
+
+
+def test_both_are_the_utterances_of_both(small_model: Any) -> None:
+    matched, speech = synthesize(small_model, FEW), made_speech(small_model, FEW)
+    both = make_features(small_model, FEW, "both")
+    assert both.account == matched.account
+    assert both.lengths.tolist() == [*matched.lengths, *speech.lengths]
+    for k, length in enumerate(both.lengths):
+        of = matched.features[k] if k < len(matched.lengths) else speech.features[k - len(matched.lengths)]
+        np.testing.assert_array_equal(both.features[k, :, :length], of[:, :length])
+
+
+def test_the_recipe_says_what_auto_stood_for(small_model: Any) -> None:
+    for model, source in ((small_model, "synthetic"), (with_frontend(small_model, None), "speech")):
+        made = zq.quantize(model, spec=zq.QuantSpec(max_seconds=2), synthesis=FEW)
+        assert made.deployment.recipe["calibration"]["source"] == source
+
+
+def test_ranges_that_miss_speech_are_told_of(small_model: Any) -> None:
+    # log-mels as they are lie about −9; noise lies about 0
+    model = with_frontend(small_model, None)
+    noise = zq.CalibrationSpec("noise")
+    with pytest.warns(ZeroqWarning, match="of what speech would reach.*say --calibration speech"):
+        made = zq.quantize(model, spec=zq.QuantSpec(max_seconds=2), synthesis=FEW, calibration=noise)
+    told = made.to_dict()["shortfall"]
+    assert told["blind"]
+    assert told["median"] > 0.05
+    assert told["worst"][0]["share"] == max(one.share for one in made.shortfalls)
+    speech = zq.quantize(model, spec=zq.QuantSpec(max_seconds=2), synthesis=FEW)
+    assert speech.to_dict()["shortfall"] is None
