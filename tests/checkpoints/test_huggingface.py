@@ -102,6 +102,20 @@ def test_tokens_become_the_same_text(huggingface_folder: Folder, kind: str) -> N
         assert model.tokenizer.decode(theirs("the thing tears").input_ids) == "the thing tears"
 
 
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("identifier", [10**30, -1, 1.5, None])
+def test_identifiers_are_whole_numbers(
+    huggingface_folder: Folder, tmp_path: Path, identifier: object
+) -> None:
+    folder = tmp_path / "odd"
+    shutil.copytree(huggingface_folder("wav2vec2"), folder)
+    vocabulary = json.loads((folder / "vocab.json").read_text())
+    vocabulary["</s>"] = identifier
+    (folder / "vocab.json").write_text(json.dumps(vocabulary))
+    with pytest.raises(zq.ZeroqError, match=r"identifier|vocabulary"):
+        load_checkpoint(folder)
+
+
 def test_the_surroundings(huggingface_folder: Folder) -> None:
     waveform = load_checkpoint(huggingface_folder("wav2vec2"))
     expected = zq.FrontendConfig(

@@ -398,6 +398,10 @@ def _read_tokenizer(name: str, library: Any, config: Any, language: str | None) 
     return _read(name, "vocabulary", library.Wav2Vec2CTCTokenizer.from_pretrained, **chosen)
 
 
+#: identifiers of tokens are below it
+_MOST_TOKENS = 1 << 31
+
+
 def _tokens(name: str, tokenizer: Any, classes: int) -> tuple[Tokenizer, list[int]]:
     """Return the tokens without the blank, and transformers' identifiers in our order, the blank last."""
     blank = tokenizer.pad_token_id
@@ -411,7 +415,13 @@ def _tokens(name: str, tokenizer: Any, classes: int) -> tuple[Tokenizer, list[in
         problem = f"its padding token, the blank, has the identifier {blank}, and vocab.json gives it {own}"
         raise CheckpointError(name, problem, "repair added_tokens_decoder in tokenizer_config.json")
     special = set(tokenizer.all_special_ids)
-    names = {i: t for t, i in tokenizer.get_vocab().items() if isinstance(i, int) and i < classes}
+    vocabulary = tokenizer.get_vocab()
+    # what vocab.json says, too, where added_tokens_decoder says something else
+    for token, i in (*getattr(tokenizer, "encoder", {}).items(), *vocabulary.items()):
+        if type(i) is not int or not 0 <= i < _MOST_TOKENS:
+            problem = f"its token {shown(token)} has the identifier {shown(i)}, which is no class"
+            raise CheckpointError(name, problem, "repair vocab.json")
+    names = {i: t for t, i in vocabulary.items() if i < classes}
     delimiter = getattr(tokenizer, "word_delimiter_token", None)
     kind = "characters" if hasattr(tokenizer, "word_delimiter_token") else "sentencepiece"
     order = [i for i in range(classes) if i != blank]
