@@ -95,6 +95,10 @@ class Constant:
     axes: int
 
 
+#: frames of its operands that a valid frame of an operator's result is made of: valid ones alone; those
+#: behind the end, too, for which it takes zero; those that its mask keeps; any
+OWN, NEAR, VALID, ANY = "own", "near", "valid", "any"
+
 #: in ``IntegerOperator.zero_points``: the attribute has one entry for each operand
 EVERY = -1
 
@@ -120,6 +124,10 @@ class IntegerOperator:
     zero_points: Mapping[str, int] = field(default_factory=dict)
     #: place of the operand whose integers its result holds, so that they mean the same
     moves: int | None = None
+    #: which frames it reads (OWN, NEAR of its first operand, VALID, ANY), or what tells of an instruction
+    frames: str | Callable[[Instruction], str] = ANY
+    #: whether frames behind the end of an utterance become the zero point
+    clears_behind: bool = False
     #: whether it looks at every entry by itself, whatever the order of its axes
     axis_free: bool = False
     #: whether it computes in float, so that a program with it is not integer-only

@@ -110,22 +110,19 @@ def checkpoint(path: str, config: str | None = None, *, stdout: bytes = b"") -> 
 # -- our ONNX files ---------------------------------------------------------------------------------------
 
 
-def program(path: str, apart: bool = True, *, stdout: bytes = b"") -> dict[str, Any]:
-    """Whether a file that was verified computes what its program says, and says of itself what is true.
-
-    ``apart``: what is behind the end of an utterance must not change it, which networks promise and some
-    random programs do not.
-    """
+def program(path: str, *, stdout: bytes = b"") -> dict[str, Any]:
+    """Whether a file that was verified computes what its program says, and says of itself what is true."""
     files = sorted(Path(path).glob("*.onnx")) if Path(path).is_dir() else [Path(path)]
-    problems = [problem for file in files if (problem := _program_problem(file, apart))]
+    problems = [problem for file in files if (problem := _program_problem(file))]
     return {"problem": problems[0] if problems else "", "fact": _digest(*(f.read_bytes() for f in files))}
 
 
-def _program_problem(path: Path, apart: bool) -> str:
+def _program_problem(path: Path) -> str:
     import onnx
     import onnxruntime
 
     from zeroq_asr.deployment.verify import read_program
+    from zeroq_asr.integer.apart import reads_behind
     from zeroq_asr.integer.backends.numpy import NumpyBackend
     from zeroq_asr.integer.program import is_ctc
     from zeroq_asr.integer.proof import prove
@@ -139,6 +136,8 @@ def _program_problem(path: Path, apart: bool) -> str:
         return ""
     generator = np.random.default_rng(0)
     wanted = ["logits", "encoded_lengths"]
+    # what is behind the end of an utterance must then not change it
+    apart = not reads_behind(own)
     longest, least = deployment.max_frames, prove(own).least_frames
     waveform = deployment.frontend.is_waveform
     lengths = (

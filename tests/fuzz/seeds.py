@@ -308,8 +308,6 @@ class Seeds:
         self.loaded: dict[str, Any] = {}
         #: what the oracle found in whole inputs
         self.facts: dict[str, Any] = {}
-        #: random programs, in which utterances of a batch need not be apart
-        self.mixed: set[str] = set()
         #: whole inputs that break a rule, and how
         self.broken: dict[str, str] = {}
         #: those that this version does not read, and why

@@ -65,6 +65,12 @@ def _hash(text: str) -> str:
     return digits
 
 
+def _apart(where: str) -> list[tuple[str, str]]:
+    """The instruction, if there is one, by which an utterance may give in a batch what it does not alone."""
+    told = f"of one length: {where} may read frames behind the end of a shorter one"
+    return [("batches", told)] if where else []
+
+
 def _frames(certificate: zq.Certificate) -> str:
     proof = certificate.proof
     least = "" if proof.least_frames == 1 else f"{proof.least_frames} to "
@@ -84,7 +90,12 @@ def _report(terminal: Terminal, certificate: zq.Certificate) -> None:
         [
             ("program", certificate.program_sha256),
             ("file", f"{certificate.file_sha256} (its tokens and frontend too)"),
-            ("input", f"any of at most {certificate.max_seconds:g} s ({_frames(certificate)}), in any batch"),
+            (
+                "input",
+                f"any of at most {certificate.max_seconds:g} s ({_frames(certificate)}), "
+                + ("alone" if certificate.reads_behind else "in any batch"),
+            ),
+            *_apart(certificate.reads_behind),
             (
                 "peak",
                 f"no int32 exceeds {proof.peak:,} in magnitude: {proof.headroom_bits:.1f} bits of headroom",

@@ -49,6 +49,7 @@ from zeroq_asr.errors import (
     ZeroqError,
 )
 from zeroq_asr.files import read_file
+from zeroq_asr.integer.apart import reads_behind
 from zeroq_asr.integer.backends.onnx_fused import OnnxFusedBackend
 from zeroq_asr.integer.backends.onnx_graph import decode
 from zeroq_asr.integer.backends.onnx_loops import every_graph, every_node
@@ -93,6 +94,9 @@ class Certificate:
     max_seconds: float
     #: of a bundle of several programs, that which comes nearest to its limits
     proof: Proof
+    #: the instruction by which an utterance's result may depend on the batch that it is in, since it may read
+    #: frames behind the utterance's end; empty: none does, in any batch
+    reads_behind: str
     #: ONNX operator → how many nodes
     nodes: dict[str, int]
     #: instruction → spelling → count
@@ -312,6 +316,7 @@ def _verified(model: onnx.ModelProto, data: bytes, where: str) -> _Verified:
         file_sha256=hashlib.sha256(data).hexdigest(),
         max_seconds=deployment.max_seconds,
         proof=proof,
+        reads_behind=reads_behind(program),
         nodes=dict(Counter(n.op_type for n in every_node(model.graph))),
         spellings=backend.spellings,
         kernels={kernel: list(conditions) for kernel, conditions in kernels.items()},
@@ -378,6 +383,9 @@ def _of_parts(where: str, digest: str, file_digest: str, parts: dict[str, Certif
         file_sha256=file_digest,
         max_seconds=first.max_seconds,
         proof=proof,
+        reads_behind=next(
+            (f"{name}: {one.reads_behind}" for name, one in parts.items() if one.reads_behind), ""
+        ),
         nodes=dict(sum((Counter(one.nodes) for one in parts.values()), Counter())),
         spellings={op: dict(counts) for op, counts in spellings.items()},
         kernels={kernel: list(conditions) for kernel, conditions in kernels.items()},

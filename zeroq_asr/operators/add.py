@@ -32,6 +32,7 @@ from zeroq_asr.registry import (
     ALWAYS,
     EVERY,
     NAMED,
+    OWN,
     Attrs,
     Condition,
     IntegerOperator,
@@ -397,6 +398,7 @@ ADD_REQUANT = IntegerOperator(
     add_requant,
     {**REQUANTIZATION, "zx": BYTE, "m": MULTIPLIER},
     zero_points={"zx": EVERY},
+    frames=OWN,
     check=_check,
     kernels={"fused": Kernel(_qlinear_add, _exact_if), "qdq": Kernel(_qdq)},
     tolerance={

@@ -20,6 +20,7 @@ from zeroq_asr.lowering.context import Lowering
 from zeroq_asr.operators.cases import Case, edge_bytes
 from zeroq_asr.registry import (
     NAMED,
+    OWN,
     IntegerOperator,
     Kernel,
     Operator,
@@ -149,6 +150,7 @@ IMAGE = register(
                 image,
                 {},
                 moves=0,
+                frames=OWN,
                 kernels={"qdq": Kernel(spelled)},
                 tolerance={"image": 0.0},
                 cases=_image_cases,
@@ -172,6 +174,7 @@ FLATTEN = register(
                 flatten,
                 {"channels": COUNT},
                 moves=0,
+                frames=OWN,
                 kernels={"fused": Kernel(_frames_first, moves), "qdq": Kernel(spelled)},
                 tolerance={"flatten": 0.0},
                 cases=_flatten_cases,

@@ -17,6 +17,7 @@ from zeroq_asr.lowering.context import Lowering
 from zeroq_asr.operators.cases import MAX_FRAMES, Case
 from zeroq_asr.registry import (
     ALWAYS,
+    OWN,
     IntegerOperator,
     Kernel,
     Operator,
@@ -78,6 +79,7 @@ LENGTH_STEP = register(
                 "length_step",
                 length_step,
                 {"before": WHOLE_NUMBER, "divisor": COUNT, "after": WHOLE_NUMBER},
+                frames=OWN,
                 kernels={"qdq": Kernel(spelled)},
                 tolerance={"length_step": 0.0},
                 cases=_cases,

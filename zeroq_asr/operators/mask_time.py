@@ -21,6 +21,7 @@ from zeroq_asr.lowering.context import Lowering
 from zeroq_asr.operators.cases import Case, edge_bytes, with_lengths
 from zeroq_asr.registry import (
     ALWAYS,
+    OWN,
     IntegerOperator,
     Kernel,
     Operator,
@@ -185,6 +186,7 @@ MASK_TIME = register(
                 {},
                 kernels={"qdq": Kernel(spelled)},
                 makes_mask=True,
+                frames=OWN,
                 tolerance={"time_mask": 0.0},
                 cases=_time_mask_cases,
             ),
@@ -194,6 +196,8 @@ MASK_TIME = register(
                 {"zx": BYTE},
                 zero_points={"zx": 0},
                 moves=0,
+                frames=OWN,
+                clears_behind=True,
                 kernels={"fused": Kernel(_where, moves), "qdq": Kernel(_qdq)},
                 tolerance={"mask_time": 0.0},
                 cases=_mask_time_cases,
@@ -204,6 +208,8 @@ MASK_TIME = register(
                 {"zx": BYTE},
                 zero_points={"zx": 0},
                 moves=0,
+                frames=OWN,
+                clears_behind=True,
                 kernels={"qdq": Kernel(spelled)},
                 tolerance={"mask_image": 0.0},
                 cases=_mask_image_cases,

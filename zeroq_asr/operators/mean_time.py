@@ -24,7 +24,15 @@ from zeroq_asr.integer.program import Instruction
 from zeroq_asr.integer.types import I32
 from zeroq_asr.lowering.context import Lowering
 from zeroq_asr.operators.cases import Case, with_lengths
-from zeroq_asr.registry import Attrs, IntegerOperator, Kernel, Operator, Traits, register
+from zeroq_asr.registry import (
+    VALID,
+    Attrs,
+    IntegerOperator,
+    Kernel,
+    Operator,
+    Traits,
+    register,
+)
 
 if TYPE_CHECKING:
     from zeroq_asr.integer.backends.onnx_graph import Sym
@@ -177,6 +185,7 @@ MEAN_REQUANT = IntegerOperator(
     mean_requant,
     {**REQUANTIZATION, "zx": BYTE, "fraction": whole(0, 16, "0 ≤ fraction ≤ 16"), "m": MULTIPLIER},
     zero_points={"zx": 0},
+    frames=VALID,
     kernels={"qdq": Kernel(_qdq)},
     mask=(1, 2),
     # the mean has 8 binary places, its ratio 16

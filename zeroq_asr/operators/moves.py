@@ -23,6 +23,7 @@ from zeroq_asr.lowering.context import Lowering
 from zeroq_asr.operators.cases import Case, edge_bytes
 from zeroq_asr.registry import (
     ALWAYS,
+    OWN,
     Attribute,
     IntegerOperator,
     Kernel,
@@ -168,6 +169,7 @@ TAKE_CHANNELS = register(
                 take_channels,
                 {"index": indices("channel numbers")},
                 moves=0,
+                frames=OWN,
                 check=_taken,
                 kernels={"fused": Kernel(_gathered, moves), "qdq": Kernel(spelled)},
                 tolerance={"take_channels": 0.0},
@@ -195,6 +197,7 @@ TRANSPOSE = register(
                     )
                 },
                 moves=0,
+                frames=OWN,
                 kernels={"fused": Kernel(_turned, moves, "Transpose"), "qdq": Kernel(spelled)},
                 tolerance={"transpose": 0.0},
                 cases=_transpose_cases,

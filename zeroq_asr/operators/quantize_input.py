@@ -15,7 +15,14 @@ from zeroq_asr.integer.backends.base import Backend, V
 from zeroq_asr.integer.program import Instruction
 from zeroq_asr.integer.types import TYPES
 from zeroq_asr.operators.cases import Case
-from zeroq_asr.registry import IntegerOperator, Kernel, Operator, Traits, register
+from zeroq_asr.registry import (
+    OWN,
+    IntegerOperator,
+    Kernel,
+    Operator,
+    Traits,
+    register,
+)
 
 if TYPE_CHECKING:
     from zeroq_asr.integer.backends.onnx_graph import Sym
@@ -67,6 +74,7 @@ QUANTIZE_INPUT = register(
                 "quantize_input",
                 quantize_input,
                 {"scale": SCALE, "zero_point": BYTE, "lo": INT32, "hi": INT32, "type": TYPE},
+                frames=OWN,
                 kernels={"qdq": Kernel(_qdq)},
                 tolerance={"quantize_input": 0.5},
                 cases=_cases,

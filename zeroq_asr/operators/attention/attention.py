@@ -46,6 +46,7 @@ from zeroq_asr.operators.attention.scores import (
     reach_of,
 )
 from zeroq_asr.registry import (
+    VALID,
     Constant,
     IntegerOperator,
     Kernel,
@@ -330,6 +331,7 @@ ATTENTION = register(
                     "shift": SHIFT,
                 },
                 zero_points={"zq": 0, "zk": 1, "zv": 2, "zp": 7, "zr": 8},
+                frames=VALID,
                 constants={5: Constant("high", np.uint8, 1), 6: Constant("low", np.uint8, 1)},
                 check=_check,
                 # nothing that a provider would fuse: the integers as they are

@@ -24,6 +24,7 @@ from zeroq_asr.integer.wellformed import Checked
 from zeroq_asr.lowering.context import Lowering
 from zeroq_asr.operators.cases import Case, edge_bytes
 from zeroq_asr.registry import (
+    OWN,
     Constant,
     IntegerOperator,
     Kernel,
@@ -175,6 +176,7 @@ POSITIONS = register(
                 positions,
                 {},
                 constants={1: Constant("table", np.uint8, 2)},
+                frames=OWN,
                 check=_check,
                 kernels={"qdq": Kernel(spelled)},
                 bounded=True,

@@ -34,6 +34,7 @@ from zeroq_asr.operators.convolution.requantization import (
     ONE_AXIS,
     check,
     constants,
+    frames_read,
     requantized,
 )
 from zeroq_asr.operators.convolution.weights import emit_convolution
@@ -156,6 +157,7 @@ CONV_REQUANT = IntegerOperator(
     conv_requant,
     {**ONE_AXIS, "zx": BYTE},
     constants(1),
+    frames=frames_read,
     zero_points={"zx": 0},
     check=check,
     kernels={"fused": Kernel(_fused, exact_if), "qdq": Kernel(qdq_1d)},

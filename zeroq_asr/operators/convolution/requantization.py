@@ -12,7 +12,7 @@ from zeroq_asr.integer.backends.interval import Interval
 from zeroq_asr.integer.dyadic import accumulator_bounds, requantize
 from zeroq_asr.integer.program import Instruction
 from zeroq_asr.integer.wellformed import Checked
-from zeroq_asr.registry import Attribute, Condition, Constant
+from zeroq_asr.registry import NEAR, OWN, Attribute, Condition, Constant
 
 _TWO = pair(1, LAYOUT, f"two numbers of 1 or more, at most {LAYOUT}")
 _PADS = pair(0, LAYOUT, f"two counts, at most {LAYOUT}")
@@ -43,6 +43,17 @@ def constants(axes: int) -> dict[int, Constant]:
         2: Constant("bias", np.int32, 1),
         3: Constant("m", np.int32, 1),
     }
+
+
+def frames_read(i: Instruction) -> str:
+    """Return NEAR of a convolution that is padded at the end of time, and OWN of others.
+
+    Its last valid frame reads as far as the padding goes: without any, not beyond the last valid frame of its
+    operand, whatever the taps and the stride.
+    """
+    attrs = i.attrs
+    behind = attrs["padding"][1] if "padding" in attrs else attrs["pads"][0]
+    return NEAR if behind else OWN
 
 
 def requantized(

@@ -22,6 +22,7 @@ from zeroq_asr.operators.convolution.requantization import (
     TWO_AXES,
     check,
     constants,
+    frames_read,
     requantized,
 )
 from zeroq_asr.operators.convolution.weights import emit_convolution
@@ -119,6 +120,7 @@ CONV2D_REQUANT = IntegerOperator(
     conv2d_requant,
     {**TWO_AXES, "zx": BYTE},
     constants(2),
+    frames=frames_read,
     zero_points={"zx": 0},
     check=check,
     kernels={"fused": Kernel(_fused, exact_if), "qdq": Kernel(qdq_2d)},

@@ -26,6 +26,7 @@ from zeroq_asr.operators.convolution.requantization import (
     TWO_AXES,
     check,
     constants,
+    frames_read,
     requantized,
     requantizes_exactly,
 )
@@ -169,6 +170,7 @@ CONV_WIDE_REQUANT = IntegerOperator(
     conv_wide_requant,
     ONE_AXIS,
     constants(1),
+    frames=frames_read,
     check=check,
     kernels={"fused": Kernel(_fused, _exact_if, _NAME), "qdq": Kernel(qdq_1d)},
     tolerance={"conv_wide_requant": _TOLERANCE},
@@ -180,6 +182,7 @@ CONV2D_WIDE_REQUANT = IntegerOperator(
     conv2d_wide_requant,
     TWO_AXES,
     constants(2),
+    frames=frames_read,
     check=check,
     kernels={"fused": Kernel(_fused_2d, _exact_if, _NAME), "qdq": Kernel(qdq_2d)},
     tolerance={"conv2d_wide_requant": _TOLERANCE},

@@ -30,6 +30,7 @@ from zeroq_asr.operators.cases import WIDE, Arrays, Case, edge_words, frames_of,
 from zeroq_asr.operators.instance_norm.captured import captures
 from zeroq_asr.registry import (
     ALWAYS,
+    VALID,
     Attrs,
     Constant,
     IntegerOperator,
@@ -247,6 +248,7 @@ INSTANCE_NORM = register(
                     "epsilon": whole(0, _LARGEST_EPSILON, "0 ≤ ε < 2^39"),
                 },
                 zero_points={"zx": 0},
+                frames=VALID,
                 constants={3: Constant("m", np.int32, 1), 4: Constant("bias", np.int32, 1)},
                 check=_check,
                 # nothing that a provider would fuse: the integers as they are

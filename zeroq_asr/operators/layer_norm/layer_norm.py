@@ -41,6 +41,7 @@ from zeroq_asr.lowering.context import Lowering
 from zeroq_asr.operators.layer_norm.cases import layer_norm_cases
 from zeroq_asr.registry import (
     ALWAYS,
+    OWN,
     Condition,
     Constant,
     IntegerOperator,
@@ -267,6 +268,7 @@ LAYER_NORM = register(
                 "layer_norm",
                 layer_norm,
                 {**REQUANTIZATION, "channels": COUNT, "epsilon": whole(0, _LARGEST_EPSILON, "0 ≤ ε < 2^39")},
+                frames=OWN,
                 constants={1: Constant("m", np.int32, 1), 2: Constant("bias", np.int32, 1)},
                 check=_check,
                 kernels={

@@ -25,7 +25,16 @@ from zeroq_asr.lowering.context import Lowering
 from zeroq_asr.operators.add import check_joined
 from zeroq_asr.operators.multiply.cases import mul_cases
 from zeroq_asr.operators.multiply.wide import MUL_WIDE_REQUANT, emit_qdq, lower_product
-from zeroq_asr.registry import NAMED, Condition, IntegerOperator, Kernel, Operator, Traits, register
+from zeroq_asr.registry import (
+    NAMED,
+    OWN,
+    Condition,
+    IntegerOperator,
+    Kernel,
+    Operator,
+    Traits,
+    register,
+)
 
 if TYPE_CHECKING:
     from zeroq_asr.integer.backends.kernels import Kernels
@@ -151,6 +160,7 @@ MUL_REQUANT = IntegerOperator(
     mul_requant,
     {**REQUANTIZATION, "za": BYTE, "zb": BYTE, "m": MULTIPLIER},
     zero_points={"za": 0, "zb": 1},
+    frames=OWN,
     check=check_joined,
     kernels={"fused": Kernel(_qlinear_mul, _exact_if), "qdq": Kernel(emit_qdq)},
     tolerance={"mul_requant": 0.5 + 255 * 255 * 0.5 / 2**15},

@@ -19,7 +19,12 @@ from zeroq_asr.integer.types import I16, I32, U8
 from zeroq_asr.lowering.context import Lowering
 from zeroq_asr.operators.add import check_joined
 from zeroq_asr.operators.multiply.cases import mul_wide_cases
-from zeroq_asr.registry import Condition, IntegerOperator, Kernel
+from zeroq_asr.registry import (
+    OWN,
+    Condition,
+    IntegerOperator,
+    Kernel,
+)
 
 if TYPE_CHECKING:
     from zeroq_asr.integer.backends.kernels import Kernels
@@ -121,6 +126,7 @@ MUL_WIDE_REQUANT = IntegerOperator(
     mul_wide_requant,
     {**REQUANTIZATION, "zb": BYTE, "m": MULTIPLIER},
     zero_points={"zb": 1},
+    frames=OWN,
     check=check_joined,
     kernels={
         "fused": Kernel(_carried, _exact_if, "product of 16 bits in exact floats"),

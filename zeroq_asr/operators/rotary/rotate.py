@@ -32,6 +32,7 @@ from zeroq_asr.lowering.context import Lowering
 from zeroq_asr.operators.multiply.wide import significant
 from zeroq_asr.operators.rotary.cases import frame_table_cases, rotate_cases
 from zeroq_asr.registry import (
+    OWN,
     Condition,
     Constant,
     IntegerOperator,
@@ -211,6 +212,7 @@ ROTATE = register(
                 frame_table,
                 {"rows": indices("row numbers")},
                 constants={1: Constant("table", np.int16, 2), 2: Constant("signs", np.int32, 1)},
+                frames=OWN,
                 check=_check_table,
                 kernels={"qdq": Kernel(spelled)},
                 bounded=True,
@@ -223,6 +225,7 @@ ROTATE = register(
                 rotate,
                 {**REQUANTIZATION, "zx": BYTE, "pair": indices("channel numbers"), "m": MULTIPLIER},
                 zero_points={"zx": 0},
+                frames=OWN,
                 check=_check,
                 kernels={
                     "fused": Kernel(_carried, _exact_if, "rotation in exact floats"),
