@@ -113,7 +113,7 @@ def test_a_channel_is_of_recordings() -> None:
         spec = CalibrationSpec("recordings", channel=channel)
         assert CalibrationSpec.from_dict(spec.to_dict()) == spec
     assert "channel" not in CalibrationSpec("recordings").to_dict()
-    with pytest.raises(ConfigError, match="channel 0 is of recordings, the source is 'synthetic'"):
+    with pytest.raises(ConfigError, match="channel 0 is of recordings, the source is 'auto'"):
         CalibrationSpec(channel=0)
     with pytest.raises(ConfigError, match="channel 'average' is of recordings, the source is 'speech'"):
         CalibrationSpec("speech", channel="average")

@@ -841,7 +841,7 @@ def test_a_full_disk_leaves_nothing(work: Path, out: Path) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
 
     done = subprocess.run(
-        _command("quantize", work / "small.pt", "--calibration", "noise", "--json"),
+        _command("quantize", work / "small.pt", "--calibration", "speech", "--json"),
         cwd=out,
         capture_output=True,
         text=True,

@@ -198,7 +198,7 @@ def test_a_channel_to_calibrate_on(
     assert [spec.channel for spec in asked] == [1]
     refused = _run(*command, "--channel", 1)
     assert refused.exit_code == 2
-    assert "channel 1 is of recordings, the source is 'synthetic'" in refused.stderr
+    assert "channel 1 is of recordings, the source is 'auto'" in refused.stderr
 
 
 def test_features_that_claim_terabytes(work: Path, tmp_path: Path) -> None:

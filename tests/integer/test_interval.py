@@ -16,7 +16,7 @@ from zeroq_asr.integer.backends.numpy import NumpyBackend
 from zeroq_asr.integer.backends.onnx_fused import OnnxFusedBackend
 from zeroq_asr.integer.backends.onnx_strict import OnnxStrictBackend
 from zeroq_asr.integer.backends.torch import TorchBackend
-from zeroq_asr.integer.program import Instruction, Port, Program, ctc_ports
+from zeroq_asr.integer.program import Instruction, Port, Program, ValueInfo, ctc_ports
 from zeroq_asr.integer.proof import prove
 from zeroq_asr.integer.types import I8, I32, I64, U8, IntType
 from zeroq_asr.operators.convolution.one_axis import conv_requant
@@ -205,13 +205,18 @@ def test_lookup_bounds_only_what_can_be_reached() -> None:
 
 
 def program_of(*code: Instruction, max_frames: int = 1000, **constants: np.ndarray) -> Program:
-    """A program from the features through ``code``; its last value leaves as the logits."""
-    way_in = Instruction(
-        "quantize_input",
-        "x",
-        ("audio_signal",),
-        {"scale": 1.0, "zero_point": 0, "lo": 0, "hi": 255, "type": "uint8"},
-    )
+    """A program from the features through ``code``; its last value leaves as the logits.
+
+    The features have the zero point that the first instruction takes, all else the one that it is written with.
+    """
+    zero_point = code[0].attrs.get("zx", 0) if code[0].op != "add_requant" else 0
+    attrs = {"scale": 1.0, "zero_point": zero_point, "lo": 0, "hi": 255, "type": "uint8"}
+    way_in = Instruction("quantize_input", "x", ("audio_signal",), attrs)
+    values = {"x": ValueInfo("uint8", 1.0, zero_point, 0, 255)} | {
+        i.out: ValueInfo(i.attrs["type"], 1.0, i.attrs.get("zy", 0), i.attrs["lo"], i.attrs["hi"])
+        for i in code
+        if "lo" in i.attrs
+    }
     channels = next((w.shape[1] for w in constants.values() if w.ndim == 3), 1)
     inputs, _ = ctc_ports(
         channels, 1, features="audio_signal", lengths="length", logits="y", encoded="length"
@@ -219,7 +224,7 @@ def program_of(*code: Instruction, max_frames: int = 1000, **constants: np.ndarr
     last = code[-1]
     frames = 1 if last.op == "mean_requant" else "frames"
     outputs = (Port("logits", last.out, last.attrs.get("type", "uint8"), ("batch", 1, frames)),)
-    return Program(inputs, outputs, [way_in, *code], dict(constants), {}, max_frames)
+    return Program(inputs, outputs, [way_in, *code], dict(constants), values, max_frames)
 
 
 def conv_of(out: str = "y", **changes: Any) -> Instruction:
@@ -387,7 +392,7 @@ def test_a_mean_of_negatives_is_the_same_everywhere() -> None:
         **conv_constants(1, 1),
     )
     prove(program)
-    features = np.array([[[0, 1, 2, 9]], [[9, 9, 9, 9]], [[0, 0, 0, 9]]], dtype=np.float32)
+    features = np.array([[[-5, -4, -3, 4]], [[4, 4, 4, 4]], [[-5, -5, -5, 4]]], dtype=np.float32)
     lengths = np.array([3, 4, 4])
     (wanted,) = program.run(NumpyBackend(), features, lengths)
     assert wanted.ravel().tolist() == [0, 4, 0]
