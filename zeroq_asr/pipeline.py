@@ -42,11 +42,10 @@ from zeroq_asr.progress import Progress, silent
 from zeroq_asr.speech.audio import AudioReader, check_segments
 from zeroq_asr.speech.frontend import Frontend
 from zeroq_asr.speech.manifest import Utterance, read_manifest
+from zeroq_asr.synthesis.made_speech import little_speech
 from zeroq_asr.synthesis.sources import make_features, source_for
 from zeroq_asr.synthesis.synthesize import SyntheticFeatures
 
-#: utterances and seconds of made speech that other features are compared with: so few that it costs little
-_CHECKED_SPEAKERS, _CHECKED_SECONDS = 4, 4.0
 #: stages that tell of their steps themselves
 _TOLD = ("source", "features", "calibrate")
 
@@ -178,14 +177,17 @@ def prepare(
     loader: str | None = None,
     language: str | None = None,
     graph: FloatGraph | None = None,
+    check_ranges: bool = True,
     progress: Progress = silent,
 ) -> Prepared:
     """Load and capture a network, and observe it once for ``spec`` and every format in ``also``.
 
     ``graph``: the network as ``capture`` gives it, where it was captured before.  ``config``, ``loader`` and
-    ``language`` are as in ``load_checkpoint``.  Raises ConfigError where the formats differ in equalization,
-    smoothing or allow_float, which change what is observed, and any ZeroqError for what is wrong with the
-    input.
+    ``language`` are as in ``load_checkpoint``.  ``check_ranges``: compare ranges that come from anything made
+    but speech with made speech, and warn where they miss much of it.
+
+    Raises ConfigError where the formats differ in equalization, smoothing or allow_float, which change what
+    is observed, and any ZeroqError for what is wrong with the input.
     """
     specs = tuple(settled(one) for one in (spec or QuantSpec(), *also))
     first, calibration = specs[0], calibration or CalibrationSpec()
@@ -232,7 +234,7 @@ def prepare(
             progress=progress,
         )
     values: tuple[Shortfall, ...] = ()
-    if calibration.kind not in (SPEECH, BOTH, "audio"):
+    if check_ranges and calibration.kind not in (SPEECH, BOTH, "audio"):
         with clock("check"):
             values = _compared_with_speech(model, graph, observations, synthesis)
     return Prepared(
@@ -244,10 +246,7 @@ def _compared_with_speech(
     model: AsrModel, graph: FloatGraph, observations: Observations, synthesis: SynthesisSpec
 ) -> tuple[Shortfall, ...]:
     """Compare what was observed with what made speech does, and warn where the ranges cannot be trusted."""
-    few = replace(synthesis, speakers=_CHECKED_SPEAKERS, seconds=_CHECKED_SECONDS, seed=synthesis.seed + 1)
-    made = make_features(model, few, SPEECH)
-    heard = observe(graph, _streamed(made, len(made.lengths)))
-    values = shortfalls(observations, heard)
+    values = shortfalls(observations, observe(graph, little_speech(model, synthesis).utterances()))
     median = median_shortfall(values)
     if median > BLIND:
         worst = max(values, key=lambda value: value.share)
@@ -430,9 +429,4 @@ def _features(
         return None, audio, len(opened)
     made = opened if opened is not None else make_features(model, synthesis, calibration.kind, progress)
     count = min(len(made.lengths), calibration.limit or len(made.lengths))
-
-    return made, lambda: _streamed(made, count), count
-
-
-def _streamed(made: SyntheticFeatures, count: int) -> Iterator[Tensor]:
-    return (torch.from_numpy(made.features[i, :, : made.lengths[i]]) for i in range(count))
+    return made, lambda: made.utterances(count), count

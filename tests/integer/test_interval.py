@@ -207,7 +207,7 @@ def test_lookup_bounds_only_what_can_be_reached() -> None:
 def program_of(*code: Instruction, max_frames: int = 1000, **constants: np.ndarray) -> Program:
     """A program from the features through ``code``; its last value leaves as the logits.
 
-    The features have the zero point that the first instruction takes, all else the one that it is written with.
+    The features have the zero point that the first instruction takes, all else the one it is written with.
     """
     zero_point = code[0].attrs.get("zx", 0) if code[0].op != "add_requant" else 0
     attrs = {"scale": 1.0, "zero_point": zero_point, "lo": 0, "hi": 255, "type": "uint8"}

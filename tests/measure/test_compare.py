@@ -17,11 +17,12 @@ import zeroq_asr as zq
 from zeroq_asr.capture.capture import capture
 from zeroq_asr.deployment.export import Deployment
 from zeroq_asr.deployment.float_onnx import export_float
-from zeroq_asr.errors import AudioError, CalibrationError, ConfigError
-from zeroq_asr.measure.compare import DATA_FREE, FLOAT, NOISE, ORT_DYNAMIC, ORT_STATIC, REAL, compare
+from zeroq_asr.errors import AudioError, CalibrationError, ConfigError, ZeroqWarning
+from zeroq_asr.measure.compare import DATA_FREE, FLOAT, FROM_NOISE, ORT_DYNAMIC, ORT_STATIC, REAL, compare
 from zeroq_asr.measure.evaluate import evaluate
 from zeroq_asr.measure.onnxruntime_quantizers import attempt, ort_dynamic, ort_static, preprocess
 from zeroq_asr.speech.manifest import Utterance
+from zeroq_asr.synthesis.sources import source_for
 
 FAST = zq.SynthesisSpec(batch=2, frames=64, iterations=1)
 EMBEDDED_CONFORMER = Path(zq.__file__).parent / "embedded" / "conformer.pt"
@@ -48,7 +49,7 @@ def full(small_model: Any, recordings: list[Utterance]) -> zq.Comparison:
 def test_every_kind_has_its_row(full: zq.Comparison) -> None:
     labels = [row.label for row in full.rows]
     seeded = [f"{DATA_FREE}, seed 0", f"{DATA_FREE}, seed 1"]
-    assert labels == [FLOAT, *seeded, REAL, ORT_STATIC, ORT_DYNAMIC, NOISE]
+    assert labels == [FLOAT, *seeded, REAL, ORT_STATIC, ORT_DYNAMIC, FROM_NOISE]
     assert (full.heard, full.utterances, full.bits) == ("recordings with text", 3, "W8A8")
     assert full.audio_seconds == pytest.approx(2.1)
     assert all(row.size > 0 for row in full.rows)
@@ -87,7 +88,7 @@ def test_a_peer_that_fails_is_left_out_and_said_so(
 
     monkeypatch.setattr(sys.modules[compare.__module__], "ort_dynamic", broken)
     found = compare(small_model, synthesis=FAST, timed=False)
-    assert [row.label for row in found.rows] == [FLOAT, DATA_FREE, NOISE]
+    assert [row.label for row in found.rows] == [FLOAT, DATA_FREE, FROM_NOISE]
     assert re.match(reason, found.absent[ORT_DYNAMIC])
     assert found.to_dict()["absent"] == found.absent
 
@@ -118,21 +119,47 @@ def test_gaps_pair_kinds(full: zq.Comparison) -> None:
         (REAL, FLOAT),
         (ORT_STATIC, FLOAT),
         (ORT_DYNAMIC, FLOAT),
-        (NOISE, FLOAT),
+        (FROM_NOISE, FLOAT),
         (DATA_FREE, REAL),
         (DATA_FREE, ORT_STATIC),
         (DATA_FREE, ORT_DYNAMIC),
-        (DATA_FREE, NOISE),
+        (DATA_FREE, FROM_NOISE),
     ]
     rates = {row.label: row.words.rate for row in full.rows if row.words is not None and row.words.rate}
     mean = (rates[f"{DATA_FREE}, seed 0"] + rates[f"{DATA_FREE}, seed 1"]) / 2
     assert full.gaps[0].difference.value == pytest.approx(mean - rates[FLOAT])
 
 
+def test_other_sources_have_rows(
+    small_model: Any, recordings: list[Utterance], tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    default = source_for(small_model)
+    found = compare(
+        small_model, recordings[:1], synthesis=FAST, sources=("speech", "synthetic", "both"), timed=False
+    )
+    names = {"speech": "made speech", "synthetic": "matched", "both": "both"}
+    labels = [f"{DATA_FREE}, {name}" for source, name in names.items() if source != default]
+    assert [row.label for row in found.rows] == [FLOAT, DATA_FREE, *labels, ORT_DYNAMIC, FROM_NOISE]
+    assert {(DATA_FREE, label) for label in labels} <= {(gap.label, gap.other) for gap in found.gaps}
+    # the rows are there to show what sources do: none is warned of
+    assert not [one for one in recwarn if issubclass(one.category, ZeroqWarning)]
+    zq.quantize(
+        small_model,
+        tmp_path / "x.onnx",
+        synthesis=FAST,
+        calibration=zq.CalibrationSpec("both"),
+        dialect="fused",
+    )
+    row = next(row for row in found.rows if row.label.endswith("both"))
+    assert row.words == evaluate(zq.OnnxRecognizer(tmp_path / "x.onnx"), recordings[:1]).words
+    with pytest.raises(ConfigError, match="source 'noise' is not one of synthetic, speech, both"):
+        compare(small_model, sources=("noise",))
+
+
 def test_without_text_there_is_agreement(small_model: Any, recordings: list[Utterance]) -> None:
     silent = [Utterance(recordings[0].audio_path), recordings[1]]
     found = compare(small_model, silent, synthesis=FAST)
-    assert [row.label for row in found.rows] == [FLOAT, DATA_FREE, ORT_DYNAMIC, NOISE]
+    assert [row.label for row in found.rows] == [FLOAT, DATA_FREE, ORT_DYNAMIC, FROM_NOISE]
     assert (found.heard, found.gaps) == ("recordings", ())
     assert all(row.words is None and row.agreement is not None for row in found.rows)
 

@@ -13,11 +13,13 @@ import pytest
 import torch
 
 import zeroq_asr as zq
+from zeroq_asr.calibration.shortfall import BLIND
 from zeroq_asr.capture.capture import capture
 from zeroq_asr.errors import ConfigError, VerificationError
 from zeroq_asr.integer.program import ValueInfo
 from zeroq_asr.measure.compare import compare
 from zeroq_asr.measure.report import _Meter, report
+from zeroq_asr.synthesis.sources import make_features
 
 FAST = zq.SynthesisSpec(batch=2, frames=64, iterations=2)
 
@@ -59,6 +61,29 @@ def test_the_features_are_held_out_and_the_frames_those_of_compare(
     row = compare(small_model, synthesis=FAST).rows[1]
     assert found.divergence == pytest.approx(row.divergence, rel=0.01)
     assert found.frames == pytest.approx(row.frames)
+
+
+def test_confidence_is_low_where_ranges_miss_speech(small_model: Any, tmp_path: Path) -> None:
+    quality = {}
+    for source in ("speech", "noise"):
+        calibration = zq.CalibrationSpec(source)
+        zq.quantize(small_model, tmp_path / "x.onnx", synthesis=FAST, calibration=calibration)
+        quality[source] = report(small_model, tmp_path / "x.onnx", FAST)
+    assert quality["noise"].ranges_miss > BLIND > quality["speech"].ranges_miss
+    assert quality["noise"].features_miss == quality["speech"].features_miss
+    assert quality["noise"].to_dict()["confidence"] == "low"
+
+
+def test_confidence_is_low_where_the_held_out_features_miss_speech(small_model: Any, tmp_path: Path) -> None:
+    zq.quantize(small_model, tmp_path / "x.onnx", synthesis=FAST, calibration=zq.CalibrationSpec("speech"))
+    noise, speech = (
+        report(small_model, tmp_path / "x.onnx", held_out=make_features(small_model, FAST, source))
+        for source in ("noise", "speech")
+    )
+    assert noise.source == speech.source == "given"
+    assert noise.ranges_miss == speech.ranges_miss
+    assert (noise.blind, speech.blind) == (True, False)
+    assert speech.to_dict()["confidence"] == "high"
 
 
 def test_fewer_bits_are_worse_everywhere(small_model: Any, found: zq.QualityReport, tmp_path: Path) -> None:

@@ -75,6 +75,14 @@ def compare(
         typer.Option("--time/--no-time", help="Also time each file on 10 s of features, on one thread."),
     ] = True,
     seeds: Annotated[int, typer.Option(min=1, max=1000, help="Syntheses, each with a row of its own.")] = 1,
+    source: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="Also rows without data from another source of ranges: synthetic, speech or both. "
+            "May be repeated.",
+        ),
+    ] = None,
     preset: Preset = "default",
     seed: Seed = None,
     iterations: Iterations = None,
@@ -136,6 +144,7 @@ def compare(
                 calibration_limit=calibration_limit,
                 calibration_channel=heard,
                 seeds=seeds,
+                sources=source or (),
                 timed=time,
                 progress=progress,
             )

@@ -31,7 +31,7 @@ def report(
     quiet: Quiet = False,
     developer: Developer = False,
 ) -> None:
-    """Report how near FILE is to MODEL, on features made from MODEL's statistics: no recording is needed.
+    """Report how near FILE is to MODEL, on features that are made for it: no recording is needed.
 
     Example: zeroq-asr report quartznet.nemo quartznet.int8.onnx
     """
@@ -53,14 +53,31 @@ def report(
             _show(terminal, found, worst)
 
 
+#: what the held-out features are, in words
+_SOURCES = {
+    "synthetic": "features that match what the network stores",
+    "speech": "made speech",
+    "given": "features",
+}
+
+
+def _confidence(found: zq.QualityReport) -> str:
+    if not found.blind:
+        return "high: ranges and held-out features reach as far as other made speech does"
+    missing = [("its ranges", found.ranges_miss), ("the held-out features", found.features_miss)]
+    what, share = max(missing, key=lambda one: one[1])
+    return f"low: half of the values of {what} miss {100 * share:.0f} % or more of what made speech reaches"
+
+
 def _show(terminal: Terminal, found: zq.QualityReport, worst: int) -> None:
-    terminal.title(found.file, "on held-out made features")
+    terminal.title(found.file, f"on held-out {_SOURCES[found.source]}")
     logits = found.values[-1]
     terminal.facts(
         [
             ("frames", f"{100 * found.frames:.2f} % have another best token than the float network's"),
             ("KL", f"{found.divergence:.3g} nats a frame"),
             ("logits", f"{logits.sqnr:.1f} dB over their quantization noise"),
+            ("confidence", _confidence(found)),
         ]
     )
     terminal.text()

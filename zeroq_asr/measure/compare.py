@@ -21,6 +21,8 @@ import numpy.typing as npt
 
 from zeroq_asr.capture.capture import capture
 from zeroq_asr.config import CalibrationSpec, QuantSpec, SynthesisSpec
+from zeroq_asr.config.calibration import BOTH, MATCHED, NOISE, SPEECH
+from zeroq_asr.config.checks import choice
 from zeroq_asr.decoding.greedy import greedy_ctc
 from zeroq_asr.deployment.float_onnx import export_float
 from zeroq_asr.deployment.recognizer import OnnxRecognizer, Recognizer, TorchRecognizer
@@ -37,12 +39,18 @@ from zeroq_asr.progress import Progress, silent
 from zeroq_asr.speech.audio import AudioReader, audio_duration, check_segments
 from zeroq_asr.speech.frontend import Frontend
 from zeroq_asr.speech.manifest import Channel, Utterance, read_manifest
-from zeroq_asr.synthesis.sources import make_features
+from zeroq_asr.synthesis.sources import make_features, source_for
 
 #: how far the seed of held-out synthetic features is from those that calibrate
 HELD_OUT = 1_000_003
 
-FLOAT, DATA_FREE, REAL, NOISE = "float", "data-free", "real data", "noise"
+FLOAT, DATA_FREE, REAL, FROM_NOISE = "float", "data-free", "real data", "noise"
+#: rows without data of other sources than the default's
+_FROM = {
+    MATCHED: f"{DATA_FREE}, matched",
+    SPEECH: f"{DATA_FREE}, made speech",
+    BOTH: f"{DATA_FREE}, both",
+}
 ORT_STATIC, ORT_DYNAMIC = "ORT static, real data", "ORT dynamic"
 
 #: of features that files are timed on, or as many as they accept
@@ -147,6 +155,7 @@ def compare(
     calibration_limit: int | None = None,
     calibration_channel: Channel = None,
     seeds: int = 1,
+    sources: Sequence[str] = (),
     timed: bool = True,
     progress: Progress = silent,
 ) -> Comparison:
@@ -156,14 +165,18 @@ def compare(
     ``calibration_manifest``: real recordings, the first ``calibration_limit`` of which calibrate the
     rows "real data" and "ORT static", heard on
     ``calibration_channel``; without it those are left out.  ``also``: other formats, each with rows
-    without data of its own.  ``seeds``: syntheses, each with a row of its own.  ``timed``: also time each
-    file, which takes seconds.
+    without data of its own.  ``seeds``: syntheses, each with a row of its own.  ``sources``: of the first
+    format also rows whose ranges come from these, "synthetic", "speech" or "both", where the default is
+    another.  ``timed``: also time each file, which takes seconds.
 
-    Raises AudioError for a recording that cannot be read, or is longer than ``spec.max_seconds``.
+    Raises ConfigError for a source that there is not, AudioError for a recording that cannot be read, or is
+    longer than ``spec.max_seconds``.
     """
     spec, synthesis = spec or QuantSpec(), synthesis or SynthesisSpec.preset("default")
     if seeds < 1:
         raise ConfigError("compare", f"seeds must be 1 or more, got {seeds}")
+    for name in sources:
+        choice("compare", "source", name, _FROM)
     check_segments(manifest or ())
     for utterance in manifest or ():
         _check_duration(utterance, spec.max_seconds)
@@ -172,7 +185,8 @@ def compare(
         real = None
         if calibration_manifest is not None:
             real = CalibrationSpec(calibration_manifest, limit=calibration_limit, channel=calibration_channel)
-        listeners, absent = _build(model, folder, real, (spec, *also), syntheses, progress)
+        others = [name for name in dict.fromkeys(sources) if name != source_for(model)]
+        listeners, absent = _build(model, folder, real, (spec, *also), syntheses, others, progress)
         if manifest is None:
             held_out = replace(synthesis, seed=synthesis.seed + HELD_OUT)
             made = make_features(model, held_out, progress=progress)
@@ -225,6 +239,7 @@ def _build(
     real: CalibrationSpec | None,
     specs: Sequence[QuantSpec],
     syntheses: Sequence[SynthesisSpec],
+    sources: Sequence[str],
     progress: Progress,
 ) -> tuple[list[_Listener], dict[str, str]]:
     """Quantize in every way; return the recognisers, float first, and what another tool did not make."""
@@ -245,6 +260,8 @@ def _build(
             synthesis=synthesis,
             calibration=calibration,
             graph=graph if specs[0].allow_float == allowed else None,
+            # a table of sources is there to show what they do
+            check_ranges=False,
             progress=_labelled(progress, label),
         )
 
@@ -267,6 +284,10 @@ def _build(
                 kind = f"{DATA_FREE} {bits_of(spec)}" if place else DATA_FREE
                 rows[place].append(ours(seeded(kind, synthesis), kind, source, spec))
     listeners += [each for place in rows for each in rows[place]]
+    for name, synthesis in itertools.product(sources, syntheses):
+        label = seeded(_FROM[name], synthesis)
+        source = prepared(label, specs[:1], synthesis, CalibrationSpec(name))
+        listeners.append(ours(label, _FROM[name], source, specs[0]))
     if real is not None:
         source = prepared(REAL, specs[:1], syntheses[0], real)
         listeners.append(ours(REAL, REAL, source, specs[0]))
@@ -294,8 +315,8 @@ def _build(
         theirs(ORT_STATIC, lambda: ort_static(ready, recordings))
     theirs(ORT_DYNAMIC, lambda: ort_dynamic(ready))
     listeners[0].file.write_bytes(export_float(graph, source.deployment()).SerializeToString())
-    source = prepared(NOISE, specs[:1], syntheses[0], CalibrationSpec("noise"))
-    listeners.append(ours(NOISE, NOISE, source, specs[0]))
+    source = prepared(FROM_NOISE, specs[:1], syntheses[0], CalibrationSpec(NOISE))
+    listeners.append(ours(FROM_NOISE, FROM_NOISE, source, specs[0]))
     return listeners, absent
 
 
@@ -392,7 +413,11 @@ def _gaps(listeners: list[_Listener], texts: list[str]) -> Iterator[Gap]:
     # several seeds of one kind: their mean, so that utterances stay the unit that is drawn
     means = {kind: np.mean(runs, axis=0) for kind, runs in errors.items()}
     pairs = [(kind, FLOAT) for kind in means if kind != FLOAT]
-    pairs += [(DATA_FREE, kind) for kind in (REAL, ORT_STATIC, ORT_DYNAMIC, NOISE) if kind in means]
+    pairs += [
+        (DATA_FREE, kind)
+        for kind in (*_FROM.values(), REAL, ORT_STATIC, ORT_DYNAMIC, FROM_NOISE)
+        if kind in means
+    ]
     for kind, other in pairs:
         difference = paired_bootstrap(means[kind], means[other], lengths)
         if difference is not None:

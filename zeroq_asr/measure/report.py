@@ -1,7 +1,8 @@
 """How good a quantized file is, for users who have no recording at all.
 
-Everything here is measured on *held-out* made features: synthesized with another seed than those that
-calibrated.  What they say about real speech, and where they do not, is measured in
+Everything here is measured on *held-out* made features: made with another seed than those that calibrated.
+How far that can be trusted is told by a second source: made speech that neither the ranges nor the held-out
+features come from.  What the figures say about real speech, and where they do not, is measured in
 ``benchmarks/prediction.py`` and told in docs/method.md.
 """
 
@@ -15,7 +16,9 @@ from typing import Any
 
 import torch
 
+from zeroq_asr.calibration.calibrate import Observations, observe
 from zeroq_asr.calibration.equalize import depthwise_places, places
+from zeroq_asr.calibration.shortfall import BLIND, Shortfall, median_shortfall
 from zeroq_asr.capture.capture import capture, prepared_graph
 from zeroq_asr.config import SynthesisSpec
 from zeroq_asr.deployment.verify import load_onnx, read_program, verify
@@ -25,7 +28,8 @@ from zeroq_asr.integer.program import Instruction, Program, ValueInfo, is_ctc
 from zeroq_asr.measure.compare import HELD_OUT
 from zeroq_asr.model import AsrModel
 from zeroq_asr.progress import Progress, silent
-from zeroq_asr.synthesis.sources import make_features
+from zeroq_asr.synthesis.made_speech import little_speech
+from zeroq_asr.synthesis.sources import make_features, source_for
 from zeroq_asr.synthesis.synthesize import LayerAccount, SyntheticFeatures
 
 
@@ -59,10 +63,21 @@ class QualityReport:
     frames: float
     #: mean over frames of KL(float || quantized), in nats
     divergence: float
+    #: what the held-out features are made from: "synthetic" or "speech"
+    source: str
+    #: half of the values miss at least this share of what made speech reaches: of the file's ranges, and of
+    #: what the held-out features reach (``zeroq_asr.calibration.shortfall``)
+    ranges_miss: float
+    features_miss: float
+
+    @property
+    def blind(self) -> bool:
+        """Whether ranges or held-out features stay so far within made speech that the figures say little."""
+        return max(self.ranges_miss, self.features_miss) > BLIND
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as JSON values."""
-        return dataclasses.asdict(self)
+        return dataclasses.asdict(self) | {"confidence": "low" if self.blind else "high"}
 
 
 def report(
@@ -77,8 +92,7 @@ def report(
 
     ``held_out``: features to do so on; made as ``synthesis`` says with a seed far from its if not given.
     Raises VerificationError for a file that `quantize` did not write or that does not verify, ConfigError for
-    one that was made of another network, SynthesisError when ``model`` has no
-    statistics to make features from.
+    one that was made of another network.
     """
     program, deployment, own = read_program(load_onnx(path), os.fspath(path))
     # the program is what is measured here: it must be what the file runs
@@ -114,11 +128,31 @@ def report(
         logits, _ = graph.run(x, torch.tensor([int(length)]), observe=real.__setitem__)
         frames.add(logits[0], _integers(program, x, int(length), real, meters)[0])
         progress("report", done, len(made.lengths))
-    order = [i.out for i in program.code]
-    values = [meters[name].quality(name) for name in order if name in meters and meters[name].count]
+    measured = {i.out: meters[i.out] for i in program.code if i.out in meters and meters[i.out].count}
+    heard = observe(graph, little_speech(model, made.spec).utterances())
+    short = _against(heard, {name: (meter.low, meter.high) for name, meter in measured.items()})
+    held_short = _against(heard, {name: (meter.least, meter.most) for name, meter in measured.items()})
     return QualityReport(
-        os.fspath(path), deployment.name, made.account, tuple(values), frames.wrong, frames.divergence
+        os.fspath(path),
+        deployment.name,
+        made.account,
+        tuple(meter.quality(name) for name, meter in measured.items()),
+        frames.wrong,
+        frames.divergence,
+        source_for(model) if held_out is None else "given",
+        short,
+        held_short,
     )
+
+
+def _against(speech: Observations, reached: dict[str, tuple[float, float]]) -> float:
+    """Median share of what made speech reaches that lies outside of what is ``reached``."""
+    found = [
+        Shortfall(name, *ends, other.min, other.max)
+        for name, ends in reached.items()
+        if (other := speech.histograms.get(name.removesuffix(":quantized"))) is not None
+    ]
+    return median_shortfall(tuple(found))
 
 
 @torch.inference_mode()
@@ -131,13 +165,13 @@ def _integers(
 ) -> torch.Tensor:
     """Run the program; every value that has a float counterpart is measured.  Returns its logits."""
 
-    def observe(instruction: Instruction, value: torch.Tensor) -> None:
+    def measure(instruction: Instruction, value: torch.Tensor) -> None:
         # the quantized input stands for the input itself
         wanted = real.get(instruction.out.removesuffix(":quantized"))
         if wanted is not None and instruction.out in meters and wanted.shape == value.shape:
             meters[instruction.out].add(wanted, value)
 
-    return program.run(TorchBackend(), features, torch.tensor([length]), observe=observe)[0]
+    return program.run(TorchBackend(), features, torch.tensor([length]), observe=measure)[0]
 
 
 class _Meter:
@@ -147,7 +181,9 @@ class _Meter:
         self.info = info
         self.low, self.high = (info.scale * (end - info.zero_point) for end in (info.lo, info.hi))
         self.count = self.outside = 0
-        self.signal = self.noise = self.reach = 0.0
+        self.signal = self.noise = 0.0
+        #: smallest and largest float value
+        self.least, self.most = math.inf, -math.inf
 
     def add(self, real: torch.Tensor, integer: torch.Tensor) -> None:
         """Take in a float value and the integers that stand for it, of one shape."""
@@ -155,18 +191,18 @@ class _Meter:
         meant = (integer.double() - self.info.zero_point) * self.info.scale
         half = self.info.scale / 2
         self.count += wanted.numel()
+        self.least, self.most = min(self.least, float(wanted.min())), max(self.most, float(wanted.max()))
         self.outside += int(((wanted < self.low - half) | (wanted > self.high + half)).sum())
         self.signal += float(wanted.square().sum())
         self.noise += float((wanted - meant).square().sum())
-        for end, far in ((self.low, float(wanted.min())), (self.high, float(wanted.max()))):
-            if end:
-                self.reach = max(self.reach, far / end)
 
     def quality(self, name: str) -> ValueQuality:
         """Return what was measured."""
         exact = self.noise == 0 or self.signal == 0
         ratio = math.inf if exact else 10 * math.log10(self.signal / self.noise)
-        return ValueQuality(name, self.low, self.high, self.reach, self.outside / self.count, ratio)
+        ends = ((self.low, self.least), (self.high, self.most))
+        reach = max((far / end for end, far in ends if end), default=0.0)
+        return ValueQuality(name, self.low, self.high, max(reach, 0.0), self.outside / self.count, ratio)
 
 
 class FrameMeter:

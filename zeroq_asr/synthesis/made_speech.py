@@ -19,6 +19,8 @@ from zeroq_asr.synthesis.voice import speak
 
 #: seeds of utterances are so far apart from those of another synthesis
 _APART = 1_000_003
+#: utterances and seconds of each that other features are compared with: so few that it costs little
+_FEW, _SHORT = 4, 4.0
 
 
 def made_speech(
@@ -41,6 +43,12 @@ def made_speech(
     lengths = np.array([length for _, length in made], dtype=np.int64)
     features = np.stack([values[:, : lengths.max()] for values, _ in made]).astype(np.float32)
     return SyntheticFeatures(features, lengths, spec)
+
+
+def little_speech(model: AsrModel, spec: SynthesisSpec) -> SyntheticFeatures:
+    """Return a few short made utterances, other ones than ``spec`` makes, for ranges to be compared with."""
+    few = dataclasses.replace(spec, speakers=_FEW, seconds=_SHORT, seed=spec.seed + 1)
+    return made_speech(model, few)
 
 
 def joined(first: SyntheticFeatures, second: SyntheticFeatures) -> SyntheticFeatures:

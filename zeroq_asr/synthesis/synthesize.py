@@ -76,6 +76,11 @@ class SyntheticFeatures:
     losses: tuple[float, ...] = ()
     account: tuple[LayerAccount, ...] = ()
 
+    def utterances(self, count: int | None = None) -> Iterator[Tensor]:
+        """Give the first ``count``, or all of them, each of its own length: [M, T]."""
+        pairs = zip(self.features[:count], self.lengths[:count], strict=True)
+        return (torch.from_numpy(features[:, :length]) for features, length in pairs)
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write an ``.npz`` of plain arrays and a JSON string; ConfigError if it cannot be written."""
         note = {
