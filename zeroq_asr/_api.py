@@ -39,7 +39,8 @@ from zeroq_asr.pipeline import Prepared, Quantized, build, prepare, quantize
 from zeroq_asr.speech.frontend import Frontend, FrontendConfig
 from zeroq_asr.speech.manifest import Utterance, read_manifest
 from zeroq_asr.speech.tokenizer import Tokenizer
-from zeroq_asr.synthesis.synthesize import LayerAccount, SyntheticFeatures, gaussian_noise, synthesize
+from zeroq_asr.synthesis.features import LayerAccount, SyntheticFeatures
+from zeroq_asr.synthesis.synthesize import gaussian_noise, synthesize
 
 __all__ = [
     "AsrModel",

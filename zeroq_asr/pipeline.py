@@ -42,9 +42,9 @@ from zeroq_asr.progress import Progress, silent
 from zeroq_asr.speech.audio import AudioReader, check_segments
 from zeroq_asr.speech.frontend import Frontend
 from zeroq_asr.speech.manifest import Utterance, read_manifest
+from zeroq_asr.synthesis.features import SyntheticFeatures
 from zeroq_asr.synthesis.made_speech import little_speech
 from zeroq_asr.synthesis.sources import make_features, source_for
-from zeroq_asr.synthesis.synthesize import SyntheticFeatures
 
 #: stages that tell of their steps themselves
 _TOLD = ("source", "features", "calibrate")

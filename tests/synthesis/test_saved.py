@@ -18,7 +18,7 @@ import pytest
 
 from zeroq_asr.config import SynthesisSpec
 from zeroq_asr.errors import CalibrationError
-from zeroq_asr.synthesis.synthesize import LayerAccount, SyntheticFeatures
+from zeroq_asr.synthesis.features import LayerAccount, SyntheticFeatures
 
 LAYER = LayerAccount("a", 2, 3, 1.0, 0.5, 0.25, 1.0)
 MADE = SyntheticFeatures(

@@ -16,9 +16,10 @@ from zeroq_asr.errors import CalibrationError, ConfigError, SynthesisError
 from zeroq_asr.model import AsrModel
 from zeroq_asr.speech.frontend import FrontendConfig
 from zeroq_asr.speech.tokenizer import Tokenizer
+from zeroq_asr.synthesis.features import SyntheticFeatures
 from zeroq_asr.synthesis.objectives import OBJECTIVES, find_objective, objective, within
 from zeroq_asr.synthesis.statistics import BatchNormObserver
-from zeroq_asr.synthesis.synthesize import SyntheticFeatures, gaussian_noise, synthesize
+from zeroq_asr.synthesis.synthesize import gaussian_noise, synthesize
 
 SPEC = SynthesisSpec(batch=2, frames=48, iterations=25, objective="kl", init="normal")
 MELS = 8

@@ -10,7 +10,9 @@ from typing import Any
 from zeroq_asr.config.checks import choice, flag, from_dict, real, text, whole
 
 SCHEDULES = ("constant", "cosine", "plateau")
-INITS = ("normal", "uniform", "smooth", "student", "speech")
+#: the start that is made speech through the network's own frontend
+VOICE = "voice"
+INITS = ("normal", "uniform", "smooth", "student", "speech", VOICE)
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,8 @@ class SynthesisSpec:
     schedule: str = "cosine"
     #: a key of ``zeroq_asr.synthesis.objectives.OBJECTIVES``
     objective: str = "kl_reverse"
-    #: a key of ``zeroq_asr.synthesis.starts.INITIAL``: "normal", "uniform", "smooth", "student" or "speech"
+    #: a key of ``zeroq_asr.synthesis.starts.INITIAL``, "normal", "uniform", "smooth", "student" or "speech",
+    #: or "voice": made speech (``zeroq_asr.synthesis.made_speech``)
     init: str = "smooth"
     #: keep every mel of every utterance at mean 0, variance 1 where the frontend does so too
     standardize: bool = False

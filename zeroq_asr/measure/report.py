@@ -28,9 +28,9 @@ from zeroq_asr.integer.program import Instruction, Program, ValueInfo, is_ctc
 from zeroq_asr.measure.compare import HELD_OUT
 from zeroq_asr.model import AsrModel
 from zeroq_asr.progress import Progress, silent
+from zeroq_asr.synthesis.features import LayerAccount, SyntheticFeatures
 from zeroq_asr.synthesis.made_speech import little_speech
 from zeroq_asr.synthesis.sources import make_features, source_for
-from zeroq_asr.synthesis.synthesize import LayerAccount, SyntheticFeatures
 
 
 @dataclass(frozen=True)

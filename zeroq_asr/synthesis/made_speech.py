@@ -14,7 +14,7 @@ from zeroq_asr.config import SynthesisSpec
 from zeroq_asr.model import AsrModel
 from zeroq_asr.progress import Progress, silent
 from zeroq_asr.speech.frontend import Frontend
-from zeroq_asr.synthesis.synthesize import SyntheticFeatures
+from zeroq_asr.synthesis.features import SyntheticFeatures
 from zeroq_asr.synthesis.voice import speak
 
 #: seeds of utterances are so far apart from those of another synthesis

@@ -6,9 +6,10 @@ from zeroq_asr.config import SynthesisSpec
 from zeroq_asr.config.calibration import AUTO, BOTH, MATCHED, NOISE, SPEECH
 from zeroq_asr.model import AsrModel
 from zeroq_asr.progress import Progress, silent
+from zeroq_asr.synthesis.features import SyntheticFeatures
 from zeroq_asr.synthesis.made_speech import joined, made_speech
 from zeroq_asr.synthesis.statistics import stores_statistics
-from zeroq_asr.synthesis.synthesize import SyntheticFeatures, gaussian_noise, synthesize
+from zeroq_asr.synthesis.synthesize import gaussian_noise, synthesize
 
 
 def make_features(

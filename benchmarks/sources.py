@@ -1,0 +1,123 @@
+"""How near a file comes to its float network by where its ranges come from, on recordings of both conditions.
+
+    python benchmarks/sources.py --checkpoint quartznet15x5.nemo --manifest test-other/manifest.jsonl \
+        --calibration-manifest train-clean-100/manifest.jsonl
+
+Rows are sources of ranges; those that are made have a row a seed and one of the seeds' mean.  Columns: the
+word error rate (%) where there is text, the words and characters (%) that differ from the float network's own
+transcript, and the seconds that quantizing took.  ``--moved`` moves the normalization of the features into
+the first convolution, (x + 9) / 3.5 in place of the frontend's: the same statistics are stored, but the
+features are not normalized.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+import time
+import warnings
+from pathlib import Path
+
+import numpy as np
+import torch
+from ranges import Features, Frames, run
+from torch import nn
+
+import zeroq_asr as zq
+from zeroq_asr.capture.capture import capture
+from zeroq_asr.decoding.greedy import greedy_ctc
+from zeroq_asr.deployment.export import Deployment
+from zeroq_asr.deployment.float_onnx import export_float
+from zeroq_asr.measure.evaluate import count_errors
+from zeroq_asr.speech.audio import AudioReader
+from zeroq_asr.speech.frontend import Frontend
+
+#: name: the fields of what is calibrated on and of what is synthesized
+SOURCES: dict[str, tuple[str, dict[str, object]]] = {
+    "made speech": ("speech", {}),
+    "matched": ("synthetic", {}),
+    "matched from made speech": ("synthetic", {"init": "voice"}),
+    "both": ("both", {}),
+    "both, matched from made speech": ("both", {"init": "voice"}),
+    "noise": ("noise", {}),
+}
+REAL = 16
+
+
+def moved(model: zq.AsrModel) -> zq.AsrModel:
+    """Move (x + 9) / 3.5 into the first convolution of ``model``, whose frontend then normalizes nothing."""
+    first = next(m for m in model.network.modules() if isinstance(m, nn.Conv1d | nn.Conv2d))
+    with torch.no_grad():
+        if first.bias is None:
+            first.bias = nn.Parameter(torch.zeros(first.out_channels))
+        first.bias += 9 / 3.5 * first.weight.flatten(1).sum(1)
+        first.weight /= 3.5
+    return dataclasses.replace(model, frontend=dataclasses.replace(model.frontend, normalize="none"))
+
+
+def texts(model: zq.AsrModel, frames: Frames) -> list[str]:
+    tokenizer = model.tokenizer
+    return [tokenizer.decode(greedy_ctc(f, len(f), tokenizer.blank_id)) for f in frames]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--checkpoint", required=True)
+    parser.add_argument("--loader", help="MODULE:FUNCTION, for a checkpoint that needs one")
+    parser.add_argument("--manifest", required=True, nargs="+")
+    parser.add_argument("--limit", type=int, help="recordings of each manifest")
+    parser.add_argument("--calibration-manifest", help=f"for a row of its first {REAL} recordings")
+    parser.add_argument("--sources", nargs="+", choices=list(SOURCES), default=list(SOURCES))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--bits", default="8")
+    parser.add_argument("--moved", action="store_true", help="move the normalization into the network")
+    arguments = parser.parse_args()
+
+    if arguments.loader:
+        sys.path.insert(0, str(Path(arguments.checkpoint).resolve().parent))
+    model = zq.load_checkpoint(arguments.checkpoint, loader=arguments.loader)
+    model = moved(model) if arguments.moved else model
+    spec = zq.QuantSpec.parse_bits(arguments.bits)
+    utterances = [u for path in arguments.manifest for u in zq.read_manifest(path)[: arguments.limit]]
+    frontend = Frontend(model.frontend)
+    with AudioReader(model.frontend.sample_rate) as read:
+        features: Features = [frontend.batch([read(u)]) for u in utterances]
+    graph = capture(model.network, model.example_input(), model.name)
+    around = Deployment(model.name, model.frontend, model.tokenizer, 60.0, model.subsampling_factor)
+    truth = texts(model, run(export_float(graph, around).SerializeToString(), features))
+    spoken = None if any(u.text is None for u in utterances) else [u.text or "" for u in utterances]
+
+    def row(label: str, found: list[str], seconds: float = 0.0) -> list[float]:
+        rate = 100 * (count_errors(spoken, found)[0].rate or 0) if spoken else float("nan")
+        words, characters = (100 * (counts.rate or 0) for counts in count_errors(truth, found))
+        return show(label, [rate, words, characters, seconds])
+
+    def show(label: str, values: list[float]) -> list[float]:
+        print(f"{label:40} " + " ".join(f"{v:7.2f}" for v in values[:3]) + f" {values[3]:6.0f}", flush=True)
+        return values
+
+    def made(source: str, fields: dict[str, object], seed: int) -> tuple[list[str], float]:
+        start = time.perf_counter()
+        limit = REAL if source not in {kind for kind, _ in SOURCES.values()} else None
+        result = zq.quantize(
+            model,
+            spec=spec,
+            synthesis=zq.SynthesisSpec(seed=seed, **fields),  # type: ignore[arg-type]  # any field of it
+            calibration=zq.CalibrationSpec(source, limit=limit),
+        )
+        seconds = time.perf_counter() - start
+        return texts(model, run(result.exported.to_bytes(), features)), seconds
+
+    print(f"{'':40} {'WER':>7} {'words':>7} {'chars':>7} {'s':>6}", flush=True)
+    row("float", truth)
+    if arguments.calibration_manifest:
+        row(f"{REAL} recordings", *made(arguments.calibration_manifest, {}, 0))
+    for name in arguments.sources:
+        rows = [row(f"{name}, seed {seed}", *made(*SOURCES[name], seed)) for seed in arguments.seeds]
+        show(name, list(np.mean(rows, axis=0)))
+
+
+if __name__ == "__main__":
+    warnings.simplefilter("ignore")
+    main()
