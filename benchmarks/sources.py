@@ -53,7 +53,7 @@ def moved(model: zq.AsrModel) -> zq.AsrModel:
             first.bias = nn.Parameter(torch.zeros(first.out_channels))
         first.bias += 9 / 3.5 * first.weight.flatten(1).sum(1)
         first.weight /= 3.5
-    return dataclasses.replace(model, frontend=dataclasses.replace(model.frontend, normalize="none"))
+    return dataclasses.replace(model, frontend=dataclasses.replace(model.frontend, normalize=None))
 
 
 def texts(model: zq.AsrModel, frames: Frames) -> list[str]:

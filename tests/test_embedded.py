@@ -13,6 +13,7 @@ def test_what_ships_is_small_enough() -> None:
     files = zq.embedded_files()
     assert files.model.stat().st_size <= 4_000_000
     assert files.conformer.stat().st_size <= 4_000_000
+    assert sum(file.stat().st_size for file in files.hubert.iterdir()) <= 4_000_000
     clips = list((files.folder / "clips").iterdir())
     assert sum(clip.stat().st_size for clip in clips) <= 3_000_000
     model = zq.embedded_model()
@@ -53,9 +54,26 @@ def test_attention_keeps_its_words_without_data(tmp_path: Path) -> None:
     assert found.words.rate <= exact.words.rate + 0.02
 
 
+def test_waveforms_keep_their_words_without_data_or_statistics(tmp_path: Path) -> None:
+    files = zq.embedded_files()
+    model = zq.load_checkpoint(files.hubert)
+    test = zq.read_manifest(files.test)
+    exact = zq.evaluate(zq.TorchRecognizer(model), test)
+    assert exact.words.rate is not None
+    assert exact.words.rate <= 0.30
+    made = zq.quantize(model, tmp_path / "hubert.onnx")
+    assert made.deployment.recipe["calibration"]["source"] == "speech"
+    zq.verify(tmp_path / "hubert.onnx")
+    found = zq.evaluate(zq.OnnxRecognizer(tmp_path / "hubert.onnx"), test)
+    assert found.words.rate is not None
+    # one point is three words here
+    assert found.words.rate <= exact.words.rate + 0.02
+
+
 def test_a_copy_has_all_files(tmp_path: Path) -> None:
     files = zq.copy_embedded(tmp_path / "a" / "demo")
     assert zq.load_checkpoint(files.model).name == "demo"
+    assert zq.load_checkpoint(files.hubert).frontend.is_waveform
     assert len(zq.read_manifest(files.test)) == 60
     assert all(Path(u.audio_path).is_file() for u in zq.read_manifest(files.calibration))
     # once more over the old one

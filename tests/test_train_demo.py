@@ -227,10 +227,13 @@ def test_clips_are_the_first_of_the_held_out_ones(
         (work / "held-out" / str(row["audio_filepath"])).write_bytes(b"a clip")
     for kind in MODELS:
         (work / f"{kind}.pt").write_text(kind)
+    (work / "demo-hubert").mkdir()
+    (work / "demo-hubert" / "config.json").write_text("hubert")
     monkeypatch.setattr(sys, "argv", ["clips.py", "--work", str(work), "--output", str(output)])
     demo.clips.main()
     assert (output / "model.pt").read_text() == "quartznet"
     assert (output / "conformer.pt").read_text() == "conformer"
+    assert (output / "hubert" / "config.json").read_text() == "hubert"
     test, calibration = (zq.read_manifest(output / f"{name}.jsonl") for name in ("test", "calibration"))
     assert len(test) == 60
     assert [u.text for u in (*test, *calibration)] == [f"text {n}" for n in range(72)]

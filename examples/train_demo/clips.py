@@ -13,7 +13,7 @@ import json
 import shutil
 from pathlib import Path
 
-from zeroq_asr.embedded import CALIBRATION, CLIPS, CONFORMER, MODEL, TEST
+from zeroq_asr.embedded import CALIBRATION, CLIPS, CONFORMER, HUBERT, MODEL, TEST
 
 TESTED, CALIBRATED = 60, 12
 #: what is trained, and the name that it ships under
@@ -33,6 +33,8 @@ def main() -> None:
     (options.output / CLIPS).mkdir(parents=True)
     for kind, name in CHECKPOINTS.items():
         shutil.copyfile(options.work / f"{kind}.pt", options.output / name)
+    # a folder of transformers' files
+    shutil.copytree(options.work / "demo-hubert", options.output / HUBERT, dirs_exist_ok=True)
     for name, chosen in ((TEST, rows[:TESTED]), (CALIBRATION, rows[TESTED : TESTED + CALIBRATED])):
         lines = []
         for row in chosen:

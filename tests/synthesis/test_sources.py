@@ -42,6 +42,18 @@ def test_statistics_are_matched_where_they_are_stored(small_model: Any) -> None:
         assert source_for(without_statistics(small_model), source) == source
 
 
+@pytest.mark.parametrize("normalize", ["per_feature", None])
+def test_matching_may_start_from_made_speech(small_model: Any, normalize: str | None) -> None:
+    model = with_frontend(small_model, normalize)
+    start = dataclasses.replace(FEW, init="voice", iterations=0)
+    made = made_speech(model, dataclasses.replace(FEW, seconds=FEW.frames / model.frontend.frames_per_second))
+    found = synthesize(model, start)
+    np.testing.assert_array_equal(found.features, made.features[:, :, : found.features.shape[2]])
+    assert abs(found.features.shape[2] - FEW.frames) <= 1
+    moved = synthesize(model, dataclasses.replace(start, iterations=5))
+    assert min(moved.losses) < found.losses[0]
+
+
 def test_both_are_the_utterances_of_both(small_model: Any) -> None:
     matched, speech = synthesize(small_model, FEW), made_speech(small_model, FEW)
     both = make_features(small_model, FEW, "both")

@@ -1,6 +1,6 @@
 """The recognisers and the clips that come with the package.
 
-A QuartzNet and a Conformer of 1.5 million parameters each that spell English, trained by
+A QuartzNet and a Conformer of 1.5 million parameters each and a HuBERT of 1.8 that spell English, trained by
 ``examples/train_demo`` on speech that espeak-ng made from public-domain books, and clips of sentences and
 voices that they never heard: enough to try everything, no recognisers for real use.
 
@@ -26,6 +26,8 @@ _HERE = Path(__file__).parent
 MODEL, TEST, CALIBRATION, CLIPS = "model.pt", "test.jsonl", "calibration.jsonl", "clips"
 #: the checkpoint with attention
 CONFORMER = "conformer.pt"
+#: the folder of transformers' files whose network takes waveforms and stores no statistics
+HUBERT = "hubert"
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,11 @@ class DemoFiles:
         return self.folder / CONFORMER
 
     @property
+    def hubert(self) -> Path:
+        """The folder of the HuBERT, as transformers saves it."""
+        return self.folder / HUBERT
+
+    @property
     def test(self) -> Path:
         """The manifest of the clips with text."""
         return self.folder / TEST
@@ -61,7 +68,7 @@ def embedded_files() -> DemoFiles:
 
 
 def embedded_model() -> AsrModel:
-    """Load the QuartzNet that comes with the package; the Conformer is ``embedded_files().conformer``."""
+    """Load the QuartzNet that comes with the package; ``embedded_files()`` tells of the others."""
     return load_checkpoint(embedded_files().model)
 
 
@@ -76,7 +83,8 @@ def copy_embedded(folder: str | os.PathLike[str], *, replace: bool = False) -> D
     if lost and not replace:
         raise ConfigError(lost[0], "is there already, and another file", "choose another folder")
     try:
-        (target / CLIPS).mkdir(parents=True, exist_ok=True)
+        for name in (CLIPS, HUBERT):
+            (target / name).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         problem = f"cannot be made ({error.strerror or error})"
         raise ConfigError(target, problem, "choose another folder") from None
@@ -96,8 +104,8 @@ def other_files(folder: Path) -> list[Path]:
 
 
 def _names() -> list[str]:
-    clips = (f"{CLIPS}/{clip.name}" for clip in sorted((_HERE / CLIPS).iterdir()))
-    return [MODEL, CONFORMER, TEST, CALIBRATION, *clips]
+    inside = (f"{name}/{file.name}" for name in (HUBERT, CLIPS) for file in sorted((_HERE / name).iterdir()))
+    return [MODEL, CONFORMER, TEST, CALIBRATION, *inside]
 
 
 def _equal(ours: Path, theirs: Path) -> bool:
