@@ -21,7 +21,7 @@ FOLDERS = sorted(path.parent for path in PACKAGE.rglob("__init__.py") if path.pa
 #: from the lowest up: a part imports itself and what stands before it.  Those of one line know nothing of
 #: each other
 LAYERS = (
-    ("_version", "lines", "progress"),
+    ("_version", "lines", "progress", "threads"),
     ("errors",),
     ("files",),
     ("config", "registry"),

@@ -45,6 +45,7 @@ from zeroq_asr.speech.manifest import Utterance, read_manifest
 from zeroq_asr.synthesis.features import SyntheticFeatures
 from zeroq_asr.synthesis.made_speech import little_speech
 from zeroq_asr.synthesis.sources import make_features, source_for
+from zeroq_asr.threads import one_thread
 
 #: stages that tell of their steps themselves
 _TOLD = ("source", "features", "calibrate")
@@ -166,6 +167,7 @@ class Quantized:
         }
 
 
+@one_thread()
 def prepare(
     source: str | os.PathLike[str] | AsrModel,
     *,
@@ -259,6 +261,7 @@ def _compared_with_speech(
     return values
 
 
+@one_thread()
 def build(prepared: Prepared, spec_or_plan: QuantSpec | Plan | None = None) -> Program:
     """Lower a prepared network to an integer program of a format, by default that which it was prepared for.
 

@@ -9,6 +9,7 @@ What is kept of a value is a histogram of fixed size and a sum a channel: memory
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -23,9 +24,12 @@ from zeroq_asr.graph.float_graph import FloatGraph, FloatNode
 from zeroq_asr.graph.linear import is_linear
 from zeroq_asr.progress import Progress, silent
 from zeroq_asr.registry import traits_of
+from zeroq_asr.threads import one_thread, side_by_side
 
 #: smallest and largest real value
 Range = tuple[float, float]
+#: observers that hear utterances in turn, at most so many at a time; one with covariances, which are large
+_BESIDE = 4
 #: features [M, T] of one utterance, or all that a graph takes for it, inputs, then states
 Utterance = Tensor | tuple[Tensor, ...]
 
@@ -78,6 +82,19 @@ class Histogram:
         # float64: float32 counts stop at 2^24, and it rounds small values into the wrong cell
         counts = torch.histc(values.double(), bins=bins, min=-self.limit, max=self.limit)
         self.counts += counts.numpy().astype(np.int64)
+
+    def merge(self, other: Histogram) -> None:
+        """Take in all that another histogram of as many cells has seen."""
+        self.min, self.max = min(self.min, other.min), max(self.max, other.max)
+        if self.extremes_alone or other.limit == 0.0:
+            return
+        # both limits are powers of two
+        self.limit = self.limit or other.limit
+        while self.limit < other.limit:
+            self._double()
+        while other.limit < self.limit:
+            other._double()
+        self.counts += other.counts
 
     def _double(self) -> None:
         bins = len(self.counts)
@@ -154,6 +171,11 @@ class ChannelMean:
         flat = values.flatten(2)
         self._sum = self._sum + flat.double().sum(dim=(0, 2)).numpy()
         self._frames += flat.shape[0] * flat.shape[2]
+
+    def merge(self, other: ChannelMean) -> None:
+        """Take in all that another mean has seen."""
+        self._sum = self._sum + other._sum
+        self._frames += other._frames
 
     @property
     def mean(self) -> np.ndarray:
@@ -280,35 +302,64 @@ def observe(
     ``covariances``: keep those of what convolutions read, for rounding by feedback.  Raises
     CalibrationError when there is no feature or one is not finite.
     """
-    seen: dict[str, Histogram] = {}
-    means = {n.ins[0]: ChannelMean() for n in graph.nodes if traits_of(n).holds_weight}
-    watched: dict[str, list[tuple[str, Covariance]]] = {}
-    for node in graph.nodes if covariances else ():
-        if is_linear(node) and node.attrs["weight"][0].numel() <= MAX_INPUTS:
-            watched.setdefault(node.ins[0], []).append((node.out, Covariance(node)))
-    count = 0
-
-    def note(name: str, value: Tensor) -> None:
-        if value.is_floating_point():
-            if name not in seen:
-                seen[name] = Histogram(bins, name, extremes_alone=not histograms)
-            seen[name].add(value)
-            if name in means:
-                means[name].add(value)
-            for _, covariance in watched.get(name, ()):
-                covariance.add(value)
-
+    # utterance k goes to observer k mod n, on however many threads: sums are rounded in one order
+    observers = [
+        _Observer(graph, bins, histograms, covariances) for _ in range(1 if covariances else _BESIDE)
+    ]
+    stream, count = iter(features), 0
     progress("calibrate", 0, total)
-    for count, utterance in enumerate(features, start=1):
-        operands = given(utterance)
-        if not all(torch.isfinite(operand).all() for operand in operands):
-            raise CalibrationError(f"utterance {count}", "its features contain NaN or infinity")
-        graph.run(*operands, observe=note)
-        progress("calibrate", count, max(total, count))
+    with one_thread():
+        while batch := [*itertools.islice(stream, len(observers))]:
+            operands = [given(utterance) for utterance in batch]
+            for number, tensors in enumerate(operands, start=count + 1):
+                if not all(torch.isfinite(tensor).all() for tensor in tensors):
+                    raise CalibrationError(f"utterance {number}", "its features contain NaN or infinity")
+            side_by_side(lambda pair: pair[0].hear(pair[1]), [*zip(observers, operands, strict=False)])
+            for _ in batch:
+                count += 1
+                progress("calibrate", count, max(total, count))
     if count == 0:
         raise CalibrationError("calibration", "there are no features to calibrate on")
-    kept = {name: covariance for pairs in watched.values() for name, covariance in pairs}
-    return Observations(graph, seen, means, kept, count)
+    first = observers[0]
+    for other in observers[1:]:
+        first.merge(other)
+    return Observations(graph, first.seen, first.means, first.covariances, count)
+
+
+class _Observer:
+    """What is kept of the utterances that one of several hears."""
+
+    def __init__(self, graph: FloatGraph, bins: int, histograms: bool, covariances: bool) -> None:
+        self.graph, self.bins, self.histograms = graph, bins, histograms
+        self.seen: dict[str, Histogram] = {}
+        self.means = {n.ins[0]: ChannelMean() for n in graph.nodes if traits_of(n).holds_weight}
+        self.covariances: dict[str, Covariance] = {}
+        self.readers: dict[str, list[Covariance]] = {}
+        for node in graph.nodes if covariances else ():
+            if is_linear(node) and node.attrs["weight"][0].numel() <= MAX_INPUTS:
+                self.covariances[node.out] = Covariance(node)
+                self.readers.setdefault(node.ins[0], []).append(self.covariances[node.out])
+
+    def hear(self, operands: tuple[Tensor, ...]) -> None:
+        """Run the graph on one utterance."""
+        self.graph.run(*operands, observe=self._note)
+
+    def _note(self, name: str, value: Tensor) -> None:
+        if value.is_floating_point():
+            if name not in self.seen:
+                self.seen[name] = Histogram(self.bins, name, extremes_alone=not self.histograms)
+            self.seen[name].add(value)
+            if name in self.means:
+                self.means[name].add(value)
+            for covariance in self.readers.get(name, ()):
+                covariance.add(value)
+
+    def merge(self, other: _Observer) -> None:
+        """Take in what another one heard, but for covariances."""
+        for name, histogram in other.seen.items():
+            self.seen[name].merge(histogram)
+        for name, mean in other.means.items():
+            self.means[name].merge(mean)
 
 
 def calibrate(

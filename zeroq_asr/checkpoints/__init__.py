@@ -5,7 +5,7 @@ is the user's own ``loader``.  A folder, or OWNER/NAME, is a Hugging Face model,
 archive.
 
 Imported by: embedded, deployment, pipeline.
-Imports: errors, files, lines, config, speech, architectures, model.
+Imports: errors, files, lines, threads, config, speech, architectures, model.
 Never imports: lowering, operators, embedded, synthesis, calibration, deployment, pipeline, measure, cli.
 """
 
@@ -22,6 +22,7 @@ from zeroq_asr.checkpoints.torchfile import load_torch_file, save_checkpoint
 from zeroq_asr.errors import CheckpointError
 from zeroq_asr.files import open_file
 from zeroq_asr.model import AsrModel
+from zeroq_asr.threads import one_thread
 
 __all__ = ["is_huggingface", "kind_of", "load_checkpoint", "save_checkpoint"]
 
@@ -35,6 +36,7 @@ _ONNX_REMEDY = (
 _TAR_MAGIC_AT, _TAR_MAGIC = 257, b"ustar"
 
 
+@one_thread()
 def load_checkpoint(
     path: str | os.PathLike[str],
     *,

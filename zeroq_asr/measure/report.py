@@ -31,6 +31,7 @@ from zeroq_asr.progress import Progress, silent
 from zeroq_asr.synthesis.features import LayerAccount, SyntheticFeatures
 from zeroq_asr.synthesis.made_speech import little_speech
 from zeroq_asr.synthesis.sources import make_features, source_for
+from zeroq_asr.threads import one_thread
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,7 @@ class QualityReport:
         return dataclasses.asdict(self) | {"confidence": "low" if self.blind else "high"}
 
 
+@one_thread()
 def report(
     model: AsrModel,
     path: str | os.PathLike[str],

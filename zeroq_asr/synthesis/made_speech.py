@@ -16,6 +16,7 @@ from zeroq_asr.progress import Progress, silent
 from zeroq_asr.speech.frontend import Frontend
 from zeroq_asr.synthesis.features import SyntheticFeatures
 from zeroq_asr.synthesis.voice import speak
+from zeroq_asr.threads import one_thread
 
 #: seeds of utterances are so far apart from those of another synthesis
 _APART = 1_000_003
@@ -23,6 +24,7 @@ _APART = 1_000_003
 _FEW, _SHORT = 4, 4.0
 
 
+@one_thread()
 def made_speech(
     model: AsrModel, spec: SynthesisSpec | None = None, progress: Progress = silent
 ) -> SyntheticFeatures:

@@ -35,19 +35,21 @@ from zeroq_asr.synthesis.objectives import Objective, find_objective, kl, within
 from zeroq_asr.synthesis.speech_priors import SpeechLike
 from zeroq_asr.synthesis.starts import INITIAL, waveforms
 from zeroq_asr.synthesis.statistics import BatchNormObserver, Site
+from zeroq_asr.threads import one_thread
 
 #: what a frame of a specification is for networks that read waveforms
 _FRAME_SECONDS = 0.01
 _REMEDY = "calibrate from audio (a manifest), from saved features, or from noise"
 
 
+@one_thread()
 def synthesize(
     model: AsrModel, spec: SynthesisSpec | None = None, progress: Progress = silent
 ) -> SyntheticFeatures:
     """Return features whose statistics inside ``model.network`` match the stored ones.
 
-    The result is the best iterate, not the last.  The same seed gives the same bits on the same
-    machine and number of threads.  The network, its parameters and its buffers stay untouched.
+    The result is the best iterate, not the last.  The same seed gives the same bits on the same kind of
+    machine, whatever its number of threads.  The network, its parameters and its buffers stay untouched.
 
     A network without stored statistics has nothing to match unless ``norm_prior`` or a term of
     ``synthesis.speech_priors`` is asked for: the result is what synthesis starts from, and its account is

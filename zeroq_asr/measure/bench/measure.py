@@ -6,14 +6,13 @@ lose by it every time.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import random
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from zeroq_asr.errors import CheckpointError
 from zeroq_asr.files import temporary_folder
 from zeroq_asr.measure.bench.contenders import Contender, Features, Run
 from zeroq_asr.progress import Progress
+from zeroq_asr.threads import torch_threads
 
 WARM_UP = 2
 #: a program of its own, which imports no more than it measures
@@ -119,19 +119,9 @@ def clock(
     stage: str,
 ) -> tuple[dict[str, list[float]], dict[str, str]]:
     """Run the contenders in turn; return label → seconds of each round, and label → why it does not run."""
-    with _torch_threads(threads):
+    with torch_threads(threads):
         runs, reasons = _opened(contenders, threads, features)
         return _times(runs, rounds, progress, stage), reasons
-
-
-@contextlib.contextmanager
-def _torch_threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _opened(

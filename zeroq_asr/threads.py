@@ -1,0 +1,58 @@
+"""How many threads compute: results must not hang on it.
+
+Sums that PyTorch parts among threads are rounded differently by each number of them.  So whatever decides
+about a file is computed with one thread an operation, and what is independent, an utterance, runs beside
+others: the same numbers on any machine of a kind.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import ContextVar
+from typing import TypeVar
+
+import torch
+
+Item = TypeVar("Item")
+#: threads that the caller of the outermost ``one_thread`` had
+_GIVEN: ContextVar[int | None] = ContextVar("given", default=None)
+
+
+@contextlib.contextmanager
+def torch_threads(count: int) -> Iterator[None]:
+    """Let PyTorch's operators use ``count`` threads, then as many as before."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Compute every operator of PyTorch by one thread: the same bits whatever the number was before."""
+    given = _GIVEN.set(available())
+    try:
+        with torch_threads(1):
+            yield
+    finally:
+        _GIVEN.reset(given)
+
+
+def available() -> int:
+    """Return how many threads there are for what is independent."""
+    return _GIVEN.get() or torch.get_num_threads()
+
+
+def side_by_side(work: Callable[[Item], None], items: list[Item]) -> None:
+    """Call ``work`` for every item, as many at a time as threads are available; the first error is raised."""
+    if available() == 1 or len(items) == 1:
+        for item in items:
+            work(item)
+        return
+    with ThreadPoolExecutor(min(available(), len(items))) as pool:
+        for future in [pool.submit(work, item) for item in items]:
+            future.result()
