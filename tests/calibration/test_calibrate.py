@@ -336,6 +336,25 @@ def test_features_may_be_a_generator_and_are_read_once() -> None:
     assert read == 4
 
 
+@settings(deadline=None, max_examples=40)
+@given(st.lists(st.floats(-1e6, 1e6, width=32), min_size=1, max_size=30), st.integers(0, 30), st.booleans())
+def test_parts_that_are_merged_are_the_whole(values: list[float], cut: int, extremes_alone: bool) -> None:
+    whole, first, second = (Histogram(16, extremes_alone=extremes_alone) for _ in range(3))
+    whole.add(torch.tensor(values))
+    first.add(torch.tensor(values[:cut]))
+    second.add(torch.tensor(values[cut:]))
+    first.merge(second)
+    assert (first.min, first.max) == (whole.min, whole.max)
+    if not extremes_alone:
+        assert first.total == whole.total
+        # cells may be wider where a part began with larger values: both are exact at the coarser width
+        while whole.limit < first.limit:
+            whole._double()
+        while first.limit < whole.limit:
+            first._double()
+        assert first.counts.tolist() == whole.counts.tolist()
+
+
 def test_progress_counts_utterances() -> None:
     seen: list[tuple[str, int, int]] = []
     calibrate(graph(), utterances(), SPEC, total=4, progress=lambda *a: seen.append(a))
