@@ -8,6 +8,7 @@ others: the same numbers on any machine of a kind.
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
@@ -47,12 +48,24 @@ def available() -> int:
     return _GIVEN.get() or torch.get_num_threads()
 
 
-def side_by_side(work: Callable[[Item], None], items: list[Item]) -> None:
-    """Call ``work`` for every item, as many at a time as threads are available; the first error is raised."""
+def side_by_side(
+    work: Callable[[Item], None], items: list[Item], stopping: threading.Event | None = None
+) -> None:
+    """Call ``work`` for every item, as many at a time as threads are available; the first error is raised.
+
+    ``stopping`` is set when one fails, or the user interrupts, for the others to look at.
+    """
     if available() == 1 or len(items) == 1:
         for item in items:
             work(item)
         return
-    with ThreadPoolExecutor(min(available(), len(items))) as pool:
+    pool = ThreadPoolExecutor(min(available(), len(items)))
+    try:
         for future in [pool.submit(work, item) for item in items]:
             future.result()
+    except BaseException:
+        if stopping is not None:
+            stopping.set()
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)

@@ -90,7 +90,7 @@ class BatchNormObserver(TorchFunctionMode):
     @property
     def moments(self) -> dict[str, tuple[Tensor, Tensor]]:
         """Mean and variance by site; a normalization called more than once pools its calls."""
-        return {name: _pool(parts) for name, parts in self._parts.items()}
+        return {name: pool(parts) for name, parts in self._parts.items()}
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Iterable[type], args: Any = (), kwargs: Any = None
@@ -153,7 +153,8 @@ def _site(name: str, mean: Tensor, var: Tensor, eps: float) -> Site:
     return Site(name, mean[live], var[live] + eps, live, eps)
 
 
-def _pool(parts: list[tuple[Tensor, Tensor, int]]) -> tuple[Tensor, Tensor]:
+def pool(parts: list[tuple[Tensor, Tensor, int]]) -> tuple[Tensor, Tensor]:
+    """Return the mean and the variance of all samples, from those of parts and their counts."""
     if len(parts) == 1:
         return parts[0][0], parts[0][1]
     total = sum(count for _, _, count in parts)

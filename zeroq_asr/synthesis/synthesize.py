@@ -18,8 +18,10 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
+import threading
 from collections.abc import Callable, Iterator
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -34,11 +36,14 @@ from zeroq_asr.synthesis.made_speech import made_speech
 from zeroq_asr.synthesis.objectives import Objective, find_objective, kl, within
 from zeroq_asr.synthesis.speech_priors import SpeechLike
 from zeroq_asr.synthesis.starts import INITIAL, waveforms
-from zeroq_asr.synthesis.statistics import BatchNormObserver, Site
-from zeroq_asr.threads import one_thread
+from zeroq_asr.synthesis.statistics import BatchNormObserver, Site, pool
+from zeroq_asr.threads import one_thread, side_by_side
 
 #: what a frame of a specification is for networks that read waveforms
 _FRAME_SECONDS = 0.01
+#: groups of utterances that are matched each on its own, so that two threads have work: more of them would
+#: have statistics of too few frames
+_GROUPS = 2
 _REMEDY = "calibrate from audio (a manifest), from saved features, or from noise"
 
 
@@ -62,55 +67,116 @@ def synthesize(
     compare = find_objective(spec.objective)
     if model.network.training:
         raise SynthesisError(model.name, "the network is in training mode", "call network.eval() first")
-    variable = _initial(model, spec).requires_grad_()
-    shape = _shaper(model, spec)
-    lengths = torch.full((spec.batch,), variable.shape[2], dtype=torch.int64)
-    observer = BatchNormObserver(model.network, samples=spec.emphasis > 0, norms=spec.norm_prior > 0)
-    speech = SpeechLike(model.name, spec)
-    optimizer = torch.optim.Adam([variable], lr=spec.learning_rate)
-    step_schedule = _schedule(optimizer, spec)
-
-    losses: list[float] = []
-    best = _Best()
+    start = _initial(model, spec)
+    parts = start.tensor_split(_GROUPS if spec.batch >= 2 * _GROUPS else 1)
+    stopping = threading.Event()
+    groups = [
+        _Group(model, compare, part, spec, stopping, silent if k else progress)
+        for k, part in enumerate(parts)
+    ]
     progress("synthesize", 0, spec.iterations)
-    with _frozen(model), FastConv(model.network):
-        for step in range(spec.iterations + 1):
-            features = shape(variable)
-            observer.clear()
-            with observer, speech, torch.set_grad_enabled(step < spec.iterations):
-                logits = model.network(features, lengths)[0]
-            with torch.set_grad_enabled(step < spec.iterations):
-                moments = {**observer.moments, **observer.priors}
-                loss = _total(compare, observer, spec, speech.terms(logits))
-            if spec.norm_prior and spec.iterations and not moments:
-                raise SynthesisError(
-                    model.name, "the network has no normalization whose statistics could be matched", _REMEDY
-                )
-            if loss is None:  # nothing to match
-                best.features = features.detach().clone()
-                break
-            value = float(loss.detach())
-            if not math.isfinite(value):
-                raise SynthesisError(
-                    model.name, f"the objective became {value} at step {step}", "lower the learning rate"
-                )
-            losses.append(value)
-            best.offer(step, value, features, moments, spec.min_improvement)
-            if step:
-                progress("synthesize", step, spec.iterations, f"loss {value:.4g}")
-            if step == spec.iterations or (spec.patience and step - best.improved >= spec.patience):
-                break
-            (variable.grad,) = torch.autograd.grad(loss, variable)
-            optimizer.step()
-            step_schedule(value)
-    if losses and len(losses) <= spec.iterations:
-        progress("synthesize", spec.iterations, spec.iterations, "stopped early")
-    account = tuple(
-        _account(site, best.first[name], best.moments[name])
-        for name, site in observer.sites.items()
-        if name in best.moments
+    with _frozen(model):
+        side_by_side(_Group.match, groups, stopping)
+    return SyntheticFeatures(
+        torch.cat([group.best.features for group in groups]).numpy(),
+        np.full(spec.batch, start.shape[2], dtype=np.int64),
+        spec,
+        _mean_losses([group.losses for group in groups]),
+        _accounts(groups),
     )
-    return SyntheticFeatures(best.features.numpy(), lengths.numpy(), spec, tuple(losses), account)
+
+
+class _Group:
+    """Utterances that are matched together: a forward pass, an objective and a step of Adam of their own.
+
+    The modes that watch the network are those of a thread, so that groups share it.
+    """
+
+    def __init__(
+        self,
+        model: AsrModel,
+        compare: Objective,
+        start: Tensor,
+        spec: SynthesisSpec,
+        stopping: threading.Event,
+        progress: Progress,
+    ) -> None:
+        self.model, self.compare, self.spec = model, compare, spec
+        self.stopping, self.progress = stopping, progress
+        self.variable = start.detach().clone().requires_grad_()
+        self.observer = BatchNormObserver(model.network, samples=spec.emphasis > 0, norms=spec.norm_prior > 0)
+        self.speech = SpeechLike(model.name, spec)
+        self.losses: list[float] = []
+        self.best = _Best()
+
+    def match(self) -> None:
+        """Move the features until the steps are done, or nothing improves, or all are to stop."""
+        spec = self.spec
+        shape, steps = _shaper(self.model, spec), spec.iterations
+        optimizer = torch.optim.Adam([self.variable], lr=spec.learning_rate)
+        step_schedule = _schedule(optimizer, spec)
+        with FastConv(self.model.network):
+            for step in range(steps + 1):
+                loss = self._forward(shape(self.variable), step)
+                if loss is None or self.stopping.is_set():
+                    break
+                if step:
+                    self.progress("synthesize", step, steps, f"loss {self.losses[-1]:.4g}")
+                if step == steps or (spec.patience and step - self.best.improved >= spec.patience):
+                    break
+                (self.variable.grad,) = torch.autograd.grad(loss, self.variable)
+                optimizer.step()
+                step_schedule(self.losses[-1])
+        if self.losses and len(self.losses) <= steps:
+            self.progress("synthesize", steps, steps, "stopped early")
+
+    def _forward(self, features: Tensor, step: int) -> Tensor | None:
+        """Return the loss at a step, and remember it where it is the best; None where nothing is to match."""
+        spec, observer = self.spec, self.observer
+        lengths = torch.full((len(features),), features.shape[2], dtype=torch.int64)
+        observer.clear()
+        with torch.set_grad_enabled(step < spec.iterations):
+            with observer, self.speech:
+                logits = self.model.network(features, lengths)[0]
+            moments = {**observer.moments, **observer.priors}
+            loss = _total(self.compare, observer, spec, self.speech.terms(logits))
+        if spec.norm_prior and spec.iterations and not moments:
+            raise SynthesisError(
+                self.model.name, "the network has no normalization whose statistics could be matched", _REMEDY
+            )
+        if loss is None:
+            self.best.features = features.detach().clone()
+            return None
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            raise SynthesisError(
+                self.model.name, f"the objective became {value} at step {step}", "lower the learning rate"
+            )
+        self.losses.append(value)
+        self.best.offer(step, value, features, moments, spec.min_improvement)
+        return loss
+
+
+def _mean_losses(groups: list[list[float]]) -> tuple[float, ...]:
+    """Return the mean over groups after each step; one that stopped early stays where it was."""
+    steps = max(len(losses) for losses in groups)
+    return tuple(
+        sum(losses[min(k, len(losses) - 1)] for losses in groups) / len(groups) for k in range(steps)
+    )
+
+
+def _accounts(groups: list[_Group]) -> tuple[LayerAccount, ...]:
+    """Return the account of every site, of the utterances of all groups together."""
+
+    def pooled(all_moments: list[dict[str, tuple[Tensor, Tensor]]], name: str) -> tuple[Tensor, Tensor]:
+        return pool([(*moments[name], 1) for moments in all_moments])
+
+    first, best = [group.best.first for group in groups], [group.best.moments for group in groups]
+    return tuple(
+        _account(site, pooled(first, name), pooled(best, name))
+        for name, site in groups[0].observer.sites.items()
+        if name in best[0]
+    )
 
 
 def gaussian_noise(model: AsrModel, spec: SynthesisSpec | None = None) -> SyntheticFeatures:
