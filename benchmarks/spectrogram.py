@@ -1,6 +1,6 @@
 """Draw made speech beside a recording: the log-mels that a network would be given.
 
-    python benchmarks/spectrogram.py --recording 0000.flac --seed 0 --output docs/made-speech.jpg
+python benchmarks/spectrogram.py --recording 0000.flac --seed 0 --output docs/made-speech.jpg
 """
 
 from __future__ import annotations

@@ -290,6 +290,10 @@ REFUSED: dict[str, tuple[Program, str]] = {
         ),
         r"y \(conv_requant\): shift may reach",
     ),
+    "an offset of the shift that is no int32, though the sum with it is": (
+        program_of(conv_of(c=30), **conv_constants(-1, 1, bias=-1)),
+        r"y \(conv_requant\): shift may reach",
+    ),
     "result does not fit its type": (
         program_of(conv_of(hi=300, c=0), **conv_constants(127, 8)),
         r"y \(conv_requant\): \[0, 300\] is no range of uint8",

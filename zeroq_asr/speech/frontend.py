@@ -112,29 +112,33 @@ class FrontendConfig:
         length = self.window_length
         fft = self.fft_length
         top = self.sample_rate / 2 if self.highfreq is None else self.highfreq
+        features = (1, 1) if self.is_waveform else (1, 4096)
+        # name → whether it holds, and what it must be
         rules = {
-            "sample_rate": self.sample_rate > 0,
-            "window_size": 2 <= length <= 2**20,
-            "window_stride": self.hop_length >= 1,
-            "window": self.window == "none" or self.window in _WINDOWS,
-            "features": self.features == 1 if self.is_waveform else 1 <= self.features <= 4096,
-            "n_fft": length <= fft <= 2**20,
-            "lowfreq": 0 <= self.lowfreq < top,
-            "highfreq": top <= self.sample_rate / 2,
-            "log_zero_guard_type": self.log_zero_guard_type in ("add", "clamp"),
-            "log_zero_guard_value": self.guard > 0,
-            "pad_to": self.pad_to >= 0,
-            "mag_power": self.mag_power > 0,
-            "frame_splicing": self.frame_splicing == 1,
-            "exact_pad": not (self.exact_pad and self.hop_length % 2),
-            "mel_norm": self.mel_norm in (None, "slaney"),
-            "kind": self.kind in KINDS,
+            "sample_rate": (self.sample_rate > 0, "above 0"),
+            "window_size": (2 <= length <= 2**20, f"2 to {2**20} samples of {self.sample_rate} Hz"),
+            "window_stride": (self.hop_length >= 1, f"a sample of {self.sample_rate} Hz or more"),
+            "window": (
+                self.window == "none" or self.window in _WINDOWS,
+                f"one of {', '.join(_WINDOWS)} or none",
+            ),
+            "features": (features[0] <= self.features <= features[1], "{} to {}".format(*features)),
+            "n_fft": (length <= fft <= 2**20, f"from the window's {length} samples to {2**20}"),
+            "lowfreq": (0 <= self.lowfreq < top, f"from 0 to below {top:g} Hz"),
+            "highfreq": (top <= self.sample_rate / 2, f"at most {self.sample_rate / 2:g} Hz"),
+            "log_zero_guard_type": (self.log_zero_guard_type in ("add", "clamp"), "add or clamp"),
+            "log_zero_guard_value": (self.guard > 0, "above 0"),
+            "pad_to": (self.pad_to >= 0, "0 or more"),
+            "mag_power": (self.mag_power > 0, "above 0"),
+            "frame_splicing": (self.frame_splicing == 1, "1"),
+            "exact_pad": (not (self.exact_pad and self.hop_length % 2), "false where a hop is an odd number"),
+            "mel_norm": (self.mel_norm in (None, "slaney"), "slaney or null"),
+            "kind": (self.kind in KINDS, f"one of {', '.join(KINDS)}"),
         }
-        for name, holds in rules.items():
+        for name, (holds, must_be) in rules.items():
             if not holds:
-                raise ConfigError(
-                    "frontend", f"{name} = {shown(getattr(self, name))} is out of range or not supported"
-                )
+                problem = f"{name} = {shown(getattr(self, name))} is out of range or not supported"
+                raise ConfigError("frontend", problem, f"it must be {must_be}")
         if self.is_waveform and self.normalize not in ("unit_variance", None):
             problem = f"normalize = {shown(self.normalize)} is unknown for a waveform"
             raise ConfigError("frontend", problem, "use unit_variance or null")

@@ -229,7 +229,7 @@ def _text(where: str, entry: dict[str, Any], folder: Path) -> str | None:
         except UnicodeDecodeError:
             raise ManifestError(where, f"its text_filepath {name} is not UTF-8", "save it as UTF-8") from None
     if text is not None and not isinstance(text, str):
-        raise ManifestError(where, f"{key} must be a string, got {shown(text)}")
+        raise ManifestError(where, f"{key} must be a string, got {shown(text)}", "write it as a JSON string")
     if text is not None and not is_unicode(text):
         raise ManifestError(where, f"{key} holds a lone surrogate, which is no Unicode")
     return text

@@ -123,10 +123,11 @@ class IntervalBackend:
         """Floor of v / 2^c.
 
         Dialects without a signed shift first add a multiple of 2^(c+1) that makes v non-negative;
-        there must be room for it.
+        there must be room for it, and for what it is added to.
         """
         if v.min < 0:
-            self._checked(np.array(0, dtype=object), np.array(v.max + shift_offset(v, c)), I32, "shift")
+            raised = max(v.max, 0) + shift_offset(v, c)
+            self._checked(np.array(0, dtype=object), np.array(raised), I32, "shift")
         return self._checked(v.lo >> c, v.hi >> c, v.type, "shift")
 
     def bit_and(self, v: Interval, mask: int) -> Interval:
