@@ -155,6 +155,30 @@ def test_objectives_are_zero_within_the_slack_and_continuous_at_its_end(name: st
         assert found == pytest.approx(float(moved), rel=1e-4)
 
 
+def test_groups_match_on_their_own_and_are_accounted_for_together(model: AsrModel) -> None:
+    spec = replace(SPEC, batch=4, iterations=10)
+    both = synthesize(model, replace(spec, groups=2))
+    assert both.features.shape == (4, MELS, 48)
+    assert len(both.losses) == 11
+    observer = BatchNormObserver(model.network)
+    for k, layer in enumerate(both.account):
+        with torch.no_grad(), observer:
+            model.network(torch.from_numpy(both.features), torch.from_numpy(both.lengths))
+        (mean, var), site = observer.moments[layer.name], observer.sites[layer.name]
+        observer.clear()
+        assert layer.std_ratio == pytest.approx(float((var / site.var).sqrt().median()), rel=1e-4), k
+        mismatch = float(((mean - site.mean).abs() / site.var.sqrt()).mean())
+        assert layer.mean_mismatch == pytest.approx(mismatch, rel=1e-3, abs=1e-5)
+    joint = synthesize(model, replace(spec, groups=1))
+    assert not np.array_equal(both.features, joint.features)
+    # too few utterances for two groups
+    few = replace(spec, batch=3)
+    np.testing.assert_array_equal(
+        synthesize(model, replace(few, groups=2)).features,
+        synthesize(model, replace(few, groups=1)).features,
+    )
+
+
 def test_emphasis_watches_another_sample_at_every_layer(model: AsrModel) -> None:
     observer = BatchNormObserver(model.network, samples=True)
     x, n = torch.randn(2, model.frontend.features, 32), torch.tensor([32, 32])

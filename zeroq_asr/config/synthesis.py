@@ -19,8 +19,11 @@ INITS = ("normal", "uniform", "smooth", "student", "speech", VOICE)
 class SynthesisSpec:
     """How synthetic features are optimised (see ``zeroq_asr.synthesis.synthesize``)."""
 
-    #: utterances optimised together
-    batch: int = 8
+    #: utterances optimised
+    batch: int = 12
+    #: groups of utterances, each of which matches the statistics on its own, side by side; a group has two
+    #: utterances at least
+    groups: int = 2
     #: feature frames of each
     frames: int = 256
     #: Adam steps; 0 leaves the initial noise as it is
@@ -63,6 +66,7 @@ class SynthesisSpec:
     def __post_init__(self) -> None:
         where = "SynthesisSpec"
         whole(where, "batch", self.batch, 1, 4096)
+        whole(where, "groups", self.groups, 1, 4096)
         whole(where, "frames", self.frames, 8, 1_000_000)
         whole(where, "iterations", self.iterations, 0, 1_000_000)
         real(where, "learning_rate", self.learning_rate, above=0.0)
@@ -92,7 +96,7 @@ class SynthesisSpec:
         - ``default``: tuned for two CPU cores (``benchmarks/synthesis.py``).  From smooth noise, the
           reverse direction of KL reaches in 60 steps a smaller value even of the paper's KL than
           the paper's own direction does in 200.
-        - ``fast``: a quarter of the default's work.
+        - ``fast``: a sixth of the default's work.
         """
         choice("preset", "name", name, _PRESETS)
         return cls(**{**_PRESETS[name], **fields})
@@ -110,6 +114,7 @@ class SynthesisSpec:
 _PRESETS: dict[str, dict[str, Any]] = {
     "paper": {
         "batch": 8,
+        "groups": 1,
         "frames": 500,
         "iterations": 200,
         "learning_rate": 0.01,

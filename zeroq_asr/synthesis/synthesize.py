@@ -41,9 +41,6 @@ from zeroq_asr.threads import one_thread, side_by_side
 
 #: what a frame of a specification is for networks that read waveforms
 _FRAME_SECONDS = 0.01
-#: groups of utterances that are matched each on its own, so that two threads have work: more of them would
-#: have statistics of too few frames
-_GROUPS = 2
 _REMEDY = "calibrate from audio (a manifest), from saved features, or from noise"
 
 
@@ -68,7 +65,7 @@ def synthesize(
     if model.network.training:
         raise SynthesisError(model.name, "the network is in training mode", "call network.eval() first")
     start = _initial(model, spec)
-    parts = start.tensor_split(_GROUPS if spec.batch >= 2 * _GROUPS else 1)
+    parts = start.tensor_split(max(1, min(spec.groups, spec.batch // 2)))
     stopping = threading.Event()
     groups = [
         _Group(model, compare, part, spec, stopping, silent if k else progress)
