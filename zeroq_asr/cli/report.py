@@ -98,6 +98,7 @@ def _show(terminal: Terminal, found: zq.QualityReport, worst: int) -> None:
         ],
     )
     terminal.text()
-    show_statistics(terminal, found.statistics, worst=worst)
-    terminal.text()
+    if found.statistics:
+        show_statistics(terminal, found.statistics, worst=worst)
+        terminal.text()
     terminal.text("Made features are not speech: these figures rank files, they are no error rates.", "dim")
