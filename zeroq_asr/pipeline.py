@@ -255,7 +255,7 @@ def _compared_with_speech(
         warn(
             model.name,
             f"ranges of half of its values miss {100 * median:.0f} % or more of what speech would reach, "
-            f"{worst.name} {100 * worst.share:.0f} %: the file will not hear well",
+            f"{worst.name} {100 * worst.share:.0f} %: expect more errors than float makes",
             "say --calibration speech, or give recordings",
         )
     return values

@@ -166,7 +166,9 @@ def _accounts(groups: list[_Group]) -> tuple[LayerAccount, ...]:
     """Return the account of every site, of the utterances of all groups together."""
 
     def pooled(all_moments: list[dict[str, tuple[Tensor, Tensor]]], name: str) -> tuple[Tensor, Tensor]:
-        return pool([(*moments[name], 1) for moments in all_moments])
+        # a group may have an utterance more than another
+        sizes = (len(group.variable) for group in groups)
+        return pool([(*moments[name], size) for moments, size in zip(all_moments, sizes, strict=True)])
 
     first, best = [group.best.first for group in groups], [group.best.moments for group in groups]
     return tuple(
