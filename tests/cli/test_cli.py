@@ -323,6 +323,10 @@ def test_compare(work: Path, tmp_path: Path) -> None:
         assert re.search(rf"^ +{label} ", result.stdout, flags=re.MULTILINE)
         assert f"| {label} |" in table.read_text()
     assert "95 % interval" in result.stdout
+    # the legend is several lines, none of which holds an escaped end of one
+    assert re.search(r"^frames: ", result.stdout, flags=re.MULTILINE)
+    assert "\\n" not in result.stdout + table.read_text()
+    assert "warning: " not in result.stderr
     assert "2 s of features on one thread" in result.stdout
     assert "noisy on a busy machine" in result.stdout
     assert "| ms | speed-up |" in table.read_text()

@@ -165,7 +165,8 @@ def show(terminal: Terminal, result: zq.Comparison) -> None:
         terminal.text()
         terminal.table(GAP_COLUMNS, [_gap(gap) for gap in result.gaps])
     terminal.text()
-    terminal.text(_legend(result), "dim")
+    for line in _legend(result):
+        terminal.text(line, "dim")
 
 
 GAP_COLUMNS: tuple[str, ...] = ("difference of WER, points", "", "95 % interval")
@@ -178,7 +179,7 @@ def _heard(result: zq.Comparison) -> str:
     return f"{count}, {result.audio_seconds:.0f} s of {result.heard}"
 
 
-def _legend(result: zq.Comparison) -> str:
+def _legend(result: zq.Comparison) -> list[str]:
     lines = [
         "frames: whose best token is not the float network's; KL: of their distributions, in nats.",
     ]
@@ -198,8 +199,7 @@ def _legend(result: zq.Comparison) -> str:
         lines.append(
             "Times are medians of few rounds and noisy on a busy machine; zeroq-asr bench takes more."
         )
-    lines += [f"{label} is not there: {reason}." for label, reason in result.absent.items()]
-    return "\n".join(lines)
+    return lines + [f"{label} is not there: {reason}." for label, reason in result.absent.items()]
 
 
 def _columns(result: zq.Comparison) -> tuple[str, ...]:
@@ -244,7 +244,7 @@ def _markdown(result: zq.Comparison) -> str:
         tables.append((GAP_COLUMNS, [_gap(gap) for gap in result.gaps]))
     for columns, rows in tables:
         lines += [_line(columns), "|---|" + "--:|" * (len(columns) - 1), *(_line(row) for row in rows), ""]
-    return "\n".join([*lines, _legend(result), ""])
+    return "\n".join([*lines, *_legend(result), ""])
 
 
 def _line(cells: list[str] | tuple[str, ...]) -> str:
