@@ -143,7 +143,7 @@ def _emit(b: Any, stored: str, shape: tuple[int, ...]) -> str:
     )
     doubled = b.add_node("Mul", [flat, b.store("base3/two", np.array(2, np.int32))])
     levels = b.add_node("Sub", [doubled, b.store("base3/two", np.array(2, np.int32))])
-    return b.add_node("Reshape", [levels, b.axes(*shape)])
+    return b.add_node("Cast", [b.add_node("Reshape", [levels, b.axes(*shape)])], to=3)
 
 
 EVEN = Grid("even ternary", (-2, 0, 2), "base 3")

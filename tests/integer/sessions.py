@@ -6,6 +6,7 @@ import onnx
 import onnxruntime
 from onnx import TensorProto, helper
 
+from zeroq_asr.deployment.runtimes import opset_of
 from zeroq_asr.integer.backends.onnx_strict import OnnxStrictBackend, build
 from zeroq_asr.integer.program import Program
 
@@ -32,8 +33,9 @@ def session_of(program: Program, backend: OnnxStrictBackend) -> onnxruntime.Infe
         outputs,
         list(backend.initializers.values()),
     )
-    opsets = [helper.make_opsetid("", 18), helper.make_opsetid("com.microsoft", 1)]
-    model = helper.make_model(graph, opset_imports=opsets, ir_version=8)
+    opset = opset_of(backend.opset)
+    opsets = [helper.make_opsetid("", opset.version), helper.make_opsetid("com.microsoft", 1)]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=opset.ir_version)
     onnx.checker.check_model(model, full_check=True)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3

@@ -24,6 +24,7 @@ from zeroq_asr.cli.options import (
     alternatives,
     one_of,
 )
+from zeroq_asr.cli.runs_on import runs_on
 from zeroq_asr.cli.terminal import Terminal, session, size
 from zeroq_asr.config import LAYER_BITS
 from zeroq_asr.config.calibration import AUTO, MADE
@@ -189,8 +190,9 @@ def _quantized(terminal: Terminal, found: dict[str, Any]) -> None:
     terminal.facts(
         [
             ("name", str(found["name"])),
-            ("size", f"{size(found['bytes'])}, constants {size(found['constant_bytes'])}"),
+            ("size", f"{size(found['bytes'])}, constants {size(found['stored_bytes'])}"),
             ("dialect", f"{found['dialect']}, for {found['target']}"),
+            ("runs on", runs_on(found)),
             ("program", str(found["program_sha256"])),
             (
                 "bits",

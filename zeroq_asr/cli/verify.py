@@ -10,6 +10,7 @@ import typer
 import zeroq_asr as zq
 from zeroq_asr.cli.float_parts import show_islands
 from zeroq_asr.cli.options import AsJson, Developer, Quiet
+from zeroq_asr.cli.runs_on import runs_on
 from zeroq_asr.cli.terminal import Terminal, session
 
 
@@ -96,6 +97,7 @@ def _report(terminal: Terminal, certificate: zq.Certificate) -> None:
                 + ("alone" if certificate.reads_behind else "in any batch"),
             ),
             *_apart(certificate.reads_behind),
+            ("runs on", runs_on(certificate.to_dict())),
             (
                 "peak",
                 f"no int32 exceeds {proof.peak:,} in magnitude: {proof.headroom_bits:.1f} bits of headroom",

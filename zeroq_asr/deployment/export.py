@@ -26,12 +26,15 @@ from onnx import NodeProto, TensorProto, ValueInfoProto, helper
 from zeroq_asr._version import __version__
 from zeroq_asr.config import DIALECTS
 from zeroq_asr.deployment.metadata import (
+    COMPACT_VERSION,
     METADATA_KEY,
     METADATA_VERSION,
     TARGET_BOUNDS,
     Deployment,
     metadata_digest,
+    own_text,
 )
+from zeroq_asr.deployment.runtimes import OPSETS, opset_of
 from zeroq_asr.errors import ExportError
 from zeroq_asr.files import atomic_write_bytes, atomic_write_folder
 from zeroq_asr.integer.backends.onnx_fused import OnnxFusedBackend
@@ -41,7 +44,7 @@ from zeroq_asr.integer.backends.onnx_strict import OnnxStrictBackend, build
 from zeroq_asr.integer.bundle import NETWORK, Bundle
 from zeroq_asr.integer.extents import Extent
 from zeroq_asr.integer.float_parts import islands
-from zeroq_asr.integer.program import Port, Program, StatePort, canonical_json, is_ctc
+from zeroq_asr.integer.program import Port, Program, StatePort, is_ctc
 from zeroq_asr.integer.wellformed import Shapes, check
 
 __all__ = [
@@ -62,8 +65,8 @@ __all__ = [
     "write_bundle",
 ]
 
-#: BitwiseAnd and Shape slices need opset 18; ONNX Runtime has kernels for Min on bytes since 1.24
-OPSET, IR_VERSION = 18, 8
+#: those of files in which nothing needs a later one
+OPSET, IR_VERSION = OPSETS[0].version, OPSETS[0].ir_version
 #: what a bundle's folder says of its files
 BUNDLE_FILE = "bundle.json"
 
@@ -119,16 +122,17 @@ def export(
         list(backend.initializers.values()),
         value_info=backend.value_infos(),
     )
+    opset = opset_of(backend.opset)
     model = helper.make_model(
         graph,
-        opset_imports=[helper.make_opsetid("", OPSET), helper.make_opsetid("com.microsoft", 1)],
-        ir_version=IR_VERSION,
+        opset_imports=[helper.make_opsetid("", opset.version), helper.make_opsetid("com.microsoft", 1)],
+        ir_version=opset.ir_version,
         producer_name="zeroq-asr",
         producer_version=__version__,
     )
     digest = program.digest()
     own: dict[str, Any] = {
-        "format": METADATA_VERSION,
+        "format": COMPACT_VERSION if backend.packs else METADATA_VERSION,
         "version": __version__,
         "dialect": dialect,
         "target": target,
@@ -138,6 +142,8 @@ def export(
         "encodings": {k: list(v) for k, v in backend.encodings.items()},
         "program_sha256": digest,
     }
+    if backend.packs:
+        own["onnxruntime"] = opset.runtime
     own["metadata_sha256"] = metadata_digest(own)
     only = "not integer-only" if islands(program) else "integer-only"
     metadata = {
@@ -145,7 +151,7 @@ def export(
         "model_author": "zeroq-asr",
         **(_ctc_metadata(deployment) if ctc else {}),
         "version": "1",
-        METADATA_KEY: canonical_json(own).decode(),
+        METADATA_KEY: own_text(own),
     }
     for key, value in sorted(metadata.items()):
         model.metadata_props.add(key=key, value=value)

@@ -21,6 +21,7 @@ from torch import nn
 from zeroq_asr.checkpoints import load_checkpoint
 from zeroq_asr.deployment.metadata import METADATA_KEY
 from zeroq_asr.deployment.recognizer import is_onnx
+from zeroq_asr.deployment.runtimes import oldest_runtime, packings_of
 from zeroq_asr.deployment.verify import load_onnx, read_program
 from zeroq_asr.errors import CheckpointError, VerificationError
 from zeroq_asr.integer.backends.onnx_loops import every_node
@@ -116,6 +117,9 @@ def _quantized(path: str | os.PathLike[str], model: onnx.ModelProto) -> dict[str
         "weight_bits": quantization.get("weight_bits"),
         "activation_bits": quantization.get("activation_bits"),
         "logit_bits": quantization.get("logit_bits"),
+        "onnxruntime": oldest_runtime(model),
+        "packings": {name: list(stored) for name, stored in packings_of(program).items()},
+        "stored_bytes": sum(len(tensor.raw_data) for tensor in model.graph.initializer),
         "constant_bytes": sum(array.nbytes for array in program.constants.values()),
         "instructions": _counts(i.op for i in program.code),
         "operators": _counts(node.op_type for node in every_node(model.graph)),

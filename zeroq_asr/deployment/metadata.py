@@ -7,6 +7,8 @@ reads it: there are no others, each has its type and its range, and a hash cover
 
 from __future__ import annotations
 
+import base64
+import bz2
 import hashlib
 import json
 import math
@@ -27,6 +29,13 @@ from zeroq_asr.speech.tokenizer import Tokenizer
 METADATA_KEY = "zeroq_asr"
 #: version of that object's layout
 METADATA_VERSION = 2
+#: that of files that pack weights: what takes most of it is one compressed text
+COMPACT_VERSION = 3
+_VERSIONS = (METADATA_VERSION, COMPACT_VERSION)
+#: key of that text, and the fields in it
+_COMPRESSED, _WITHIN = "compressed", ("encodings", "program")
+#: most bytes of it, once it is read
+_MOST_TEXT = 1 << 27
 #: what a float baseline says that it is
 FLOAT = "float"
 
@@ -166,7 +175,7 @@ def _is_version(value: object) -> bool:
 
 #: field of a quantized file, beside what surrounds its program → what it must be, and the test
 _FIELDS: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
-    "format": (str(METADATA_VERSION), lambda v: v == METADATA_VERSION),
+    "format": (" or ".join(map(str, _VERSIONS)), lambda v: v in _VERSIONS),
     "version": ("a version", _is_version),
     "dialect": (f"one of {', '.join(DIALECTS)}", lambda v: isinstance(v, str) and v in DIALECTS),
     "target": (f"one of {', '.join(TARGET_BOUNDS)}", lambda v: isinstance(v, str) and v in TARGET_BOUNDS),
@@ -175,6 +184,10 @@ _FIELDS: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
     "encodings": ("an object of pairs of texts", _are_encodings),
     "program_sha256": ("64 hexadecimal digits", _is_digest),
     "metadata_sha256": ("64 hexadecimal digits", _is_digest),
+}
+#: those that a file which packs weights has besides
+_COMPACT_FIELDS: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
+    "onnxruntime": ("a release of ONNX Runtime", _is_version),
 }
 
 
@@ -216,7 +229,36 @@ def _object(path: str | os.PathLike[str], text: str) -> dict[str, Any]:
         raise VerificationError(path, "its metadata is not JSON, or damaged", _REMEDY) from None
     if not isinstance(own, dict):
         raise VerificationError(path, f"its metadata is damaged: {type(own).__name__}, no object", _REMEDY)
-    return own
+    return _expanded(path, own) if _COMPRESSED in own else own
+
+
+def own_text(own: Mapping[str, Any]) -> str:
+    """Return the text that stands in a file for its JSON object.
+
+    Where weights are packed the program would take as many bytes as they, so it is compressed: by bzip2, of
+    which there is one spelling, so that ``verify`` can compare bytes.
+    """
+    if own["format"] != COMPACT_VERSION:
+        return canonical_json(own).decode()
+    within = canonical_json({key: own[key] for key in _WITHIN})
+    rest = {key: value for key, value in own.items() if key not in _WITHIN}
+    return canonical_json({**rest, _COMPRESSED: base64.b85encode(bz2.compress(within)).decode()}).decode()
+
+
+def _expanded(path: str | os.PathLike[str], own: dict[str, Any]) -> dict[str, Any]:
+    """The object of a file that packs weights, with what is compressed in it in its place."""
+    try:
+        reader = bz2.BZ2Decompressor()
+        text = reader.decompress(base64.b85decode(own.pop(_COMPRESSED)), _MOST_TEXT)
+        # no more than one text, and not a longer one than anybody writes
+        whole = reader.eof and not reader.unused_data
+        within = json.loads(text, parse_constant=_no_number) if whole else None
+        canonical_json(within)
+    except (ValueError, TypeError, OSError, EOFError, RecursionError):
+        within = None
+    if not isinstance(within, dict) or within.keys() != {*_WITHIN} or own.keys() & within.keys():
+        raise VerificationError(path, "its metadata is damaged: its program cannot be read", _REMEDY)
+    return own | within
 
 
 def _no_number(text: str) -> float:
@@ -226,18 +268,20 @@ def _no_number(text: str) -> float:
 def check_own(path: str | os.PathLike[str], own: Mapping[str, Any]) -> None:
     """Raise VerificationError, naming the field, unless an object is that of a quantized file."""
     found = own.get("format")
-    if found != METADATA_VERSION or isinstance(found, bool):
-        newer = isinstance(found, int) and found > METADATA_VERSION
+    if found not in _VERSIONS or isinstance(found, bool):
+        newer = isinstance(found, int) and found > COMPACT_VERSION
         remedy = "upgrade zeroq-asr" if newer else "quantize the checkpoint again"
-        problem = f"its metadata is damaged or of format {shown(found)}, expected {METADATA_VERSION}"
+        expected = " or ".join(map(str, _VERSIONS))
+        problem = f"its metadata is damaged or of format {shown(found)}, expected {expected}"
         raise VerificationError(path, problem, remedy)
     if own.get("metadata_sha256") != metadata_digest(own):
         raise VerificationError(path, "the metadata was changed: its hash does not match", _REMEDY)
-    for name, (must_be, holds) in _FIELDS.items():
+    fields = {**_FIELDS, **(_COMPACT_FIELDS if found == COMPACT_VERSION else {})}
+    for name, (must_be, holds) in fields.items():
         if name not in own or not holds(own[name]):
             problem = f"its metadata is damaged: {name} must be {must_be}, found {shown(own.get(name))}"
             raise VerificationError(path, problem, _REMEDY)
-    _surroundings(path, own, _FIELDS.keys())
+    _surroundings(path, own, fields.keys())
 
 
 def _surroundings(path: str | os.PathLike[str], own: Mapping[str, Any], beside: Any) -> None:

@@ -15,6 +15,7 @@ import torch
 
 from zeroq_asr.checkpoints import load_checkpoint
 from zeroq_asr.deployment.metadata import own_metadata
+from zeroq_asr.deployment.runtimes import too_new
 from zeroq_asr.errors import CheckpointError, ConfigError
 from zeroq_asr.files import open_file, read_file
 from zeroq_asr.model import AsrModel
@@ -173,6 +174,8 @@ def open_session(
     try:
         return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's exceptions share no base of their own
+        if (found := too_new(model, onnxruntime.__version__)) is not None:
+            raise CheckpointError(where, *found) from None
         raise CheckpointError(where, f"is not an ONNX file that can be run ({_reason(error)})") from None
 
 

@@ -40,6 +40,7 @@ from zeroq_asr.deployment.export import (
     export,
 )
 from zeroq_asr.deployment.metadata import read_own
+from zeroq_asr.deployment.runtimes import oldest_runtime, packings_of, release
 from zeroq_asr.errors import (
     CheckpointError,
     ConfigError,
@@ -64,15 +65,17 @@ _CHECKPOINT_REMEDY = "name what `zeroq-asr quantize` made of it"
 _REMEDY = "do not trust this file; quantize the checkpoint again"
 #: a protocol buffer has no more bytes
 _LARGEST = (1 << 31) - 1
-#: types of the tensors that a file of ours holds, and their bytes
+#: types of the tensors that a file of ours holds, and their bits
 _STORED = {
-    TensorProto.FLOAT: 4,
-    TensorProto.DOUBLE: 8,
-    TensorProto.UINT8: 1,
-    TensorProto.INT8: 1,
-    TensorProto.INT16: 2,
-    TensorProto.INT32: 4,
-    TensorProto.INT64: 8,
+    TensorProto.FLOAT: 32,
+    TensorProto.DOUBLE: 64,
+    TensorProto.UINT8: 8,
+    TensorProto.INT8: 8,
+    TensorProto.INT16: 16,
+    TensorProto.INT32: 32,
+    TensorProto.INT64: 64,
+    TensorProto.INT4: 4,
+    TensorProto.INT2: 2,
 }
 
 
@@ -107,6 +110,11 @@ class Certificate:
     islands: tuple[Island, ...] = ()
     #: names of the float tensors that are neither the input, behind the logits, nor in an island
     float_tensors: list[str] = field(default_factory=list)
+    #: the oldest release of ONNX Runtime that runs the file
+    onnxruntime: str = ""
+    #: packing of weights → the oldest release of ONNX Runtime that runs a file with it, and how many it
+    #: stores; none: all are stored as bytes
+    packings: dict[str, tuple[str, int]] = field(default_factory=dict)
     #: of a bundle of several programs: part → its own certificate; of one file none
     parts: dict[str, Certificate] = field(default_factory=dict)
 
@@ -143,7 +151,7 @@ def _read_program(model: onnx.ModelProto, where: str) -> tuple[Program, Deployme
         arrays = _initializers(model, where)
         constants = {
             # what stands for no initializer is said by its encoding alone
-            name: decode(arrays[stored] if stored else np.zeros(0), encoding)
+            name: _constant(name, arrays[stored] if stored else np.zeros(0), encoding)
             for name, (stored, encoding) in own["encodings"].items()
         }
         program = Program.from_json(own["program"], constants)
@@ -184,6 +192,14 @@ def _read_program(model: onnx.ModelProto, where: str) -> tuple[Program, Deployme
     return program, deployment, own
 
 
+def _constant(name: str, array: np.ndarray, encoding: str) -> np.ndarray:
+    """A constant of the program; ExportError, which names it, if what is stored is none."""
+    try:
+        return decode(array, encoding)
+    except ExportError as error:
+        raise ExportError(shown(name), f"{error.where}: {error.problem}", error.remedy) from None
+
+
 def _initializers(model: onnx.ModelProto, where: str) -> dict[str, np.ndarray]:
     """The tensors that a file holds, by name; nothing outside of the file is opened."""
     arrays: dict[str, np.ndarray] = {}
@@ -193,9 +209,8 @@ def _initializers(model: onnx.ModelProto, where: str) -> dict[str, np.ndarray]:
         if tensor.name in arrays:
             raise VerificationError(where, f"two tensors are called {shown(tensor.name)}", _REMEDY)
         # what the shape says must be there before room is made for it
-        if tensor.data_type not in _STORED or math.prod(tensor.dims) * _STORED[tensor.data_type] != len(
-            tensor.raw_data
-        ):
+        bits = math.prod(tensor.dims) * _STORED.get(tensor.data_type, 0)
+        if tensor.data_type not in _STORED or -(-bits // 8) != len(tensor.raw_data):
             problem = f"the tensor {shown(tensor.name)} does not hold what its shape says"
             raise VerificationError(where, f"{problem}: {shown(list(tensor.dims))}", _REMEDY)
         arrays[tensor.name] = numpy_helper.to_array(tensor)
@@ -300,10 +315,9 @@ def _verified(model: onnx.ModelProto, data: bytes, where: str) -> _Verified:
     except onnx.checker.ValidationError as error:
         reason = str(error).strip().splitlines()[0]
         raise VerificationError(where, f"is not valid ONNX ({reason})", _REMEDY) from None
-    floats = _float_tensors(model)
+    floats, backend = _float_tensors(model), again.backend
     if dialect == "strict" and floats:
         raise VerificationError(where, f"strict, but {floats[0]} is a float tensor", _REMEDY)
-    backend = again.backend
     kernels = backend.conditions if isinstance(backend, OnnxFusedBackend) else {}
     inside = backend.island_tensors if isinstance(backend, OnnxFusedBackend) else set()
     certificate = Certificate(
@@ -321,7 +335,10 @@ def _verified(model: onnx.ModelProto, data: bytes, where: str) -> _Verified:
         spellings=backend.spellings,
         kernels={kernel: list(conditions) for kernel, conditions in kernels.items()},
         islands=islands(program),
-        float_tensors=[name for name in floats if name not in inside],
+        # a kernel's multipliers, which packed ones are widened to, are constants like any others
+        float_tensors=[name for name in floats if name not in inside | backend.constant_tensors],
+        onnxruntime=oldest_runtime(model),
+        packings=packings_of(program),
     )
     return _Verified(certificate, part, program, deployment, again)
 
@@ -391,8 +408,19 @@ def _of_parts(where: str, digest: str, file_digest: str, parts: dict[str, Certif
         kernels={kernel: list(conditions) for kernel, conditions in kernels.items()},
         islands=tuple(island for one in parts.values() for island in one.islands),
         float_tensors=[f"{name}: {tensor}" for name, one in parts.items() for tensor in one.float_tensors],
+        onnxruntime=max((one.onnxruntime for one in parts.values()), key=release),
+        packings=_together(*(one.packings for one in parts.values())),
         parts=parts,
     )
+
+
+def _together(*found: dict[str, tuple[str, int]]) -> dict[str, tuple[str, int]]:
+    """The packings of several programs."""
+    together: dict[str, tuple[str, int]] = {}
+    for packings in found:
+        for name, (runtime, count) in packings.items():
+            together[name] = (runtime, count + together.get(name, ("", 0))[1])
+    return together
 
 
 def _require_equal(model: onnx.ModelProto, data: bytes, again: Export, where: str, version: Any) -> None:

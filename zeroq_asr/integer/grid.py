@@ -1,41 +1,30 @@
-"""Grids of weights and how files store them: two values that any layer combines.
+"""Grids of weights: the integers that a layer's weights may be, with the packing that stores them.
 
-A *grid* is the set of integers that a layer's weights may be.  A *packing* stores such integers in a file:
-an array and the ONNX nodes that make the integers of it again.  Layers know neither: they are given int8
-integers on some grid, and a dialect asks for a constant's tensor, packed or not.
+Layers know neither grids nor packings (``integer/packing.py``): they are given int8 integers on some grid,
+and a dialect asks for a constant's tensor, packed or not.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from zeroq_asr.errors import ConfigError
+from zeroq_asr.integer.packing import BITS, BYTES, INT2, INT4, PACKINGS, Packing, register_packing
 from zeroq_asr.integer.types import weight_limit
 
-if TYPE_CHECKING:
-    from zeroq_asr.integer.backends.onnx_graph import GraphBuilder
-
-#: the packing of integers that are stored as bytes, in whichever way a kernel takes them
-BYTES = "bytes"
-
-
-@dataclass(frozen=True)
-class Packing:
-    """How the integers of a constant are stored in a file.
-
-    ``pack(integers)`` gives the stored array of int8 integers of any shape, ``unpack(array, shape)`` the
-    integers again, exactly.  ``emit(builder, stored, shape)`` appends the ONNX nodes that do the same to the
-    tensor ``stored``, in integer operators alone, and returns the name of an int32 tensor of that shape.
-    """
-
-    name: str
-    pack: Callable[[np.ndarray], np.ndarray]
-    unpack: Callable[[np.ndarray, tuple[int, ...]], np.ndarray]
-    emit: Callable[[GraphBuilder, str, tuple[int, ...]], str]
+__all__ = [
+    "BYTES",
+    "GRIDS",
+    "PACKINGS",
+    "Grid",
+    "Packing",
+    "grid_of",
+    "register_grid",
+    "symmetric",
+    "unregister_grid",
+]
 
 
 @dataclass(frozen=True)
@@ -80,8 +69,8 @@ class Grid:
 
 #: grids by name
 GRIDS: dict[str, Grid] = {}
-#: packings by name, but for ``BYTES``
-PACKINGS: dict[str, Packing] = {}
+#: packings that the package comes with
+_SHIPPED = frozenset(PACKINGS)
 
 
 def register_grid(grid: Grid, packing: Packing | None = None) -> Grid:
@@ -94,7 +83,7 @@ def register_grid(grid: Grid, packing: Packing | None = None) -> Grid:
             "register_grid", f"{grid.name!r}, or its packing, is registered already", "name it anew"
         )
     if packing is not None:
-        PACKINGS[packing.name] = packing
+        register_packing(packing)
     if grid.packing not in (BYTES, *PACKINGS):
         raise ConfigError("register_grid", f"there is no packing {grid.packing!r}", "give it beside the grid")
     GRIDS[grid.name] = grid
@@ -104,7 +93,7 @@ def register_grid(grid: Grid, packing: Packing | None = None) -> Grid:
 def unregister_grid(grid: Grid) -> None:
     """Take a grid out again, and its packing if no other grid names it."""
     del GRIDS[grid.name]
-    if all(other.packing != grid.packing for other in GRIDS.values()):
+    if grid.packing not in _SHIPPED and all(other.packing != grid.packing for other in GRIDS.values()):
         PACKINGS.pop(grid.packing, None)
 
 
@@ -120,10 +109,20 @@ def symmetric(bits: int) -> Grid:
     return GRIDS[f"int{bits}"]
 
 
+def _packing(bits: int) -> str:
+    """The narrowest packing of integers of so many bits that loads about as fast as bytes do.
+
+    Three bits are stored in four, and five to seven in a byte: denser codes that do not divide a byte take
+    two to three times as long to load.
+    """
+    return INT2 if bits <= 2 else INT4 if bits <= 4 else BYTES
+
+
 for _bits in range(8, 1, -1):
     _limit = weight_limit(_bits)
-    register_grid(Grid(f"int{_bits}", tuple(range(-_limit, _limit + 1))))
+    register_grid(Grid(f"int{_bits}", tuple(range(-_limit, _limit + 1)), _packing(_bits)))
 for _bits in range(7, 1, -1):
-    register_grid(Grid(f"full{_bits}", tuple(range(-(1 << (_bits - 1)), 1 << (_bits - 1)))))
-register_grid(Grid("ternary", (-1, 0, 1)))
-register_grid(Grid("binary", (-1, 1)))
+    _levels = tuple(range(-(1 << (_bits - 1)), 1 << (_bits - 1)))
+    register_grid(Grid(f"full{_bits}", _levels, _packing(_bits)))
+register_grid(Grid("ternary", (-1, 0, 1), INT2))
+register_grid(Grid("binary", (-1, 1), BITS))

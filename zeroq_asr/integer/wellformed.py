@@ -17,7 +17,7 @@ from zeroq_asr.errors import ProofError
 from zeroq_asr.integer.attributes import FAR, is_positive, is_whole
 from zeroq_asr.integer.backends.shapes import ShapeBackend, Shaped
 from zeroq_asr.integer.extents import at
-from zeroq_asr.integer.grid import BYTES, PACKINGS
+from zeroq_asr.integer.packing import BYTES, FIRST_OPSET, PACKINGS, needs_opset
 from zeroq_asr.integer.ports import (
     check_entering,
     check_leaving,
@@ -164,6 +164,11 @@ def _check_packings(program: Program) -> None:
     for name, packing in program.packings.items():
         require(name in program.constants, "program", f"packs {shown(name)}, which is no constant")
         require(packing in (BYTES, *PACKINGS), name, f"there is no packing {shown(packing)}")
+    # the nodes of a float island mean what the opset says that its body was written in
+    if any(INTEGER_OPERATORS[i.op].computes_in_float for i in program.code if i.op in INTEGER_OPERATORS):
+        for name, packing in program.packings.items():
+            holds = needs_opset(packing) <= FIRST_OPSET
+            require(holds, name, f"the packing {packing} cannot stand in a file with a float island")
 
 
 def _check_attributes(record: IntegerOperator, i: Instruction, where: str) -> None:

@@ -23,6 +23,7 @@ from zeroq_asr.graph.frame_tables import distinct
 from zeroq_asr.graph.shapes import Shape, frames_after, infer
 from zeroq_asr.integer.dyadic import MAX_SHIFT
 from zeroq_asr.integer.grid import BYTES, Grid
+from zeroq_asr.integer.packing import within_first_opset
 from zeroq_asr.integer.program import Instruction, Program, ValueInfo
 from zeroq_asr.integer.types import U8, signed_range
 from zeroq_asr.lowering import formats
@@ -131,6 +132,7 @@ class _Context(Lowering):
         self.entered: dict[str, str] = {}
         self.shapes = infer(graph, channels)
         self._plan = plan
+        self._floats = any(i.computes_in_float for n in graph.nodes for i in operator_of(n).integers)
         #: array and kind → the constant that holds it
         self._known: dict[tuple[object, ...], str] = {}
         #: operator, operands and attributes → its result
@@ -309,6 +311,9 @@ class _Context(Lowering):
     def constant(self, name: str, array: np.ndarray, grid: Grid | None = None) -> str:
         array = np.ascontiguousarray(array)
         packing = BYTES if grid is None else grid.packing
+        if self._floats:
+            # a float island's nodes mean what the first opset says of them
+            packing = within_first_opset(packing)
         key = (name.rpartition(":")[2], array.dtype.str, array.shape, array.tobytes(), packing)
         if key not in self._known:
             self._known[key] = name

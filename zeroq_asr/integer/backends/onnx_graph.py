@@ -4,23 +4,27 @@ Constants of the program become initializers, each once; ``encodings`` records h
 the program back from the file.  Where a packing stores a constant, its nodes make the integers, and what a
 kernel needs of them is derived by further nodes; all depend on constants alone, so that ONNX Runtime computes
 them once, as it loads a file.
+
+In a file that packs weights at all, biases and multipliers are stored in the narrowest type that holds them,
+where that saves more bytes than the nodes that widen them take.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from itertools import islice
 
 import numpy as np
-from onnx import AttributeProto, NodeProto, helper
+from onnx import AttributeProto, NodeProto, TensorProto, helper
 
 from zeroq_asr.errors import ExportError
 from zeroq_asr.integer.backends.onnx_nodes import NodeBuilder, Sym, onnx_type, type_of
-from zeroq_asr.integer.grid import BYTES, PACKINGS, Packing
+from zeroq_asr.integer.packing import BYTES, FIRST_OPSET, PACKINGS, Packing, needs_opset
 from zeroq_asr.integer.program import Instruction
-from zeroq_asr.integer.types import I32, WEIGHT_ZERO_POINT
+from zeroq_asr.integer.types import I8, I16, I32, U8, WEIGHT_ZERO_POINT, IntType
 
 __all__ = ["CODES", "TRANSPOSED", "GraphBuilder", "Sym", "decode", "onnx_type", "type_of"]
 
@@ -32,6 +36,23 @@ CODES = ("low byte", "high byte")
 _PACKED = re.compile(r"packed (.+)\[(\d{1,9}(?:,\d{1,9}){0,7})\]")
 #: encodings that hold the integers themselves, in one shape or another
 _WHOLE = re.compile(r"u8\+128|(u8|i8|i16|i32)(\[C(,1)+\])?")
+#: those of int32 vectors, which may be stored in fewer bits, and what then stands in their place: a type, and
+#: which entries of the tensor
+_VECTOR = re.compile(r"(i32|f32/2\^(\d{1,2}))(\[C(,1)+\])?")
+_NARROW = "i32 in "
+_PIECE = re.compile(_NARROW + r"(int8|int16)\[(\d{1,9}):(\d{1,9})\]")
+#: bytes that must be saved so that a vector is worth a place there
+_WORTH = 64
+
+
+@dataclass
+class _Vectors:
+    """Vectors of one type and one encoding, which are stored as one tensor."""
+
+    name: str
+    parts: list[np.ndarray] = field(default_factory=list)
+    #: of what the nodes make of the parts
+    names: list[str] = field(default_factory=list)
 
 
 class GraphBuilder(NodeBuilder):
@@ -48,8 +69,10 @@ class GraphBuilder(NodeBuilder):
         self.spellings: dict[str, dict[str, int]] = {}
         #: instructions so far; nodes and shared tensors before the one at hand
         self._entered = self._before = self._known = 0
-        #: constant and encoding → the tensor that is derived from what its packing's nodes make
+        #: constant and encoding → the tensor that is derived from what is stored of it
         self._derived: dict[tuple[str, str], str] = {}
+        #: narrow type and encoding → the vectors that are stored so
+        self._vectors_of: dict[tuple[str, str], _Vectors] = {}
 
     # -- instructions ------------------------------------------------------------------------
 
@@ -97,6 +120,16 @@ class GraphBuilder(NodeBuilder):
 
     # -- constants ---------------------------------------------------------------------------
 
+    @property
+    def opset(self) -> int:
+        """The opset that the packings of the constants need."""
+        return max(map(needs_opset, self.packings.values()), default=FIRST_OPSET)
+
+    @property
+    def packs(self) -> bool:
+        """Whether a packing stores any constant."""
+        return any(packing != BYTES for packing in self.packings.values())
+
     def encode(self, v: Sym, encoding: str, array: np.ndarray) -> str:
         """Store a program constant as ``array`` and remember how it was encoded.
 
@@ -105,6 +138,8 @@ class GraphBuilder(NodeBuilder):
         packing = PACKINGS.get(self.packings.get(v.constant, BYTES))
         if packing is not None:
             return self._packed(v, packing, encoding, array)
+        if self.packs and (kind := _narrowest(v.exact, encoding)) is not None:
+            return self._piece(v, kind, encoding, array)
         known = self.encodings.setdefault(v.constant, (v.constant, encoding))
         # a constant that instructions share may be needed in two forms; it is read back from the first
         name = v.constant if known[1] == encoding else f"{v.constant}/{encoding}"
@@ -126,25 +161,68 @@ class GraphBuilder(NodeBuilder):
             integers = self._derived[v.constant, ""] = self._unpacked(v, packing)
         key = (v.constant, encoding)
         if key not in self._derived:
-            with self.before_all(v.constant, f"{v.constant}/{encoding}"):
+            with self._ahead_of_all(v):
                 self._derived[key] = self._encoded(v, integers, encoding, array)
             self._types[self._derived[key]] = helper.np_dtype_to_tensor_dtype(array.dtype)
         return self._derived[key]
 
+    @contextmanager
+    def _ahead_of_all(self, v: Sym) -> Iterator[None]:
+        """Append nodes of a constant, numbered, since a file of few bytes would else be largely names."""
+        with self.before_all(v.constant, f"0/{len(self._derived)}"):
+            yield
+
+    def _piece(self, v: Sym, kind: IntType, encoding: str, array: np.ndarray) -> str:
+        """A piece of the tensor in which all vectors of one narrow type and one encoding are stored."""
+        key = (v.constant, encoding)
+        if key not in self._derived:
+            empty = _Vectors(f"0/vectors/{len(self._vectors_of)}")
+            place = self._vectors_of.setdefault((kind.name, encoding), empty)
+            start = sum(part.size for part in place.parts)
+            stored = f"{_NARROW}{kind.name}[{start}:{start + array.size}]"
+            self.encodings.setdefault(v.constant, (place.name, stored))
+            name = self._derived[key] = f"{place.name}/{len(place.parts)}"
+            place.parts.append(v.exact.astype(kind.name).reshape(array.shape))
+            place.names.append(name)
+            self.dims[name], self._types[name] = array.shape, helper.np_dtype_to_tensor_dtype(array.dtype)
+        return self._derived[key]
+
+    def store_vectors(self) -> None:
+        """Store what the pieces are of, and the nodes that widen and split it: once, behind all instructions.
+
+        A node for each would take longer to load than all weights.
+        """
+        for (_, encoding), place in self._vectors_of.items():
+            with self.before_all(place.name, f"{place.name}/wide"):
+                whole = self.store(place.name, np.concatenate(place.parts))
+                wide = self._widened(whole, encoding)
+                sizes = self.store(f"{place.name}/sizes", np.array([len(part) for part in place.parts]))
+                self._nodes.append(helper.make_node("Split", [wide, sizes], place.names, axis=0))
+
+    def _widened(self, name: str, encoding: str) -> str:
+        """An int32 tensor of a narrower one, or float32 quotients by a power of two."""
+        match = _VECTOR.fullmatch(encoding)
+        assert match is not None
+        if match[2] is None:
+            return self.converted(name, I32)
+        unit = 2.0 ** -int(match[2])
+        real = self.add_node("Cast", [name], to=TensorProto.FLOAT)
+        return self.add_node("Mul", [real, self.store(f"const/float/{unit!r}", np.array(unit, np.float32))])
+
     def _unpacked(self, v: Sym, packing: Packing) -> str:
-        """Store a constant as its packing does; returns the int32 tensor that the packing's nodes make."""
+        """Store a constant as its packing does; returns the int8 tensor that the packing's nodes make."""
         shape, stored = v.exact.shape, packing.pack(v.exact)
         if not np.array_equal(packing.unpack(stored, shape), v.exact):
             problem = f"the packing {packing.name!r} does not give its integers again"
             raise ExportError(v.constant, problem, "choose a grid whose levels it can store")
         self.encodings[v.constant] = (v.constant, f"packed {packing.name}[{','.join(map(str, shape))}]")
-        with self.before_all(v.constant, f"{v.constant}/unpacked"):
+        with self._ahead_of_all(v):
             made = packing.emit(self, self.store(v.constant, stored), shape)
-        self.dims[made], self._types[made] = shape, onnx_type(I32)
+        self.dims[made], self._types[made] = shape, onnx_type(I8)
         return made
 
     def _encoded(self, v: Sym, integers: str, encoding: str, array: np.ndarray) -> str:
-        """Nodes that encode an int32 tensor of a constant's own shape."""
+        """Nodes that encode an int8 tensor of a constant's own shape."""
         kind = encoding.removesuffix(TRANSPOSED)
         if not _WHOLE.fullmatch(kind):
             raise ExportError(v.constant, f"a packed constant cannot be encoded as {encoding!r}")
@@ -155,16 +233,33 @@ class GraphBuilder(NodeBuilder):
         elif array.shape != v.exact.shape:
             name = self.add_node("Reshape", [name, self.axes(*array.shape)])
         if kind == "u8+128":
-            name = self.add_node("Add", [name, self.scalar(WEIGHT_ZERO_POINT, I32)])
-        if array.dtype == np.int32:
+            # of a byte in two's complement, the same as adding 128
+            return self.add_node("BitwiseXor", [self.converted(name, U8), self.scalar(WEIGHT_ZERO_POINT, U8)])
+        if array.dtype == np.int8:
             return name
         return self.add_node("Cast", [name], to=helper.np_dtype_to_tensor_dtype(array.dtype))
+
+
+def _narrowest(integers: np.ndarray, encoding: str) -> IntType | None:
+    """The narrowest type to store an int32 vector in, or none where that does not pay."""
+    if integers.dtype != np.int32 or integers.ndim != 1 or not _VECTOR.fullmatch(encoding):
+        return None
+    lo, hi = int(integers.min(initial=0)), int(integers.max(initial=0))
+    for kind, width in ((I8, 1), (I16, 2)):
+        if kind.holds(lo, hi) and (integers.itemsize - width) * integers.size > _WORTH:
+            return kind
+    return None
 
 
 def decode(array: np.ndarray, encoding: str) -> np.ndarray:
     """Read a program constant back from its initializer; ExportError for an unknown encoding."""
     if match := _PACKED.fullmatch(encoding):
         return _unpack(array, match[1], tuple(int(extent) for extent in match[2].split(",")))
+    if match := _PIECE.fullmatch(encoding):
+        start, end = int(match[2]), int(match[3])
+        if array.dtype != match[1] or not start < end <= array.size:
+            raise ExportError(encoding, f"what is stored is {array.dtype} {list(array.shape)}")
+        return array.reshape(-1)[start:end].astype(np.int32)
     if encoding.endswith(TRANSPOSED):
         return decode(array, encoding.removesuffix(TRANSPOSED)).T[:, :, None]
     if encoding == "u8+128":
@@ -196,7 +291,9 @@ def _unpack(array: np.ndarray, name: str, shape: tuple[int, ...]) -> np.ndarray:
     try:
         integers = PACKINGS[name].unpack(array, shape)
     except (ValueError, IndexError) as error:
-        raise ExportError(name, f"what is stored is no constant of shape {list(shape)}") from error
+        raise ExportError(
+            f"packing {name}", f"what is stored is no constant of shape {list(shape)}: {error}"
+        ) from None
     return integers.astype(np.int8)
 
 

@@ -17,7 +17,7 @@ from onnx import GraphProto, NodeProto, TensorProto, ValueInfoProto, helper, num
 from zeroq_asr.errors import ExportError
 from zeroq_asr.integer.backends.interval import Interval, IntervalBackend
 from zeroq_asr.integer.backends.onnx_shapes import KEEPS_TYPE, OPAQUE, Dims, infer
-from zeroq_asr.integer.types import BOOL, I16, I32, I64, U8, IntType
+from zeroq_asr.integer.types import BOOL, I8, I16, I32, I64, U8, IntType
 
 #: values of the attributes of nodes
 Setting = int | float | str | Sequence[int] | GraphProto
@@ -25,6 +25,7 @@ Setting = int | float | str | Sequence[int] | GraphProto
 ONNX_TYPES: dict[IntType, int] = {
     BOOL: TensorProto.BOOL,
     U8: TensorProto.UINT8,
+    I8: TensorProto.INT8,
     I16: TensorProto.INT16,
     I32: TensorProto.INT32,
     I64: TensorProto.INT64,
@@ -97,6 +98,11 @@ class NodeBuilder:
         """All nodes, in an order in which they can run."""
         return [*self._ahead, *self._nodes]
 
+    @property
+    def constant_tensors(self) -> set[str]:
+        """Tensors that nodes make of initializers alone, before all others."""
+        return {name for node in self._ahead for name in node.output}
+
     # -- names -------------------------------------------------------------------------------
 
     def scope(self, name: str, label: str = "") -> None:
@@ -146,6 +152,10 @@ class NodeBuilder:
         name = output if self._label == self._scope else ""
         self._nodes.append(_node(op, names, [output], attrs, name=name, domain=domain))
         return output
+
+    def converted(self, name: str, to: IntType) -> str:
+        """Cast a tensor."""
+        return self.add_node("Cast", [name], to=onnx_type(to))
 
     def add_node_of(
         self, op: str, inputs: Sequence[Sym | str], results: int, **attrs: Setting

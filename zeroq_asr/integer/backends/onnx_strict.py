@@ -331,6 +331,7 @@ def build(backend: OnnxStrictBackend, program: Program) -> tuple[Sym, ...]:
         place, read = program.inputs.index(lengths), given[program.inputs.index(features)]
         given[place] = _guarded(backend, read, given[place], program.max_frames, bounded)
     results = program.run(backend, *given)
+    backend.store_vectors()
     for state, result in zip(program.states, results[len(program.outputs) :], strict=True):
         require_kept(state, result.interval)
     return tuple(backend.plain(result) for result in results)

@@ -1,0 +1,139 @@
+"""Packings: how files store integers of a few bits, and the ONNX nodes that make the integers again.
+
+Integers of 4 and of 2 bits are tensors of ONNX's own types, which a Cast widens.  For one bit ONNX has no
+type: bytes hold eight codes each, and a table of 256 rows says which integers a byte stands for.  The same
+tables store 4 and 2 bits where a file must keep the first opset.  ONNX Runtime computes all of it once, as it
+loads a file, so that what runs is the kernel of 8-bit weights.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import ml_dtypes
+import numpy as np
+
+from zeroq_asr.errors import ConfigError
+from zeroq_asr.integer.types import I8, I32
+
+if TYPE_CHECKING:
+    from zeroq_asr.integer.backends.onnx_graph import GraphBuilder
+
+#: the packing of integers that are stored as bytes, in whichever way a kernel takes them
+BYTES = "bytes"
+#: the opset of files in which nothing needs a later one
+FIRST_OPSET = 18
+
+
+@dataclass(frozen=True)
+class Packing:
+    """How the integers of a constant are stored in a file.
+
+    ``pack(integers)`` gives the stored array of int8 integers of any shape, ``unpack(array, shape)`` the
+    integers again, exactly; it raises ValueError, saying why, for an array that ``pack`` gives of no integers
+    of that shape.  ``emit(builder, stored, shape)`` appends the ONNX nodes that do the same to the tensor
+    ``stored``, in integer operators alone, and returns the name of an int8 tensor of that shape.
+    """
+
+    name: str
+    pack: Callable[[np.ndarray], np.ndarray]
+    unpack: Callable[[np.ndarray, tuple[int, ...]], np.ndarray]
+    emit: Callable[[GraphBuilder, str, tuple[int, ...]], str]
+    #: the opset that these nodes need
+    opset: int = FIRST_OPSET
+    #: name of the packing that stores the same integers in a file of the first opset
+    of_first_opset: str = ""
+
+
+#: packings by name, but for ``BYTES``
+PACKINGS: dict[str, Packing] = {}
+
+
+def register_packing(packing: Packing) -> Packing:
+    """Add a packing; returns it.  Raises ConfigError where its name is taken."""
+    if packing.name in (BYTES, *PACKINGS):
+        raise ConfigError("packing", f"{packing.name!r} is registered already", "name it anew")
+    PACKINGS[packing.name] = packing
+    return packing
+
+
+def needs_opset(name: str) -> int:
+    """Return the opset that a packing, or ``BYTES``, needs of a file."""
+    return FIRST_OPSET if name == BYTES else PACKINGS[name].opset
+
+
+def within_first_opset(name: str) -> str:
+    """Return the packing to use where a file must keep the first opset; ``BYTES`` where none will do."""
+    if needs_opset(name) <= FIRST_OPSET:
+        return name
+    return PACKINGS[name].of_first_opset or BYTES
+
+
+def require_stored(array: np.ndarray, dtype: np.dtype, shape: tuple[int, ...]) -> None:
+    """Raise ValueError unless what is stored has this type and shape."""
+    if array.dtype != dtype or array.shape != shape:
+        raise ValueError(
+            f"it is {array.dtype} {list(array.shape)} where {dtype} {list(shape)} must be stored"
+        )
+
+
+# -- types of ONNX's own -------------------------------------------------------------------------------
+
+
+def _tensors(bits: int, dtype: np.dtype, opset: int) -> Packing:
+    """Integers of a type of ONNX's own, in two's complement."""
+
+    def unpack(stored: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+        require_stored(stored, dtype, shape)
+        return stored.astype(np.int8)
+
+    def emit(b: GraphBuilder, stored: str, shape: tuple[int, ...]) -> str:
+        return b.converted(stored, I8)
+
+    return Packing(f"int{bits}", lambda q: q.astype(dtype), unpack, emit, opset, f"{bits}-bit codes")
+
+
+# -- codes in bytes ------------------------------------------------------------------------------------
+
+
+def _codes(bits: int, levels: tuple[int, ...]) -> Packing:
+    """``levels`` by their code of ``bits`` bits, the first code of a byte in its lowest bits."""
+    each = 8 // bits
+    shifts = bits * np.arange(each)
+    table = np.array(levels, dtype=np.int8)[np.arange(256)[:, None] >> shifts & len(levels) - 1]
+    code_of = np.zeros(256, dtype=np.uint8)
+    code_of[np.array(levels)] = np.arange(len(levels))
+
+    def pack(integers: np.ndarray) -> np.ndarray:
+        codes = code_of[integers.reshape(-1)]
+        rows = np.pad(codes, (0, -len(codes) % each)).reshape(-1, each)
+        return np.bitwise_or.reduce(rows << shifts, axis=1).astype(np.uint8)
+
+    def unpack(stored: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+        size = math.prod(shape)
+        require_stored(stored, np.dtype(np.uint8), (-(-size // each),))
+        if size % each and stored[-1] >> bits * (size % each):
+            raise ValueError("bits beyond the last integer are set")
+        return table[stored].reshape(-1)[:size].reshape(shape)
+
+    def emit(b: GraphBuilder, stored: str, shape: tuple[int, ...]) -> str:
+        # Gather takes a row at once: of all operators this reads the least memory
+        rows = b.add_node("Gather", [b.store(f"const/codes/{bits}", table), b.converted(stored, I32)])
+        size = math.prod(shape)
+        if size % each:
+            flat = b.add_node("Reshape", [rows, b.axes(-1)])
+            rows = b.add_node("Slice", [flat, b.axes(0), b.axes(size)])
+        return b.add_node("Reshape", [rows, b.axes(*shape)])
+
+    return Packing(f"{bits}-bit codes", pack, unpack, emit)
+
+
+#: ONNX has INT4 since opset 21, INT2 since opset 25
+INT4 = register_packing(_tensors(4, np.dtype(ml_dtypes.int4), 21)).name
+INT2 = register_packing(_tensors(2, np.dtype(ml_dtypes.int2), 25)).name
+register_packing(_codes(4, (*range(8), *range(-8, 0))))
+register_packing(_codes(2, (0, 1, -2, -1)))
+BITS = register_packing(_codes(1, (-1, 1))).name
