@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 import zeroq_asr as zq
 from zeroq_asr.cli import app
 from zeroq_asr.measure.compare import _Recordings
-from zeroq_asr.pipeline import _features, _open_source
+from zeroq_asr.pipeline.prepare import _features, _open_source
 from zeroq_asr.progress import silent
 from zeroq_asr.speech.audio import load_audio
 

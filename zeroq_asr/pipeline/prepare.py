@@ -1,54 +1,42 @@
-"""From a checkpoint to a proven integer ONNX file, every stage on one screen.
-
-``prepare`` is the slow part, done once: load, capture, make features, observe every value on them.  ``build``
-is the fast one, done for every format: choose ranges, lower.  ``quantize`` is both, and proves, exports and
-writes what they make.
-"""
+"""The slow part, once a network: load, capture, make features, observe every value on them."""
 
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from zeroq_asr.calibration.calibrate import Calibration, Observations, observe
 from zeroq_asr.calibration.equalize import equalize, smooth
-from zeroq_asr.calibration.shortfall import BLIND, Shortfall, median_shortfall, shortfalls, summary
+from zeroq_asr.calibration.shortfall import BLIND, Shortfall, median_shortfall, shortfalls
 from zeroq_asr.capture.capture import capture, prepared_graph
 from zeroq_asr.checkpoints import load_checkpoint
 from zeroq_asr.config import CalibrationSpec, QuantSpec, SynthesisSpec
 from zeroq_asr.config.calibration import BOTH, MADE, SPEECH
-from zeroq_asr.deployment.export import Export, export
 from zeroq_asr.deployment.machine import settled
 from zeroq_asr.deployment.metadata import Deployment
 from zeroq_asr.errors import CalibrationError, ConfigError, warn
-from zeroq_asr.files import atomic_write_bytes
 from zeroq_asr.graph.float_graph import FloatGraph
-from zeroq_asr.integer.float_parts import Island, islands
-from zeroq_asr.integer.program import Program
-from zeroq_asr.integer.proof import Proof, prove
 from zeroq_asr.lines import printable
 from zeroq_asr.lowering.keep_float import with_islands
-from zeroq_asr.lowering.lower import check_operators, lower
+from zeroq_asr.lowering.lower import check_operators
 from zeroq_asr.lowering.plan import Plan
 from zeroq_asr.model import AsrModel
+from zeroq_asr.pipeline.clock import Clock
 from zeroq_asr.progress import Progress, silent
 from zeroq_asr.speech.audio import AudioReader, check_segments
 from zeroq_asr.speech.frontend import Frontend
 from zeroq_asr.speech.manifest import Utterance, read_manifest
 from zeroq_asr.synthesis.features import SyntheticFeatures
-from zeroq_asr.synthesis.made_speech import little_speech
+from zeroq_asr.synthesis.made_speech import little_speech, rounding_speech
 from zeroq_asr.synthesis.sources import make_features, source_for
 from zeroq_asr.threads import one_thread
 
 #: stages that tell of their steps themselves
-_TOLD = ("source", "features", "calibrate")
 
 
 @dataclass(frozen=True)
@@ -100,7 +88,7 @@ class Prepared:
 
     def deployment(self, spec_or_plan: QuantSpec | Plan | None = None) -> Deployment:
         """Return what surrounds the program of a format in its file."""
-        spec, plan = _both(self, spec_or_plan)
+        spec, plan = spec_and_plan(self, spec_or_plan)
         recipe = {"quantization": spec.to_dict(), "calibration": self.calibration.to_dict()}
         if plan is not None:
             recipe["plan"] = {"yaml": plan.to_yaml()}
@@ -120,51 +108,6 @@ class Prepared:
 
 
 _NAME_IT = "name it when preparing: prepare(…, also=(spec,))"
-
-
-@dataclass(frozen=True)
-class Quantized:
-    """What ``quantize`` made, and the account of it."""
-
-    program: Program
-    deployment: Deployment
-    proof: Proof
-    exported: Export
-    #: what the ranges came from; None for audio
-    features: SyntheticFeatures | None
-    #: where it was written; None if it was not
-    path: Path | None
-    #: bytes of the file
-    size: int
-    #: bytes of the float network's parameters and buffers
-    float_bytes: int
-    #: stage → seconds
-    seconds: dict[str, float] = field(default_factory=dict)
-    #: how far the features that ranges come from fall short of made speech, a value each; nothing where they
-    #: are made speech or recordings themselves
-    shortfalls: tuple[Shortfall, ...] = ()
-
-    @property
-    def islands(self) -> tuple[Island, ...]:
-        """What stayed in float; none if the program is integer-only."""
-        return islands(self.program)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the account as JSON values."""
-        return {
-            "file": None if self.path is None else str(self.path),
-            "bytes": self.size,
-            "float_bytes": self.float_bytes,
-            "name": self.deployment.name,
-            "dialect": self.exported.backend.dialect,
-            "integer_only": not self.islands,
-            "islands": [asdict(island) for island in self.islands],
-            "program_sha256": self.program.digest(),
-            "shortfall": summary(self.shortfalls),
-            "proof": self.proof.to_dict(),
-            "recipe": self.deployment.recipe,
-            "seconds": self.seconds,
-        }
 
 
 @one_thread()
@@ -199,7 +142,7 @@ def prepare(
             "prepare", "the formats differ in equalization, smoothing or allow_float", "prepare them apart"
         )
     seconds: dict[str, float] = {}
-    clock = _Clock(seconds, progress)
+    clock = Clock(seconds, progress)
     with clock("load"):
         model = (
             source
@@ -235,6 +178,9 @@ def prepare(
             total=total,
             progress=progress,
         )
+        if any(one.feedback for one in specs) and calibration.kind != "audio":
+            speech = rounding_speech(model, synthesis)
+            observations.learn_covariances(observe(graph, speech.utterances(), covariances=True))
     values: tuple[Shortfall, ...] = ()
     if check_ranges and calibration.kind not in (SPEECH, BOTH, "audio"):
         with clock("check"):
@@ -261,101 +207,13 @@ def _compared_with_speech(
     return values
 
 
-@one_thread()
-def build(prepared: Prepared, spec_or_plan: QuantSpec | Plan | None = None) -> Program:
-    """Lower a prepared network to an integer program of a format, by default that which it was prepared for.
-
-    A plan gives every layer its grid and every value its bits; all else is as the network was prepared for.
-    Raises as ``Prepared.calibrated`` does, and ConfigError for a plan that does not fit the network.
-    """
-    spec, plan = _both(prepared, spec_or_plan)
-    calibration, model = prepared.calibrated(spec), prepared.model
-    return lower(
-        prepared.graph,
-        calibration.ranges,
-        spec,
-        channels=model.frontend.features,
-        max_frames=prepared.deployment(spec).max_frames,
-        means=calibration.means if spec.bias_correction else None,
-        covariances=calibration.covariances if spec.feedback else None,
-        waveform=model.frontend.is_waveform,
-        plan=plan,
-    )
-
-
-def quantize(
-    source: str | os.PathLike[str] | AsrModel | Prepared,
-    output: str | os.PathLike[str] | None = None,
-    *,
-    spec: QuantSpec | Plan | None = None,
-    synthesis: SynthesisSpec | None = None,
-    calibration: CalibrationSpec | None = None,
-    dialect: str = "fused",
-    config: str | os.PathLike[str] | None = None,
-    loader: str | None = None,
-    language: str | None = None,
-    progress: Progress = silent,
-) -> Quantized:
-    """Quantize a checkpoint, a loaded model or a prepared one, and write it to ``output`` if given.
-
-    ``config``, ``loader`` and ``language`` are as in ``load_checkpoint``; of what is prepared, ``spec``
-    chooses the format, as in ``build``.  Raises a ZeroqError for anything that is wrong with the input; the
-    output file is whole or not there at all, and replaces what was there.  The file is integer-only unless
-    ``spec`` keeps something in float (``keep_float``, ``allow_float``), which ``Quantized.islands`` lists and
-    only the dialect ``fused`` can hold.
-    """
-    if isinstance(source, Prepared):
-        if any(given is not None for given in (synthesis, calibration, config, loader, language)):
-            raise ConfigError(
-                "quantize", "the network is prepared already, with its own features", "prepare anew"
-            )
-        prepared = source
-    else:
-        prepared = prepare(
-            source,
-            spec=spec if isinstance(spec, QuantSpec) else None,
-            synthesis=synthesis,
-            calibration=calibration,
-            config=config,
-            loader=loader,
-            language=language,
-            progress=progress,
-        )
-    chosen, _ = _both(prepared, spec)
-    seconds = dict(prepared.seconds)
-    clock = _Clock(seconds, progress)
-    deployment = prepared.deployment(spec)
-    with clock("lower"):
-        program = build(prepared, spec)
-    with clock("prove"):
-        proof = prove(program)
-    with clock("export"):
-        exported = export(program, deployment, dialect, chosen.target)
-        data = exported.to_bytes()
-        if output is not None:
-            atomic_write_bytes(output, data)
-    path = None if output is None else Path(output)
-    float_bytes = prepared.model.float_bytes
-    return Quantized(
-        program,
-        deployment,
-        proof,
-        exported,
-        prepared.features,
-        path,
-        len(data),
-        float_bytes,
-        seconds,
-        prepared.shortfalls,
-    )
-
-
 def preparation(spec: QuantSpec) -> tuple[float, float, bool]:
     """Return what of a format changes the graph that is observed: formats alike in it share a ``prepare``."""
     return spec.equalization, spec.smoothing, spec.allow_float
 
 
-def _both(prepared: Prepared, spec_or_plan: QuantSpec | Plan | None) -> tuple[QuantSpec, Plan | None]:
+def spec_and_plan(prepared: Prepared, spec_or_plan: QuantSpec | Plan | None) -> tuple[QuantSpec, Plan | None]:
+    """Return the format to build, and the plan if one was given in its place."""
     if isinstance(spec_or_plan, Plan):
         return prepared.spec, spec_or_plan
     return settled(spec_or_plan or prepared.spec), None
@@ -367,28 +225,6 @@ def _levels(spec: QuantSpec) -> int:
 
 def _needs_histograms(spec: QuantSpec, calibration: CalibrationSpec) -> bool:
     return calibration.resolved(_levels(spec)).method != "minmax"
-
-
-class _Clock:
-    """Times the stages, and tells of those that have no steps of their own."""
-
-    def __init__(self, seconds: dict[str, float], progress: Progress) -> None:
-        self._seconds, self._progress = seconds, progress
-        self._stage, self._start = "", 0.0
-
-    def __call__(self, stage: str) -> _Clock:
-        self._stage = stage
-        return self
-
-    def __enter__(self) -> None:
-        self._start = time.perf_counter()
-        if self._stage not in _TOLD:
-            self._progress(self._stage, 0, 1)
-
-    def __exit__(self, *_: object) -> None:
-        self._seconds[self._stage] = round(time.perf_counter() - self._start, 3)
-        if self._stage not in _TOLD:
-            self._progress(self._stage, 1, 1)
 
 
 def _open_source(model: AsrModel, calibration: CalibrationSpec) -> list[Utterance] | SyntheticFeatures | None:

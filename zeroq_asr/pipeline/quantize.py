@@ -1,0 +1,225 @@
+"""The fast part, once a format: choose ranges, lower, train what is coarse, prove, export and write."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from zeroq_asr.calibration.shortfall import Shortfall, summary
+from zeroq_asr.config import CalibrationSpec, QuantSpec, SynthesisSpec, TrainingSpec
+from zeroq_asr.deployment.export import Export, export
+from zeroq_asr.deployment.metadata import Deployment
+from zeroq_asr.errors import ConfigError
+from zeroq_asr.files import atomic_write_bytes
+from zeroq_asr.integer.float_parts import Island, islands
+from zeroq_asr.integer.program import Program
+from zeroq_asr.integer.proof import Proof, prove
+from zeroq_asr.lowering.keep_float import with_islands
+from zeroq_asr.lowering.lower import lower
+from zeroq_asr.lowering.plan import Plan
+from zeroq_asr.model import AsrModel
+from zeroq_asr.pipeline.clock import Clock
+from zeroq_asr.pipeline.prepare import Prepared, prepare, spec_and_plan
+from zeroq_asr.progress import Progress, silent
+from zeroq_asr.synthesis.features import SyntheticFeatures
+from zeroq_asr.threads import one_thread
+from zeroq_asr.training.train import TrainingAccount, reconstructs, train
+
+#: stages that tell of their steps themselves
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """What ``quantize`` made, and the account of it."""
+
+    program: Program
+    deployment: Deployment
+    proof: Proof
+    exported: Export
+    #: what the ranges came from; None for audio
+    features: SyntheticFeatures | None
+    #: where it was written; None if it was not
+    path: Path | None
+    #: bytes of the file
+    size: int
+    #: bytes of the float network's parameters and buffers
+    float_bytes: int
+    #: stage → seconds
+    seconds: dict[str, float] = field(default_factory=dict)
+    #: how far the features that ranges come from fall short of made speech, a value each; nothing where they
+    #: are made speech or recordings themselves
+    shortfalls: tuple[Shortfall, ...] = ()
+    #: what training weights did; None where none were
+    training: TrainingAccount | None = None
+
+    @property
+    def islands(self) -> tuple[Island, ...]:
+        """What stayed in float; none if the program is integer-only."""
+        return islands(self.program)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the account as JSON values."""
+        return {
+            "file": None if self.path is None else str(self.path),
+            "bytes": self.size,
+            "float_bytes": self.float_bytes,
+            "name": self.deployment.name,
+            "dialect": self.exported.backend.dialect,
+            "integer_only": not self.islands,
+            "islands": [asdict(island) for island in self.islands],
+            "program_sha256": self.program.digest(),
+            "shortfall": summary(self.shortfalls),
+            "training": None if self.training is None else self.training.to_dict(),
+            "proof": self.proof.to_dict(),
+            "recipe": self.deployment.recipe,
+            "seconds": self.seconds,
+        }
+
+
+@one_thread()
+def build(prepared: Prepared, spec_or_plan: QuantSpec | Plan | None = None) -> Program:
+    """Lower a prepared network to an integer program of a format, by default that which it was prepared for.
+
+    A plan gives every layer its grid and every value its bits; all else is as the network was prepared for.
+    Raises as ``Prepared.calibrated`` does, and ConfigError for a plan that does not fit the network.
+    """
+    spec, plan = spec_and_plan(prepared, spec_or_plan)
+    calibration, model = prepared.calibrated(spec), prepared.model
+    # of a plan only if they were observed, for another format
+    by_feedback = spec.feedback or (plan is not None and plan.is_coarse and spec.rounding == "auto")
+    return lower(
+        prepared.graph,
+        calibration.ranges,
+        spec,
+        channels=model.frontend.features,
+        max_frames=prepared.deployment(spec).max_frames,
+        means=calibration.means if spec.bias_correction else None,
+        covariances=calibration.covariances if by_feedback else None,
+        waveform=model.frontend.is_waveform,
+        plan=plan,
+    )
+
+
+def quantize(
+    source: str | os.PathLike[str] | AsrModel | Prepared,
+    output: str | os.PathLike[str] | None = None,
+    *,
+    spec: QuantSpec | Plan | None = None,
+    synthesis: SynthesisSpec | None = None,
+    calibration: CalibrationSpec | None = None,
+    training: TrainingSpec | None = None,
+    run: str | os.PathLike[str] | None = None,
+    resume: bool = False,
+    dialect: str = "fused",
+    config: str | os.PathLike[str] | None = None,
+    loader: str | None = None,
+    language: str | None = None,
+    progress: Progress = silent,
+) -> Quantized:
+    """Quantize a checkpoint, a loaded model or a prepared one, and write it to ``output`` if given.
+
+    ``config``, ``loader`` and ``language`` are as in ``load_checkpoint``; of what is prepared, ``spec``
+    chooses the format, as in ``build``.  Weights of few bits are trained as ``training`` says, by default
+    section by section (``zeroq_asr.training``).  ``run``: the file that keeps how far training is, removed
+    when it is done; with ``resume`` it goes on from there.
+
+    Raises a ZeroqError for anything that is wrong with the input; the output file is whole or not there at
+    all, and replaces what was there.  The file is integer-only unless ``spec`` keeps something in float
+    (``keep_float``, ``allow_float``), which ``Quantized.islands`` lists and only the dialect ``fused`` can
+    hold.
+    """
+    if isinstance(source, Prepared):
+        if any(given is not None for given in (synthesis, calibration, config, loader, language)):
+            raise ConfigError(
+                "quantize", "the network is prepared already, with its own features", "prepare anew"
+            )
+        prepared = source
+    else:
+        prepared = prepare(
+            source,
+            spec=spec if isinstance(spec, QuantSpec) else None,
+            synthesis=synthesis,
+            calibration=calibration,
+            config=config,
+            loader=loader,
+            language=language,
+            progress=progress,
+        )
+    chosen, _ = spec_and_plan(prepared, spec)
+    seconds = dict(prepared.seconds)
+    clock = Clock(seconds, progress)
+    deployment = prepared.deployment(spec)
+    with clock("lower"):
+        program = build(prepared, spec)
+    training = training or TrainingSpec()
+    with clock("train"):
+        program, account = _trained(prepared, program, spec, training, progress, run, resume)
+    if account is not None:
+        deployment = _told(deployment, training, account)
+    with clock("prove"):
+        proof = prove(program)
+    with clock("export"):
+        exported = export(program, deployment, dialect, chosen.target)
+        data = exported.to_bytes()
+        if output is not None:
+            atomic_write_bytes(output, data)
+    path = None if output is None else Path(output)
+    float_bytes = prepared.model.float_bytes
+    return Quantized(
+        program,
+        deployment,
+        proof,
+        exported,
+        prepared.features,
+        path,
+        len(data),
+        float_bytes,
+        seconds,
+        prepared.shortfalls,
+        account,
+    )
+
+
+def _trained(
+    prepared: Prepared,
+    program: Program,
+    spec_or_plan: QuantSpec | Plan | None,
+    training: TrainingSpec,
+    progress: Progress,
+    run: str | os.PathLike[str] | None,
+    resume: bool,
+) -> tuple[Program, TrainingAccount | None]:
+    """Train a program that was built, if its format or ``training`` asks for it."""
+    spec, plan = spec_and_plan(prepared, spec_or_plan)
+    graph = with_islands(prepared.graph, spec.keep_float)
+    resolved = (plan or Plan.of(spec)).resolve(graph)
+    sectionwise = reconstructs(spec, training, graph, resolved)
+    if not sectionwise and not training.distills:
+        if resume:
+            raise ConfigError(
+                "--resume", "nothing of this format is trained", "say --train TIME, or leave it out"
+            )
+        return program, None
+    return train(
+        prepared.model,
+        graph,
+        program,
+        resolved,
+        prepared.utterances,
+        training,
+        prepared.synthesis,
+        sectionwise=sectionwise,
+        recorded=prepared.calibration.kind == "audio",
+        run=run,
+        resume=resume,
+        progress=progress,
+    )
+
+
+def _told(deployment: Deployment, training: TrainingSpec, account: TrainingAccount) -> Deployment:
+    """Return the deployment with how its weights were trained in its recipe."""
+    steps = None if account.distillation is None else account.distillation.steps
+    told = {**training.to_dict(), "distillation_steps": steps or 0}
+    return replace(deployment, recipe={**deployment.recipe, "training": told})
