@@ -16,10 +16,10 @@ BOMB = "".join(f"- &{chr(98 + i)} [{', '.join(['*' + chr(97 + i)] * 9)}]\n" for 
 
 
 def test_a_plan_is_read_and_written() -> None:
-    plan = ((("*", "int8"), ("a.*", "int4"), ("*", "int6")), (("*", 8), ("a", 16)), 12)
+    plan = ((("*", "int8"), ("a.*", "int4"), ("*", "int6")), (("*", 8), ("a", 16)), 12, 8)
     assert read_plan(write_plan(*plan), "p") == plan
-    assert read_plan("{}", "p") == ((), (), None)
-    assert read_plan("weights:\nvalues:\n", "p") == ((), (), None)
+    assert read_plan("{}", "p") == ((), (), None, None)
+    assert read_plan("weights:\nvalues:\n", "p") == ((), (), None, None)
     assert read_plan('weights: {"*": int8, a: int4}', "p")[0] == (("*", "int8"), ("a", "int4"))
 
 
@@ -28,9 +28,9 @@ def test_a_plan_is_read_and_written() -> None:
     [
         ("weights: {}\nweights: {}", "line 2: the key 'weights' stands twice in one mapping"),
         ("weights: {a: int8, b: int8, a: int4}", "line 1: the key 'a' stands twice in one mapping"),
-        ("weight: {}", "no keys but weights, values, logit_bits, got 'weight'"),
+        ("weight: {}", "no keys but weights, values, logit_bits, sensitive_bits, got 'weight'"),
         ("1: {}", "no keys but .* got 1"),
-        ("- a", r"a plan is a mapping of weights, values, logit_bits, got \['a'\]"),
+        ("- a", r"a plan is a mapping of weights, values, logit_bits, sensitive_bits, got \['a'\]"),
         ("", "a plan is a mapping .* got None"),
         ("weights: int8", "weights must list patterns as NAME: VALUE, got 'int8'"),
         ("weights: false", "weights must list patterns as NAME: VALUE, got False"),

@@ -37,7 +37,7 @@ from zeroq_asr.speech.tokenizer import Tokenizer
 
 NOISE = zq.CalibrationSpec("noise")
 PACKED = [name for name, grid in GRIDS.items() if grid.packing != BYTES]
-OPSET_OF = {"int4": 21, "int2": 25, "1-bit codes": 18}
+OPSET_OF = {"int4": 21, "int2": 25, "2-bit odd codes": 18, "1-bit codes": 18}
 
 
 @pytest.fixture(scope="module")

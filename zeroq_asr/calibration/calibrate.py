@@ -208,6 +208,12 @@ class Covariance:
         self._products = self._products + rows.T @ rows
         self._count += len(rows)
 
+    def merge(self, other: Covariance) -> None:
+        """Take in all that another covariance of the same inputs has seen."""
+        self._sum = self._sum + other._sum
+        self._products = self._products + other._products
+        self._count += other._count
+
     @property
     def covariance(self) -> np.ndarray | None:
         """Covariance float64 [I·K, I·K]; None where there was no window."""
@@ -243,6 +249,11 @@ class Observations:
     covariances: dict[str, Covariance]
     #: number of utterances
     count: int
+
+    def learn_covariances(self, other: Observations) -> None:
+        """Take in the covariances that were observed of the same graph on other features."""
+        for name, covariance in other.covariances.items():
+            self.covariances[name].merge(covariance)
 
     @property
     def has_histograms(self) -> bool:

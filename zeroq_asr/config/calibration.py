@@ -73,13 +73,13 @@ class CalibrationSpec:
         """Return the specification with the method that "auto" stands for at ``levels`` = 2^bits − 1 steps.
 
         With 8 bits the extremes; the coarser the step, the more it pays to clip for its sake: with 7 bits
-        the percentile 99.999, with fewer 99.99 (benchmarks/ranges.py --activations, docs/experiments.md).
+        the percentile 99.999, with 5 and 6 bits 99.99, with fewer 99.9 (docs/experiments.md).
         """
         if self.method != "auto":
             return self
         if levels >= 255:
             return dataclasses.replace(self, method="minmax")
-        kept = 99.999 if levels >= 127 else 99.99
+        kept = 99.999 if levels >= 127 else 99.99 if levels >= 31 else 99.9
         margin = 1.0 if self.margin is None else self.margin
         return dataclasses.replace(self, method="percentile", percentile=kept, margin=margin)
 

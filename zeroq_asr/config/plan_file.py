@@ -7,6 +7,7 @@
     - "*": 8
     - encoder.layers.0.*: 16
     logit_bits: 16
+    sensitive_bits: 8
 
 Every key may be left out.  A mapping stands for a list of its entries.  What a plan means is the matter of
 ``zeroq_asr.lowering.plan``.
@@ -71,13 +72,13 @@ def _pairs(
     return tuple(pairs)
 
 
-def read_plan(source: str, where: str) -> tuple[Patterns[str], Patterns[int], int | None]:
-    """Return the grids of weights, the bits of values, and the bits of the logits where a file says them.
+def read_plan(source: str, where: str) -> tuple[Patterns[str], Patterns[int], int | None, int | None]:
+    """Return grids of weights, bits of values, and bits of logits and of sensitive weights, if any.
 
     ``source``: the text of the file, ``where`` what errors call it.  Raises ConfigError for anything else.
     """
     data = read_yaml(source, where, ConfigError)
-    keys = ("weights", "values", "logit_bits")
+    keys = ("weights", "values", "logit_bits", "sensitive_bits")
     if not isinstance(data, dict):
         problem = f"a plan is a mapping of {', '.join(keys)}, got {shown(data)}"
         raise ConfigError(where, problem)
@@ -85,11 +86,13 @@ def read_plan(source: str, where: str) -> tuple[Patterns[str], Patterns[int], in
     if unknown:
         found = ", ".join(shown(key) for key in unknown[:8])
         raise ConfigError(where, f"a plan has no keys but {', '.join(keys)}, got {found}")
-    bits = data.get("logit_bits")
+    bits, sensitive = data.get("logit_bits"), data.get("sensitive_bits")
     if bits is not None:
         whole(where, "logit_bits", bits, 8, 16)
+    if sensitive is not None:
+        whole(where, "sensitive_bits", sensitive, 1, 8)
     weights, values = (list(_entries(where, key, data.get(key))) for key in keys[:2])
-    return layer_grids(where, weights), layer_bits(where, values), bits
+    return layer_grids(where, weights), layer_bits(where, values), bits, sensitive
 
 
 def _entries(where: str, key: str, data: object) -> Iterable[tuple[object, object]]:
@@ -99,8 +102,11 @@ def _entries(where: str, key: str, data: object) -> Iterable[tuple[object, objec
         yield from entry.items()
 
 
-def write_plan(weights: Patterns[str], values: Patterns[int], logit_bits: int) -> str:
+def write_plan(
+    weights: Patterns[str], values: Patterns[int], logit_bits: int, sensitive_bits: int | None = None
+) -> str:
     """Return the text that ``read_plan`` reads."""
     data: dict[str, Any] = {"weights": [{name: grid} for name, grid in weights]}
     data |= {"values": [{name: bits} for name, bits in values], "logit_bits": logit_bits}
+    data |= {} if sensitive_bits is None else {"sensitive_bits": sensitive_bits}
     return yaml.safe_dump(data, sort_keys=False, allow_unicode=True)

@@ -28,6 +28,8 @@ NONLINEARITIES = {
 }
 #: name of the grid at which rounding by feedback gains nothing
 FINEST = "int8"
+#: bits of weights up to which sensitive layers keep more
+_COARSE = 4
 #: bytes of a plan's file
 _MOST_PLAN = 2**20
 ROUNDINGS = ("auto", "nearest", "feedback")
@@ -37,8 +39,11 @@ ROUNDINGS = ("auto", "nearest", "feedback")
 class QuantSpec:
     """The integer format of the network that is written."""
 
-    #: bits of a weight, 2..8: symmetric, range +-(2^(bits-1) - 1), a scale per output channel
+    #: bits of a weight, 1..8, with a scale per output channel (``zeroq_asr.integer.grid.symmetric``)
     weight_bits: int = 8
+    #: bits of the weights of sensitive layers, those of one channel a channel (depthwise), the first and the
+    #: last, where nothing is said of them by name; None: 8 where the others have 4 or fewer, else as many
+    sensitive_bits: int | None = None
     #: bits of an activation, 2..8: unsigned with a zero point, a scale per tensor
     activation_bits: int = 8
     #: (name, bits) of single layers' results: a layer's path, a value's name, or a glob of them, and 2 to 8,
@@ -74,7 +79,9 @@ class QuantSpec:
 
     def __post_init__(self) -> None:
         where = "QuantSpec"
-        whole(where, "weight_bits", self.weight_bits, 2, 8)
+        whole(where, "weight_bits", self.weight_bits, 1, 8)
+        if self.sensitive_bits is not None:
+            whole(where, "sensitive_bits", self.sensitive_bits, 1, 8)
         whole(where, "activation_bits", self.activation_bits, 2, 8)
         # JSON has no tuples
         object.__setattr__(self, "layer_bits", layer_bits(where, self.layer_bits))
@@ -90,6 +97,13 @@ class QuantSpec:
         choice(where, "rounding", self.rounding, ROUNDINGS)
         real(where, "equalization", self.equalization, at_least=0.0, at_most=1.0)
         real(where, "smoothing", self.smoothing, at_least=0.0, at_most=1.0)
+
+    @property
+    def sensitive(self) -> int:
+        """Bits of the weights of sensitive layers."""
+        if self.sensitive_bits is not None:
+            return self.sensitive_bits
+        return 8 if self.weight_bits <= _COARSE else self.weight_bits
 
     @property
     def feedback(self) -> bool:
@@ -151,10 +165,12 @@ def _planned(path: str) -> dict[str, Any]:
         source = read_file(path, ConfigError, _MOST_PLAN).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ConfigError(path, f"is not UTF-8 (byte {error.start + 1})", "save the plan as UTF-8") from None
-    weights, values, logit_bits = read_plan(source, path)
-    fields: dict[str, Any] = {}
-    if weights and weights[0][0] == EVERYTHING and re.fullmatch(r"int[2-8]", weights[0][1]):
+    weights, values, logit_bits, sensitive_bits = read_plan(source, path)
+    fields: dict[str, Any] = {} if sensitive_bits is None else {"sensitive_bits": sensitive_bits}
+    if weights and weights[0][0] == EVERYTHING and re.fullmatch(r"int[3-8]", weights[0][1]):
         fields["weight_bits"], weights = int(weights[0][1][3:]), weights[1:]
+        # a plan says itself whether some are finer
+        fields.setdefault("sensitive_bits", fields["weight_bits"])
     if values and values[0][0] == EVERYTHING and values[0][1] != LAYER_BITS:
         fields["activation_bits"], values = values[0][1], values[1:]
     if logit_bits is not None:

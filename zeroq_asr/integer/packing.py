@@ -99,8 +99,9 @@ def _tensors(bits: int, dtype: np.dtype, opset: int) -> Packing:
 # -- codes in bytes ------------------------------------------------------------------------------------
 
 
-def _codes(bits: int, levels: tuple[int, ...]) -> Packing:
+def _codes(bits: int, levels: tuple[int, ...], name: str = "") -> Packing:
     """``levels`` by their code of ``bits`` bits, the first code of a byte in its lowest bits."""
+    name = name or f"{bits}-bit codes"
     each = 8 // bits
     shifts = bits * np.arange(each)
     table = np.array(levels, dtype=np.int8)[np.arange(256)[:, None] >> shifts & len(levels) - 1]
@@ -121,14 +122,14 @@ def _codes(bits: int, levels: tuple[int, ...]) -> Packing:
 
     def emit(b: GraphBuilder, stored: str, shape: tuple[int, ...]) -> str:
         # Gather takes a row at once: of all operators this reads the least memory
-        rows = b.add_node("Gather", [b.store(f"const/codes/{bits}", table), b.converted(stored, I32)])
+        rows = b.add_node("Gather", [b.store(f"const/{name}", table), b.converted(stored, I32)])
         size = math.prod(shape)
         if size % each:
             flat = b.add_node("Reshape", [rows, b.axes(-1)])
             rows = b.add_node("Slice", [flat, b.axes(0), b.axes(size)])
         return b.add_node("Reshape", [rows, b.axes(*shape)])
 
-    return Packing(f"{bits}-bit codes", pack, unpack, emit)
+    return Packing(name, pack, unpack, emit)
 
 
 #: ONNX has INT4 since opset 21, INT2 since opset 25
@@ -137,3 +138,7 @@ INT2 = register_packing(_tensors(2, np.dtype(ml_dtypes.int2), 25)).name
 register_packing(_codes(4, (*range(8), *range(-8, 0))))
 register_packing(_codes(2, (0, 1, -2, -1)))
 BITS = register_packing(_codes(1, (-1, 1))).name
+#: of the four levels without 0, of which ONNX has no type
+ODD = register_packing(_codes(2, (-3, -1, 1, 3), "2-bit odd codes")).name
+#: packing → weights of a byte
+A_BYTE = {BYTES: 1, INT4: 2, INT2: 4, ODD: 4, BITS: 8}

@@ -18,6 +18,7 @@ from fnmatch import fnmatchcase
 from zeroq_asr.config import LAYER_BITS, QuantSpec
 from zeroq_asr.config.checks import whole
 from zeroq_asr.config.plan_file import EVERYTHING, layer_bits, layer_grids, read_plan, write_plan
+from zeroq_asr.config.quantization import FINEST
 from zeroq_asr.errors import ConfigError
 from zeroq_asr.graph.float_graph import FloatGraph, FloatNode
 from zeroq_asr.graph.shapes import infer
@@ -38,11 +39,21 @@ class Plan:
     #: pattern → 2 to 8, or 16; 8 where none matches
     values: tuple[tuple[str, int], ...] = ((EVERYTHING, _BITS),)
     logit_bits: int = 16
+    #: bits of the weights of sensitive layers, which are depthwise, the first or the last, where no pattern
+    #: but that of everything names them; None: as all others
+    sensitive_bits: int | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "weights", layer_grids("Plan", self.weights))
         object.__setattr__(self, "values", layer_bits("Plan", self.values))
         whole("Plan", "logit_bits", self.logit_bits, 8, 16)
+        if self.sensitive_bits is not None:
+            whole("Plan", "sensitive_bits", self.sensitive_bits, 1, 8)
+
+    @property
+    def is_coarse(self) -> bool:
+        """Whether it names a grid other than that of 8 bits, at which rounding by feedback gains nothing."""
+        return any(grid != FINEST for _, grid in self.weights)
 
     @classmethod
     def of(cls, spec: QuantSpec) -> Plan:
@@ -51,17 +62,18 @@ class Plan:
             ((EVERYTHING, symmetric(spec.weight_bits).name), *spec.layer_grids),
             ((EVERYTHING, spec.activation_bits), *spec.layer_bits),
             spec.logit_bits,
+            None if spec.sensitive == spec.weight_bits else spec.sensitive,
         )
 
     @classmethod
     def from_yaml(cls, source: str) -> Plan:
         """Return the plan that ``to_yaml`` wrote; ConfigError for what is none."""
-        weights, values, logit_bits = read_plan(source, "plan")
-        return cls(weights, values, cls.logit_bits if logit_bits is None else logit_bits)
+        weights, values, logit_bits, sensitive_bits = read_plan(source, "plan")
+        return cls(weights, values, cls.logit_bits if logit_bits is None else logit_bits, sensitive_bits)
 
     def to_yaml(self) -> str:
         """Return the plan as the text of a file."""
-        return write_plan(self.weights, self.values, self.logit_bits)
+        return write_plan(self.weights, self.values, self.logit_bits, self.sensitive_bits)
 
     def resolve(self, graph: FloatGraph) -> ResolvedPlan:
         """Return what the plan says of every value and layer of a graph, islands and all.
@@ -71,10 +83,13 @@ class Plan:
         """
         grids: dict[str, Grid] = {}
         grid = symmetric(_BITS)
+        finer: dict[str, Grid] = {}
+        if self.sensitive_bits is not None:
+            finer = dict.fromkeys(sensitive_layers(graph), symmetric(self.sensitive_bits))
         for pattern, name in self.weights:
             found = grid_of(name)
             if pattern == EVERYTHING:
-                grids, grid = {}, found
+                grids, grid = dict(finer), found
             else:
                 grids |= dict.fromkeys(_layers(graph, pattern), found)
         bits, default = _bytes(graph, self.values)
@@ -107,6 +122,17 @@ class ResolvedPlan:
     def grid(self, node: FloatNode) -> Grid:
         """The grid of a layer's weights."""
         return self.grids.get(node.out, self.grid_default)
+
+
+def sensitive_layers(graph: FloatGraph) -> list[str]:
+    """Results of the layers whose weights lose most for few bytes: depthwise ones, the first and the last."""
+    holding = [node for node in graph.nodes if traits_of(node).holds_weight]
+    ends = {node.out for node in (*holding[:1], *holding[-1:])}
+    return [
+        node.out
+        for node in holding
+        if node.out in ends or node.attrs["weight"].shape[1] == 1 < node.attrs["groups"]
+    ]
 
 
 def _layers(graph: FloatGraph, pattern: str) -> list[str]:

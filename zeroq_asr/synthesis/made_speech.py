@@ -22,6 +22,10 @@ from zeroq_asr.threads import one_thread
 _APART = 1_000_003
 #: utterances and seconds of each that other features are compared with: so few that it costs little
 _FEW, _SHORT = 4, 4.0
+#: of those whose covariances weights are rounded by
+_MANY = 32
+#: from a seed to that of utterances for another purpose
+_OTHER = 1
 
 
 @one_thread()
@@ -49,8 +53,19 @@ def made_speech(
 
 def little_speech(model: AsrModel, spec: SynthesisSpec) -> SyntheticFeatures:
     """Return a few short made utterances, other ones than ``spec`` makes, for ranges to be compared with."""
-    few = dataclasses.replace(spec, speakers=_FEW, seconds=_SHORT, seed=spec.seed + 1)
+    few = dataclasses.replace(spec, speakers=_FEW, seconds=_SHORT, seed=spec.seed + _OTHER)
     return made_speech(model, few)
+
+
+def rounding_speech(model: AsrModel, spec: SynthesisSpec) -> SyntheticFeatures:
+    """Return made utterances, other ones than ``spec`` makes, for what weights are multiplied with.
+
+    Rounding by feedback makes up for one weight by another as far as their inputs go together, and needs more
+    speakers to know that than ranges do.
+    """
+    return made_speech(
+        model, dataclasses.replace(spec, speakers=_MANY, seconds=_SHORT, seed=spec.seed + 2 * _OTHER)
+    )
 
 
 def joined(first: SyntheticFeatures, second: SyntheticFeatures) -> SyntheticFeatures:
