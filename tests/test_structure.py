@@ -30,7 +30,7 @@ LAYERS = (
     ("model", "capture"),
     ("checkpoints", "lowering"),
     ("operators", "embedded", "synthesis"),
-    ("calibration",),
+    ("calibration", "training"),
     ("deployment",),
     ("pipeline",),
     ("measure",),

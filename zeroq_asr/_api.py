@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from zeroq_asr._version import __version__
 from zeroq_asr.checkpoints import load_checkpoint, save_checkpoint
-from zeroq_asr.config import CalibrationSpec, QuantSpec, SynthesisSpec
+from zeroq_asr.config import CalibrationSpec, QuantSpec, SynthesisSpec, TrainingSpec
 from zeroq_asr.deployment.inspection import inspect_file
 from zeroq_asr.deployment.recognizer import OnnxRecognizer, Recognizer, TorchRecognizer, open_recognizer
 from zeroq_asr.deployment.verify import Certificate, verify
@@ -32,6 +32,7 @@ from zeroq_asr.measure.bench import Benchmark, Timing, bench
 from zeroq_asr.measure.compare import Comparison, compare
 from zeroq_asr.measure.doctor import Diagnosis, diagnose
 from zeroq_asr.measure.evaluate import Evaluation, evaluate, transcribe
+from zeroq_asr.measure.plans import FoundPlan, PlanPoint, find_plan
 from zeroq_asr.measure.report import QualityReport, ValueQuality, report
 from zeroq_asr.measure.sensitivity import LayerSensitivity, Sensitivity, sensitivity
 from zeroq_asr.model import AsrModel
@@ -41,6 +42,7 @@ from zeroq_asr.speech.manifest import Utterance, read_manifest
 from zeroq_asr.speech.tokenizer import Tokenizer
 from zeroq_asr.synthesis.features import LayerAccount, SyntheticFeatures
 from zeroq_asr.synthesis.synthesize import gaussian_noise, synthesize
+from zeroq_asr.training.train import TrainingAccount
 
 __all__ = [
     "AsrModel",
@@ -58,6 +60,7 @@ __all__ = [
     "Diagnosis",
     "Evaluation",
     "ExportError",
+    "FoundPlan",
     "Frontend",
     "FrontendConfig",
     "Island",
@@ -66,6 +69,7 @@ __all__ = [
     "ManifestError",
     "OnnxRecognizer",
     "Plan",
+    "PlanPoint",
     "Prepared",
     "ProofError",
     "QualityReport",
@@ -79,6 +83,8 @@ __all__ = [
     "Timing",
     "Tokenizer",
     "TorchRecognizer",
+    "TrainingAccount",
+    "TrainingSpec",
     "UnsupportedModelError",
     "UnsupportedOperatorError",
     "Utterance",
@@ -95,6 +101,7 @@ __all__ = [
     "embedded_files",
     "embedded_model",
     "evaluate",
+    "find_plan",
     "gaussian_noise",
     "inspect_file",
     "load_checkpoint",

@@ -134,6 +134,8 @@ class IntegerOperator:
     computes_in_float: bool = False
     #: whether its result is the mask of the frames below the lengths, its second operand
     makes_mask: bool = False
+    #: whether its result hangs on the number of frames of its first operand alone, not on what they hold
+    of_frames: bool = False
     #: places of the mask and of the lengths of an operator that takes a mean over valid frames
     mask: tuple[int, int] | None = None
     #: whether its result is of as many frames as a table of the program has columns for, padding included

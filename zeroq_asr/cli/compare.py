@@ -26,6 +26,7 @@ from zeroq_asr.cli.options import (
 from zeroq_asr.cli.outputs import Force, check_output
 from zeroq_asr.cli.synthesize import Batch, Frames, Iterations, Objective, Patience, Preset, Seed, chosen
 from zeroq_asr.cli.terminal import Terminal, session, size
+from zeroq_asr.cli.training import Reconstruct, Train, training_of
 from zeroq_asr.files import atomic_write_bytes
 
 if TYPE_CHECKING:
@@ -83,6 +84,8 @@ def compare(
             "May be repeated.",
         ),
     ] = None,
+    reconstruct: Reconstruct = None,
+    train: Train = None,
     preset: Preset = "default",
     seed: Seed = None,
     iterations: Iterations = None,
@@ -119,8 +122,9 @@ def compare(
             patience=patience,
         )
         # the calibration differs from row to row
-        specs = [with_settings(fields, spec, synthesis)[0] for spec in specs]
-        (_, synthesis) = with_settings(fields, specs[0], synthesis)
+        training = training_of(preset, reconstruct, train)
+        specs = [with_settings(fields, spec, synthesis, training)[0] for spec in specs]
+        (_, synthesis, training) = with_settings(fields, specs[0], synthesis, training)
         if markdown is not None:
             sources = (model, *(manifest or ()), calibration_manifest, config)
             check_output(terminal, markdown, outputs.tables, *sources, force=force)
@@ -141,6 +145,7 @@ def compare(
                 spec=specs[0],
                 also=specs[1:],
                 synthesis=synthesis,
+                training=training,
                 calibration_limit=calibration_limit,
                 calibration_channel=heard,
                 seeds=seeds,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shlex
 from pathlib import Path
@@ -42,6 +43,7 @@ from zeroq_asr.cli.synthesize import (
     show_statistics,
 )
 from zeroq_asr.cli.terminal import Terminal, session, size
+from zeroq_asr.cli.training import MaxLoss, MaxSize, Reconstruct, Resume, Train, budget, training_of
 from zeroq_asr.config import DIALECTS, LAYER_BITS, MADE_MARGIN, METHODS, NONLINEARITIES, TARGETS
 from zeroq_asr.config.calibration import MADE
 from zeroq_asr.deployment.machine import best_target, this_machine
@@ -129,6 +131,11 @@ def quantize(
         ),
     ] = True,
     limit: Annotated[int | None, typer.Option(min=1, help="Calibrate on so many utterances.")] = None,
+    reconstruct: Reconstruct = None,
+    train: Train = None,
+    resume: Resume = False,
+    max_size: MaxSize = None,
+    max_loss: MaxLoss = None,
     preset: Preset = "default",
     seed: Seed = None,
     iterations: Iterations = None,
@@ -176,14 +183,22 @@ def quantize(
             margin=margin,
             channel=channel_of(channel),
         )
-        spec, synthesis, ranges = with_settings(fields, spec, synthesis, ranges)
+        training = training_of(preset, reconstruct, train)
+        spec, synthesis, ranges, training = with_settings(fields, spec, synthesis, ranges, training)
         if ranges.kind in ("features", "audio") and not os.path.exists(calibration):
             raise ConfigError(
                 "--calibration",
                 f"there is no file or folder {calibration}",
                 f"or say one of {', '.join(MADE)}",
             )
-        path = output or Path(default_name(model, spec, dialect))
+        searches = max_size is not None or max_loss is not None
+        if searches and (spec.weight_bits != 8 or spec.layer_grids):
+            option = "--max-size" if max_size is not None else "--max-loss"
+            raise ConfigError(
+                option, "chooses the bits of weights, and so does --bits", "write --bits 8, or leave it out"
+            )
+        most = None if max_size is None else budget(max_size)
+        path = output or Path(default_name(model, spec, dialect, planned=searches))
         sources = (
             model,
             config,
@@ -200,32 +215,73 @@ def quantize(
             if tokens is not None:  # what cannot be a line shows before the long work begins
                 source = zq.load_checkpoint(model, config=config, loader=loader, language=language)
                 source.tokenizer.token_lines()
-            result = zq.quantize(
+            prepared = zq.prepare(
                 source,
-                path,
                 spec=spec,
+                # plans are of weights that are rounded by feedback
+                also=[dataclasses.replace(spec, weight_bits=4)] if searches else (),
                 synthesis=synthesis,
                 calibration=ranges,
-                dialect=dialect,
                 config=config,
                 loader=loader,
                 language=language,
                 progress=progress,
             )
+            found = None
+            if searches:
+                found = zq.find_plan(prepared, max_size=most, max_loss=max_loss, progress=progress)
+            result = zq.quantize(
+                prepared,
+                path,
+                spec=None if found is None else found.plan,
+                training=training,
+                run=f"{path}.training",
+                resume=resume,
+                dialect=dialect,
+                progress=progress,
+            )
         if tokens is not None:
             result.deployment.tokenizer.write_tokens(tokens)
         made = {"tokens": None if tokens is None else str(tokens), "synthesis": account(result.features)}
+        made["search"] = None if found is None else found.to_dict()
         terminal.result({**result.to_dict(), **made}, str(path))
         if terminal.talks:
+            if found is not None:
+                _show_plan(terminal, found)
             _report(terminal, result, path, tokens, chosen_target=spec.target == "auto")
 
 
-def default_name(model: Path, spec: zq.QuantSpec, dialect: str) -> str:
+#: rows of a plan's curve that are shown
+_CURVE = 8
+
+
+def _show_plan(terminal: Terminal, found: zq.FoundPlan) -> None:
+    """Print the row of plans that was searched, from 8 bits down, and which was chosen."""
+    terminal.title("plan", "weights of 8, 4 and 2 bits, the cheapest byte first")
+    last = len(found.points) - 1
+    shown = {round(k * last / (_CURVE - 1)) for k in range(_CURVE)}
+    shown |= {k for k, point in enumerate(found.points) if point.measured is not None}
+    rows = []
+    for k in sorted(shown):
+        point = found.points[k]
+        eight, four, two = point.layers
+        measured = "" if point.measured is None else f"{point.measured:+.4f}"
+        chosen = "chosen" if point == found.chosen else ""
+        rows.append(
+            [size(point.bytes), str(eight), str(four), str(two), f"{point.predicted:.4f}", measured, chosen]
+        )
+    terminal.table(["about", "8 bits", "4 bits", "2 bits", "predicted loss", "measured", ""], rows)
+    terminal.text("loss: nats a frame, the sum of layers alone, and of the whole beyond 8 bits.", "dim")
+    terminal.text()
+
+
+def default_name(model: Path, spec: zq.QuantSpec, dialect: str, *, planned: bool = False) -> str:
     """Return the output's name: quartznet.int8.onnx, quartznet.w4a8.strict.onnx, quartznet.int8-16.onnx."""
     both = (spec.weight_bits, spec.activation_bits)
     bits = "int8" if both == (8, 8) else "w{}a{}".format(*both)
     bits += f"-{LAYER_BITS}" if any(width == LAYER_BITS for _, width in spec.layer_bits) else ""
     bits += "-mixed" if spec.layer_grids or any(width != LAYER_BITS for _, width in spec.layer_bits) else ""
+    bits = "mixed" if planned else bits
     bits += "-float" if spec.keep_float else ""
     return ".".join([model.stem, bits, *([] if dialect == "fused" else [dialect]), "onnx"])
 
@@ -261,6 +317,7 @@ def _report(
                 result.deployment.recipe["calibration"]["source"], "of recordings or saved features"
             ),
         ),
+        *_trained(result.training),
         ("time", seconds(result.seconds)),
     ]
     if tokens is not None:
@@ -280,6 +337,32 @@ def _report(
         )
     after = "inspect" if backend.dialect == "qdq" else "verify"
     terminal.next(f"{after} {shlex.quote(str(path))}")
+
+
+def _trained(account: zq.TrainingAccount | None) -> list[tuple[str, str]]:
+    """What training did, a row for sections and one for the whole."""
+    if account is None:
+        return []
+    rows = []
+    if account.sections:
+        fell = [100 * (1 - one.after / one.before) for one in account.sections if one.before > 0]
+        better = sum(one.after < one.before for one in account.sections)
+        rows.append(
+            (
+                "weights",
+                f"reconstructed in {better} of {len(account.sections)} sections; "
+                f"squared error on held-out features fell by {sum(fell) / max(1, len(fell)):.0f} %",
+            )
+        )
+    if (done := account.distillation) is not None:
+        rows.append(
+            (
+                "training",
+                f"{done.steps} steps in {done.seconds:.0f} s; divergence on held-out features "
+                f"{done.before:.3g} → {done.after:.3g} nats a frame",
+            )
+        )
+    return rows
 
 
 def _missed(one: dict[str, Any]) -> list[str]:

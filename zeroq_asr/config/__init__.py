@@ -15,6 +15,7 @@ from zeroq_asr.config.choices import DEVICES, DIALECTS
 from zeroq_asr.config.plan_file import LAYER_BITS
 from zeroq_asr.config.quantization import NONLINEARITIES, ROUNDINGS, TARGETS, QuantSpec
 from zeroq_asr.config.synthesis import INITS, SCHEDULES, SynthesisSpec
+from zeroq_asr.config.training import RECONSTRUCTIONS, TrainingSpec
 
 __all__ = [
     "DEVICES",
@@ -24,10 +25,12 @@ __all__ = [
     "MADE_MARGIN",
     "METHODS",
     "NONLINEARITIES",
+    "RECONSTRUCTIONS",
     "ROUNDINGS",
     "SCHEDULES",
     "TARGETS",
     "CalibrationSpec",
     "QuantSpec",
     "SynthesisSpec",
+    "TrainingSpec",
 ]

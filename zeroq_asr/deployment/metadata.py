@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from zeroq_asr.config import DIALECTS, CalibrationSpec, QuantSpec, SynthesisSpec
+from zeroq_asr.config import DIALECTS, CalibrationSpec, QuantSpec, SynthesisSpec, TrainingSpec
 from zeroq_asr.errors import ConfigError, VerificationError
 from zeroq_asr.integer.program import canonical_json
 from zeroq_asr.lines import shown
@@ -55,6 +55,7 @@ _RECIPE: Mapping[str, Callable[[Any], object]] = {
     "quantization": QuantSpec.from_dict,
     "calibration": CalibrationSpec.from_dict,
     "synthesis": SynthesisSpec.from_dict,
+    "training": TrainingSpec.from_dict,
 }
 
 

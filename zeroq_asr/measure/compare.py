@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from zeroq_asr.capture.capture import capture
-from zeroq_asr.config import CalibrationSpec, QuantSpec, SynthesisSpec
+from zeroq_asr.config import CalibrationSpec, QuantSpec, SynthesisSpec, TrainingSpec
 from zeroq_asr.config.calibration import BOTH, MATCHED, NOISE, SPEECH
 from zeroq_asr.config.checks import choice
 from zeroq_asr.decoding.greedy import greedy_ctc
@@ -152,6 +152,7 @@ def compare(
     spec: QuantSpec | None = None,
     also: Sequence[QuantSpec] = (),
     synthesis: SynthesisSpec | None = None,
+    training: TrainingSpec | None = None,
     calibration_limit: int | None = None,
     calibration_channel: Channel = None,
     seeds: int = 1,
@@ -165,7 +166,8 @@ def compare(
     ``calibration_manifest``: real recordings, the first ``calibration_limit`` of which calibrate the
     rows "real data" and "ORT static", heard on
     ``calibration_channel``; without it those are left out.  ``also``: other formats, each with rows
-    without data of its own.  ``seeds``: syntheses, each with a row of its own.  ``sources``: of the first
+    without data of its own.  ``training``: of weights of few bits.
+    ``seeds``: syntheses, each with a row of its own.  ``sources``: of the first
     format also rows whose ranges come from these, "synthetic", "speech" or "both", where the default is
     another.  ``timed``: also time each file, which takes seconds.
 
@@ -186,7 +188,7 @@ def compare(
         if calibration_manifest is not None:
             real = CalibrationSpec(calibration_manifest, limit=calibration_limit, channel=calibration_channel)
         others = [name for name in dict.fromkeys(sources) if name != source_for(model)]
-        listeners, absent = _build(model, folder, real, (spec, *also), syntheses, others, progress)
+        listeners, absent = _build(model, folder, real, (spec, *also), syntheses, others, training, progress)
         if manifest is None:
             held_out = replace(synthesis, seed=synthesis.seed + HELD_OUT)
             made = make_features(model, held_out, progress=progress)
@@ -240,6 +242,7 @@ def _build(
     specs: Sequence[QuantSpec],
     syntheses: Sequence[SynthesisSpec],
     sources: Sequence[str],
+    training: TrainingSpec | None,
     progress: Progress,
 ) -> tuple[list[_Listener], dict[str, str]]:
     """Quantize in every way; return the recognisers, float first, and what another tool did not make."""
@@ -267,7 +270,7 @@ def _build(
 
     def ours(label: str, kind: str, source: Prepared, spec: QuantSpec) -> _Listener:
         path = folder / f"{next(numbers)}.onnx"
-        made = quantize(source, path, spec=spec, progress=_labelled(progress, label))
+        made = quantize(source, path, spec=spec, training=training, progress=_labelled(progress, label))
         return _Listener(label, kind, OnnxRecognizer(path), made.size, path)
 
     def seeded(kind: str, synthesis: SynthesisSpec) -> str:

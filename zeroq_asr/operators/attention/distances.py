@@ -180,6 +180,7 @@ POSITIONS = register(
                 check=_check,
                 kernels={"qdq": Kernel(spelled)},
                 bounded=True,
+                of_frames=True,
                 tolerance={"positions": 0.5},
                 cases=_cases,
             ),

@@ -1,0 +1,89 @@
+"""Plans to a budget: they keep to it, each of the row is smaller than the one before, and none is silent."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import zeroq_asr as zq
+from zeroq_asr.errors import ConfigError
+
+OFF = zq.TrainingSpec(reconstruction="off")
+
+
+class Wide(nn.Module):
+    """Layers so large that their weights are most of a file."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv1d(16, 160, 5, padding=2),
+            nn.ReLU(),
+            *(layer for _ in range(4) for layer in (nn.Conv1d(160, 160, 1), nn.ReLU())),
+            nn.Conv1d(160, 29, 1),
+        )
+
+    def forward(self, x: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return 8 * self.layers(x).transpose(1, 2), lengths
+
+
+@pytest.fixture(scope="module")
+def prepared(small_model: Any) -> zq.Prepared:
+    torch.manual_seed(0)
+    network = Wide().eval().requires_grad_(False)
+    model = dataclasses.replace(
+        small_model, network=network, name="wide", architecture="", config={}, subsampling_factor=1
+    )
+    return zq.prepare(
+        model,
+        also=[zq.QuantSpec.parse_bits("w4a8")],
+        synthesis=zq.SynthesisSpec(speakers=2, seconds=1.0),
+        calibration=zq.CalibrationSpec("speech"),
+    )
+
+
+def test_a_size_is_kept(prepared: zq.Prepared, tmp_path: Path) -> None:
+    eight = zq.quantize(prepared, training=OFF).size
+    budget = eight * 2 // 3
+    found = zq.find_plan(prepared, max_size=budget)
+    made = zq.quantize(prepared, tmp_path / "x.onnx", spec=found.plan, training=OFF)
+    assert made.size <= budget
+    assert found.chosen.measured is not None
+    assert sum(found.chosen.layers) == sum(found.points[0].layers)
+    assert zq.verify(tmp_path / "x.onnx").program_sha256 == made.program.digest()
+    # what is searched is what is written, and a file says it
+    assert zq.Plan.from_yaml(found.plan.to_yaml()) == found.plan
+    assert made.deployment.recipe["plan"]["yaml"] == found.plan.to_yaml()
+
+
+def test_each_plan_of_the_row_has_fewer_bits(prepared: zq.Prepared) -> None:
+    points = zq.find_plan(prepared, max_loss=0.0).points
+    assert points[0].layers[1:] == (0, 0)
+    assert points[-1].layers[:2] == (0, 0)
+    bits = [8 * a + 4 * b + 2 * c for a, b, c in (point.layers for point in points)]
+    assert bits == sorted(bits, reverse=True)
+    assert len(set(bits)) == len(bits)
+
+
+def test_more_loss_allows_fewer_bits(prepared: zq.Prepared) -> None:
+    found = [zq.find_plan(prepared, max_loss=loss) for loss in (0.0, 0.05, 1e9)]
+    sizes = [one.chosen.bytes for one in found]
+    assert sizes == sorted(sizes, reverse=True)
+    assert sizes[0] > sizes[-1]
+    for one, loss in zip(found, (0.0, 0.05, 1e9), strict=True):
+        assert one.chosen.measured is None or one.chosen.measured <= loss
+
+
+def test_a_budget_that_cannot_be_kept_is_said(prepared: zq.Prepared) -> None:
+    with pytest.raises(ConfigError, match="no plan is as small as 100 bytes"):
+        zq.find_plan(prepared, max_size=100)
+    with pytest.raises(ConfigError, match="needs a budget"):
+        zq.find_plan(prepared)
+    least = zq.find_plan(prepared, max_loss=1e9).chosen.bytes
+    with pytest.raises(ConfigError, match="more than -1"):
+        zq.find_plan(prepared, max_size=least + 20_000, max_loss=-1.0)

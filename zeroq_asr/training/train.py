@@ -1,0 +1,102 @@
+"""Training of a program after it was built: sections first, then the whole, as a specification says."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from torch import Tensor
+
+from zeroq_asr.config import QuantSpec, SynthesisSpec, TrainingSpec
+from zeroq_asr.errors import ConfigError
+from zeroq_asr.graph.float_graph import FloatGraph
+from zeroq_asr.integer.program import Program
+from zeroq_asr.lowering.plan import ResolvedPlan
+from zeroq_asr.model import AsrModel
+from zeroq_asr.progress import Progress, silent
+from zeroq_asr.registry import traits_of
+from zeroq_asr.training.distill import distill
+from zeroq_asr.training.features import training_features
+from zeroq_asr.training.layers import is_coarse
+from zeroq_asr.training.reconstruct import reconstruct
+from zeroq_asr.training.run import DistillationAccount, SectionAccount, TrainingRun
+
+#: levels of weights of one bit
+_ONE_BIT = 2
+
+
+@dataclass(frozen=True)
+class TrainingAccount:
+    """What training a program did."""
+
+    #: pieces of features that were trained on and judged by
+    trained_on: int
+    judged_by: int
+    #: of those sections that have weights below 8 bits; none where nothing was reconstructed
+    sections: tuple[SectionAccount, ...]
+    distillation: DistillationAccount | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the account as JSON values."""
+        return asdict(self)
+
+
+def reconstructs(spec: QuantSpec, training: TrainingSpec, graph: FloatGraph, plan: ResolvedPlan) -> bool:
+    """Whether sections are reconstructed: where some weights have one bit, unless told otherwise."""
+    if training.reconstruction != "auto":
+        return training.reconstruction == "on"
+    holding = [node for node in graph.nodes if traits_of(node).holds_weight]
+    return spec.rounding == "auto" and any(len(plan.grid(node).levels) == _ONE_BIT for node in holding)
+
+
+def coarse_layers(graph: FloatGraph, plan: ResolvedPlan) -> list[str]:
+    """Results of the layers whose weights have 5 bits or fewer."""
+    holding = [node for node in graph.nodes if traits_of(node).holds_weight]
+    return [node.out for node in holding if is_coarse(plan.grid(node))]
+
+
+def train(
+    model: AsrModel,
+    graph: FloatGraph,
+    program: Program,
+    plan: ResolvedPlan,
+    utterances: Callable[[], Iterable[Tensor]],
+    training: TrainingSpec,
+    synthesis: SynthesisSpec,
+    *,
+    sectionwise: bool,
+    recorded: bool,
+    run: str | os.PathLike[str] | None = None,
+    resume: bool = False,
+    progress: Progress = silent,
+) -> tuple[Program, TrainingAccount]:
+    """Train a program that ``graph`` was lowered to by ``plan``; return it and the account.
+
+    ``utterances``: gives what ranges come from, [M, T] each, ``recorded`` or made.  ``sectionwise``: whether
+    sections are reconstructed before the whole network is distilled.  ``run``: a file that keeps how far it
+    is, from which it goes on if it is to ``resume``; removed at the end.  Raises ConfigError where no weight
+    has 5 bits or fewer, for there is nothing to train, and for a file of another run.
+    """
+    if not coarse_layers(graph, plan):
+        problem = "no weight of the format has 5 bits or fewer: there is nothing to train"
+        raise ConfigError("training", problem, "say --bits w4a8, or w2a8")
+    of = {"program": program.digest(), "training": training.to_dict(), "seed": synthesis.seed}
+    kept = TrainingRun.resumed(run, of) if resume and run is not None else TrainingRun(run, of=of)
+    features = training_features(
+        model, utterances(), training, synthesis, recorded=recorded, progress=progress
+    )
+    sections: tuple[SectionAccount, ...] = ()
+    distillation = None
+    if sectionwise:
+        program, sections = reconstruct(
+            graph, program, plan, features, training, seed=synthesis.seed, run=kept, progress=progress
+        )
+    if training.distills:
+        program, distillation = distill(
+            graph, program, plan, features, training, seed=synthesis.seed, run=kept, progress=progress
+        )
+    kept.done()
+    account = TrainingAccount(len(features.trained), len(features.held_out), sections, distillation)
+    return program, account
