@@ -1,0 +1,126 @@
+"""What files of few bits lose on recordings: word error rate, agreement with float, size, time.
+
+    python benchmarks/lowbits.py --checkpoint quartznet15x5.nemo --manifest test-other/manifest.jsonl \
+        an4-train/manifest.jsonl --bits w4a8 w2a8 --seeds 0 1 2 --recordings train-clean-100/manifest.jsonl
+
+Each format has a row a seed for every way to round its weights (``--ways``): to nearest, by feedback,
+reconstructed section by section, and trained for ``--train`` seconds, all without data; and a row of the last
+of them that takes ranges, covariances and training from unlabelled ``--recordings``.  Without ``--manifest``
+the embedded test clips are heard.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+import warnings
+from pathlib import Path
+
+import numpy as np
+from ranges import Features, Frames, run
+
+import zeroq_asr as zq
+from zeroq_asr.capture.capture import capture
+from zeroq_asr.decoding.greedy import greedy_ctc
+from zeroq_asr.deployment.export import Deployment
+from zeroq_asr.deployment.float_onnx import export_float
+from zeroq_asr.measure.evaluate import count_errors
+from zeroq_asr.speech.audio import AudioReader
+
+WAYS = ("nearest", "feedback", "reconstructed", "trained")
+
+
+def texts(model: zq.AsrModel, frames: Frames) -> list[str]:
+    tokenizer = model.tokenizer
+    return [tokenizer.decode(greedy_ctc(f, len(f), tokenizer.blank_id)) for f in frames]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--checkpoint", required=True)
+    parser.add_argument("--manifest", nargs="+", default=[str(zq.embedded_files().test)])
+    parser.add_argument("--recordings", help="unlabelled, for a row of each format")
+    parser.add_argument("--recordings-limit", type=int, default=16)
+    parser.add_argument("--limit", type=int, help="recordings of each manifest")
+    parser.add_argument("--bits", nargs="+", default=["w4a8", "w4a4", "w2a8", "w1a8"])
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=["feedback", "reconstructed"])
+    parser.add_argument("--train", type=float, default=1800.0, help="seconds, for the way 'trained'")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--steps", type=int, default=zq.TrainingSpec.section_steps)
+    parser.add_argument("--speakers", type=int, default=zq.TrainingSpec.training_speakers)
+    arguments = parser.parse_args()
+
+    model = zq.load_checkpoint(arguments.checkpoint)
+    utterances = [u for path in arguments.manifest for u in zq.read_manifest(path)[: arguments.limit]]
+    frontend = zq.Frontend(model.frontend)
+    with AudioReader(model.frontend.sample_rate) as read:
+        features: Features = [frontend.batch([read(u)]) for u in utterances]
+    graph = capture(model.network, model.example_input(), model.name)
+    around = Deployment(model.name, model.frontend, model.tokenizer, 60.0, model.subsampling_factor)
+    truth = texts(model, run(export_float(graph, around).SerializeToString(), features))
+    spoken = None if any(u.text is None for u in utterances) else [u.text or "" for u in utterances]
+
+    def rates(found: list[str]) -> list[float]:
+        rate = 100 * (count_errors(spoken, found)[0].rate or 0) if spoken else float("nan")
+        return [rate, 100 * (count_errors(truth, found)[0].rate or 0)]
+
+    def show(label: str, values: list[float]) -> None:
+        print(f"{label:44} " + " ".join(f"{v:7.2f}" for v in values[:3]) + f" {values[3]:6.0f}", flush=True)
+
+    def training(way: str) -> zq.TrainingSpec:
+        return zq.TrainingSpec(
+            reconstruction="on" if way in ("reconstructed", "trained") else "off",
+            section_steps=arguments.steps,
+            training_speakers=arguments.speakers,
+            distillation=arguments.train if way == "trained" else 0.0,
+        )
+
+    print(f"{'':44} {'WER':>7} {'agr':>7} {'MB':>7} {'s':>6}", flush=True)
+    show("float", [*rates(truth), model.float_bytes / 1e6, 0.0])
+    specs = {
+        (bits, way): zq.QuantSpec.parse_bits(bits, rounding="nearest" if way == "nearest" else "auto")
+        for bits in arguments.bits
+        for way in arguments.ways
+    }
+    sources = [("", "auto", arguments.seeds)]
+    if arguments.recordings:
+        sources.append((", recordings", arguments.recordings, arguments.seeds[:1]))
+    found: dict[str, list[list[float]]] = {}
+    for label, source, seeds in sources:
+        limit = arguments.recordings_limit if label else None
+        for seed in seeds:
+            start = time.perf_counter()
+            prepared = zq.prepare(
+                model,
+                spec=next(iter(specs.values())),
+                also=[*specs.values()],
+                synthesis=zq.SynthesisSpec(seed=seed),
+                calibration=zq.CalibrationSpec(source, limit=limit),
+            )
+            before = time.perf_counter() - start
+            for (bits, way), spec in specs.items():
+                if label and way != arguments.ways[-1]:
+                    continue
+                start = time.perf_counter()
+                with tempfile.TemporaryDirectory() as folder:
+                    made = zq.quantize(prepared, Path(folder) / "x.onnx", spec=spec, training=training(way))
+                seconds = before + time.perf_counter() - start
+                row = [
+                    *rates(texts(model, run(made.exported.to_bytes(), features))),
+                    made.size / 1e6,
+                    seconds,
+                ]
+                name = f"{bits}, {way}{label}"
+                show(f"{name}, seed {seed}", row)
+                found.setdefault(name, []).append(row)
+    for name, rows in found.items():
+        if len(rows) > 1:
+            show(name, list(np.mean(rows, axis=0)))
+
+
+if __name__ == "__main__":
+    warnings.simplefilter("ignore")
+    # such as that ranges miss what speech reaches
+    warnings.simplefilter("always", zq.ZeroqWarning)
+    main()
