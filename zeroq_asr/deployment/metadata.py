@@ -35,7 +35,7 @@ _VERSIONS = (METADATA_VERSION, COMPACT_VERSION)
 #: key of that text, and the fields in it
 _COMPRESSED, _WITHIN = "compressed", ("encodings", "program")
 #: most bytes of it, once it is read
-_MOST_TEXT = 1 << 27
+_MOST_TEXT = 1 << 26
 #: what a float baseline says that it is
 FLOAT = "float"
 
