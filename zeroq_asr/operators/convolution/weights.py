@@ -42,9 +42,9 @@ def quantize_weight(
 
     ``w`` float [O, ...]; ``ratio`` = s_y·2^-c / s_x, so that the weight scale is m·ratio.  Returns
     integer weights [O, ...] of ``grid`` and multipliers m [O] ≥ 1.  A channel whose weights are all zero
-    gets m = 1: its bias alone speaks.  ``together``: what the magnitudes of neighbours of one sign may add
-    up to, if weights are in the order in which kernels sum them, and the grid holds whatever lies between
-    its levels and 0.
+    gets m = 1: its bias alone speaks, or, on a grid without 0, weights of the smallest step there is.
+    ``together``: what the magnitudes of neighbours of one sign may add up to, if weights are in the order in
+    which kernels sum them, and the grid holds whatever lies between its levels and 0.
 
     With g = ⟨ŵ, w⟩ / ⟨w, w⟩ the gain and θ the angle between ŵ and w, tan²θ + (g − 1)² is least.  Least
     squares would give g = cos²θ < 1 instead: every layer would shrink its signal a little, and over the
