@@ -192,7 +192,7 @@ def test_a_channel_to_calibrate_on(
         asked.append(calibration)
         raise zq.ConfigError("here", "enough")
 
-    monkeypatch.setattr(zq, "quantize", spy)
+    monkeypatch.setattr(zq, "prepare", spy)
     command = ("quantize", work / "small.pt", "-o", tmp_path / "out.onnx")
     _run(*command, "--calibration", stereo, "--channel", 1)
     assert [spec.channel for spec in asked] == [1]
