@@ -47,11 +47,12 @@ def prepared(small_model: Any) -> zq.Prepared:
     )
 
 
-def test_a_size_is_kept(prepared: zq.Prepared, tmp_path: Path) -> None:
-    eight = zq.quantize(prepared, training=OFF).size
+@pytest.mark.parametrize("dialect", ["fused", "strict"])
+def test_a_size_is_kept(prepared: zq.Prepared, tmp_path: Path, dialect: str) -> None:
+    eight = zq.quantize(prepared, training=OFF, dialect=dialect).size
     budget = eight * 2 // 3
-    found = zq.find_plan(prepared, max_size=budget)
-    made = zq.quantize(prepared, tmp_path / "x.onnx", spec=found.plan, training=OFF)
+    found = zq.find_plan(prepared, max_size=budget, dialect=dialect)
+    made = zq.quantize(prepared, tmp_path / "x.onnx", spec=found.plan, training=OFF, dialect=dialect)
     assert made.size <= budget
     assert found.chosen.measured is not None
     assert sum(found.chosen.layers) == sum(found.points[0].layers)

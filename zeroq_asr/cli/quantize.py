@@ -229,7 +229,9 @@ def quantize(
             )
             found = None
             if searches:
-                found = zq.find_plan(prepared, max_size=most, max_loss=max_loss, progress=progress)
+                found = zq.find_plan(
+                    prepared, max_size=most, max_loss=max_loss, dialect=dialect, progress=progress
+                )
             result = zq.quantize(
                 prepared,
                 path,

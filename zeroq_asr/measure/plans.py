@@ -78,11 +78,13 @@ def find_plan(
     *,
     max_size: int | None = None,
     max_loss: float | None = None,
+    dialect: str = "fused",
     progress: Progress = silent,
 ) -> FoundPlan:
     """Choose 8, 4 or 2 bits for the weights of every layer of a prepared network.
 
-    ``max_size``: bytes of the file at most; among plans that fit, the one that is predicted to lose least.
+    ``max_size``: bytes of the file in ``dialect`` at most, before any training; among plans that fit, the
+    one that is predicted to lose least.
     ``max_loss``: nats a frame by which the divergence from the float network may exceed that of 8 bits; the
     smallest such plan of the row.  With both, the size binds and the loss is checked.  Values have the bits
     that the network was prepared for.
@@ -91,7 +93,7 @@ def find_plan(
     """
     if max_size is None and max_loss is None:
         raise ConfigError("find_plan", "needs a budget", "give max_size or max_loss")
-    search = _Search(prepared, progress)
+    search = _Search(prepared, dialect, progress)
     row = search.row()
     if max_size is not None:
         place = search.first_within(max_size)
@@ -114,8 +116,8 @@ def find_plan(
 class _Search:
     """A row of plans of one network, and what was measured of them."""
 
-    def __init__(self, prepared: Prepared, progress: Progress) -> None:
-        self.prepared, self.progress = prepared, progress
+    def __init__(self, prepared: Prepared, dialect: str, progress: Progress) -> None:
+        self.prepared, self.dialect, self.progress = prepared, dialect, progress
         spec = prepared.spec
         self.base = Plan.of(replace(spec, weight_bits=8, sensitive_bits=8, layer_grids=()))
         speech = little_speech(prepared.model, prepared.synthesis)
@@ -136,8 +138,7 @@ class _Search:
         """Lower the width whose byte costs least, until none is left; return the points."""
         costs = self._costs()
         counts = {node.out: node.attrs["weight"].numel() for node in self.layers}
-        eight = export(build(self.prepared, self.base), self.prepared.deployment(self.base), "fused")
-        total = len(eight.to_bytes())
+        total = self._size(build(self.prepared, self.base), self.base)
         bits = dict.fromkeys(counts, _WIDTHS[0])
         predicted = sum(costs[name, _WIDTHS[0]] for name in bits)
         self.points = [self._point(bits, total, predicted)]
@@ -226,12 +227,17 @@ class _Search:
             self.progress("plan", 0, 1, "build")
             plan = self.plan(place)
             program = build(self.prepared, plan)
-            size = len(export(program, self.prepared.deployment(plan), "fused").to_bytes())
+            size = self._size(program, plan)
             loss = self._divergence(program) - self._least
             self.points[place] = point = replace(point, bytes=size, measured=loss)
             self.progress("plan", 1, 1, "build")
         assert point.measured is not None
         return point.measured
+
+    def _size(self, program: Program, plan: Plan) -> int:
+        """Bytes of the file of a program."""
+        target = self.prepared.spec.target
+        return len(export(program, self.prepared.deployment(plan), self.dialect, target).to_bytes())
 
     def found(self, place: int) -> FoundPlan:
         """Return a point with its plan."""
