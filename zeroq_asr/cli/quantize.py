@@ -198,6 +198,10 @@ def quantize(
                 option, "chooses the bits of weights, and so does --bits", "write --bits 8, or leave it out"
             )
         most = None if max_size is None else budget(max_size)
+        if (train or reconstruct) and not searches and spec.weight_bits > 5 and not spec.layer_grids:
+            option = "--train" if train else "--reconstruct"
+            problem = f"weights of {spec.weight_bits} bits are not trained, those of 5 or fewer are"
+            raise ConfigError(option, problem, "say --bits w4a8, or leave it out")
         path = output or Path(default_name(model, spec, dialect, planned=searches))
         sources = (
             model,

@@ -1,0 +1,49 @@
+"""Times and sizes as the command reads them, and what it refuses before the long work begins."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from zeroq_asr.cli import app
+from zeroq_asr.cli.training import budget, duration
+from zeroq_asr.errors import ConfigError
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("30m", 1800), ("1.5H", 5400)])
+def test_times_are_read(text: str, seconds: float) -> None:
+    assert duration(text) == seconds
+
+
+@pytest.mark.parametrize(("text", "size"), [("8MB", 8_000_000), ("500 kB", 500_000), ("2000", 2000)])
+def test_sizes_are_read(text: str, size: int) -> None:
+    assert budget(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "30", "0s", "-5m", "m", "1d", "٣m"])
+def test_what_is_no_time_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match="cannot read the time"):
+        duration(text)
+
+
+@pytest.mark.parametrize("text", ["", "0", "MB", "-1kB", "8TB", "1e9"])
+def test_what_is_no_size_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match="cannot read the size"):
+        budget(text)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--train", "5m"], "weights of 8 bits are not trained"),
+        (["--reconstruct", "--bits", "w6a8"], "weights of 6 bits are not trained"),
+        (["--max-size", "8MB", "--bits", "w4a8"], "and so does --bits"),
+    ],
+)
+def test_what_cannot_be_done_is_said_first(tmp_path: Path, options: list[str], said: str) -> None:
+    command = ["quantize", str(tmp_path / "missing.pt"), *options]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 2
+    assert said in result.stderr
