@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import importlib
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,8 @@ from zeroq_asr.synthesis.made_speech import made_speech
 from zeroq_asr.synthesis.sources import make_features, source_for
 from zeroq_asr.synthesis.synthesize import synthesize
 
+#: the module; the function has the same name
+PREPARE = importlib.import_module("zeroq_asr.pipeline.prepare")
 FEW = zq.SynthesisSpec(batch=2, frames=64, iterations=1, speakers=2, seconds=1.0)
 
 
@@ -82,3 +85,36 @@ def test_ranges_that_miss_speech_are_told_of(small_model: Any) -> None:
     assert told["worst"][0]["share"] == max(one.share for one in made.shortfalls)
     speech = zq.quantize(model, spec=zq.QuantSpec(max_seconds=2), synthesis=FEW)
     assert speech.to_dict()["shortfall"] is None
+
+
+def test_made_speech_joins_matched_features_that_fall_short(
+    small_model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = zq.QuantSpec(max_seconds=2)
+    alone = zq.quantize(small_model, spec=spec, synthesis=FEW)
+    assert alone.joined_for is None
+    # as if nothing were near enough
+    monkeypatch.setattr(PREPARE, "BLIND", -1.0)
+    joined = zq.quantize(small_model, spec=spec, synthesis=FEW)
+    assert joined.deployment.recipe["calibration"]["source"] == "both"
+    assert joined.to_dict()["speech_joined_for"] == joined.joined_for
+    assert joined.joined_for is not None
+    assert joined.shortfalls == ()
+    both = zq.quantize(small_model, spec=spec, synthesis=FEW, calibration=zq.CalibrationSpec("both"))
+    assert (joined.program.digest(), joined.deployment) == (both.program.digest(), both.deployment)
+    assert joined.program.digest() != alone.program.digest()
+    # whoever names a source gets it, and is told
+    with pytest.warns(ZeroqWarning, match="of what speech would reach"):
+        named = zq.quantize(
+            small_model, spec=spec, synthesis=FEW, calibration=zq.CalibrationSpec("synthetic")
+        )
+    assert (named.joined_for, named.program.digest()) == (None, alone.program.digest())
+
+
+@pytest.mark.parametrize("check_ranges", [True, False])
+def test_what_nobody_named_is_compared_anyway(
+    small_model: Any, monkeypatch: pytest.MonkeyPatch, check_ranges: bool
+) -> None:
+    monkeypatch.setattr(PREPARE, "BLIND", -1.0)
+    prepared = zq.prepare(small_model, synthesis=FEW, check_ranges=check_ranges)
+    assert prepared.calibration.source == "both"

@@ -317,12 +317,7 @@ def _report(
             f"holds to {result.deployment.max_seconds:g} s; "
             f"int32 has {proof.headroom_bits:.1f} bits of headroom",
         ),
-        (
-            "ranges",
-            _SOURCES.get(
-                result.deployment.recipe["calibration"]["source"], "of recordings or saved features"
-            ),
-        ),
+        ("ranges", _ranges(result)),
         *_trained(result.training),
         ("time", seconds(result.seconds)),
     ]
@@ -343,6 +338,16 @@ def _report(
         )
     after = "inspect" if backend.dialect == "qdq" else "verify"
     terminal.next(f"{after} {shlex.quote(str(path))}")
+
+
+def _ranges(result: zq.Quantized) -> str:
+    """Where ranges come from, and why from two sources if nobody asked for both."""
+    source = result.deployment.recipe["calibration"]["source"]
+    told = _SOURCES.get(source, "of recordings or saved features")
+    if result.joined_for is None:
+        return told
+    missed = f"{100 * result.joined_for:.0f} %"
+    return f"{told}: the first alone miss {missed} or more of what speech reaches at half of the values"
 
 
 def _trained(account: zq.TrainingAccount | None) -> list[tuple[str, str]]:

@@ -7,12 +7,11 @@ import time
 from zeroq_asr.progress import Progress
 
 #: stages that tell of their steps themselves
-#: stages that tell of their steps themselves
 _TOLD = ("source", "features", "calibrate", "train")
 
 
 class Clock:
-    """Times the stages, and tells of those that have no steps of their own."""
+    """Times the stages, in sum where one comes again, and tells of those that have no steps of their own."""
 
     def __init__(self, seconds: dict[str, float], progress: Progress) -> None:
         self._seconds, self._progress = seconds, progress
@@ -29,6 +28,7 @@ class Clock:
             self._progress(self._stage, 0, 1)
 
     def __exit__(self, *_: object) -> None:
-        self._seconds[self._stage] = round(time.perf_counter() - self._start, 3)
+        before = self._seconds.get(self._stage, 0.0)
+        self._seconds[self._stage] = round(before + time.perf_counter() - self._start, 3)
         if self._stage not in _TOLD:
             self._progress(self._stage, 1, 1)

@@ -16,7 +16,7 @@ from zeroq_asr.calibration.shortfall import BLIND, Shortfall, median_shortfall, 
 from zeroq_asr.capture.capture import capture, prepared_graph
 from zeroq_asr.checkpoints import load_checkpoint
 from zeroq_asr.config import CalibrationSpec, QuantSpec, SynthesisSpec
-from zeroq_asr.config.calibration import BOTH, MADE, SPEECH
+from zeroq_asr.config.calibration import AUTO, BOTH, MADE, MATCHED, SPEECH
 from zeroq_asr.deployment.machine import settled
 from zeroq_asr.deployment.metadata import Deployment
 from zeroq_asr.errors import CalibrationError, ConfigError, warn
@@ -32,11 +32,9 @@ from zeroq_asr.speech.audio import AudioReader, check_segments
 from zeroq_asr.speech.frontend import Frontend
 from zeroq_asr.speech.manifest import Utterance, read_manifest
 from zeroq_asr.synthesis.features import SyntheticFeatures
-from zeroq_asr.synthesis.made_speech import little_speech, rounding_speech
+from zeroq_asr.synthesis.made_speech import joined, little_speech, made_speech, rounding_speech
 from zeroq_asr.synthesis.sources import make_features, source_for
 from zeroq_asr.threads import one_thread
-
-#: stages that tell of their steps themselves
 
 
 @dataclass(frozen=True)
@@ -59,6 +57,9 @@ class Prepared:
     seconds: dict[str, float] = field(default_factory=dict)
     #: how far features that are neither speech nor recordings fall short of made speech, a value each
     shortfalls: tuple[Shortfall, ...] = ()
+    #: where the source was left to choose: median shortfall of matched features for which made speech was
+    #: taken beside them; None where they were taken alone
+    joined_for: float | None = None
 
     @property
     def spec(self) -> QuantSpec:
@@ -129,7 +130,8 @@ def prepare(
 
     ``graph``: the network as ``capture`` gives it, where it was captured before.  ``config``, ``loader`` and
     ``language`` are as in ``load_checkpoint``.  ``check_ranges``: compare ranges that come from anything made
-    but speech with made speech, and warn where they miss much of it.
+    but speech with made speech, and warn where they miss much of it.  Matched features that nobody named
+    are compared whatever it says, and where they miss much, made speech is taken beside them.
 
     Raises ConfigError where the formats differ in equalization, smoothing or allow_float, which change what
     is observed, and any ZeroqError for what is wrong with the input.
@@ -149,6 +151,7 @@ def prepare(
             if isinstance(source, AsrModel)
             else load_checkpoint(source, config=config, loader=loader, language=language)
         )
+    chosen = calibration.kind == AUTO
     with clock("source"):
         calibration = replace(calibration, source=source_for(model, calibration.source))
         opened = _open_source(model, calibration)
@@ -168,8 +171,9 @@ def prepare(
             graph = equalize(graph, utterances(), first.equalization)
         if first.smoothing:
             graph = smooth(graph, utterances(), first.smoothing)
-    with clock("calibrate"):
-        observations = observe(
+
+    def observed() -> Observations:
+        found = observe(
             graph,
             utterances(),
             histograms=any(_needs_histograms(one, calibration) for one in specs),
@@ -180,21 +184,44 @@ def prepare(
         )
         if any(one.feedback for one in specs) and calibration.kind != "audio":
             speech = rounding_speech(model, synthesis)
-            observations.learn_covariances(observe(graph, speech.utterances(), covariances=True))
+            found.learn_covariances(observe(graph, speech.utterances(), covariances=True))
+        return found
+
+    with clock("calibrate"):
+        observations = observed()
     values: tuple[Shortfall, ...] = ()
-    if check_ranges and calibration.kind not in (SPEECH, BOTH, "audio"):
+    joined_for = None
+    compared = check_ranges or (chosen and calibration.kind == MATCHED)
+    if compared and calibration.kind not in (SPEECH, BOTH, "audio"):
         with clock("check"):
-            values = _compared_with_speech(model, graph, observations, synthesis)
+            values = shortfalls(observations, observe(graph, little_speech(model, synthesis).utterances()))
+        if chosen and made is not None and median_shortfall(values) > BLIND:
+            joined_for, values = median_shortfall(values), ()
+            with clock("features"):
+                calibration = replace(calibration, source=BOTH)
+                made = joined(made, made_speech(model, synthesis, progress))
+                utterances, total = _streamed(made, calibration)
+            with clock("calibrate"):
+                observations = observed()
+        elif check_ranges:
+            _warn_of_blindness(model, values)
     return Prepared(
-        model, graph, made, utterances, observations, calibration, synthesis, specs, seconds, values
+        model,
+        graph,
+        made,
+        utterances,
+        observations,
+        calibration,
+        synthesis,
+        specs,
+        seconds,
+        values,
+        joined_for,
     )
 
 
-def _compared_with_speech(
-    model: AsrModel, graph: FloatGraph, observations: Observations, synthesis: SynthesisSpec
-) -> tuple[Shortfall, ...]:
-    """Compare what was observed with what made speech does, and warn where the ranges cannot be trusted."""
-    values = shortfalls(observations, observe(graph, little_speech(model, synthesis).utterances()))
+def _warn_of_blindness(model: AsrModel, values: tuple[Shortfall, ...]) -> None:
+    """Warn where ranges cannot be trusted, by what they miss of what made speech reaches."""
     median = median_shortfall(values)
     if median > BLIND:
         worst = max(values, key=lambda value: value.share)
@@ -204,7 +231,6 @@ def _compared_with_speech(
             f"{worst.name} {100 * worst.share:.0f} %: expect more errors than float makes",
             "say --calibration speech, or give recordings",
         )
-    return values
 
 
 def preparation(spec: QuantSpec) -> tuple[float, float, bool]:
@@ -267,5 +293,12 @@ def _features(
 
         return None, audio, len(opened)
     made = opened if opened is not None else make_features(model, synthesis, calibration.kind, progress)
+    return made, *_streamed(made, calibration)
+
+
+def _streamed(
+    made: SyntheticFeatures, calibration: CalibrationSpec
+) -> tuple[Callable[[], Iterator[Tensor]], int]:
+    """What streams features as [M, T], so many of them as are asked for, and how many there are."""
     count = min(len(made.lengths), calibration.limit or len(made.lengths))
-    return made, lambda: made.utterances(count), count
+    return lambda: made.utterances(count), count

@@ -51,6 +51,8 @@ class Quantized:
     #: how far the features that ranges come from fall short of made speech, a value each; nothing where they
     #: are made speech or recordings themselves
     shortfalls: tuple[Shortfall, ...] = ()
+    #: median shortfall of matched features for which made speech was taken beside them, where nobody chose
+    joined_for: float | None = None
     #: what training weights did; None where none were
     training: TrainingAccount | None = None
 
@@ -71,6 +73,7 @@ class Quantized:
             "islands": [asdict(island) for island in self.islands],
             "program_sha256": self.program.digest(),
             "shortfall": summary(self.shortfalls),
+            "speech_joined_for": self.joined_for,
             "training": None if self.training is None else self.training.to_dict(),
             "proof": self.proof.to_dict(),
             "recipe": self.deployment.recipe,
@@ -178,6 +181,7 @@ def quantize(
         float_bytes,
         seconds,
         prepared.shortfalls,
+        prepared.joined_for,
         account,
     )
 
