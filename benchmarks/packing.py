@@ -24,7 +24,7 @@ import onnxruntime
 
 import zeroq_asr as zq
 
-GRIDS = ("int8", "int4", "ternary", "binary")
+GRIDS = ("int8", "int4", "logistic4", "ternary", "logistic2", "binary")
 
 
 def kept(prepared: Any) -> list[str]:
@@ -73,16 +73,16 @@ def main() -> None:
         base = times[files[GRIDS[0], "all"]]
         print(f"{model.name}: {float_bytes / 1e6:.2f} MB of float32 parameters")
         print(f"ONNX Runtime {onnxruntime.__version__}, one thread, {options.repeats} turns")
-        print("grid     layers       MB  × float   load  × int8    run  × int8")
+        print("grid      layers       MB  × float   load  × int8    run  × int8")
         for (grid, where), path in files.items():
             size, (load, run) = path.stat().st_size, times[path]
             print(
-                f"{grid:8} {where:7} {size / 1e6:7.2f} {float_bytes / size:8.2f} {load:6.0f} "
+                f"{grid:9} {where:7} {size / 1e6:7.2f} {float_bytes / size:8.2f} {load:6.0f} "
                 f"{load / base[0]:7.2f} {run:6.1f} {base[1] / run:7.3f}"
             )
         print("\nkB by part:")
         for (grid, where), path in files.items():
-            print(f"{grid:8} {where:7} {parts(path)}")
+            print(f"{grid:9} {where:7} {parts(path)}")
 
 
 def measured(paths: list[Path], repeats: int) -> dict[Path, tuple[float, float]]:

@@ -37,7 +37,9 @@ from zeroq_asr.speech.tokenizer import Tokenizer
 
 NOISE = zq.CalibrationSpec("noise")
 PACKED = [name for name, grid in GRIDS.items() if grid.packing != BYTES]
-OPSET_OF = {"int4": 21, "int2": 25, "2-bit odd codes": 18, "1-bit codes": 18}
+OPSET_OF = {"int4": 21, "int2": 25, "2-bit odd codes": 18, "1-bit codes": 18} | {
+    f"{bits}-bit logistic codes": 18 for bits in (2, 4)
+}
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +113,7 @@ def test_a_float_island_keeps_the_first_opset(prepared: Any, tmp_path: Path, sma
 # -- what a file needs -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("grid", ["int4", "ternary", "binary"])
+@pytest.mark.parametrize("grid", ["int4", "logistic4", "ternary", "binary"])
 def test_a_file_says_what_it_needs(
     grid: str, quantized: Callable[[str], zq.Quantized], tmp_path: Path
 ) -> None:
@@ -211,7 +213,7 @@ def weight_of(model: onnx.ModelProto, program: Any) -> onnx.TensorProto:
     return next(i for i in model.graph.initializer if i.name in program.packings)
 
 
-@pytest.fixture(params=["int4", "int2", "binary"])
+@pytest.fixture(params=["int4", "logistic4", "int2", "binary"])
 def file(request: pytest.FixtureRequest, quantized: Callable[[str], zq.Quantized]) -> Any:
     made = quantized(request.param)
     model = onnx.ModelProto()

@@ -23,8 +23,8 @@ from zeroq_asr.integer.packing import BYTES, FIRST_OPSET, PACKINGS, Packing, wit
 
 #: bits that a weight takes in a file
 WIDTHS = {"int8": 8, "int7": 8, "full7": 8, "int6": 8, "full6": 8, "int5": 8, "full5": 8}
-WIDTHS |= {"int4": 4, "full4": 4, "int3": 4, "full3": 4}
-WIDTHS |= {"int2": 2, "full2": 2, "ternary": 2, "midrise2": 2, "binary": 1}
+WIDTHS |= {"int4": 4, "full4": 4, "logistic4": 4, "int3": 4, "full3": 4}
+WIDTHS |= {"int2": 2, "full2": 2, "ternary": 2, "midrise2": 2, "logistic2": 2, "binary": 1}
 #: what a kernel may need of weights [O, I, K] → numpy's own
 FORMS = {
     "i8": lambda q: q,

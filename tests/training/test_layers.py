@@ -43,7 +43,7 @@ def test_the_nearest_level_is_the_grids(name: str, values: list[float]) -> None:
     assert np.allclose(np.abs(wanted - values), distance)
 
 
-@pytest.mark.parametrize("grid", ["int4", "int3", "midrise2", "ternary", "binary"])
+@pytest.mark.parametrize("grid", ["logistic4", "int4", "int3", "logistic2", "midrise2", "ternary", "binary"])
 def test_nothing_learned_is_the_program(prepared: zq.Prepared, grid: str) -> None:
     program, layers = layers_of(prepared, grid)
     assert all(layer.rounding for layer in layers)
@@ -55,7 +55,7 @@ def test_nothing_learned_is_the_program(prepared: zq.Prepared, grid: str) -> Non
     assert set(same.constants) >= {name for i in same.code for name in i.ins if name in same.constants}
 
 
-@pytest.mark.parametrize("grid", ["int4", "midrise2", "binary"])
+@pytest.mark.parametrize("grid", ["int4", "logistic4", "midrise2", "binary"])
 def test_whatever_is_learned_is_proven(prepared: zq.Prepared, grid: str) -> None:
     program, layers = layers_of(prepared, grid)
     torch.manual_seed(0)

@@ -6,3 +6,14 @@ from __future__ import annotations
 DIALECTS = ("fused", "strict", "qdq")
 #: where a benchmark runs
 DEVICES = ("cpu", "cuda")
+#: grid (``zeroq_asr.integer.grid``) that weights of so many bits have where nobody names one
+GRID_OF_BITS = {
+    1: "binary",
+    2: "logistic2",
+    3: "int3",
+    4: "logistic4",
+    5: "int5",
+    6: "int6",
+    7: "int7",
+    8: "int8",
+}

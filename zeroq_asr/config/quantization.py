@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from zeroq_asr.config.checks import choice, flag, from_dict, names, real, whole
+from zeroq_asr.config.choices import GRID_OF_BITS
 from zeroq_asr.config.plan_file import EVERYTHING, LAYER_BITS, layer_bits, layer_grids, read_plan
 from zeroq_asr.errors import ConfigError
 from zeroq_asr.files import read_file
@@ -167,8 +168,9 @@ def _planned(path: str) -> dict[str, Any]:
         raise ConfigError(path, f"is not UTF-8 (byte {error.start + 1})", "save the plan as UTF-8") from None
     weights, values, logit_bits, sensitive_bits = read_plan(source, path)
     fields: dict[str, Any] = {} if sensitive_bits is None else {"sensitive_bits": sensitive_bits}
-    if weights and weights[0][0] == EVERYTHING and re.fullmatch(r"int[3-8]", weights[0][1]):
-        fields["weight_bits"], weights = int(weights[0][1][3:]), weights[1:]
+    bits_of = {grid: bits for bits, grid in GRID_OF_BITS.items()}
+    if weights and weights[0][0] == EVERYTHING and weights[0][1] in bits_of:
+        fields["weight_bits"], weights = bits_of[weights[0][1]], weights[1:]
         # a plan says itself whether some are finer
         fields.setdefault("sensitive_bits", fields["weight_bits"])
     if values and values[0][0] == EVERYTHING and values[0][1] != LAYER_BITS:

@@ -10,8 +10,23 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from zeroq_asr.config.choices import GRID_OF_BITS
 from zeroq_asr.errors import ConfigError
-from zeroq_asr.integer.packing import BITS, BYTES, INT2, INT4, ODD, PACKINGS, Packing, register_packing
+from zeroq_asr.integer.packing import (
+    BITS,
+    BYTES,
+    INT2,
+    INT4,
+    LOGISTIC2,
+    LOGISTIC2_CODES,
+    LOGISTIC4,
+    LOGISTIC4_CODES,
+    ODD2,
+    ODD_CODES,
+    PACKINGS,
+    Packing,
+    register_packing,
+)
 from zeroq_asr.integer.types import weight_limit
 
 __all__ = [
@@ -107,10 +122,12 @@ def grid_of(name: str) -> Grid:
 def symmetric(bits: int) -> Grid:
     """Return the symmetric grid of ``bits`` = 1 to 8 bits.
 
-    With 3 bits or more it is that without the lowest integer, ±(2^(bits−1) − 1).  With two it has four levels
-    and no 0, ``midrise2``: of a normal distribution it keeps 9.3 dB, where −1, 0 and 1 keep 7.2 (Max, 1960).
+    With 3 bits, or 5 and more, it is that of integers without the lowest, ±(2^(bits−1) − 1).  With 4 and 2
+    its levels are those that lose least of a logistic density (Max, "Quantizing for Minimum Distortion",
+    1960; Lloyd, 1982), whose tails lie between a normal density's and Laplace's, as those of trained weights.
+    The largest level is 64: no two products of u8 × s8 saturate (``integer.pair_saturation``).
     """
-    return GRIDS[{1: "binary", 2: "midrise2"}.get(bits, f"int{bits}")]
+    return GRIDS[GRID_OF_BITS[bits]]
 
 
 def _packing(bits: int) -> str:
@@ -128,6 +145,8 @@ for _bits in range(8, 1, -1):
 for _bits in range(7, 1, -1):
     _levels = tuple(range(-(1 << (_bits - 1)), 1 << (_bits - 1)))
     register_grid(Grid(f"full{_bits}", _levels, _packing(_bits)))
-register_grid(Grid("midrise2", (-3, -1, 1, 3), ODD))
+register_grid(Grid("logistic4", LOGISTIC4, LOGISTIC4_CODES))
+register_grid(Grid("logistic2", LOGISTIC2, LOGISTIC2_CODES))
+register_grid(Grid("midrise2", ODD2, ODD_CODES))
 register_grid(Grid("ternary", (-1, 0, 1), INT2))
 register_grid(Grid("binary", (-1, 1), BITS))

@@ -138,7 +138,12 @@ INT2 = register_packing(_tensors(2, np.dtype(ml_dtypes.int2), 25)).name
 register_packing(_codes(4, (*range(8), *range(-8, 0))))
 register_packing(_codes(2, (0, 1, -2, -1)))
 BITS = register_packing(_codes(1, (-1, 1))).name
-#: of the four levels without 0, of which ONNX has no type
-ODD = register_packing(_codes(2, (-3, -1, 1, 3), "2-bit odd codes")).name
+#: levels of which ONNX has no type (``integer.grid``): evenly apart, and as a logistic density wants them
+ODD2 = (-3, -1, 1, 3)
+LOGISTIC2 = (-64, -18, 18, 64)
+LOGISTIC4 = (-64, -45, -33, -25, -18, -12, -7, -2, 2, 7, 12, 18, 25, 33, 45, 64)
+ODD_CODES = register_packing(_codes(2, ODD2, "2-bit odd codes")).name
+LOGISTIC2_CODES = register_packing(_codes(2, LOGISTIC2, "2-bit logistic codes")).name
+LOGISTIC4_CODES = register_packing(_codes(4, LOGISTIC4, "4-bit logistic codes")).name
 #: packing → weights of a byte
-A_BYTE = {BYTES: 1, INT4: 2, INT2: 4, ODD: 4, BITS: 8}
+A_BYTE = {BYTES: 1, INT4: 2, INT2: 4, ODD_CODES: 4, LOGISTIC2_CODES: 4, LOGISTIC4_CODES: 2, BITS: 8}
