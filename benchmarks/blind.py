@@ -4,7 +4,8 @@
     python benchmarks/blind.py --checkpoint hama_conformer_ipa.pt --loader hama_loader:load --seeds 0 1 2
 
 Each row is a network, a seed and a source of ranges: the median shortfall of its values against what
-``quantize`` takes as made speech (``zeroq_asr.calibration.shortfall``), and whether that warns.  Made speech
+``quantize`` takes as made speech (``zeroq_asr.calibration.shortfall``), and what comes of it: nothing, a
+warning, or, where the source was left to choose (``auto``), made speech beside matched features.  Made speech
 itself, alone or beside matched features, is not compared with.
 """
 
@@ -22,14 +23,14 @@ from zeroq_asr.calibration.shortfall import BLIND, median_shortfall
 from zeroq_asr.errors import ZeroqWarning
 from zeroq_asr.pipeline import prepare
 
-SOURCES = ("speech", "synthetic", "both", "noise")
+SOURCES = ("auto", "speech", "synthetic", "both", "noise")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--checkpoint", nargs="+", required=True)
     parser.add_argument("--loader", help="MODULE:FUNCTION beside the checkpoint, for every one of them")
-    parser.add_argument("--sources", nargs="+", choices=SOURCES, default=("synthetic", "noise"))
+    parser.add_argument("--sources", nargs="+", choices=SOURCES, default=("auto", "noise"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     arguments = parser.parse_args()
 
@@ -53,11 +54,10 @@ def main() -> None:
                     and "of what speech would reach" in str(one.message)
                     for one in told
                 )
-                share = f"{median_shortfall(made.shortfalls):9.3f}" if made.shortfalls else f"{'-':>9}"
-                print(
-                    f"{path.stem:32} {seed:4} {source:>10} {share}   {'warned' if warned else 'silent'}",
-                    flush=True,
-                )
+                median = made.joined_for if made.shortfalls == () else median_shortfall(made.shortfalls)
+                share = f"{'-':>9}" if median is None else f"{median:9.3f}"
+                outcome = "joined" if made.joined_for is not None else "warned" if warned else "silent"
+                print(f"{path.stem:32} {seed:4} {source:>10} {share}   {outcome}", flush=True)
 
 
 if __name__ == "__main__":

@@ -137,7 +137,7 @@ def prepare(
     is observed, and any ZeroqError for what is wrong with the input.
     """
     specs = tuple(settled(one) for one in (spec or QuantSpec(), *also))
-    first, calibration = specs[0], calibration or CalibrationSpec()
+    first, given = specs[0], calibration or CalibrationSpec()
     synthesis = synthesis or SynthesisSpec.preset("default")
     if any(preparation(one) != preparation(first) for one in specs):
         raise ConfigError(
@@ -151,9 +151,9 @@ def prepare(
             if isinstance(source, AsrModel)
             else load_checkpoint(source, config=config, loader=loader, language=language)
         )
-    chosen = calibration.kind == AUTO
+    chosen = given.kind == AUTO
     with clock("source"):
-        calibration = replace(calibration, source=source_for(model, calibration.source))
+        calibration = replace(given, source=source_for(model, given.source))
         opened = _open_source(model, calibration)
     with clock("capture"):
         if graph is None:
@@ -171,24 +171,8 @@ def prepare(
             graph = equalize(graph, utterances(), first.equalization)
         if first.smoothing:
             graph = smooth(graph, utterances(), first.smoothing)
-
-    def observed() -> Observations:
-        found = observe(
-            graph,
-            utterances(),
-            histograms=any(_needs_histograms(one, calibration) for one in specs),
-            covariances=any(one.feedback for one in specs),
-            bins=calibration.bins,
-            total=total,
-            progress=progress,
-        )
-        if any(one.feedback for one in specs) and calibration.kind != "audio":
-            speech = rounding_speech(model, synthesis)
-            found.learn_covariances(observe(graph, speech.utterances(), covariances=True))
-        return found
-
     with clock("calibrate"):
-        observations = observed()
+        observations = _observed(model, graph, utterances(), specs, calibration, synthesis, total, progress)
     values: tuple[Shortfall, ...] = ()
     joined_for = None
     compared = check_ranges or (chosen and calibration.kind == MATCHED)
@@ -202,7 +186,9 @@ def prepare(
                 made = joined(made, made_speech(model, synthesis, progress))
                 utterances, total = _streamed(made, calibration)
             with clock("calibrate"):
-                observations = observed()
+                observations = _observed(
+                    model, graph, utterances(), specs, calibration, synthesis, total, progress
+                )
         elif check_ranges:
             _warn_of_blindness(model, values)
     return Prepared(
@@ -218,6 +204,33 @@ def prepare(
         values,
         joined_for,
     )
+
+
+def _observed(
+    model: AsrModel,
+    graph: FloatGraph,
+    utterances: Iterator[Tensor],
+    specs: Sequence[QuantSpec],
+    calibration: CalibrationSpec,
+    synthesis: SynthesisSpec,
+    total: int,
+    progress: Progress,
+) -> Observations:
+    """Observe all that any of the formats needs: covariances on made speech, too, but for recordings."""
+    covariances = any(one.feedback for one in specs)
+    found = observe(
+        graph,
+        utterances,
+        histograms=any(_needs_histograms(one, calibration) for one in specs),
+        covariances=covariances,
+        bins=calibration.bins,
+        total=total,
+        progress=progress,
+    )
+    if covariances and calibration.kind != "audio":
+        speech = rounding_speech(model, synthesis)
+        found.learn_covariances(observe(graph, speech.utterances(), covariances=True))
+    return found
 
 
 def _warn_of_blindness(model: AsrModel, values: tuple[Shortfall, ...]) -> None:
