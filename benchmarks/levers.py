@@ -2,9 +2,9 @@
 
     python benchmarks/levers.py --checkpoint quartznet15x5.nemo --manifest train-clean-100/manifest.jsonl
 
-Each row changes the default in one thing.  Words, frames and KL are measured as in ``ranges.py``, on
-recordings under babble.  SQNR is that of the frames' log-probabilities over the clean recordings, in dB; of
-the four figures it is the least noisy.  All are means over the seeds.
+Each row changes the default in one thing; that of recordings needs ``--recordings``.  Words, frames and KL
+are measured as in ``ranges.py``, on recordings under babble.  SQNR is that of the frames' log-probabilities
+over the clean recordings, in dB; of the four figures it is the least noisy.  All are means over the seeds.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,6 +26,8 @@ from zeroq_asr.deployment.float_onnx import export_float
 from zeroq_asr.speech.audio import load_audio
 from zeroq_asr.speech.frontend import Frontend
 
+#: stands for what --recordings names
+RECORDINGS = "recordings"
 #: what --set would take, a row each
 LEVERS: dict[str, dict[str, Any]] = {
     "default": {},
@@ -39,6 +43,7 @@ LEVERS: dict[str, dict[str, Any]] = {
     "matched from made speech, and made speech": {"source": "both", "init": "voice"},
     "matched features alone": {"source": "synthetic"},
     "noise": {"source": "noise"},
+    "recordings": {"source": RECORDINGS, "limit": 16},
     "standardized per mel": {"standardize": True},
     "slack 0.1": {"slack": 0.1},
     "emphasis 0.1": {"emphasis": 0.1},
@@ -105,6 +110,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--checkpoint", required=True)
     parser.add_argument("--manifest", required=True)
+    parser.add_argument("--loader", help="MODULE:FUNCTION beside the checkpoint, which it needs")
+    parser.add_argument("--recordings", help="a manifest to calibrate on, for the row 'recordings'")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--bits", default="8")
     parser.add_argument("--only", nargs="+", default=list(LEVERS), choices=list(LEVERS))
@@ -117,7 +124,9 @@ def main() -> None:
         "activation_bits": bits.activation_bits,
         **arguments.set,
     }
-    model = zq.load_checkpoint(arguments.checkpoint)
+    if arguments.loader:
+        sys.path.insert(0, str(Path(arguments.checkpoint).resolve().parent))
+    model = zq.load_checkpoint(arguments.checkpoint, loader=arguments.loader)
     graph = capture(model.network, model.example_input(), model.name)
     deployment = Deployment(model.name, model.frontend, model.tokenizer, 60.0, model.subsampling_factor)
     frontend, rate = Frontend(model.frontend), model.frontend.sample_rate
@@ -129,6 +138,10 @@ def main() -> None:
     print(f"{'':40} {'words':>7} {'frames':>7} {'KL':>8} {'SQNR':>7}", flush=True)
     for name in arguments.only:
         fields = {**everywhere, **LEVERS[name]}
+        if fields.get("source") == RECORDINGS:
+            if arguments.recordings is None:
+                continue
+            fields["source"] = arguments.recordings
         found = [row(model, fields, seed, (clean, noisy), references) for seed in arguments.seeds]
         words, frames, kl, ratio = np.mean(found, axis=0)
         print(f"{name:40} {words:7.2f} {frames:7.2f} {kl:8.4f} {ratio:7.2f}", flush=True)
