@@ -41,6 +41,7 @@ API = [
     "OnnxRecognizer",
     "Plan",
     "PlanPoint",
+    "PlanRow",
     "Prepared",
     "ProofError",
     "QualityReport",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from zeroq_asr._version import __version__
 from zeroq_asr.checkpoints import load_checkpoint, save_checkpoint
 from zeroq_asr.config import CalibrationSpec, QuantSpec, SynthesisSpec, TrainingSpec
+from zeroq_asr.config.plan_row import PlanPoint, PlanRow
 from zeroq_asr.deployment.inspection import inspect_file
 from zeroq_asr.deployment.recognizer import OnnxRecognizer, Recognizer, TorchRecognizer, open_recognizer
 from zeroq_asr.deployment.verify import Certificate, verify
@@ -32,7 +33,7 @@ from zeroq_asr.measure.bench import Benchmark, Timing, bench
 from zeroq_asr.measure.compare import Comparison, compare
 from zeroq_asr.measure.doctor import Diagnosis, diagnose
 from zeroq_asr.measure.evaluate import Evaluation, evaluate, transcribe
-from zeroq_asr.measure.plans import FoundPlan, PlanPoint, find_plan
+from zeroq_asr.measure.plans import FoundPlan, find_plan
 from zeroq_asr.measure.report import QualityReport, ValueQuality, report
 from zeroq_asr.measure.sensitivity import LayerSensitivity, Sensitivity, sensitivity
 from zeroq_asr.model import AsrModel
@@ -70,6 +71,7 @@ __all__ = [
     "OnnxRecognizer",
     "Plan",
     "PlanPoint",
+    "PlanRow",
     "Prepared",
     "ProofError",
     "QualityReport",

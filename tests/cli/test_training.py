@@ -40,6 +40,8 @@ def test_what_is_no_size_is_refused(text: str) -> None:
         (["--train", "5m"], "weights of 8 bits are not trained"),
         (["--reconstruct", "--bits", "w6a8"], "weights of 6 bits are not trained"),
         (["--max-size", "8MB", "--bits", "w4a8"], "and so does --bits"),
+        (["--plot", "x.svg"], "draws a search for a plan, and there is none"),
+        (["--max-size", "8MB", "--plot", "x.bmp"], "cannot draw .bmp"),
     ],
 )
 def test_what_cannot_be_done_is_said_first(tmp_path: Path, options: list[str], said: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch import nn
 
 import zeroq_asr as zq
 from zeroq_asr.errors import ConfigError
+from zeroq_asr.measure.plan_picture import draw_row
 
 OFF = zq.TrainingSpec(reconstruction="off")
 
@@ -88,3 +90,40 @@ def test_a_budget_that_cannot_be_kept_is_said(prepared: zq.Prepared) -> None:
     least = zq.find_plan(prepared, max_loss=1e9).chosen.bytes
     with pytest.raises(ConfigError, match="more than -1"):
         zq.find_plan(prepared, max_size=least + 20_000, max_loss=-1.0)
+
+
+def test_a_file_keeps_the_row_that_its_plan_was_chosen_from(prepared: zq.Prepared, tmp_path: Path) -> None:
+    found = zq.find_plan(prepared, max_loss=0.05)
+    path = tmp_path / "x.onnx"
+    zq.quantize(prepared, path, spec=found.plan, search=found.row, training=OFF)
+    told = zq.report(prepared.model, path, zq.SynthesisSpec(speakers=2, seconds=1.0))
+    assert told.search == found.row
+    assert told.search.points[told.search.chosen] == found.chosen
+    assert zq.inspect_file(path)["recipe"]["search"] == json.loads(json.dumps(found.row.to_dict()))
+    for ending in ("svg", "png"):
+        draw_row(found.row, tmp_path / f"plans.{ending}", "wide")
+    assert "sum of layers alone" in (tmp_path / "plans.svg").read_text()
+    assert (tmp_path / "plans.png").read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(ConfigError, match="a row of plans is of a plan"):
+        zq.quantize(prepared, search=found.row)
+
+
+def test_a_row_that_cannot_be_one_is_refused() -> None:
+    point = {"layers": [3, 0, 0], "bytes": 10, "predicted": 0.0, "measured": None}
+    row = zq.PlanRow.from_dict({"points": [point, {**point, "bytes": 5}], "chosen": 1})
+    assert zq.PlanRow.from_dict(json.loads(json.dumps(row.to_dict()))) == row
+    for broken, match in (
+        ({"points": [], "chosen": 0}, "must be a list of plans"),
+        ({"points": 3, "chosen": 0}, "must be a list of plans"),
+        ({"points": [point], "chosen": 1}, "chosen must be a whole number from 0 to 0"),
+        ({"points": [{**point, "layers": [1, 2]}], "chosen": 0}, "layers must be three numbers"),
+        ({"points": [{**point, "layers": [1, 2, -1]}], "chosen": 0}, "a number of layers"),
+        ({"points": [{**point, "bytes": "10"}], "chosen": 0}, "bytes must be a whole number"),
+        ({"points": [{**point, "predicted": float("nan")}], "chosen": 0}, "predicted must be a finite"),
+        ({"points": [{**point, "measured": True}], "chosen": 0}, "measured must be a finite"),
+        ({"points": [{**point, "loss": 1}], "chosen": 0}, "unknown keys"),
+        ({"points": [7], "chosen": 0}, "expected an object"),
+        ({"points": [point], "chosen": 0, "best": 0}, "unknown keys"),
+    ):
+        with pytest.raises(ConfigError, match=match):
+            zq.PlanRow.from_dict(broken)

@@ -70,13 +70,14 @@ def bench(
     Example: zeroq-asr bench quartznet.int8.onnx --against quartznet.nemo --threads 1,2
     """
     with session(ctx, as_json=as_json, quiet=quiet, developer=developer) as terminal:
-        from zeroq_asr.measure.bench import plot as plots
+        from zeroq_asr.measure import pictures
+        from zeroq_asr.measure.bench.plot import plot as draw
 
         counts = [int(value) for value in _numbers("--threads", threads)]
         lengths = _numbers("--seconds", seconds)
         onnx_files, checkpoint = _sort(files or [])
         if plot is not None:
-            plots.check(plot)
+            pictures.check(plot)
             check_output(terminal, plot, outputs.plots, *(files or ()), against, config, force=force)
         with terminal.progress() as progress:
             model = None
@@ -102,7 +103,7 @@ def bench(
         if terminal.talks:
             show(terminal, result)
         if plot is not None:
-            plots.plot(result, plot)
+            draw(result, plot)
             if terminal.talks:
                 terminal.text()
                 terminal.facts([("plot", str(plot))])

@@ -30,6 +30,7 @@ from zeroq_asr.cli.options import (
     with_settings,
 )
 from zeroq_asr.cli.outputs import Force, check_output
+from zeroq_asr.cli.plan_row import Plot, show_row
 from zeroq_asr.cli.synthesize import (
     Batch,
     Frames,
@@ -147,6 +148,7 @@ def quantize(
     tokens: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Also write the token list, a token a line.")
     ] = None,
+    plot: Plot = None,
     force: Force = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -157,6 +159,9 @@ def quantize(
     Example: zeroq-asr quantize stt_en_quartznet15x5.nemo --bits 8
     """
     with session(ctx, as_json=as_json, quiet=quiet, developer=developer) as terminal:
+        from zeroq_asr.measure import pictures
+        from zeroq_asr.measure.plan_picture import draw_row
+
         spec = zq.QuantSpec.parse_bits(
             *(bits or ()),
             keep_float=tuple(keep_float or ()),
@@ -202,6 +207,10 @@ def quantize(
             option = "--train" if train else "--reconstruct"
             problem = f"weights of {spec.weight_bits} bits are not trained, those of 5 or fewer are"
             raise ConfigError(option, problem, "say --bits w4a8, or leave it out")
+        if plot is not None and not searches:
+            raise ConfigError(
+                "--plot", "draws a search for a plan, and there is none", "say --max-size, or leave it out"
+            )
         path = output or Path(default_name(model, spec, dialect, planned=searches))
         sources = (
             model,
@@ -214,6 +223,9 @@ def quantize(
         check_output(terminal, path, outputs.onnx, *sources, force=force)
         if tokens is not None:
             check_output(terminal, tokens, outputs.tokens, *sources, force=force)
+        if plot is not None:
+            pictures.check(plot)
+            check_output(terminal, plot, outputs.plots, *sources, force=force)
         with terminal.progress() as progress:
             source: Path | zq.AsrModel = model
             if tokens is not None:  # what cannot be a line shows before the long work begins
@@ -240,6 +252,7 @@ def quantize(
                 prepared,
                 path,
                 spec=None if found is None else found.plan,
+                search=None if found is None else found.row,
                 training=training,
                 run=f"{path}.training",
                 resume=resume,
@@ -248,37 +261,15 @@ def quantize(
             )
         if tokens is not None:
             result.deployment.tokenizer.write_tokens(tokens)
+        if plot is not None and found is not None:
+            draw_row(found.row, plot, path.name)
         made = {"tokens": None if tokens is None else str(tokens), "synthesis": account(result.features)}
         made["search"] = None if found is None else found.to_dict()
         terminal.result({**result.to_dict(), **made}, str(path))
         if terminal.talks:
             if found is not None:
-                _show_plan(terminal, found)
+                show_row(terminal, found.row)
             _report(terminal, result, path, tokens, chosen_target=spec.target == "auto")
-
-
-#: rows of a plan's curve that are shown
-_CURVE = 8
-
-
-def _show_plan(terminal: Terminal, found: zq.FoundPlan) -> None:
-    """Print the row of plans that was searched, from 8 bits down, and which was chosen."""
-    terminal.title("plan", "weights of 8, 4 and 2 bits, the cheapest byte first")
-    last = len(found.points) - 1
-    shown = {round(k * last / (_CURVE - 1)) for k in range(_CURVE)}
-    shown |= {k for k, point in enumerate(found.points) if point.measured is not None}
-    rows = []
-    for k in sorted(shown):
-        point = found.points[k]
-        eight, four, two = point.layers
-        measured = "" if point.measured is None else f"{point.measured:+.4f}"
-        chosen = "chosen" if point == found.chosen else ""
-        rows.append(
-            [size(point.bytes), str(eight), str(four), str(two), f"{point.predicted:.4f}", measured, chosen]
-        )
-    terminal.table(["about", "8 bits", "4 bits", "2 bits", "predicted loss", "measured", ""], rows)
-    terminal.text("loss: nats a frame, the sum of layers alone, and of the whole beyond 8 bits.", "dim")
-    terminal.text()
 
 
 def default_name(model: Path, spec: zq.QuantSpec, dialect: str, *, planned: bool = False) -> str:

@@ -8,7 +8,10 @@ from typing import Annotated
 import typer
 
 import zeroq_asr as zq
+from zeroq_asr.cli import outputs
 from zeroq_asr.cli.options import AsJson, Config, Developer, Language, Loader, Quiet
+from zeroq_asr.cli.outputs import Force, check_output
+from zeroq_asr.cli.plan_row import Plot, show_row
 from zeroq_asr.cli.synthesize import Batch, Frames, Iterations, Preset, Seed, chosen, show_statistics
 from zeroq_asr.cli.terminal import Terminal, session
 from zeroq_asr.errors import ConfigError
@@ -27,6 +30,8 @@ def report(
     batch: Batch = None,
     frames: Frames = None,
     worst: Annotated[int, typer.Option(min=1, help="Values and layers shown, the worst first.")] = 10,
+    plot: Plot = None,
+    force: Force = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
     developer: Developer = False,
@@ -37,17 +42,27 @@ def report(
     """
     with session(ctx, as_json=as_json, quiet=quiet, developer=developer) as terminal:
         from zeroq_asr.deployment.recognizer import is_onnx
+        from zeroq_asr.measure import pictures
+        from zeroq_asr.measure.plan_picture import draw_row
 
         if is_onnx(model) and not is_onnx(file):
             raise ConfigError(
                 "report", "MODEL and FILE are swapped", "name the checkpoint first, then the ONNX file"
             )
+        if plot is not None:
+            pictures.check(plot)
+            check_output(terminal, plot, outputs.plots, model, file, config, force=force)
+            if "search" not in zq.inspect_file(file).get("recipe", {}):
+                problem = f"{file} was not made by a search for a plan, so there are none to draw"
+                raise ConfigError("--plot", problem, "make it with quantize --max-size or --max-loss")
         synthesis = chosen(preset, seed=seed, iterations=iterations, batch=batch, frames=frames)
         with terminal.progress() as progress:
             progress("load", 0, 1)
             loaded = zq.load_checkpoint(model, config=config, loader=loader, language=language)
             progress("load", 1, 1)
             found = zq.report(loaded, file, synthesis, progress)
+        if plot is not None and found.search is not None:
+            draw_row(found.search, plot, file.name)
         terminal.result(found.to_dict(), f"{found.divergence:.6g}")
         if terminal.talks:
             _show(terminal, found, worst)
@@ -101,4 +116,6 @@ def _show(terminal: Terminal, found: zq.QualityReport, worst: int) -> None:
     if found.statistics:
         show_statistics(terminal, found.statistics, worst=worst)
         terminal.text()
+    if found.search is not None:
+        show_row(terminal, found.search)
     terminal.text("Made features are not speech: these figures rank files, they are no error rates.", "dim")

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from zeroq_asr.config import DIALECTS, CalibrationSpec, QuantSpec, SynthesisSpec, TrainingSpec
+from zeroq_asr.config.plan_row import PlanRow
 from zeroq_asr.errors import ConfigError, VerificationError
 from zeroq_asr.integer.program import canonical_json
 from zeroq_asr.lines import shown
@@ -56,6 +57,7 @@ _RECIPE: Mapping[str, Callable[[Any], object]] = {
     "calibration": CalibrationSpec.from_dict,
     "synthesis": SynthesisSpec.from_dict,
     "training": TrainingSpec.from_dict,
+    "search": PlanRow.from_dict,
 }
 
 

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from zeroq_asr.config.plan_file import EVERYTHING
+from zeroq_asr.config.plan_row import PlanPoint, PlanRow
 from zeroq_asr.deployment.export import export
 from zeroq_asr.errors import ConfigError
 from zeroq_asr.graph.float_graph import FloatNode
@@ -41,20 +42,6 @@ _BUILDS = 7
 
 
 @dataclass(frozen=True)
-class PlanPoint:
-    """One plan of the row: what it is predicted to be, and what was measured of it."""
-
-    #: layers whose weights have so many bits: 8, 4 and 2
-    layers: tuple[int, int, int]
-    #: of the file: about, or as it was built
-    bytes: int
-    #: sum over layers of the divergence that rounding each alone costs, in nats a frame
-    predicted: float
-    #: divergence of the integer program on held-out features less that of 8 bits, if it was built
-    measured: float | None = None
-
-
-@dataclass(frozen=True)
 class FoundPlan:
     """A plan that keeps to a budget."""
 
@@ -62,6 +49,11 @@ class FoundPlan:
     chosen: PlanPoint
     #: the whole row, from 8 bits on down
     points: tuple[PlanPoint, ...]
+
+    @property
+    def row(self) -> PlanRow:
+        """The row with the place of the plan, for ``quantize`` to keep in the file."""
+        return PlanRow(self.points, self.points.index(self.chosen))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the plan and the row as JSON values."""

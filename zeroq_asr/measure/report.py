@@ -21,6 +21,7 @@ from zeroq_asr.calibration.equalize import depthwise_places, places
 from zeroq_asr.calibration.shortfall import BLIND, Shortfall, median_shortfall
 from zeroq_asr.capture.capture import capture, prepared_graph
 from zeroq_asr.config import SynthesisSpec
+from zeroq_asr.config.plan_row import PlanRow
 from zeroq_asr.deployment.verify import load_onnx, read_program, verify
 from zeroq_asr.errors import ConfigError
 from zeroq_asr.integer.backends.torch import TorchBackend
@@ -70,6 +71,8 @@ class QualityReport:
     #: what the held-out features reach (``zeroq_asr.calibration.shortfall``)
     ranges_miss: float
     features_miss: float
+    #: plans that the file's was chosen from; None where none was searched for
+    search: PlanRow | None = None
 
     @property
     def blind(self) -> bool:
@@ -144,6 +147,7 @@ def report(
         source_for(model) if held_out is None else "given",
         short,
         held_short,
+        None if (row := deployment.recipe.get("search")) is None else PlanRow.from_dict(row),
     )
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from zeroq_asr.calibration.shortfall import Shortfall, summary
 from zeroq_asr.config import CalibrationSpec, QuantSpec, SynthesisSpec, TrainingSpec
+from zeroq_asr.config.plan_row import PlanRow
 from zeroq_asr.deployment.export import Export, export
 from zeroq_asr.deployment.metadata import Deployment
 from zeroq_asr.errors import ConfigError
@@ -110,6 +111,7 @@ def quantize(
     output: str | os.PathLike[str] | None = None,
     *,
     spec: QuantSpec | Plan | None = None,
+    search: PlanRow | None = None,
     synthesis: SynthesisSpec | None = None,
     calibration: CalibrationSpec | None = None,
     training: TrainingSpec | None = None,
@@ -124,9 +126,10 @@ def quantize(
     """Quantize a checkpoint, a loaded model or a prepared one, and write it to ``output`` if given.
 
     ``config``, ``loader`` and ``language`` are as in ``load_checkpoint``; of what is prepared, ``spec``
-    chooses the format, as in ``build``.  Weights of few bits are trained as ``training`` says, by default
-    section by section (``zeroq_asr.training``).  ``run``: the file that keeps how far training is, removed
-    when it is done; with ``resume`` it goes on from there.
+    chooses the format, as in ``build``.  ``search``: the row of plans that a plan was chosen from
+    (``FoundPlan.row``), which the file keeps.  Weights of few bits are trained as ``training`` says
+    (``zeroq_asr.training``), by default those of one bit, section by section.  ``run``: the file that keeps
+    how far training is, removed when it is done; with ``resume`` it goes on from there.
 
     Raises a ZeroqError for anything that is wrong with the input; the output file is whole or not there at
     all, and replaces what was there.  The file is integer-only unless ``spec`` keeps something in float
@@ -154,6 +157,10 @@ def quantize(
     seconds = dict(prepared.seconds)
     clock = Clock(seconds, progress)
     deployment = prepared.deployment(spec)
+    if search is not None:
+        if not isinstance(spec, Plan):
+            raise ConfigError("quantize", "a row of plans is of a plan", "give the plan as spec")
+        deployment = replace(deployment, recipe={**deployment.recipe, "search": search.to_dict()})
     with clock("lower"):
         program = build(prepared, spec)
     training = training or TrainingSpec()

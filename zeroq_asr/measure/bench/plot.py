@@ -2,32 +2,13 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from zeroq_asr._version import __version__
-from zeroq_asr.errors import ConfigError
-from zeroq_asr.files import atomic_write_bytes
+from zeroq_asr.measure.pictures import check, write
 
 if TYPE_CHECKING:
     from zeroq_asr.measure.bench import Benchmark
-
-FORMATS = (".png", ".svg", ".pdf")
-
-
-def check(path: Path) -> None:
-    """Raise ConfigError, before any work, unless a plot can be written to a file of that name."""
-    if path.suffix.lower() not in FORMATS:
-        raise ConfigError(
-            "--plot", f"cannot draw {path.suffix or 'a file without ending'}", f"use {', '.join(FORMATS)}"
-        )
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError:
-        raise ConfigError(
-            "--plot", "needs matplotlib, which is not installed", "pip install 'zeroq-asr[plot]'"
-        ) from None
 
 
 def plot(result: Benchmark, path: Path) -> None:
@@ -53,9 +34,4 @@ def plot(result: Benchmark, path: Path) -> None:
         axis.set_xlabel("ms")
         axis.set_title(f"{seconds:g} s of audio, {threads} thread{'s' if threads > 1 else ''}", fontsize=10)
     figure.suptitle(result.machine.processor, fontsize=9)
-    stream = io.BytesIO()
-    kind = path.suffix.lower().removeprefix(".")
-    # by which the command line knows a plot of ours that it may replace
-    metadata = {"Software" if kind == "png" else "Creator": f"zeroq-asr {__version__}"}
-    figure.savefig(stream, format=kind, metadata=metadata)
-    atomic_write_bytes(path, stream.getvalue())
+    write(figure, path)
