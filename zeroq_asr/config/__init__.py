@@ -4,7 +4,7 @@ Each specification is checked when it is made (ConfigError says what is allowed)
 a JSON round trip: ``Spec.from_dict(spec.to_dict()) == spec``.  Unknown keys are refused, so
 that a misspelt option in a saved configuration is an error and not a silent default.
 
-Imported by: checkpoints, lowering, synthesis, calibration, deployment, pipeline, measure, cli.
+Imported by: integer, checkpoints, lowering, synthesis, calibration, deployment, pipeline, measure, cli.
 Imports: errors, files, lines.
 Never imports: registry, speech, decoding, integer, graph, architectures, model, capture, checkpoints,
 lowering, operators, embedded, synthesis, calibration, deployment, pipeline, measure, cli.
