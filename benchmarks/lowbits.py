@@ -5,19 +5,23 @@
 
 Each format has a row a seed for every way to round its weights (``--ways``): to nearest, by feedback,
 reconstructed section by section, and trained for ``--train`` seconds, all without data; and a row of the last
-of them that takes ranges, covariances and training from unlabelled ``--recordings``.  Without ``--manifest``
-the embedded test clips are heard.
+of them that takes ranges, covariances and training from unlabelled ``--recordings``.  ``--peers`` adds the
+float network with its matrix products in ONNX Runtime's own 4-bit weights (MatMulNBits, blocks of 32, int8
+activations), where it has any.  Without ``--manifest`` the embedded test clips are heard.
 """
 
 from __future__ import annotations
 
 import argparse
+import logging
 import tempfile
 import time
 import warnings
 from pathlib import Path
 
 import numpy as np
+import onnx
+from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
 from ranges import Features, Frames, run
 
 import zeroq_asr as zq
@@ -36,6 +40,20 @@ def texts(model: zq.AsrModel, frames: Frames) -> list[str]:
     return [tokenizer.decode(greedy_ctc(f, len(f), tokenizer.blank_id)) for f in frames]
 
 
+def with_nbits(exact: onnx.ModelProto) -> bytes | None:
+    """Return a float model with its matrix products in 4-bit weights; None where it has none."""
+    logging.disable(logging.INFO)
+    copy = onnx.ModelProto()
+    copy.CopyFrom(exact)
+    quantizer = MatMulNBitsQuantizer(copy, block_size=32, is_symmetric=True, accuracy_level=4)
+    quantizer.process()
+    done = quantizer.model.model
+    if all(node.op_type != "MatMulNBits" for node in done.graph.node):
+        return None
+    data: bytes = done.SerializeToString()
+    return data
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--checkpoint", required=True)
@@ -46,6 +64,7 @@ def main() -> None:
     parser.add_argument("--bits", nargs="+", default=["w4a8", "w4a4", "w2a8", "w1a8"])
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=["feedback", "reconstructed"])
     parser.add_argument("--train", type=float, default=1800.0, help="seconds, for the way 'trained'")
+    parser.add_argument("--peers", action="store_true", help="a row of ONNX Runtime's 4-bit weights")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--steps", type=int, default=zq.TrainingSpec.section_steps)
     parser.add_argument("--speakers", type=int, default=zq.TrainingSpec.training_speakers)
@@ -58,7 +77,8 @@ def main() -> None:
         features: Features = [frontend.batch([read(u)]) for u in utterances]
     graph = capture(model.network, model.example_input(), model.name)
     around = Deployment(model.name, model.frontend, model.tokenizer, 60.0, model.subsampling_factor)
-    truth = texts(model, run(export_float(graph, around).SerializeToString(), features))
+    exact = export_float(graph, around)
+    truth = texts(model, run(exact.SerializeToString(), features))
     spoken = None if any(u.text is None for u in utterances) else [u.text or "" for u in utterances]
 
     def rates(found: list[str]) -> list[float]:
@@ -78,6 +98,9 @@ def main() -> None:
 
     print(f"{'':44} {'WER':>7} {'agr':>7} {'MB':>7} {'s':>6}", flush=True)
     show("float", [*rates(truth), model.float_bytes / 1e6, 0.0])
+    if arguments.peers and (peer := with_nbits(exact)) is not None:
+        found = texts(model, run(peer, features))
+        show("ORT MatMulNBits, 4 bits", [*rates(found), len(peer) / 1e6, 0.0])
     specs = {
         (bits, way): zq.QuantSpec.parse_bits(bits, rounding="nearest" if way == "nearest" else "auto")
         for bits in arguments.bits
@@ -86,7 +109,7 @@ def main() -> None:
     sources = [("", "auto", arguments.seeds)]
     if arguments.recordings:
         sources.append((", recordings", arguments.recordings, arguments.seeds[:1]))
-    found: dict[str, list[list[float]]] = {}
+    rows: dict[str, list[list[float]]] = {}
     for label, source, seeds in sources:
         limit = arguments.recordings_limit if label else None
         for seed in seeds:
@@ -113,10 +136,10 @@ def main() -> None:
                 ]
                 name = f"{bits}, {way}{label}"
                 show(f"{name}, seed {seed}", row)
-                found.setdefault(name, []).append(row)
-    for name, rows in found.items():
-        if len(rows) > 1:
-            show(name, list(np.mean(rows, axis=0)))
+                rows.setdefault(name, []).append(row)
+    for name, several in rows.items():
+        if len(several) > 1:
+            show(name, list(np.mean(several, axis=0)))
 
 
 if __name__ == "__main__":
