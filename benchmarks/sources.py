@@ -35,6 +35,7 @@ from zeroq_asr.speech.frontend import Frontend
 
 #: name: the fields of what is calibrated on and of what is synthesized
 SOURCES: dict[str, tuple[str, dict[str, object]]] = {
+    "default": ("auto", {}),
     "made speech": ("speech", {}),
     "matched": ("synthetic", {}),
     "matched from made speech": ("synthetic", {"init": "voice"}),
