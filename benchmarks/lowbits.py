@@ -30,6 +30,7 @@ from zeroq_asr.decoding.greedy import greedy_ctc
 from zeroq_asr.deployment.export import Deployment
 from zeroq_asr.deployment.float_onnx import export_float
 from zeroq_asr.measure.evaluate import count_errors
+from zeroq_asr.operators.convolution import feedback
 from zeroq_asr.speech.audio import AudioReader
 
 WAYS = ("nearest", "feedback", "reconstructed", "trained")
@@ -64,12 +65,15 @@ def main() -> None:
     parser.add_argument("--bits", nargs="+", default=["w4a8", "w4a4", "w2a8", "w1a8"])
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=["feedback", "reconstructed"])
     parser.add_argument("--train", type=float, default=1800.0, help="seconds, for the way 'trained'")
+    parser.add_argument("--damping", type=float, help="of rounding by feedback, in place of its own")
     parser.add_argument("--peers", action="store_true", help="a row of ONNX Runtime's 4-bit weights")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--steps", type=int, default=zq.TrainingSpec.section_steps)
     parser.add_argument("--speakers", type=int, default=zq.TrainingSpec.training_speakers)
     arguments = parser.parse_args()
 
+    if arguments.damping is not None:
+        feedback.DAMPING = arguments.damping
     model = zq.load_checkpoint(arguments.checkpoint)
     utterances = [u for path in arguments.manifest for u in zq.read_manifest(path)[: arguments.limit]]
     frontend = zq.Frontend(model.frontend)

@@ -8,7 +8,7 @@ for it: with Uᵀ U = (Σ + λI)⁻¹, U upper triangular, after weight j is rou
     w_k ← w_k − U_jk · (w_j − ŵ_j) / U_jj      for k > j.
 
 λ is ``DAMPING`` times the mean variance: made features are not speech, so what they correlate by accident
-must not be trusted.  What is least in square has shrunk: with the ``weighted_gain`` of each row given back a
+must not be trusted (chosen by agreement on train-clean-100: ``benchmarks/lowbits.py --damping``).  What is least in square has shrunk: with the ``weighted_gain`` of each row given back a
 deep network loses much less (docs/experiments.md).
 """
 
@@ -19,7 +19,7 @@ import numpy as np
 from zeroq_asr.integer.grid import Grid
 from zeroq_asr.integer.pair_saturation import bounded
 
-DAMPING = 0.1
+DAMPING = 0.3
 #: columns whose updates to the rest are made at once
 _BLOCK = 64
 
