@@ -8,8 +8,9 @@ for it: with Uᵀ U = (Σ + λI)⁻¹, U upper triangular, after weight j is rou
     w_k ← w_k − U_jk · (w_j − ŵ_j) / U_jj      for k > j.
 
 λ is ``DAMPING`` times the mean variance: made features are not speech, so what they correlate by accident
-must not be trusted (chosen by agreement on train-clean-100: ``benchmarks/lowbits.py --damping``).  What is least in square has shrunk: with the ``weighted_gain`` of each row given back a
-deep network loses much less (docs/experiments.md).
+must not be trusted (chosen by agreement on train-clean-100: ``benchmarks/lowbits.py --damping``).  What is
+least in square has shrunk: with the ``weighted_gain`` of each row given back a deep network loses much less
+(docs/experiments.md).
 """
 
 from __future__ import annotations
