@@ -48,7 +48,7 @@ from zeroq_asr.cli.training import MaxLoss, MaxSize, Reconstruct, Resume, Train,
 from zeroq_asr.config import DIALECTS, LAYER_BITS, MADE_MARGIN, METHODS, NONLINEARITIES, TARGETS
 from zeroq_asr.config.calibration import MADE
 from zeroq_asr.deployment.machine import best_target, this_machine
-from zeroq_asr.errors import ConfigError
+from zeroq_asr.errors import ConfigError, warn
 
 
 def quantize(
@@ -258,6 +258,12 @@ def quantize(
                 resume=resume,
                 dialect=dialect,
                 progress=progress,
+            )
+        if most is not None and result.size > most:
+            warn(
+                path,
+                f"has {size(result.size)}, more than --max-size {max_size}: training widened its biases",
+                "ask for a little less",
             )
         if tokens is not None:
             result.deployment.tokenizer.write_tokens(tokens)
