@@ -79,7 +79,7 @@ def test_what_is_no_plan_is_refused_by_name(source: str, problem: str) -> None:
 
 def test_a_plan_is_a_regular_file_of_text(tmp_path: Path) -> None:
     plan = tmp_path / "plan.yaml"
-    plan.write_bytes(b"\xef\xbb\xbfweights: {'*': int4}")
+    plan.write_bytes(b"\xef\xbb\xbfweights: {'*': logistic4}")
     assert QuantSpec.parse_bits(str(plan)).weight_bits == 4
     plan.write_bytes("weights: {'ü': int4}".encode("latin-1"))
     with pytest.raises(ConfigError, match=r"plan\.yaml: is not UTF-8 \(byte 12\)"):

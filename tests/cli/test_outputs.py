@@ -140,7 +140,8 @@ def test_ours_are_known_by_what_is_in_them(written: Path, tmp_path: Path) -> Non
 
 def test_plots_name_who_drew_them(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
-    from zeroq_asr.measure.bench.plot import FORMATS, plot
+    from zeroq_asr.measure.bench.plot import plot
+    from zeroq_asr.measure.pictures import FORMATS
 
     class Result:
         rows = ()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -40,6 +41,20 @@ def test_sensitive_layers_keep_eight_bits(prepared: zq.Prepared, bits: int) -> N
 @pytest.mark.parametrize("bits", [5, 7, 8])
 def test_with_more_bits_all_layers_are_alike(bits: int) -> None:
     assert Plan.of(zq.QuantSpec(weight_bits=bits)).sensitive_bits is None
+
+
+@pytest.mark.parametrize("grid", ["int4", "full4", "ternary", "midrise2", "logistic4", "int8"])
+@pytest.mark.parametrize("sensitive", [None, 2, 8])
+def test_a_file_says_whether_sensitive_layers_are_finer(
+    tmp_path: Path, grid: str, sensitive: int | None
+) -> None:
+    plan = Plan(weights=((EVERYTHING, grid),), sensitive_bits=sensitive)
+    path = tmp_path / "plan.yaml"
+    path.write_text(plan.to_yaml())
+    read = Plan.of(zq.QuantSpec.parse_bits(str(path)))
+    assert read.weights[-1] == (EVERYTHING, grid)
+    nothing_said = sensitive is None or grid == f"int{sensitive}"
+    assert read.sensitive_bits == (None if nothing_said else sensitive)
 
 
 def test_what_is_named_is_as_it_is_said(prepared: zq.Prepared) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import math
 from functools import partial
@@ -16,6 +17,7 @@ from torch import nn
 import zeroq_asr as zq
 from zeroq_asr.capture.capture import capture
 from zeroq_asr.graph.float_graph import FloatGraph
+from zeroq_asr.integer.grid import symmetric
 from zeroq_asr.integer.program import ValueInfo
 from zeroq_asr.lowering.formats import byte_format
 from zeroq_asr.measure.sensitivity import Replay, rounded, rounded_weight
@@ -101,7 +103,10 @@ def test_rounding_weights(bits: int) -> None:
     found = rounded_weight(weight, bits)
     assert found.shape == weight.shape
     peak = weight.abs().amax(dim=(1, 2), keepdim=True)
-    assert bool(((found - weight).abs() <= 0.75 * peak / (2 ** (bits - 1) - 1) + 1e-12).all())
+    levels = symmetric(bits).levels
+    widest = max(b - a for a, b in itertools.pairwise(levels)) / levels[-1]
+    # an all-zero channel gets the smallest weights there are, on a grid without 0
+    assert bool(((found - weight).abs() <= widest * peak + 1e-3).all())
     assert rounded_weight(torch.zeros(2, 1, 1), bits).abs().sum() == 0
 
 

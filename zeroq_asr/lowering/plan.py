@@ -58,11 +58,14 @@ class Plan:
     @classmethod
     def of(cls, spec: QuantSpec) -> Plan:
         """Return the plan that options spell: what they say of everything first."""
+        # as many bits as all others have, but on another grid where one is named for everything
+        everything = any(pattern == EVERYTHING for pattern, _ in spec.layer_grids)
+        alike = spec.sensitive == spec.weight_bits and not (everything and spec.sensitive_bits is not None)
         return cls(
             ((EVERYTHING, symmetric(spec.weight_bits).name), *spec.layer_grids),
             ((EVERYTHING, spec.activation_bits), *spec.layer_bits),
             spec.logit_bits,
-            None if spec.sensitive == spec.weight_bits else spec.sensitive,
+            None if alike else spec.sensitive,
         )
 
     @classmethod

@@ -201,7 +201,9 @@ def rounded_weight(weight: Tensor, bits: int) -> Tensor:
 def on_grid(weight: Tensor, grid: Grid) -> Tensor:
     """Return the real weights [O, I, ...] that integers of ``grid`` stand for, rounded to nearest."""
     real = weight.detach().double().numpy().reshape(len(weight), -1, 1)
-    unit = float(np.abs(real).max()) / (grid.limit * _STEPS) or 1.0
+    unit = float(np.abs(real).max()) / (grid.limit * _STEPS)
+    if not unit:
+        return weight
     integers, multiplier = quantize_weight(real, unit, grid)
     meant = integers * (multiplier * unit)[:, None, None]
     return torch.from_numpy(meant.reshape(tuple(weight.shape))).to(weight.dtype)

@@ -89,7 +89,7 @@ def distill(
         before = judged()
         where = DistillationState(0, 0.0, before, before, kept)
     begun = time.monotonic() - where.seconds
-    next_judged = (math.floor(where.share(spec) * _JUDGED) + 1) / _JUDGED
+    next_judged = _judged_after(where.share(spec))
     progress("distill", 0, 100)
     while True:
         where.seconds = time.monotonic() - begun
@@ -98,7 +98,7 @@ def distill(
             found = judged()
             if found < where.best:
                 where.best, where.kept = found, trainer.state()
-            next_judged += 1.0 / _JUDGED
+            next_judged = _judged_after(share)
         progress(
             "distill", min(100, round(100 * share)), 100, f"step {where.step}, held out {where.best:.4f}"
         )
@@ -113,3 +113,8 @@ def distill(
     learned = {layer.name: layer.learned() for layer in trainer.layers}
     account = DistillationAccount(where.step, where.seconds, where.before, where.best)
     return with_learned(program, learned), account
+
+
+def _judged_after(share: float) -> float:
+    """The next share of the work at which what was learned is judged: the same for a run that goes on."""
+    return (math.floor(share * _JUDGED) + 1) / _JUDGED
