@@ -43,6 +43,11 @@ def weights(grid: Grid, shape: tuple[int, ...], seed: int) -> np.ndarray:
     return chosen
 
 
+def tensor_bits(kind: int) -> int:
+    """Bits of what is stored at once: bytes hold several integers of ONNX's own few bits."""
+    return max(8, 8 * helper.tensor_dtype_to_np_dtype(kind).itemsize)
+
+
 def backend_of(packing: str) -> OnnxFusedBackend:
     backend = OnnxFusedBackend()
     backend.packings = {"w": packing}
@@ -87,7 +92,8 @@ def test_what_is_stored_is_read_back(grid: Grid, shape: tuple[int, ...], seed: i
     q = weights(grid, shape, seed)
     for packing in (PACKINGS[grid.packing], PACKINGS[within_first_opset(grid.packing)]):
         tensor = numpy_helper.from_array(packing.pack(q), "w")
-        assert len(tensor.raw_data) == math.ceil(q.size * WIDTHS[grid.name] / 8)
+        word = tensor_bits(tensor.data_type)
+        assert 8 * len(tensor.raw_data) == word * math.ceil(q.size * WIDTHS[grid.name] / word)
         read = packing.unpack(numpy_helper.to_array(tensor), shape)
         assert read.dtype == np.int8
         np.testing.assert_array_equal(read, q)
@@ -184,11 +190,30 @@ def test_what_is_no_constant_is_refused(packing: str) -> None:
         decode(good, f"packed {packing}[3,30,1]")
 
 
-def test_bits_beyond_the_last_are_none() -> None:
-    stored = PACKINGS["1-bit codes"].pack(np.ones((3, 3, 1), dtype=np.int8))
-    stored[-1] |= 2
+@pytest.mark.parametrize(
+    ("packing", "shape", "bit"), [("1-bit codes", "3,3,1", 2), ("4-bit logistic codes", "3,3,1", 1 << 15)]
+)
+def test_bits_beyond_the_last_are_none(packing: str, shape: str, bit: int) -> None:
+    level = 1 if packing == "1-bit codes" else -64
+    stored = PACKINGS[packing].pack(np.full((3, 3, 1), level, dtype=np.int8))
+    stored[-1] |= bit
     with pytest.raises(ExportError, match="bits beyond the last integer are set"):
-        decode(stored, "packed 1-bit codes[3,3,1]")
+        decode(stored, f"packed {packing}[{shape}]")
+
+
+@pytest.mark.parametrize("packing", ["4-bit logistic codes", "2-bit odd codes"])
+def test_the_table_of_words_is_made_once(packing: str) -> None:
+    grid = next(g for g in GRIDS.values() if g.packing == packing)
+    backend = OnnxFusedBackend()
+    backend.packings = {f"w{k}": packing for k in range(3)}
+    constants = {f"w{k}": weights(grid, (8, k + 1, 1), k) for k in range(3)}
+    names = []
+    for name, q in constants.items():
+        backend.scope(name)
+        names.append(backend.encode(backend.constant(name, q), "i8", q))
+    assert sum(node.op_type == "Concat" for node in backend.nodes) == 1
+    for q, found in zip(constants.values(), made_by_onnx(backend, names, True), strict=True):
+        np.testing.assert_array_equal(found, q)
 
 
 @pytest.mark.parametrize(

@@ -271,3 +271,14 @@ def test_columns_come_and_go() -> None:
         check(lambda f, x, n=value: f.append_column(x, n), [v], wide)
         check(lambda f, x, n=value: f.split_columns(f.append_column(x, n), 4), [v], (v, wide[..., 4:]))
     check(lambda f, x: f.split_columns(x, 1), [v], (v[..., :1], v[..., 1:]))
+
+
+def test_torch_reads_the_array_of_the_tensor_at_hand() -> None:
+    backend = TorchBackend()
+    gone = [id(backend.constant("w", np.full(4, k, dtype=np.int32))) for k in range(64)]
+    # memory of tensors that are gone is given to others, and with it their identity
+    for k in range(64):
+        tensor = torch.full((3,), -k, dtype=torch.int32)
+        np.testing.assert_array_equal(backend.array(tensor), tensor.numpy())
+        gone.append(id(tensor))
+    assert len({*gone}) < len(gone)

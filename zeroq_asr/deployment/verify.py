@@ -70,6 +70,7 @@ _STORED = {
     TensorProto.FLOAT: 32,
     TensorProto.DOUBLE: 64,
     TensorProto.UINT8: 8,
+    TensorProto.UINT16: 16,
     TensorProto.INT8: 8,
     TensorProto.INT16: 16,
     TensorProto.INT32: 32,

@@ -1,9 +1,10 @@
 """Packings: how files store integers of a few bits, and the ONNX nodes that make the integers again.
 
 Integers of 4 and of 2 bits are tensors of ONNX's own types, which a Cast widens.  For one bit ONNX has no
-type: bytes hold eight codes each, and a table of 256 rows says which integers a byte stands for.  The same
-tables store 4 and 2 bits where a file must keep the first opset.  ONNX Runtime computes all of it once, as it
-loads a file, so that what runs is the kernel of 8-bit weights.
+type: bytes hold eight codes each, and a table of 256 rows says which integers a byte stands for.  Tables
+store 4 and 2 bits, too, where levels are not evenly apart or a file must keep the first opset; their codes
+lie in words of 16 bits.  ONNX Runtime computes all of it once, as it loads a file, so that what runs is the
+kernel of 8-bit weights.
 """
 
 from __future__ import annotations
@@ -96,40 +97,57 @@ def _tensors(bits: int, dtype: np.dtype, opset: int) -> Packing:
     return Packing(f"int{bits}", lambda q: q.astype(dtype), unpack, emit, opset, f"{bits}-bit codes")
 
 
-# -- codes in bytes ------------------------------------------------------------------------------------
+# -- codes in words ------------------------------------------------------------------------------------
 
 
 def _codes(bits: int, levels: tuple[int, ...], name: str = "") -> Packing:
-    """``levels`` by their code of ``bits`` bits, the first code of a byte in its lowest bits."""
+    """``levels`` by their code of ``bits`` bits, the first code of a word in its lowest bits."""
     name = name or f"{bits}-bit codes"
-    each = 8 // bits
+    # a load takes as long as its nodes write memory: indices of 32 bits are fewer with longer words, which
+    # for one bit would gain less than their table costs (benchmarks/packing.py)
+    dtype = np.dtype(np.uint8 if bits == 1 else np.uint16)
+    each = 8 * dtype.itemsize // bits
     shifts = bits * np.arange(each)
-    table = np.array(levels, dtype=np.int8)[np.arange(256)[:, None] >> shifts & len(levels) - 1]
+    table = np.array(levels, dtype=np.int8)[np.arange(256)[:, None] >> shifts[: 8 // bits] & len(levels) - 1]
     code_of = np.zeros(256, dtype=np.uint8)
     code_of[np.array(levels)] = np.arange(len(levels))
 
     def pack(integers: np.ndarray) -> np.ndarray:
         codes = code_of[integers.reshape(-1)]
-        rows = np.pad(codes, (0, -len(codes) % each)).reshape(-1, each)
-        return np.bitwise_or.reduce(rows << shifts, axis=1).astype(np.uint8)
+        rows = np.pad(codes, (0, -len(codes) % each)).reshape(-1, each).astype(dtype)
+        return np.bitwise_or.reduce(rows << shifts.astype(dtype), axis=1)
 
     def unpack(stored: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
         size = math.prod(shape)
-        require_stored(stored, np.dtype(np.uint8), (-(-size // each),))
+        require_stored(stored, dtype, (-(-size // each),))
         if size % each and stored[-1] >> bits * (size % each):
             raise ValueError("bits beyond the last integer are set")
-        return table[stored].reshape(-1)[:size].reshape(shape)
+        # the lower byte first, whatever the processor's order
+        codes = stored.astype(dtype.newbyteorder("<")).view(np.uint8)
+        return table[codes].reshape(-1)[:size].reshape(shape)
 
     def emit(b: GraphBuilder, stored: str, shape: tuple[int, ...]) -> str:
+        rows = b.store(f"const/{name}", table)
+        if each > 8 // bits:
+            rows = b.once(f"{name}/rows", lambda: _rows_of_words(b, rows, table.shape[1]))
         # Gather takes a row at once: of all operators this reads the least memory
-        rows = b.add_node("Gather", [b.store(f"const/{name}", table), b.converted(stored, I32)])
+        made = b.add_node("Gather", [rows, b.converted(stored, I32)])
         size = math.prod(shape)
         if size % each:
-            flat = b.add_node("Reshape", [rows, b.axes(-1)])
-            rows = b.add_node("Slice", [flat, b.axes(0), b.axes(size)])
-        return b.add_node("Reshape", [rows, b.axes(*shape)])
+            flat = b.add_node("Reshape", [made, b.axes(-1)])
+            made = b.add_node("Slice", [flat, b.axes(0), b.axes(size)])
+        return b.add_node("Reshape", [made, b.axes(*shape)])
 
     return Packing(name, pack, unpack, emit)
+
+
+def _rows_of_words(b: GraphBuilder, rows: str, size: int) -> str:
+    """The table [65536, 2·size] of what words of two bytes stand for, of a table [256, size] of bytes."""
+    whole = b.axes(256, 256, size)
+    low = b.add_node("Expand", [b.add_node("Reshape", [rows, b.axes(1, 256, size)]), whole])
+    high = b.add_node("Expand", [b.add_node("Reshape", [rows, b.axes(256, 1, size)]), whole])
+    both = b.add_node("Concat", [low, high], axis=2)
+    return b.add_node("Reshape", [both, b.axes(1 << 16, 2 * size)])
 
 
 #: ONNX has INT4 since opset 21, INT2 since opset 25

@@ -6,7 +6,7 @@ known (a value that cannot be negative needs no offset before a division).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -85,6 +85,8 @@ class NodeBuilder:
         self._names: set[str] = {"logits", "logprobs", "encoded_lengths"}
         #: what several instructions need, by what it is
         self._shared: dict[tuple[object, ...], Sym] = {}
+        #: what packings share → the tensor
+        self._once: dict[str, str] = {}
         #: tensor → its shape, where it is known, and its type
         self.dims: dict[str, Dims] = {}
         self._types: dict[str, int] = {}
@@ -224,6 +226,13 @@ class NodeBuilder:
             self._nodes, self._scope, self._label, self._count = kept
             # ONNX knows the shapes of what is made of constants
             del self._told[told:]
+
+    def once(self, what: str, make: Callable[[], str]) -> str:
+        """The tensor that nodes of constants alone ``make``: one, before all others, for all who ask."""
+        if what not in self._once:
+            with self.before_all(what, f"0/once/{len(self._once)}"):
+                self._once[what] = make()
+        return self._once[what]
 
     # -- initializers ------------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ float64 (below 2^53) elsewhere.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
@@ -37,8 +38,8 @@ class TorchBackend:
         self.int8 = self.device.type == "cuda" if int8 is None else int8
         #: constant → its array and what of it is on the device: a program run again copies nothing
         self._constants: dict[str, tuple[np.ndarray, Tensor]] = {}
-        #: by the identity of the tensor, which the dictionary above keeps alive
-        self._host: dict[int, np.ndarray] = {}
+        #: by the identity of the tensor, of which another may be once it is gone
+        self._host: dict[int, tuple[weakref.ref[Tensor], np.ndarray]] = {}
 
     def instruction(self, i: Instruction, operands: list[Tensor]) -> tuple[Tensor, ...]:
         """Run the definition."""
@@ -50,13 +51,13 @@ class TorchBackend:
         if known is None or known[0] is not array:
             moved = torch.from_numpy(np.array(array, order="C")).to(self.device)
             known = self._constants[name] = array, moved
-            self._host[id(moved)] = array
+            self._host[id(moved)] = weakref.ref(moved), array
         return known[1]
 
     def array(self, v: Tensor) -> np.ndarray:
         """The constant, on the host."""
         known = self._host.get(id(v))
-        return v.cpu().numpy() if known is None else known
+        return known[1] if known is not None and known[0]() is v else v.cpu().numpy()
 
     def per_channel(self, v: Tensor, axes: int = 1) -> Tensor:
         """[C] → [C, 1] or [C, 1, 1] int32."""
