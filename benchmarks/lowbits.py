@@ -21,24 +21,13 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+from hearing import Hearing, load
 from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
-from ranges import Features, Frames, run
 
 import zeroq_asr as zq
-from zeroq_asr.capture.capture import capture
-from zeroq_asr.decoding.greedy import greedy_ctc
-from zeroq_asr.deployment.export import Deployment
-from zeroq_asr.deployment.float_onnx import export_float
-from zeroq_asr.measure.evaluate import count_errors
 from zeroq_asr.operators.convolution import feedback
-from zeroq_asr.speech.audio import AudioReader
 
 WAYS = ("nearest", "feedback", "reconstructed", "trained")
-
-
-def texts(model: zq.AsrModel, frames: Frames) -> list[str]:
-    tokenizer = model.tokenizer
-    return [tokenizer.decode(greedy_ctc(f, len(f), tokenizer.blank_id)) for f in frames]
 
 
 def with_nbits(exact: onnx.ModelProto) -> bytes | None:
@@ -58,6 +47,7 @@ def with_nbits(exact: onnx.ModelProto) -> bytes | None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--checkpoint", required=True)
+    parser.add_argument("--loader", help="MODULE:FUNCTION, for a checkpoint that needs one")
     parser.add_argument("--manifest", nargs="+", default=[str(zq.embedded_files().test)])
     parser.add_argument("--recordings", help="unlabelled, for a row of each format")
     parser.add_argument("--recordings-limit", type=int, default=16)
@@ -74,20 +64,8 @@ def main() -> None:
 
     if arguments.damping is not None:
         feedback.DAMPING = arguments.damping
-    model = zq.load_checkpoint(arguments.checkpoint)
-    utterances = [u for path in arguments.manifest for u in zq.read_manifest(path)[: arguments.limit]]
-    frontend = zq.Frontend(model.frontend)
-    with AudioReader(model.frontend.sample_rate) as read:
-        features: Features = [frontend.batch([read(u)]) for u in utterances]
-    graph = capture(model.network, model.example_input(), model.name)
-    around = Deployment(model.name, model.frontend, model.tokenizer, 60.0, model.subsampling_factor)
-    exact = export_float(graph, around)
-    truth = texts(model, run(exact.SerializeToString(), features))
-    spoken = None if any(u.text is None for u in utterances) else [u.text or "" for u in utterances]
-
-    def rates(found: list[str]) -> list[float]:
-        rate = 100 * (count_errors(spoken, found)[0].rate or 0) if spoken else float("nan")
-        return [rate, 100 * (count_errors(truth, found)[0].rate or 0)]
+    model = load(arguments.checkpoint, arguments.loader)
+    hearing = Hearing(model, arguments.manifest, arguments.limit)
 
     def show(label: str, values: list[float]) -> None:
         print(f"{label:44} " + " ".join(f"{v:7.2f}" for v in values[:3]) + f" {values[3]:6.0f}", flush=True)
@@ -101,10 +79,9 @@ def main() -> None:
         )
 
     print(f"{'':44} {'WER':>7} {'agr':>7} {'MB':>7} {'s':>6}", flush=True)
-    show("float", [*rates(truth), model.float_bytes / 1e6, 0.0])
-    if arguments.peers and (peer := with_nbits(exact)) is not None:
-        found = texts(model, run(peer, features))
-        show("ORT MatMulNBits, 4 bits", [*rates(found), len(peer) / 1e6, 0.0])
+    show("float", [*hearing.float_rates()[:2], model.float_bytes / 1e6, 0.0])
+    if arguments.peers and (peer := with_nbits(hearing.float_onnx)) is not None:
+        show("ORT MatMulNBits, 4 bits", [*hearing.rates(peer)[:2], len(peer) / 1e6, 0.0])
     specs = {
         (bits, way): zq.QuantSpec.parse_bits(bits, rounding="nearest" if way == "nearest" else "auto")
         for bits in arguments.bits
@@ -134,7 +111,7 @@ def main() -> None:
                     made = zq.quantize(prepared, Path(folder) / "x.onnx", spec=spec, training=training(way))
                 seconds = before + time.perf_counter() - start
                 row = [
-                    *rates(texts(model, run(made.exported.to_bytes(), features))),
+                    *hearing.rates(made.exported.to_bytes())[:2],
                     made.size / 1e6,
                     seconds,
                 ]

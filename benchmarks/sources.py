@@ -14,24 +14,15 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import sys
 import time
 import warnings
-from pathlib import Path
 
 import numpy as np
 import torch
-from ranges import Features, Frames, run
+from hearing import Hearing, load
 from torch import nn
 
 import zeroq_asr as zq
-from zeroq_asr.capture.capture import capture
-from zeroq_asr.decoding.greedy import greedy_ctc
-from zeroq_asr.deployment.export import Deployment
-from zeroq_asr.deployment.float_onnx import export_float
-from zeroq_asr.measure.evaluate import count_errors
-from zeroq_asr.speech.audio import AudioReader
-from zeroq_asr.speech.frontend import Frontend
 
 #: name: the fields of what is calibrated on and of what is synthesized
 SOURCES: dict[str, tuple[str, dict[str, object]]] = {
@@ -57,11 +48,6 @@ def moved(model: zq.AsrModel) -> zq.AsrModel:
     return dataclasses.replace(model, frontend=dataclasses.replace(model.frontend, normalize=None))
 
 
-def texts(model: zq.AsrModel, frames: Frames) -> list[str]:
-    tokenizer = model.tokenizer
-    return [tokenizer.decode(greedy_ctc(f, len(f), tokenizer.blank_id)) for f in frames]
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--checkpoint", required=True)
@@ -75,30 +61,19 @@ def main() -> None:
     parser.add_argument("--moved", action="store_true", help="move the normalization into the network")
     arguments = parser.parse_args()
 
-    if arguments.loader:
-        sys.path.insert(0, str(Path(arguments.checkpoint).resolve().parent))
-    model = zq.load_checkpoint(arguments.checkpoint, loader=arguments.loader)
+    model = load(arguments.checkpoint, arguments.loader)
     model = moved(model) if arguments.moved else model
     spec = zq.QuantSpec.parse_bits(arguments.bits)
-    utterances = [u for path in arguments.manifest for u in zq.read_manifest(path)[: arguments.limit]]
-    frontend = Frontend(model.frontend)
-    with AudioReader(model.frontend.sample_rate) as read:
-        features: Features = [frontend.batch([read(u)]) for u in utterances]
-    graph = capture(model.network, model.example_input(), model.name)
-    around = Deployment(model.name, model.frontend, model.tokenizer, 60.0, model.subsampling_factor)
-    truth = texts(model, run(export_float(graph, around).SerializeToString(), features))
-    spoken = None if any(u.text is None for u in utterances) else [u.text or "" for u in utterances]
+    hearing = Hearing(model, arguments.manifest, arguments.limit)
 
-    def row(label: str, found: list[str], seconds: float = 0.0) -> list[float]:
-        rate = 100 * (count_errors(spoken, found)[0].rate or 0) if spoken else float("nan")
-        words, characters = (100 * (counts.rate or 0) for counts in count_errors(truth, found))
-        return show(label, [rate, words, characters, seconds])
+    def row(label: str, rates: list[float], seconds: float = 0.0) -> list[float]:
+        return show(label, [*rates, seconds])
 
     def show(label: str, values: list[float]) -> list[float]:
         print(f"{label:40} " + " ".join(f"{v:7.2f}" for v in values[:3]) + f" {values[3]:6.0f}", flush=True)
         return values
 
-    def made(source: str, fields: dict[str, object], seed: int) -> tuple[list[str], float]:
+    def made(source: str, fields: dict[str, object], seed: int) -> tuple[list[float], float]:
         start = time.perf_counter()
         limit = REAL if source not in {kind for kind, _ in SOURCES.values()} else None
         result = zq.quantize(
@@ -108,10 +83,10 @@ def main() -> None:
             calibration=zq.CalibrationSpec(source, limit=limit),
         )
         seconds = time.perf_counter() - start
-        return texts(model, run(result.exported.to_bytes(), features)), seconds
+        return hearing.rates(result.exported.to_bytes()), seconds
 
     print(f"{'':40} {'WER':>7} {'words':>7} {'chars':>7} {'s':>6}", flush=True)
-    row("float", truth)
+    row("float", hearing.float_rates())
     if arguments.calibration_manifest:
         row(f"{REAL} recordings", *made(arguments.calibration_manifest, {}, 0))
     for name in arguments.sources:

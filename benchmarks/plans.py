@@ -1,0 +1,75 @@
+"""What plans of mixed widths lose on recordings, against the bytes that they take.
+
+    python benchmarks/plans.py --checkpoint quartznet15x5.nemo --manifest test-other/manifest.jsonl \
+        an4-train/manifest.jsonl --max-loss 0.02 0.05 --max-size 12MB --seeds 0 1 2
+
+A row for every budget and seed: word errors and words that differ from the float network's (%), megabytes,
+layers of 8, 4 and 2 bits, what the plan was measured to lose on made speech (nats a frame), and seconds of
+the search.  ``--bits`` are those of the values, and of the row that no plan changes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+import warnings
+
+import numpy as np
+from hearing import Hearing, load
+
+import zeroq_asr as zq
+from zeroq_asr.cli.training import budget
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--checkpoint", required=True)
+    parser.add_argument("--loader", help="MODULE:FUNCTION, for a checkpoint that needs one")
+    parser.add_argument("--manifest", nargs="+", default=[str(zq.embedded_files().test)])
+    parser.add_argument("--limit", type=int, help="recordings of each manifest")
+    parser.add_argument("--bits", default="8")
+    parser.add_argument("--max-loss", type=float, nargs="*", default=[])
+    parser.add_argument("--max-size", nargs="*", default=[])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    arguments = parser.parse_args()
+
+    model = load(arguments.checkpoint, arguments.loader)
+    hearing = Hearing(model, arguments.manifest, arguments.limit)
+    spec = zq.QuantSpec.parse_bits(arguments.bits)
+    budgets: list[tuple[str, dict[str, float | int]]] = []
+    budgets += [(f"--max-loss {loss:g}", {"max_loss": loss}) for loss in arguments.max_loss]
+    budgets += [(f"--max-size {size}", {"max_size": budget(size)}) for size in arguments.max_size]
+
+    def show(label: str, values: list[float], told: str = "") -> None:
+        print(f"{label:30} " + " ".join(f"{v:7.2f}" for v in values) + f"   {told}", flush=True)
+
+    print(f"{'':30} {'WER':>7} {'agr':>7} {'MB':>7}", flush=True)
+    show("float", [*hearing.float_rates()[:2], model.float_bytes / 1e6])
+    rows: dict[str, list[list[float]]] = {}
+
+    def row(name: str, seed: int, made: zq.Quantized, told: str = "") -> None:
+        values = [*hearing.rates(made.exported.to_bytes())[:2], made.size / 1e6]
+        show(f"{name}, seed {seed}", values, told)
+        rows.setdefault(name, []).append(values)
+
+    for seed in arguments.seeds:
+        synthesis = zq.SynthesisSpec(seed=seed)
+        prepared = zq.prepare(model, spec=spec, also=[zq.QuantSpec.parse_bits("w4a8")], synthesis=synthesis)
+        row(arguments.bits, seed, zq.quantize(prepared))
+        for name, allowed in budgets:
+            start = time.perf_counter()
+            found = zq.find_plan(prepared, **allowed)  # type: ignore[arg-type]  # one of its two budgets
+            seconds = time.perf_counter() - start
+            widths = "/".join(map(str, found.chosen.layers))
+            told = f"{widths} of 8/4/2 bits, {found.chosen.measured:+.4f} nats, {seconds:.0f} s"
+            row(name, seed, zq.quantize(prepared, spec=found.plan, search=found.row), told)
+    for name, several in rows.items():
+        if len(several) > 1:
+            show(name, list(np.mean(several, axis=0)))
+
+
+if __name__ == "__main__":
+    warnings.simplefilter("ignore")
+    # such as that ranges miss what speech reaches
+    warnings.simplefilter("always", zq.ZeroqWarning)
+    main()
