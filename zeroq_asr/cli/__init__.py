@@ -5,8 +5,8 @@ it prints and where errors become exit codes (``exits``).  ``process`` is the co
 streams (``streams``), its signals (``signals``), and the end.
 
 Imported by: __main__.
-Imports: _version, errors, lines, progress, files, config, speech, synthesis, embedded, deployment,
-measure, _api, __init__.
+Imports: _version, errors, lines, progress, files, config, speech, synthesis, embedded, training,
+deployment, measure, _api, __init__.
 Never imports: nothing.
 """
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import shlex
@@ -158,9 +159,13 @@ def quantize(
 
     Example: zeroq-asr quantize stt_en_quartznet15x5.nemo --bits 8
     """
-    with session(ctx, as_json=as_json, quiet=quiet, developer=developer) as terminal:
+    with (
+        session(ctx, as_json=as_json, quiet=quiet, developer=developer) as terminal,
+        contextlib.ExitStack() as stack,
+    ):
         from zeroq_asr.measure import pictures
         from zeroq_asr.measure.plan_picture import draw_row
+        from zeroq_asr.training.processes import joined
 
         spec = zq.QuantSpec.parse_bits(
             *(bits or ()),
@@ -188,6 +193,9 @@ def quantize(
             margin=margin,
             channel=channel_of(channel),
         )
+        together = stack.enter_context(joined())
+        if not together.leads:
+            terminal.silence()
         training = training_of(preset, reconstruct, train)
         spec, synthesis, ranges, training = with_settings(fields, spec, synthesis, ranges, training)
         if ranges.kind in ("features", "audio") and not os.path.exists(calibration):
@@ -196,6 +204,9 @@ def quantize(
                 f"there is no file or folder {calibration}",
                 f"or say one of {', '.join(MADE)}",
             )
+        if together.count > 1 and not training.distills:
+            problem = f"started {together.count} processes, which only train together"
+            raise ConfigError("torchrun", problem, "say --train TIME, or start one")
         searches = max_size is not None or max_loss is not None
         if searches and (spec.weight_bits != 8 or spec.layer_grids):
             option = "--max-size" if max_size is not None else "--max-loss"
@@ -250,7 +261,7 @@ def quantize(
                 )
             result = zq.quantize(
                 prepared,
-                path,
+                path if together.leads else None,
                 spec=None if found is None else found.plan,
                 search=None if found is None else found.row,
                 training=training,
@@ -259,6 +270,8 @@ def quantize(
                 dialect=dialect,
                 progress=progress,
             )
+        if not together.leads:
+            return
         if most is not None and result.size > most:
             warn(
                 path,

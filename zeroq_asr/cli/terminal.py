@@ -50,6 +50,11 @@ class Terminal:
         """Whether more than the bare result is wanted."""
         return not (self.as_json or self.quiet)
 
+    def silence(self) -> None:
+        """Say nothing but errors from here on, as one of several processes of which another speaks."""
+        self.as_json, self.quiet = False, True
+        warnings.simplefilter("ignore", ZeroqWarning)
+
     def result(self, value: Any, bare: str | Sequence[Sequence[str]]) -> None:
         """Print the result as JSON with --json, as ``bare`` with --quiet, else nothing.
 

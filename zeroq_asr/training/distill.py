@@ -7,6 +7,7 @@ network's, and the squared error of what passes between sections, and it is of t
 
 from __future__ import annotations
 
+import hashlib
 import math
 import time
 from collections.abc import Sequence
@@ -23,6 +24,7 @@ from zeroq_asr.progress import Progress, silent
 from zeroq_asr.threads import one_thread
 from zeroq_asr.training.features import TrainingFeatures
 from zeroq_asr.training.layers import trained_layers, with_learned
+from zeroq_asr.training.processes import processes
 from zeroq_asr.training.run import DistillationAccount, DistillationState, TrainingRun
 from zeroq_asr.training.sections import Around, sections
 from zeroq_asr.training.trainer import Rates, Trained, Trainer, mean_over
@@ -48,8 +50,13 @@ def distill(
     """Train all weights below 8 bits and all biases of a program together; return it and an account.
 
     It ends after ``spec.distillation_steps``, or else ``spec.distillation`` seconds, and keeps what was best
-    on held-out features.  ``run``: keeps how far it is, and may hold where it is to go on.
+    on held-out features.  ``run``: keeps how far it is, and may hold where it is to go on.  Processes that
+    torchrun started (``training.processes``) have a batch each in every step, and the clock of the first;
+    ConfigError where they did not begin with the same program and features.
     """
+    together = processes()
+    together.require_same("programs", program.digest())
+    together.require_same("features", _digest(features))
     run = TrainingRun() if run is None else run
     generator = torch.Generator().manual_seed(seed)
     backend, around = TorchBackend(), Around(graph, program, features.trained)
@@ -92,7 +99,7 @@ def distill(
     next_judged = _judged_after(where.share(spec))
     progress("distill", 0, 100)
     while True:
-        where.seconds = time.monotonic() - begun
+        where.seconds = together.of_first(time.monotonic() - begun)
         share = where.share(spec)
         if share >= next_judged or share >= 1:
             found = judged()
@@ -106,13 +113,21 @@ def distill(
             break
         run.keep_distillation(trainer, generator, where)
         slowed = min(1.0, (where.step + 1) / _WARM) * 0.5 * (1 + math.cos(math.pi * share))
-        chosen = torch.randint(len(features.trained), (spec.training_batch,), generator=generator)
-        trainer.step((features.trained[chosen],), loss, slowed)
+        count = together.count * spec.training_batch
+        chosen = torch.randint(len(features.trained), (count,), generator=generator)
+        trainer.step((features.trained[chosen[together.rank :: together.count]],), loss, slowed, together)
         where.step += 1
     trainer.restore(where.kept)
     learned = {layer.name: layer.learned() for layer in trainer.layers}
     account = DistillationAccount(where.step, where.seconds, where.before, where.best)
     return with_learned(program, learned), account
+
+
+def _digest(features: TrainingFeatures) -> str:
+    made = hashlib.sha256()
+    for part in (features.trained, features.held_out):
+        made.update(part.contiguous().numpy().tobytes())
+    return made.hexdigest()
 
 
 def _judged_after(share: float) -> float:

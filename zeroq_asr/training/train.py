@@ -20,6 +20,7 @@ from zeroq_asr.registry import traits_of
 from zeroq_asr.training.distill import distill
 from zeroq_asr.training.features import training_features
 from zeroq_asr.training.layers import is_coarse
+from zeroq_asr.training.processes import processes
 from zeroq_asr.training.reconstruct import reconstruct
 from zeroq_asr.training.run import DistillationAccount, SectionAccount, TrainingRun
 
@@ -84,6 +85,8 @@ def train(
         raise ConfigError("training", problem, "say --bits w4a8, or w2a8")
     of = {"program": program.digest(), "training": training.to_dict(), "seed": synthesis.seed}
     kept = TrainingRun.resumed(run, of) if resume and run is not None else TrainingRun(run, of=of)
+    if not processes().leads:
+        kept.path = None  # all read it, one writes it
     features = training_features(
         model, utterances(), training, synthesis, recorded=recorded, progress=progress
     )

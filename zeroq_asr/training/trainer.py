@@ -10,12 +10,14 @@ from torch import Tensor
 
 from zeroq_asr.threads import side_by_side
 from zeroq_asr.training.layers import Integers, TrainedLayer
+from zeroq_asr.training.processes import Processes
 
 #: parts that a batch is computed in, whatever the number of threads: gradients are summed in one order
 _PARTS = 2
 #: layer → its integers
 Trained = Mapping[str, Integers]
 State = list[dict[str, Tensor]]
+ALONE = Processes()
 
 
 @dataclass(frozen=True)
@@ -48,11 +50,16 @@ class Trainer:
         return {layer.name: layer.integers() for layer in self.layers}
 
     def step(
-        self, batch: Sequence[Tensor], loss: Callable[[Sequence[Tensor], Trained], Tensor], slowed: float
+        self,
+        batch: Sequence[Tensor],
+        loss: Callable[[Sequence[Tensor], Trained], Tensor],
+        slowed: float,
+        together: Processes = ALONE,
     ) -> float:
         """Make one step on ``batch``, tensors of as many rows each; return the loss, a mean over the rows.
 
-        ``slowed``: the factor on every step size.
+        ``slowed``: the factor on every step size.  ``together``: processes, each with a batch as large of its
+        own, over which gradients are averaged.
         """
         count = len(batch[0])
         size = -(-count // min(_PARTS, count))
@@ -81,7 +88,7 @@ class Trainer:
         for place, output in enumerate(outputs):
             given = [g for start in starts if (g := found[start][1][place]) is not None]
             if given and output.requires_grad:
-                pairs.append((output, sum(given[1:], start=given[0])))
+                pairs.append((output, together.mean(sum(given[1:], start=given[0]))))
         self.optimizer.zero_grad()
         torch.autograd.backward([output for output, _ in pairs], [gradient for _, gradient in pairs])
         for group, rate in zip(self.optimizer.param_groups, self._rates, strict=True):
