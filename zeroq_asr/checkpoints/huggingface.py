@@ -238,9 +238,9 @@ def _supported(name: str, config: Any) -> str:
         )
     class_name, found = FAMILIES[kind], config.architectures or []
     if found and class_name not in found:
-        raise UnsupportedModelError(
-            name, f"holds {', '.join(map(str, found))}, which does not recognize", f"only {class_name} does"
-        )
+        lacking = "transducer's head" if kind in _TRANSDUCERS else "CTC head"
+        problem = f"holds {', '.join(map(str, found))}, which has no {lacking}"
+        raise UnsupportedModelError(name, problem, f"only {class_name} has")
     mel = kind in _MEL_FAMILIES
     section = config.encoder_config if mel else config
     for option, value in (_PARAKEET_OPTIONS if mel else _WAVEFORM_OPTIONS).items():
