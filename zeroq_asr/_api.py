@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from zeroq_asr._version import __version__
-from zeroq_asr.checkpoints import load_checkpoint, save_checkpoint
+from zeroq_asr.checkpoints import load_checkpoint, load_model, save_checkpoint
 from zeroq_asr.config import CalibrationSpec, QuantSpec, SynthesisSpec, TrainingSpec
 from zeroq_asr.config.plan_row import PlanPoint, PlanRow
+from zeroq_asr.decoding.transducer import Hypothesis
 from zeroq_asr.deployment.inspection import inspect_file
 from zeroq_asr.deployment.recognizer import OnnxRecognizer, Recognizer, TorchRecognizer, open_recognizer
+from zeroq_asr.deployment.transducer import TokenRecognizer, TransducerRecognizer
 from zeroq_asr.deployment.verify import Certificate, verify
 from zeroq_asr.embedded import DemoFiles, copy_embedded, embedded_files, embedded_model
 from zeroq_asr.errors import (
@@ -36,7 +38,7 @@ from zeroq_asr.measure.evaluate import Evaluation, evaluate, transcribe
 from zeroq_asr.measure.plans import FoundPlan, find_plan
 from zeroq_asr.measure.report import QualityReport, ValueQuality, report
 from zeroq_asr.measure.sensitivity import LayerSensitivity, Sensitivity, sensitivity
-from zeroq_asr.model import AsrModel
+from zeroq_asr.model import AsrModel, TransducerModel
 from zeroq_asr.pipeline import Prepared, Quantized, build, prepare, quantize
 from zeroq_asr.speech.frontend import Frontend, FrontendConfig
 from zeroq_asr.speech.manifest import Utterance, read_manifest
@@ -64,6 +66,7 @@ __all__ = [
     "FoundPlan",
     "Frontend",
     "FrontendConfig",
+    "Hypothesis",
     "Island",
     "LayerAccount",
     "LayerSensitivity",
@@ -83,10 +86,13 @@ __all__ = [
     "SynthesisSpec",
     "SyntheticFeatures",
     "Timing",
+    "TokenRecognizer",
     "Tokenizer",
     "TorchRecognizer",
     "TrainingAccount",
     "TrainingSpec",
+    "TransducerModel",
+    "TransducerRecognizer",
     "UnsupportedModelError",
     "UnsupportedOperatorError",
     "Utterance",
@@ -107,6 +113,7 @@ __all__ = [
     "gaussian_noise",
     "inspect_file",
     "load_checkpoint",
+    "load_model",
     "open_recognizer",
     "prepare",
     "quantize",

@@ -1,5 +1,7 @@
 """A float speech recogniser: what every checkpoint loader returns and everything else starts from.
 
+A recogniser with a CTC head is an `AsrModel`, one network; a transducer is a `TransducerModel`, of three.
+
 Shapes, here and everywhere: B batch, M mels, T feature frames, S encoded frames, V tokens with
 the CTC blank last.  Where a network takes the waveform itself, M is 1 and a frame is a sample.
 """
@@ -12,18 +14,17 @@ from typing import Any
 import torch
 from torch import nn
 
+from zeroq_asr.architectures.transducer import Transducer
 from zeroq_asr.lines import printable
 from zeroq_asr.speech.frontend import FrontendConfig
 from zeroq_asr.speech.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)
-class AsrModel:
-    """A pretrained network with all that surrounds it.
+class Model:
+    """A pretrained network with all that surrounds it; `AsrModel` and `TransducerModel` say what it computes.
 
-    ``network(features, lengths)`` takes float32 features [B, M, T] and int64 lengths [B] in
-    frames, and returns logits (or log-probabilities) float32 [B, S, V] and int64 lengths [B].
-    It is in eval mode, on the CPU, and its parameters do not require gradients.
+    The network is in eval mode, on the CPU, and its parameters do not require gradients.
     """
 
     network: nn.Module
@@ -59,3 +60,31 @@ class AsrModel:
         generator = torch.Generator().manual_seed(0)
         features = torch.randn(2, self.frontend.features, frames, generator=generator)
         return features, torch.tensor([frames, frames - frames // 4], dtype=torch.int64)
+
+
+@dataclass(frozen=True)
+class AsrModel(Model):
+    """A recogniser with a CTC head.
+
+    ``network(features, lengths)`` takes float32 features [B, M, T] and int64 lengths [B] in
+    frames, and returns logits (or log-probabilities) float32 [B, S, V] and int64 lengths [B].
+    """
+
+
+@dataclass(frozen=True)
+class TransducerModel(Model):
+    """A transducer: encoder, predictor and joiner, each of which becomes one program of a bundle.
+
+    ``network.encoder(features, lengths)`` takes what the network of an `AsrModel` takes, and returns the
+    projected encoding float32 [B, S, J] and int64 lengths [B].  What the other two compute, and how the three
+    are decoded, say `zeroq_asr.architectures.transducer` and `zeroq_asr.decoding.transducer`.
+    """
+
+    network: Transducer
+
+
+def model_of(network: nn.Module, **surroundings: Any) -> AsrModel | TransducerModel:
+    """Return the recogniser around a network: of a `Transducer` a `TransducerModel`, else an `AsrModel`."""
+    if isinstance(network, Transducer):
+        return TransducerModel(network=network, **surroundings)
+    return AsrModel(network=network, **surroundings)

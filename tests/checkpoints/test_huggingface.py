@@ -85,6 +85,81 @@ def test_a_batch_gives_each_what_transformers_gives_it_alone(huggingface_folder:
         assert 0 <= len(logits) - count <= (kind == "parakeet")
 
 
+TRANSDUCERS = {"parakeet rnnt": "ParakeetForRNNT", "parakeet tdt": "ParakeetForTDT"}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", TRANSDUCERS)
+def test_a_transducer_is_transformers_own(huggingface_folder: Folder, kind: str) -> None:
+    folder = huggingface_folder(kind)
+    model = zq.load_model(folder)
+    assert isinstance(model, zq.TransducerModel)
+    assert (model.architecture, model.subsampling_factor) == (TRANSDUCERS[kind], 8)
+    features, lengths = zq.Frontend(model.frontend).batch(waves())
+    found = zq.TransducerRecognizer(model).hypotheses(features, lengths)
+    theirs = getattr(transformers, TRANSDUCERS[kind]).from_pretrained(folder).eval()
+    extractor = transformers.AutoFeatureExtractor.from_pretrained(folder)
+    blank, count = theirs.config.blank_token_id, theirs.config.vocab_size
+    # our tokens → theirs
+    order = [*(i for i in range(count) if i != blank), blank]
+    prefix = [len(order) - 1, 3, 0, 7]
+    for row, wave in enumerate(waves()):
+        inputs = extractor(wave, sampling_rate=16000, return_tensors="pt")
+        with torch.inference_mode():
+            joined = theirs(**inputs, decoder_input_ids=torch.tensor([[order[i] for i in prefix]])).logits
+            encoded, ends = model.network.encoder(*map(torch.from_numpy, (features, lengths)))
+            state = model.network.predictor.start(1)
+            for step, label in enumerate(prefix):
+                predicted, state = model.network.predictor(torch.tensor([label]), state)
+                scores = model.network.joiner(encoded[row, : ends[row]], predicted)
+                expected = joined[0, : ends[row], step, [*order, *range(count, joined.shape[-1])]]
+                torch.testing.assert_close(scores, expected, atol=1e-3, rtol=0)
+        # a short recording's last steps are cut off where no length is given
+        made = theirs.generate(**inputs, max_length=1000)
+        at = torch.cumsum(made.durations[0], 0)
+        # the label before the first, and the blanks, are among them
+        pairs = zip(made.sequences[0, 1:].tolist(), at[:-1].tolist(), strict=True)
+        spoken = [(order.index(token), frame) for token, frame in pairs if token != blank]
+        assert spoken == [*zip(found[row].tokens, found[row].frames, strict=True)]
+        assert len({token for token, _ in spoken}) > 1
+    # neither a frame a token, nor all that a frame may give
+    assert 1 < len(set(found[0].frames)) < int(ends[0])
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_transducer_is_no_ctc_network(huggingface_folder: Folder) -> None:
+    with pytest.raises(UnsupportedModelError, match="is a transducer, which cannot be quantized yet"):
+        load_checkpoint(huggingface_folder("parakeet tdt"))
+    with pytest.raises(UnsupportedModelError, match="has no transducer's head"):
+        zq.load_model(huggingface_folder("parakeet"), head="transducer")
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("file", "options", "message"),
+    [
+        (
+            "config.json",
+            {"durations": [0, 2, 4]},
+            r"durations = \[0, 2, 4\] is not supported; supported: 0, 1",
+        ),
+        ("config.json", {"hidden_act": "gelu"}, "hidden_act = 'gelu' is not supported; supported: relu"),
+        ("config.json", {"max_symbols_per_step": 0}, "its max_symbols_per_step is 0"),
+        ("config.json", {"blank_token_id": 99}, "the blank has the identifier 99 of 13 classes"),
+        ("config.json", {"architectures": ["ParakeetForCTC"]}, "which has no transducer's head"),
+        ("generation_config.json", {"decoder_start_token_id": 3}, "decoder_start_token_id = 3 is not supp"),
+    ],
+)
+def test_a_transducer_that_is_not_understood(
+    huggingface_folder: Folder, tmp_path: Path, file: str, options: dict[str, Any], message: str
+) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(huggingface_folder("parakeet tdt"), folder)
+    changed(file, **options)(folder)
+    with pytest.raises(CheckpointError, match=message):
+        zq.load_model(folder)
+
+
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("kind", ["wav2vec2", "parakeet"])
 def test_tokens_become_the_same_text(huggingface_folder: Folder, kind: str) -> None:

@@ -227,7 +227,7 @@ def test_foreign_onnx(tmp_path: Path, metadata: dict[str, str]) -> None:
 def test_foreign_onnx_borrows_from_its_checkpoint(
     tmp_path: Path, model: AsrModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("zeroq_asr.deployment.recognizer.load_checkpoint", lambda path, **options: model)
+    monkeypatch.setattr("zeroq_asr.deployment.recognizer.load_model", lambda path, **options: model)
     path = _onnx(tmp_path / "foreign.onnx", lengths=False)
     recognizer = open_recognizer(path, checkpoint="model.nemo")
     assert recognizer.tokenizer is model.tokenizer

@@ -1,4 +1,4 @@
-"""Files of other toolkits, and our own, read as an ``AsrModel``; one module a format.
+"""Files of other toolkits, and our own, read as an ``AsrModel`` or ``TransducerModel``; one module a format.
 
 Nothing in a checkpoint is ever run: weights are read as tensors only, archives within limits.  The exception
 is the user's own ``loader``.  A folder, or OWNER/NAME, is a Hugging Face model, or an unpacked `.nemo`
@@ -14,17 +14,19 @@ from __future__ import annotations
 import os
 
 from zeroq_asr.checkpoints.archive import GZIP_MAGIC
+from zeroq_asr.checkpoints.heads import check_head, with_head
 from zeroq_asr.checkpoints.huggingface import is_huggingface, load_huggingface
 from zeroq_asr.checkpoints.loader import load_with
 from zeroq_asr.checkpoints.nemo import is_nemo_folder, load_nemo, load_nemo_folder
 from zeroq_asr.checkpoints.pickles import ZIP_MAGIC
 from zeroq_asr.checkpoints.torchfile import load_torch_file, save_checkpoint
+from zeroq_asr.config.choices import AUTO, CTC
 from zeroq_asr.errors import CheckpointError
 from zeroq_asr.files import open_file
-from zeroq_asr.model import AsrModel
+from zeroq_asr.model import AsrModel, TransducerModel
 from zeroq_asr.threads import one_thread
 
-__all__ = ["is_huggingface", "kind_of", "load_checkpoint", "save_checkpoint"]
+__all__ = ["is_huggingface", "kind_of", "load_checkpoint", "load_model", "save_checkpoint"]
 
 #: a pickle of protocol 2 or later: torch.save's old format
 _PICKLE_MAGIC = b"\x80"
@@ -36,7 +38,6 @@ _ONNX_REMEDY = (
 _TAR_MAGIC_AT, _TAR_MAGIC = 257, b"ustar"
 
 
-@one_thread()
 def load_checkpoint(
     path: str | os.PathLike[str],
     *,
@@ -44,7 +45,7 @@ def load_checkpoint(
     loader: str | None = None,
     language: str | None = None,
 ) -> AsrModel:
-    """Read a checkpoint of any format, chosen by its content.
+    """Read a recogniser with a CTC head from a checkpoint of any format, chosen by its content.
 
     ``config`` is the model_config.yaml of weights that come without one.  ``loader`` names a
     function, ``package.module:function``, that reads the file instead and returns an AsrModel.  A folder with
@@ -52,8 +53,40 @@ def load_checkpoint(
     file is, is a Hugging Face model; it takes transformers.  ``language`` chooses one of a Hugging Face model
     of many languages.
 
-    Raises CheckpointError when the file cannot be read, is damaged, or is not supported.
+    Raises CheckpointError when the file cannot be read, is damaged, or is not supported, and
+    UnsupportedModelError for a transducer, which ``load_model`` reads.
     """
+    model = load_model(path, config=config, loader=loader, language=language, head=CTC)
+    assert isinstance(model, AsrModel)
+    return model
+
+
+@one_thread()
+def load_model(
+    path: str | os.PathLike[str],
+    *,
+    config: str | os.PathLike[str] | None = None,
+    loader: str | None = None,
+    language: str | None = None,
+    head: str = AUTO,
+) -> AsrModel | TransducerModel:
+    """Read a recogniser from a checkpoint of any format; else as ``load_checkpoint``.
+
+    ``head`` is "ctc" or "transducer", or "auto": the one that there is, of a hybrid the CTC head.
+
+    Raises UnsupportedModelError where the model has no such head.
+    """
+    check_head(head)
+    return with_head(path, _load(path, config, loader, language, head), head)
+
+
+def _load(
+    path: str | os.PathLike[str],
+    config: str | os.PathLike[str] | None,
+    loader: str | None,
+    language: str | None,
+    head: str,
+) -> AsrModel | TransducerModel:
     if language is not None and (loader is not None or not is_huggingface(path)):
         raise CheckpointError(path, "has no choice of languages", "leave --language out")
     if loader is not None:
@@ -65,21 +98,21 @@ def load_checkpoint(
             raise CheckpointError(
                 path, "a Hugging Face model brings its own configuration", "leave --config out"
             )
-        return load_huggingface(path, language)
+        return load_huggingface(path, language, head)
     if is_nemo_folder(path):
         if config is not None:
             raise CheckpointError(
                 path, "the folder of a .nemo archive brings its own configuration", "leave --config out"
             )
-        return load_nemo_folder(path)
-    head = _read_head(path)
-    if head.startswith(GZIP_MAGIC) or head[_TAR_MAGIC_AT:].startswith(_TAR_MAGIC):
+        return load_nemo_folder(path, head)
+    first = _read_head(path)
+    if first.startswith(GZIP_MAGIC) or first[_TAR_MAGIC_AT:].startswith(_TAR_MAGIC):
         if config is not None:
             raise CheckpointError(path, "a .nemo archive brings its own configuration", "leave --config out")
-        return load_nemo(path)
-    if head.startswith((ZIP_MAGIC, _PICKLE_MAGIC)):
-        return load_torch_file(path, config)
-    if head.startswith(_ONNX_MAGIC) and len(head) > 1 and head[1] < 0x80:
+        return load_nemo(path, head)
+    if first.startswith((ZIP_MAGIC, _PICKLE_MAGIC)):
+        return load_torch_file(path, config, head)
+    if first.startswith(_ONNX_MAGIC) and len(first) > 1 and first[1] < 0x80:
         raise CheckpointError(path, "is an ONNX file, a checkpoint was expected", _ONNX_REMEDY)
     raise CheckpointError(
         path, "is neither a .nemo archive nor a file of torch.save or torch.export.save", "is it whole?"

@@ -1,10 +1,11 @@
-"""Hugging Face models with a CTC head: a folder that ``save_pretrained`` wrote, or a name on the hub.
+"""Hugging Face models, CTC and transducers: a folder that ``save_pretrained`` wrote, or a name on the hub.
 
 The networks are those of the package transformers, an optional extra, which is imported here and nowhere
 else.  Code that a repository brings is never run: weights are read from safetensors or with ``weights_only``.
 
-transformers keeps the blank, its padding token, anywhere among the classes; the rows of the last layer are
-moved so that it is the last one.  Special tokens have no text, as in transformers' own decoding without them.
+transformers keeps the blank, of a CTC head its padding token, anywhere among the classes; the rows of the
+last layer, and of a transducer's embedding, are moved so that it is the last one.  Special tokens have no
+text, as in transformers' own decoding without them.
 """
 
 from __future__ import annotations
@@ -23,26 +24,33 @@ import numpy as np
 import torch
 from torch import nn
 
+from zeroq_asr.architectures.transducer import ACTIVATIONS
 from zeroq_asr.architectures.transformers_ctc import ParakeetCtc, WaveformCtc, receptive_field
+from zeroq_asr.architectures.transformers_transducer import parakeet_transducer
 from zeroq_asr.checkpoints.folders import check_folder, read_object, weight_bytes
+from zeroq_asr.checkpoints.heads import require_head
 from zeroq_asr.checkpoints.weights import freeze, require_finite
+from zeroq_asr.config.choices import CTC
 from zeroq_asr.errors import CheckpointError, ConfigError, UnsupportedModelError
 from zeroq_asr.lines import printable, shorten, shown
-from zeroq_asr.model import AsrModel
+from zeroq_asr.model import AsrModel, TransducerModel, model_of
 from zeroq_asr.speech.frontend import FrontendConfig
 from zeroq_asr.speech.tokenizer import Tokenizer
 
 CONFIG_NAME = "config.json"
 INSTALL = "install it: pip install 'zeroq-asr[huggingface]'"
 
-#: model_type of a configuration → transformers' class with a CTC head
+#: model_type of a configuration → transformers' class
 FAMILIES = {
     "wav2vec2": "Wav2Vec2ForCTC",
     "hubert": "HubertForCTC",
     "wav2vec2-conformer": "Wav2Vec2ConformerForCTC",
     "parakeet_ctc": "ParakeetForCTC",
+    "parakeet_rnnt": "ParakeetForRNNT",
+    "parakeet_tdt": "ParakeetForTDT",
 }
-_MEL_FAMILIES = ("parakeet_ctc",)
+_MEL_FAMILIES = ("parakeet_ctc", "parakeet_rnnt", "parakeet_tdt")
+_TRANSDUCERS = ("parakeet_rnnt", "parakeet_tdt")
 
 #: weights that a checkpoint may lack: only training reads them
 _TRAINING_ONLY = ("masked_spec_embed",)
@@ -113,8 +121,10 @@ def is_huggingface(path: str | os.PathLike[str]) -> bool:
     )
 
 
-def load_huggingface(path: str | os.PathLike[str], language: str | None = None) -> AsrModel:
-    """Read Wav2Vec2ForCTC, HubertForCTC, Wav2Vec2ConformerForCTC or ParakeetForCTC.
+def load_huggingface(
+    path: str | os.PathLike[str], language: str | None = None, head: str = CTC
+) -> AsrModel | TransducerModel:
+    """Read Wav2Vec2ForCTC, HubertForCTC, Wav2Vec2ConformerForCTC, or Parakeet with CTC, RNN-T or TDT.
 
     ``path`` is a folder with config.json, weights, tokenizer and preprocessor_config.json, or OWNER/NAME on
     the Hugging Face hub, which is then asked for them.  ``language``: which one a model of many (MMS) shall
@@ -129,6 +139,8 @@ def load_huggingface(path: str | os.PathLike[str], language: str | None = None) 
     with _quiet_library(name) as library:
         config = _read(name, "configuration", library.AutoConfig.from_pretrained)
         class_name = _supported(name, config)
+        transducer = config.model_type in _TRANSDUCERS
+        require_head(name, transducer, head)
         try:
             frontend = _frontend(name, library, config)
             spoken = _language(name, config, language)
@@ -136,16 +148,25 @@ def load_huggingface(path: str | os.PathLike[str], language: str | None = None) 
             if adapter is not None:
                 config.vocab_size = len(adapter[_HEAD])
             raw = _read_tokenizer(name, library, config, spoken)
-            tokenizer, order = _tokens(name, raw, config.vocab_size)
+            blank = config.blank_token_id if transducer else None
+            tokenizer, order = _tokens(name, raw, config.vocab_size, blank)
         except ConfigError as error:
             raise CheckpointError(path, str(error)) from None
         model = _read_network(name, library, class_name, config, adapter)
         mel = config.model_type in _MEL_FAMILIES
-        _reorder(name, model.ctc_head if mel else model.lm_head, order)
-        network = ParakeetCtc(model) if mel else WaveformCtc(model)
+        network: nn.Module
+        if transducer:
+            _check_start(name, model, config.blank_token_id)
+            network = parakeet_transducer(model)
+            # behind tokens and blank come the durations, as they are
+            _reorder(name, model.joint.head, [*order, *range(len(order), model.joint.head.out_features)])
+            _reorder(name, model.decoder.embedding, order)
+        else:
+            _reorder(name, model.ctc_head if mel else model.lm_head, order)
+            network = ParakeetCtc(model) if mel else WaveformCtc(model)
     require_finite(path, network.state_dict())
-    return AsrModel(
-        network=freeze(network),
+    return model_of(
+        freeze(network),
         frontend=frontend,
         tokenizer=tokenizer,
         name=Path(name).resolve().name if os.path.isdir(name) else Path(name).name,
@@ -217,9 +238,9 @@ def _supported(name: str, config: Any) -> str:
         )
     class_name, found = FAMILIES[kind], config.architectures or []
     if found and class_name not in found:
-        raise UnsupportedModelError(
-            name, f"holds {', '.join(map(str, found))}, which has no CTC head", f"only {class_name} has"
-        )
+        lacking = "transducer's head" if kind in _TRANSDUCERS else "CTC head"
+        problem = f"holds {', '.join(map(str, found))}, which has no {lacking}"
+        raise UnsupportedModelError(name, problem, f"only {class_name} has")
     mel = kind in _MEL_FAMILIES
     section = config.encoder_config if mel else config
     for option, value in (_PARAKEET_OPTIONS if mel else _WAVEFORM_OPTIONS).items():
@@ -228,7 +249,34 @@ def _supported(name: str, config: Any) -> str:
             raise UnsupportedModelError(
                 name, f"{option} = {shown(given)} is not supported", f"only {value!r} is"
             )
+    if kind in _TRANSDUCERS:
+        _check_transducer(name, config)
     return class_name
+
+
+def _check_transducer(name: str, config: Any) -> None:
+    """Raise CheckpointError for options of a transducer that make no sense, or are not supported."""
+    if config.hidden_act not in ACTIVATIONS:
+        problem = f"hidden_act = {shown(config.hidden_act)} is not supported"
+        raise UnsupportedModelError(name, problem, f"supported: {', '.join(ACTIVATIONS)}")
+    durations = list(getattr(config, "durations", ()))
+    # where others are given, transformers goes on by the number of a duration, and not by what it stands for
+    if durations != list(range(len(durations))):
+        raise UnsupportedModelError(
+            name, f"durations = {shown(durations)} is not supported", "supported: 0, 1, 2 and so on"
+        )
+    if not _is_size(config.max_symbols_per_step):
+        problem = f"its max_symbols_per_step is {shown(config.max_symbols_per_step)}"
+        raise CheckpointError(name, problem, "a whole number was expected")
+
+
+def _check_start(name: str, model: Any, blank: int) -> None:
+    """Raise UnsupportedModelError where decoding is to begin with another label than the blank."""
+    start = getattr(model.generation_config, "decoder_start_token_id", None)
+    if start not in (None, blank):
+        raise UnsupportedModelError(
+            name, f"decoder_start_token_id = {shown(start)} is not supported", f"only the blank, {blank}, is"
+        )
 
 
 def _subsampling(config: Any) -> int:
@@ -402,16 +450,20 @@ def _read_tokenizer(name: str, library: Any, config: Any, language: str | None) 
 _MOST_TOKENS = 1 << 31
 
 
-def _tokens(name: str, tokenizer: Any, classes: int) -> tuple[Tokenizer, list[int]]:
-    """Return the tokens without the blank, and transformers' identifiers in our order, the blank last."""
-    blank = tokenizer.pad_token_id
+def _tokens(name: str, tokenizer: Any, classes: int, blank: int | None = None) -> tuple[Tokenizer, list[int]]:
+    """Return the tokens without the blank, and transformers' identifiers in our order, the blank last.
+
+    ``blank`` is the identifier of the blank; None: that of the padding token.
+    """
+    what = "the blank" if blank is not None else "its padding token, the blank,"
+    padding = blank is None
+    if blank is None:
+        blank = tokenizer.pad_token_id
     if not isinstance(blank, int) or not 0 <= blank < classes:
-        raise CheckpointError(
-            name, f"its padding token, the blank, has the identifier {blank} of {classes} classes"
-        )
+        raise CheckpointError(name, f"{what} has the identifier {blank} of {classes} classes")
     # tokens added for one language hide those of another
     own = getattr(tokenizer, "encoder", {}).get(tokenizer.pad_token, blank)
-    if own != blank:
+    if padding and own != blank:
         problem = f"its padding token, the blank, has the identifier {blank}, and vocab.json gives it {own}"
         raise CheckpointError(name, problem, "repair added_tokens_decoder in tokenizer_config.json")
     special = set(tokenizer.all_special_ids)

@@ -109,19 +109,26 @@ def _normalization(options: Options) -> Any:
 
 
 def read_tokenizer(
-    where: str | os.PathLike[str], root: dict[str, Any], decoder: dict[str, Any], files: Files
+    where: str | os.PathLike[str],
+    root: dict[str, Any],
+    head: dict[str, Any],
+    files: Files,
+    name: str = "decoder",
 ) -> Tokenizer:
-    """Return the tokenizer of a model: its pieces, or its characters."""
-    tokens = _tokens("decoder.vocabulary", decoder.get("vocabulary")) or _tokens("labels", root.get("labels"))
+    """Return the tokenizer of a model: its pieces, or its characters.
+
+    ``head`` is the section, called ``name``, that may have the vocabulary and its number of classes.
+    """
+    tokens = _tokens(f"{name}.vocabulary", head.get("vocabulary")) or _tokens("labels", root.get("labels"))
     section = root.get("tokenizer")
     if section is None:
         tokenizer = Tokenizer(tokens)
     else:
         tokenizer = _pieces(where, Options(section, "tokenizer"), tokens, files)
-    classes = Options(decoder, "decoder").whole("num_classes", -1, 2**20, -1)
+    classes = Options(head, name).whole("num_classes", -1, 2**20, -1)
     if classes > 0 and classes != len(tokenizer.tokens):
         raise ConfigError(
-            "decoder.num_classes", f"is {classes}, the tokenizer has {len(tokenizer.tokens)} tokens"
+            f"{name}.num_classes", f"is {classes}, the tokenizer has {len(tokenizer.tokens)} tokens"
         )
     return tokenizer
 

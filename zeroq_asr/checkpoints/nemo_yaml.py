@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import re
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from zeroq_asr.config.yaml_text import MAX_BYTES, read_yaml
@@ -23,8 +24,12 @@ _READ = ("encoder", "decoder", "preprocessor", "labels", "sample_rate", "tokeniz
 _NOT_ON_THE_WAY = frozenset({"spec_augment", "augment", "crop_or_pad_augment", "loss", "optim", "joint"})
 
 
-def read_sections(where: str | os.PathLike[str], text: bytes) -> dict[str, Any]:
+def read_sections(
+    where: str | os.PathLike[str], text: bytes, more: Callable[[dict[str, Any]], Iterable[str]] = lambda _: ()
+) -> dict[str, Any]:
     """Return the sections of a model's configuration that say how it hears.
+
+    ``more`` names further sections to read of a model, by those that it has.
 
     Raises CheckpointError when ``text`` is no YAML, or refers to what is not there, and UnsupportedModelError
     when the model has modules besides preprocessor, encoder and decoder.
@@ -45,11 +50,11 @@ def read_sections(where: str | os.PathLike[str], text: bytes) -> dict[str, Any]:
         raise UnsupportedModelError(
             where,
             f"{shown(others[0])} is a module beside encoder and decoder, which is not supported",
-            "only what consists of a preprocessor, an encoder and a CTC decoder is",
+            "only a preprocessor, an encoder and a decoder are, and the joint network of a transducer",
         )
     if _has_adapters(root.get("adapters")):
         raise UnsupportedModelError(where, "adapters are not supported", "merge them, or take the base model")
-    return _Resolver(where, document, root).sections()
+    return _Resolver(where, document, root).sections((*_READ, *more(root)))
 
 
 def _is_module(value: object) -> bool:
@@ -71,9 +76,9 @@ class _Resolver:
         self._where, self._document, self._root = where, document, root
         self._visited = itertools.count(1)
 
-    def sections(self) -> dict[str, Any]:
-        """Return what is read; elsewhere, references may lead to training data that is not there."""
-        found = {name: self._walk(self._root[name], 0) for name in _READ if name in self._root}
+    def sections(self, names: Iterable[str]) -> dict[str, Any]:
+        """Return the sections of such names; elsewhere, references may lead to data that is not there."""
+        found = {name: self._walk(self._root[name], 0) for name in names if name in self._root}
         return {name: value for name, value in found.items() if value != _GAP}
 
     def _walk(self, value: Any, depth: int) -> Any:

@@ -24,10 +24,11 @@ from zeroq_asr.checkpoints.exported import load_program
 from zeroq_asr.checkpoints.nemo import read_config, read_surroundings
 from zeroq_asr.checkpoints.pickles import CODE_REMEDY, as_state_dict, is_zip, load_pickle
 from zeroq_asr.checkpoints.weights import build_network
+from zeroq_asr.config.choices import CTC
 from zeroq_asr.errors import CheckpointError, ConfigError
 from zeroq_asr.files import atomic_write, open_file, read_file
 from zeroq_asr.lines import shown
-from zeroq_asr.model import AsrModel
+from zeroq_asr.model import AsrModel, Model, TransducerModel, model_of
 from zeroq_asr.speech.frontend import FrontendConfig
 from zeroq_asr.speech.tokenizer import Tokenizer
 
@@ -48,7 +49,7 @@ _FIELDS = {
 }
 
 
-def save_checkpoint(model: AsrModel, path: str | os.PathLike[str]) -> None:
+def save_checkpoint(model: Model, path: str | os.PathLike[str]) -> None:
     """Write ``model`` to one file that `load_checkpoint` reads without running code.
 
     Raises CheckpointError when the network is not one of this package's architectures, and
@@ -72,7 +73,9 @@ def save_checkpoint(model: AsrModel, path: str | os.PathLike[str]) -> None:
         torch.save(content, stream)
 
 
-def load_torch_file(path: str | os.PathLike[str], config: str | os.PathLike[str] | None = None) -> AsrModel:
+def load_torch_file(
+    path: str | os.PathLike[str], config: str | os.PathLike[str] | None = None, head: str = CTC
+) -> AsrModel | TransducerModel:
     """Read a file of `torch.save` or `torch.export.save`, or raise CheckpointError."""
     with open_file(path, CheckpointError) as stream:
         if stream.seek(0, os.SEEK_END) > MAX_TOTAL_BYTES:
@@ -98,7 +101,7 @@ def load_torch_file(path: str | os.PathLike[str], config: str | os.PathLike[str]
         raise CheckpointError(
             path, "holds weights without their configuration", "pass --config model_config.yaml"
         )
-    return read_config(config).model(path, state)
+    return read_config(config, head).model(path, state)
 
 
 def _zip_names(path: str | os.PathLike[str], stream: BinaryIO) -> list[str]:
@@ -115,7 +118,7 @@ def _zip_names(path: str | os.PathLike[str], stream: BinaryIO) -> list[str]:
         ) from None
 
 
-def _load_own(path: str | os.PathLike[str], content: dict[str, Any]) -> AsrModel:
+def _load_own(path: str | os.PathLike[str], content: dict[str, Any]) -> AsrModel | TransducerModel:
     """Return the model that `save_checkpoint` wrote, each field checked."""
     if content.get("version") != VERSION:
         raise CheckpointError(
@@ -138,8 +141,8 @@ def _load_own(path: str | os.PathLike[str], content: dict[str, Any]) -> AsrModel
             path, f"encoder.feat_in is {shown(mels)}, the frontend makes {frontend.features} mels"
         )
     network = build_network(path, architecture, config, as_state_dict(path, content.pop("state_dict")))
-    return AsrModel(
-        network=network,
+    return model_of(
+        network,
         frontend=frontend,
         tokenizer=tokenizer,
         name=content["name"],

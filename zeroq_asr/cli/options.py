@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from zeroq_asr.config.choices import HEADS
 from zeroq_asr.errors import ConfigError
 from zeroq_asr.lines import shown
 from zeroq_asr.speech.manifest import MOST_CHANNELS
@@ -99,6 +100,16 @@ def one_of(allowed: Iterable[str]) -> Callable[[str], str]:
 def alternatives(allowed: Iterable[str]) -> str:
     """Return ``allowed`` as --help shows it."""
     return f"[{'|'.join(allowed)}]"
+
+
+Head = Annotated[
+    str,
+    typer.Option(
+        metavar=alternatives(HEADS),
+        callback=one_of(HEADS),
+        help="Which head of a checkpoint recognizes; of one that has both, auto takes the CTC head.",
+    ),
+]
 
 
 def with_settings(given: Iterable[str] | None, *specs: Any) -> tuple[Any, ...]:

@@ -18,6 +18,7 @@ from zeroq_asr.cli.options import (
     Checkpoint,
     Config,
     Developer,
+    Head,
     Language,
     Loader,
     Quiet,
@@ -26,6 +27,7 @@ from zeroq_asr.cli.options import (
 )
 from zeroq_asr.cli.outputs import Force, check_output
 from zeroq_asr.cli.terminal import Terminal, session
+from zeroq_asr.config.choices import AUTO
 from zeroq_asr.files import atomic_write_bytes
 from zeroq_asr.progress import Progress, silent
 
@@ -48,6 +50,7 @@ def transcribe(
     config: Config = None,
     loader: Loader = None,
     language: Language = None,
+    head: Head = AUTO,
     as_json: AsJson = False,
     quiet: Quiet = False,
     developer: Developer = False,
@@ -61,7 +64,7 @@ def transcribe(
         from zeroq_asr.measure.evaluate import transcribe_batches
 
         with terminal.progress() as progress:
-            recognizer = _open(model, config, loader, language, checkpoint, threads, progress)
+            recognizer = _open(model, config, loader, language, head, checkpoint, threads, progress)
         texts: list[str] = []
         # lines on a terminal are progress enough, and a bar would be in their way
         bars = contextlib.nullcontext(silent) if terminal.out.is_terminal else terminal.progress()
@@ -96,6 +99,7 @@ def evaluate(
     config: Config = None,
     loader: Loader = None,
     language: Language = None,
+    head: Head = AUTO,
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", metavar="FILE", help="Write references and transcripts, JSON lines."),
@@ -119,7 +123,7 @@ def evaluate(
 
         references_of(utterances)  # a line without text shows before the model is read
         with terminal.progress() as progress:
-            recognizer = _open(model, config, loader, language, checkpoint, threads, progress)
+            recognizer = _open(model, config, loader, language, head, checkpoint, threads, progress)
             result = zq.evaluate(
                 recognizer, utterances, batch_size=batch_size, by_duration=batch_size > 1, progress=progress
             )
@@ -136,17 +140,24 @@ def _open(
     config: Path | None,
     loader: str | None,
     language: str | None,
+    head: str,
     checkpoint: Path | None,
     threads: int | None,
     progress: Progress,
-) -> zq.Recognizer:
+) -> zq.Recognizer | zq.TokenRecognizer:
     if threads is not None:
         import torch
 
         torch.set_num_threads(threads)  # of the frontend, and of a checkpoint's network
     progress("load", 0, 1)
     recognizer = zq.open_recognizer(
-        model, config=config, loader=loader, language=language, checkpoint=checkpoint, threads=threads
+        model,
+        config=config,
+        loader=loader,
+        language=language,
+        head=head,
+        checkpoint=checkpoint,
+        threads=threads,
     )
     progress("load", 1, 1)
     return recognizer

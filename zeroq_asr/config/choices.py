@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+#: of a checkpoint, which is read: what there is (of a hybrid the CTC head), a CTC head, or a transducer
+AUTO, CTC, TRANSDUCER = "auto", "ctc", "transducer"
+HEADS = (AUTO, CTC, TRANSDUCER)
 #: of the ONNX files that are written: ``zeroq_asr.deployment.export``
 DIALECTS = ("fused", "strict", "qdq")
 #: where a benchmark runs

@@ -1,6 +1,6 @@
-"""From scores to text.
+"""From scores to tokens.
 
-Imported by: measure.
+Imported by: deployment, measure.
 Imports: nothing.
 Never imports: speech, integer, graph, architectures, model, capture, checkpoints, lowering, operators,
 embedded, synthesis, calibration, deployment, pipeline, measure, cli.

@@ -18,7 +18,7 @@ import torch
 from onnx import TensorProto, helper
 from torch import nn
 
-from zeroq_asr.checkpoints import load_checkpoint
+from zeroq_asr.checkpoints import load_model
 from zeroq_asr.deployment.metadata import METADATA_KEY
 from zeroq_asr.deployment.recognizer import is_onnx
 from zeroq_asr.deployment.runtimes import oldest_runtime, packings_of
@@ -27,7 +27,7 @@ from zeroq_asr.errors import CheckpointError, VerificationError
 from zeroq_asr.integer.backends.onnx_loops import every_node
 from zeroq_asr.integer.float_parts import islands
 from zeroq_asr.integer.program import Port, Program, StatePort, ValueInfo
-from zeroq_asr.model import AsrModel
+from zeroq_asr.model import Model
 from zeroq_asr.speech.tokenizer import Tokenizer
 from zeroq_asr.synthesis.statistics import DEAD_SHARE
 
@@ -51,11 +51,11 @@ def inspect_file(
       tells them: ``verified`` is always False here.
     - ``"onnx"``: any other ONNX file: its interface, operators and size.
 
-    ``config``, ``loader`` and ``language`` are as in ``load_checkpoint``.  Raises CheckpointError for a file
+    ``config``, ``loader`` and ``language`` are as in ``load_model``.  Raises CheckpointError for a file
     that is none of them, VerificationError for one of ours whose account of itself is damaged.
     """
     if loader is not None or language is not None or not is_onnx(path):
-        return _checkpoint(path, load_checkpoint(path, config=config, loader=loader, language=language))
+        return _checkpoint(path, load_model(path, config=config, loader=loader, language=language))
     try:
         model = load_onnx(path)
     except VerificationError as error:
@@ -65,7 +65,7 @@ def inspect_file(
     return _onnx(path, model)
 
 
-def _checkpoint(path: str | os.PathLike[str], model: AsrModel) -> dict[str, Any]:
+def _checkpoint(path: str | os.PathLike[str], model: Model) -> dict[str, Any]:
     network = model.network
     parameters = dict(network.named_parameters())
     variances = [b for name, b in network.named_buffers() if name.endswith("running_var")]

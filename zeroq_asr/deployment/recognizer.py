@@ -13,12 +13,14 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from zeroq_asr.checkpoints import load_checkpoint
+from zeroq_asr.checkpoints import load_model
+from zeroq_asr.config.choices import AUTO, TRANSDUCER
 from zeroq_asr.deployment.metadata import own_metadata
 from zeroq_asr.deployment.runtimes import too_new
+from zeroq_asr.deployment.transducer import TokenRecognizer, TransducerRecognizer
 from zeroq_asr.errors import CheckpointError, ConfigError
 from zeroq_asr.files import open_file, read_file
-from zeroq_asr.model import AsrModel
+from zeroq_asr.model import AsrModel, TransducerModel
 from zeroq_asr.speech.frontend import FrontendConfig
 from zeroq_asr.speech.tokenizer import Tokenizer, is_unicode
 
@@ -124,19 +126,23 @@ def open_recognizer(
     language: str | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     threads: int | None = None,
-) -> Recognizer:
+    head: str = AUTO,
+) -> Recognizer | TokenRecognizer:
     """Open an ONNX file or a checkpoint, told apart by content.
 
-    ``config``, ``loader`` and ``language`` are handed to ``load_checkpoint``; ``checkpoint`` is the
+    ``config``, ``loader``, ``language`` and ``head`` are handed to ``load_model``; ``checkpoint`` is the
     checkpoint that a foreign ONNX file came from and lends it frontend and tokenizer;
     ``threads`` is ONNX Runtime's.  Raises CheckpointError.
     """
     own = (loader is not None or language is not None) and checkpoint is None
     if own or not is_onnx(path):
-        return TorchRecognizer(load_checkpoint(path, config=config, loader=loader, language=language))
+        model = load_model(path, config=config, loader=loader, language=language, head=head)
+        return TransducerRecognizer(model) if isinstance(model, TransducerModel) else TorchRecognizer(model)
+    if head == TRANSDUCER:
+        raise CheckpointError(path, "is an ONNX file, of which no transducer is read", "leave --head out")
     if checkpoint is None:
         return OnnxRecognizer(path, threads)
-    lender = load_checkpoint(checkpoint, config=config, loader=loader, language=language)
+    lender = load_model(checkpoint, config=config, loader=loader, language=language)
     return OnnxRecognizer(path, threads, frontend=lender.frontend, tokenizer=lender.tokenizer)
 
 

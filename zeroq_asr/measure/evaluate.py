@@ -20,8 +20,9 @@ import jiwer
 import numpy as np
 import numpy.typing as npt
 
-from zeroq_asr.decoding.greedy import greedy_ctc
+from zeroq_asr.decoding.greedy import greedy_ctc_batch
 from zeroq_asr.deployment.recognizer import Recognizer
+from zeroq_asr.deployment.transducer import TokenRecognizer
 from zeroq_asr.errors import AudioError, ConfigError, ManifestError
 from zeroq_asr.progress import Progress, silent
 from zeroq_asr.speech.audio import AudioReader, audio_duration, check_segments
@@ -86,7 +87,7 @@ class Evaluation:
     audio_seconds: float
     #: wall time of features, network and decoding, in seconds; reading files is not counted
     seconds: float
-    #: of these, the network's
+    #: of these, the network's; of a transducer with decoding, which runs parts of it
     network_seconds: float
 
     @property
@@ -142,7 +143,7 @@ def references_of(utterances: Sequence[Utterance]) -> list[str]:
 
 
 def evaluate(
-    recognizer: Recognizer,
+    recognizer: Recognizer | TokenRecognizer,
     utterances: Sequence[Utterance],
     *,
     batch_size: int = 1,
@@ -189,7 +190,7 @@ def evaluate(
 
 
 def transcribe(
-    recognizer: Recognizer,
+    recognizer: Recognizer | TokenRecognizer,
     recordings: Sequence[Recording],
     batch_size: int = 1,
     progress: Progress = silent,
@@ -207,7 +208,7 @@ def transcribe(
 
 
 def transcribe_batches(
-    recognizer: Recognizer,
+    recognizer: Recognizer | TokenRecognizer,
     recordings: Sequence[Recording],
     batch_size: int = 1,
     progress: Progress = silent,
@@ -227,7 +228,7 @@ def transcribe_batches(
 class _Run:
     """Batches through frontend, network and decoder, with a clock."""
 
-    def __init__(self, recognizer: Recognizer) -> None:
+    def __init__(self, recognizer: Recognizer | TokenRecognizer) -> None:
         self.recognizer = recognizer
         self.frontend = Frontend(recognizer.frontend)
         self.audio_seconds = self.seconds = self.network_seconds = 0.0
@@ -265,12 +266,14 @@ class _Run:
         start = time.perf_counter()
         features, lengths = self.frontend.batch(waveforms, names)
         before = time.perf_counter()
-        scores, encoded = self.recognizer.log_probs(features, lengths)
-        after = time.perf_counter()
-        texts = [
-            tokenizer.decode(greedy_ctc(frames, int(length), tokenizer.blank_id))
-            for frames, length in zip(scores, encoded, strict=True)
-        ]
+        if isinstance(self.recognizer, TokenRecognizer):
+            found = [hypothesis.tokens for hypothesis in self.recognizer.hypotheses(features, lengths)]
+            after = time.perf_counter()
+        else:
+            scores, encoded = self.recognizer.log_probs(features, lengths)
+            after = time.perf_counter()
+            found = greedy_ctc_batch(scores, encoded, tokenizer.blank_id)
+        texts = [tokenizer.decode(tokens) for tokens in found]
         self.network_seconds += after - before
         self.seconds += time.perf_counter() - start
         return texts

@@ -1,0 +1,148 @@
+"""Commands on a transducer's checkpoint: those that run it in float, and those that say they cannot yet."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from small_transducers import nemo_config, nemo_state
+from typer.testing import CliRunner
+
+import zeroq_asr as zq
+from zeroq_asr.cli import app
+
+Write = Callable[..., Path]
+REFUSED = "is a transducer, which cannot be quantized yet"
+
+
+def run(*args: object) -> Any:
+    result = CliRunner().invoke(app, [str(arg) for arg in args])
+    assert "Traceback" not in result.output
+    return result
+
+
+@pytest.fixture
+def transducer(write_nemo: Write) -> Path:
+    config = nemo_config(durations=(0, 1, 2))
+    return write_nemo(config, nemo_state(config), name="transducer.nemo")
+
+
+@pytest.fixture
+def hybrid(write_nemo: Write) -> Path:
+    config = nemo_config(hybrid=True)
+    state = nemo_state(config)
+    # one head says a, the other says b
+    state["joint.joint_net.2.bias"][1] = state["ctc_decoder.decoder_layers.0.bias"][2] = 100.0
+    return write_nemo(config, state, name="hybrid.nemo")
+
+
+@pytest.fixture
+def clips(tmp_path: Path) -> list[Path]:
+    generator = np.random.default_rng(0)
+    paths = []
+    for name, seconds in (("a", 0.6), ("b", 0.35)):
+        wave = generator.standard_normal(int(16000 * seconds)) * np.linspace(0.01, 0.3, int(16000 * seconds))
+        soundfile.write(tmp_path / f"{name}.wav", wave, 16000, subtype="FLOAT")
+        paths.append(tmp_path / f"{name}.wav")
+    return paths
+
+
+def test_transcribe_and_evaluate_run_it_in_float(transducer: Path, clips: list[Path], tmp_path: Path) -> None:
+    model = zq.load_model(transducer)
+    assert isinstance(model, zq.TransducerModel)
+    recognizer = zq.TransducerRecognizer(model)
+    expected = []
+    for clip in clips:
+        features, lengths = zq.Frontend(model.frontend).batch([soundfile.read(clip, dtype="float32")[0]])
+        (found,) = recognizer.hypotheses(features, lengths)
+        expected.append(model.tokenizer.decode(found.tokens))
+    result = run("transcribe", transducer, *clips, "--json")
+    assert result.exit_code == 0, result.output
+    assert [row["text"] for row in json.loads(result.stdout)["transcripts"]] == expected
+    assert any(expected)
+    rows = [{"audio_filepath": str(c), "text": t or "a"} for c, t in zip(clips, expected, strict=True)]
+    manifest = tmp_path / "list.jsonl"
+    manifest.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for batch in (1, 2):
+        result = run("evaluate", transducer, "-m", manifest, "--json", "--batch-size", batch)
+        assert result.exit_code == 0, result.output
+        found = json.loads(result.stdout)
+        assert found["words"]["errors"] == sum(not text for text in expected)
+        assert [t["hypothesis"] for t in found["transcripts"]] == [" ".join(t.split()) for t in expected]
+
+
+def test_a_head_of_a_hybrid_is_chosen(hybrid: Path, clips: list[Path]) -> None:
+    texts = {}
+    for head in ("auto", "ctc", "transducer"):
+        result = run("transcribe", hybrid, clips[0], "--head", head, "-q")
+        assert result.exit_code == 0, result.output
+        texts[head] = set(result.stdout.strip())
+        assert ("the transducer left out" in result.stderr) is (head != "transducer")
+    assert texts == {"auto": {"b"}, "ctc": {"b"}, "transducer": {"a"}}
+
+
+@pytest.mark.parametrize("command", ["quantize", "synthesize", "compare", "bench", "sensitivity"])
+def test_what_cannot_be_done_yet_is_said_in_one_line(
+    transducer: Path, clips: list[Path], tmp_path: Path, command: str
+) -> None:
+    manifest = tmp_path / "list.jsonl"
+    manifest.write_text(json.dumps({"audio_filepath": str(clips[0]), "text": "a"}) + "\n")
+    args: dict[str, tuple[object, ...]] = {
+        "quantize": ("quantize", transducer, "-o", tmp_path / "x.onnx"),
+        "synthesize": ("synthesize", transducer, "-o", tmp_path / "x.npz"),
+        "compare": ("compare", transducer, "-m", manifest, "--no-time"),
+        "bench": ("bench", transducer),
+        "sensitivity": ("inspect", transducer, "--sensitivity"),
+    }
+    before = set(tmp_path.iterdir())
+    result = run(*args[command])
+    assert (result.exit_code, result.stdout) == (4, ""), result.output
+    (line,) = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert REFUSED in line
+    assert set(tmp_path.iterdir()) == before
+
+
+def test_inspect_shows_the_parts(transducer: Path) -> None:
+    result = run("inspect", transducer, "--json")
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    assert (found["kind"], found["architecture"]) == ("checkpoint", "conformer_transducer")
+    assert {layer["path"].partition(".")[0] for layer in found["layers"]} == {
+        "encoder",
+        "predictor",
+        "joiner",
+    }
+    assert run("inspect", transducer).exit_code == 0
+
+
+def test_heads_that_are_not_there(transducer: Path, clips: list[Path], tmp_path: Path) -> None:
+    result = run("transcribe", transducer, clips[0], "--head", "ctc")
+    assert (result.exit_code, REFUSED in result.stderr) == (4, True), result.output
+    files = zq.embedded_files()
+    shutil.copy(files.model, tmp_path / "ctc.pt")
+    result = run("transcribe", tmp_path / "ctc.pt", clips[0], "--head", "transducer")
+    assert (result.exit_code, "has no transducer's head" in result.stderr) == (4, True), result.output
+    (tmp_path / "x.onnx").write_bytes(b"\x08\x07")
+    result = run("transcribe", tmp_path / "x.onnx", clips[0], "--head", "transducer")
+    assert (result.exit_code, "of which no transducer is read" in result.stderr) == (3, True), result.output
+    result = run("transcribe", transducer, clips[0], "--head", "rnnt")
+    assert (result.exit_code, "not one of auto, ctc, transducer" in result.stderr) == (2, True), result.output
+
+
+def test_a_tokenizer_of_another_model(transducer: Path) -> None:
+    model = zq.load_model(transducer)
+    assert isinstance(model, zq.TransducerModel)
+    other = zq.TransducerModel(model.network, model.frontend, zq.Tokenizer(("a", "b")), "other")
+    with pytest.raises(
+        zq.CheckpointError, match="gives 9 scores, expected 6: tokens, the blank and durations"
+    ):
+        zq.TransducerRecognizer(other)
+    with torch.no_grad():
+        assert model.network.joiner.output.out_features == 9
