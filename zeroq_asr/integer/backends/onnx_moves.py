@@ -184,4 +184,10 @@ class OnnxMoves(GraphBuilder):
 
     def channel_index(self, index: tuple[int, ...]) -> str:
         """Channel numbers, int64 [C]."""
-        return self.store(f"{self._scope}/index", np.array(index, dtype=np.int64))
+        # an instruction may take several parts of its channels
+        known = self._indices.setdefault(self._scope, [])
+        if index not in known:
+            known.append(index)
+        place = known.index(index)
+        name = f"{self._scope}/index{f'/{place + 1}' if place else ''}"
+        return self.store(name, np.array(index, dtype=np.int64))

@@ -330,6 +330,10 @@ class ShapeBackend:
         self._terms(queries.dims[2], frames)
         return body(queries, positions, distances)
 
+    def filled(self, like: Shaped, channels: int, value: int, to: IntType) -> Shaped:
+        """One frame."""
+        return self._bounded(to.name, (like.dims[0], channels, 1))
+
     def scan(
         self,
         step: Step[Shaped],
@@ -337,6 +341,7 @@ class ShapeBackend:
         inputs: Sequence[Shaped],
         *,
         bounds: Sequence[tuple[int, int]],
+        backwards: bool = False,
     ) -> tuple[list[Shaped], list[Shaped]]:
         """What is carried stays what it was, results have the frames of the inputs."""
         frames = {v.dims[2] for v in inputs if len(v.dims) == 3}
