@@ -149,6 +149,9 @@ class Backend(Protocol[V]):
     def take_channels(self, v: V, index: tuple[int, ...]) -> V:
         """v[:, index, :]."""
 
+    def join_channels(self, a: V, b: V) -> V:
+        """[B, C, T] and [B, C', T] of one type → [B, C + C', T], the channels of ``a`` first."""
+
     def slice_frames(self, table: V, like: V, *, around: bool = False) -> V:
         """The columns of a constant [C, L] for as many frames T ≤ L as ``like`` [B, C', T] has: [1, C, T].
 

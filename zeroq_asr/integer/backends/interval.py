@@ -310,6 +310,12 @@ class IntervalBackend:
         """The integer."""
         return self._checked(_exact(value), _exact(value), to, "filled")
 
+    def join_channels(self, a: Interval, b: Interval) -> Interval:
+        """Bounds of both."""
+        if a.type is not b.type:
+            raise ProofError(self.where, f"joins {a.type.name} and {b.type.name}")
+        return Interval.of(min(a.min, b.min), max(a.max, b.max), a.type)
+
     def scan(
         self,
         step: Step[Interval],

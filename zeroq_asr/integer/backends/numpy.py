@@ -230,6 +230,10 @@ class NumpyBackend:
         """Full."""
         return np.full((like.shape[0], channels, 1), value, dtype=to.name)
 
+    def join_channels(self, a: Array, b: Array) -> Array:
+        """Concatenate."""
+        return np.concatenate([a, b], axis=1)
+
     def scan(
         self,
         step: Step[Array],

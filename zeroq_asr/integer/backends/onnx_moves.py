@@ -182,6 +182,10 @@ class OnnxMoves(GraphBuilder):
         interval = self.proof.take_channels(v.interval, index)
         return Sym(self.add_node("Gather", [v, self.channel_index(index)], axis=1), interval)
 
+    def join_channels(self, a: Sym, b: Sym) -> Sym:
+        """Concat."""
+        return Sym(self.add_node("Concat", [a, b], axis=1), self.proof.join_channels(a.interval, b.interval))
+
     def channel_index(self, index: tuple[int, ...]) -> str:
         """Channel numbers, int64 [C]."""
         # an instruction may take several parts of its channels

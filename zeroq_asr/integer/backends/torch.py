@@ -255,6 +255,10 @@ class TorchBackend:
         """Full."""
         return torch.full((like.shape[0], channels, 1), value, dtype=_DTYPES[to.name], device=like.device)
 
+    def join_channels(self, a: Tensor, b: Tensor) -> Tensor:
+        """Concatenate."""
+        return torch.cat([a, b], dim=1)
+
     def scan(
         self,
         step: Step[Tensor],

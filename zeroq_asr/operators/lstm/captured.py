@@ -11,8 +11,9 @@ from torch import Tensor
 
 from zeroq_asr.capture.dispatch import Captures
 from zeroq_asr.capture.tracer import Real, TimeMajor, Tracer, Zeros
+from zeroq_asr.errors import UnsupportedOperatorError
 
-captures, joins = Captures(), Captures()
+captures = Captures()
 
 #: tensors of one direction of a layer, with and without biases
 _BIASED, _PLAIN = 4, 2
@@ -49,17 +50,30 @@ def _lstm(
         return NotImplemented
     directions = [*_directions(weights, _BIASED if has_biases else _PLAIN)]
     sides = 2 if bidirectional else 1
-    begun = len(states) == 2 and all(isinstance(state, Zeros) for state in states)
-    # a projection has a matrix more for each direction
-    if not begun or len(directions) != layers * sides:
-        return NotImplemented
+    if len(directions) != layers * sides:
+        # which has a matrix more for each direction
+        raise UnsupportedOperatorError(
+            t.where, "an LSTM with a projection (proj_size) has no integer form", "leave the projection out"
+        )
+    if not all(map(_is_zero, states)):
+        raise UnsupportedOperatorError(
+            t.where,
+            "an LSTM over a sequence that begins in another state than zero has no integer form",
+            "begin in zero, or give it one step at a time",
+        )
     name = x.name
     for layer in range(layers):
         made = [
-            _direction(t, name, directions[layer * sides + side], backwards=side == 1) for side in range(sides)
+            _direction(t, name, directions[layer * sides + side], backwards=side == 1)
+            for side in range(sides)
         ]
         name = made[0] if sides == 1 else t.emit("join", tuple(made)).name
     return Results(Real(name, True) if isinstance(x, Real) else TimeMajor(name))
+
+
+def _is_zero(state: object) -> bool:
+    """Whether a state is zero; one of a batch of a fixed size is a constant."""
+    return isinstance(state, Zeros) or (isinstance(state, Tensor) and not bool(state.any()))
 
 
 def _directions(weights: list[Any], each: int) -> Iterator[list[Tensor]]:

@@ -57,7 +57,9 @@ def step_cases() -> Iterator[Case]:
         sets = [
             {
                 "x": edge_bytes((batch, inputs, 1), batch, attrs["zx"]),
-                "h": np.maximum(edge_bytes((batch, units, 1), batch + 9, attrs["zy"], hi), lo).astype(np.uint8),
+                "h": np.maximum(edge_bytes((batch, units, 1), batch + 9, attrs["zy"], hi), lo).astype(
+                    np.uint8
+                ),
                 "c": edge_words((batch, units, 1), batch, -bound, bound),
             }
             for batch in (1, 3, 16)
@@ -81,4 +83,3 @@ def sequence_cases() -> Iterator[Case]:
         spelled = "primitives" if name == "more-than-24-bits" else KERNEL
         attrs["backwards"] = seed % 2 == 1
         yield Case("lstm", name, attrs, order, sets, known, spelled)
-

@@ -66,7 +66,9 @@ def updated(f: Backend[V], gates: tuple[V, V, V, V], c: V, tanh: V, form: Format
     kept = f.mul(keep, c)
     added = f.mul(i, f.sub(g, 1 << (SIGMOID_PLACES - 1)))
     # nested floors: the sum is floored at one place, as if both products were whole
-    added = f.shift_right(added, SIGMOID_PLACES - 1 - form.places) if form.places < SIGMOID_PLACES - 1 else added
+    added = (
+        f.shift_right(added, SIGMOID_PLACES - 1 - form.places) if form.places < SIGMOID_PLACES - 1 else added
+    )
     c = f.clamp(shift_half_up(f, f.add(kept, added), SIGMOID_PLACES), -form.cell, form.cell)
     squashed = f.lookup(f.add(f.clamp(c, -half, half - 1), half), tanh)
     # o·tanh counts from the lowest byte, so that what is shifted is never negative
@@ -83,9 +85,7 @@ def split(f: Backend[V], gates: V, units: int) -> tuple[V, V, V, V]:
 
 def pointwise(f: Backend[V], x: V, w: V, zero_point: int) -> V:
     """Every frame of x uint8 [B, I, T] times w [O, I, 1]: int32 [B, O, T]."""
-    return f.conv(
-        x, w, zero_point=zero_point, strides=(1,), pads=((0, 0),), dilations=(1,), groups=1
-    )
+    return f.conv(x, w, zero_point=zero_point, strides=(1,), pads=((0, 0),), dilations=(1,), groups=1)
 
 
 def stepped(

@@ -25,8 +25,14 @@ def _exact_if(i: Instruction, x: Interval, m: Interval, sigmoid: Interval) -> li
     entries, c = len(sigmoid.lo), i.attrs["c"]
     return [
         Condition("the input is unsigned bytes", x.type is U8, x.type.name),
-        Condition("a gate has at most 24 bits: entries of σ · 2^γ ≤ 2^24", entries << c <= 1 << 24, f"{entries} << {c}"),
-        Condition("multipliers are exact in float32: 1 ≤ m < 2^24", m.min >= 1 and m.max < 1 << 24, f"{m.max}"),
+        Condition(
+            "a gate has at most 24 bits: entries of σ · 2^γ ≤ 2^24",
+            entries << c <= 1 << 24,
+            f"{entries} << {c}",
+        ),
+        Condition(
+            "multipliers are exact in float32: 1 ≤ m < 2^24", m.min >= 1 and m.max < 1 << 24, f"{m.max}"
+        ),
     ]
 
 

@@ -1,9 +1,9 @@
 """Choosing the integers of an LSTM: weights, tables, and how many binary places the cell has.
 
-With x = s_x·(q_x − z_x) and h = s_h·(q_h − z_h), a row of [W·s_x, R·s_h] multiplies integers.  It lies on one
-grid at one scale, m / 2^(γ + π) with π binary places of the gates: so both products are added as integers, and
-what rounding costs the smaller part is no more than what it costs the larger one.  As in convolutions the
-scale is *chosen* dyadic.
+With x = s_x·(q_x − z_x) and h = s_h·(q_h − z_h), a row of [W·s_x, R·s_h] multiplies integers.  It lies on
+one grid at one scale, m / 2^(γ + π) with π binary places of the gates: so both products are added as
+integers, and what rounding costs the smaller part is no more than what it costs the larger one.  As in
+convolutions the scale is *chosen* dyadic.
 """
 
 from __future__ import annotations
@@ -60,7 +60,10 @@ def sigmoid_table() -> np.ndarray:
 
 
 def tanh_table(places: int, scale: float) -> tuple[np.ndarray, int]:
-    """A·tanh for cells around the middle, int32, and s: o·A·tanh / 2^s, o with 14 places, is in steps of ``scale``."""
+    """A·tanh for cells around the middle, int32, and s.
+
+    o·A·tanh / 2^s, where o has 14 binary places, is in steps of ``scale``.
+    """
     cut = SIGMOID_PLACES + math.floor(math.log2(I16.hi * scale))
     half = min(_TANH_REACH << places, -I16.lo)
     real = np.arange(-half, half) / 2.0**places
@@ -124,7 +127,9 @@ def plan_formats(ctx: Lowering, nodes: list[FloatNode]) -> None:
         names = [node.others[0], *node.ins[2:]]
         ends = [ctx.range(name) for name in names]
         ctx.plan_format(node.out, ctx.byte_format(node.out, (-1.0, 1.0)))
-        ctx.plan_format(node.others[0], cell_format(where, min(lo for lo, _ in ends), max(hi for _, hi in ends)))
+        ctx.plan_format(
+            node.others[0], cell_format(where, min(lo for lo, _ in ends), max(hi for _, hi in ends))
+        )
 
 
 def lower(ctx: Lowering, node: FloatNode, op: str, **attrs: bool) -> None:

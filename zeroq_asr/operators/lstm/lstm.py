@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -117,12 +116,9 @@ _ATTRIBUTES: Mapping[str, Attribute] = {
 
 
 def _constants(first: int) -> dict[int, Constant]:
-    names = ("w", "r", "bias", "m", "sigmoid", "tanh")
-    kinds = ((np.int8, 3), (np.int8, 3), *((np.int32, 1),) * 4)
-    return {
-        first + k: Constant(name, kind, axes)
-        for k, (name, (kind, axes)) in enumerate(zip(names, kinds, strict=True))
-    }
+    found = [Constant(name, np.int8, 3) for name in ("w", "r")]
+    found += [Constant(name, np.int32, 1) for name in ("bias", "m", "sigmoid", "tanh")]
+    return {first + k: constant for k, constant in enumerate(found)}
 
 
 def _check(view: Checked) -> None:
@@ -178,7 +174,10 @@ LSTM = register(
                 {**_ATTRIBUTES, "backwards": FLAG},
                 _constants(1),
                 check=_check,
-                kernels={"fused": Kernel(emit_sequence, exact_if_sequence, "LSTM by matrix products"), "qdq": Kernel(spelled)},
+                kernels={
+                    "fused": Kernel(emit_sequence, exact_if_sequence, "LSTM by matrix products"),
+                    "qdq": Kernel(spelled),
+                },
                 zero_points={"zx": 0},
                 frames=_frames,
                 results=2,
@@ -205,7 +204,10 @@ LSTM_STEP = register(
                 _ATTRIBUTES,
                 _constants(3),
                 check=_check,
-                kernels={"fused": Kernel(emit_step, exact_if_step, "LSTM by matrix products"), "qdq": Kernel(spelled)},
+                kernels={
+                    "fused": Kernel(emit_step, exact_if_step, "LSTM by matrix products"),
+                    "qdq": Kernel(spelled),
+                },
                 zero_points={"zx": 0, "zy": 1},
                 frames=OWN,
                 results=2,
