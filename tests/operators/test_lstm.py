@@ -21,6 +21,8 @@ import zeroq_asr as zq
 from zeroq_asr.calibration.calibrate import calibrate
 from zeroq_asr.capture.capture import capture
 from zeroq_asr.config import CalibrationSpec, QuantSpec
+from zeroq_asr.deployment.export import export
+from zeroq_asr.deployment.float_onnx import export_float
 from zeroq_asr.graph.float_graph import FloatGraph
 from zeroq_asr.integer.apart import reads_behind
 from zeroq_asr.integer.backends.numpy import NumpyBackend
@@ -30,7 +32,7 @@ from zeroq_asr.integer.backends.torch import TorchBackend
 from zeroq_asr.integer.program import Instruction, Port, Program
 from zeroq_asr.integer.proof import prove
 from zeroq_asr.lowering.lower import lower
-from zeroq_asr.operators.lstm.cell import SIGMOID_PLACES, Format, gate_index, updated
+from zeroq_asr.operators.lstm.cell import SIGMOID_PLACES, Format, gate_index, lstm_step, updated
 from zeroq_asr.operators.lstm.lowered import GATE_PLACES, cell_format, sigmoid_table, tanh_table
 from zeroq_asr.speech.frontend import FrontendConfig
 from zeroq_asr.speech.tokenizer import Tokenizer
@@ -91,7 +93,7 @@ def test_what_has_no_integer_form_is_refused_by_name() -> None:
 
 
 @cache
-def quantized(bidirectional: bool) -> tuple[zq.AsrModel, zq.QuantizedModel]:
+def quantized(bidirectional: bool) -> tuple[zq.AsrModel, Any]:
     letters = tuple("abcd")
     model = zq.AsrModel(
         network=recognizer(num_layers=2, bidirectional=bidirectional),
@@ -102,8 +104,8 @@ def quantized(bidirectional: bool) -> tuple[zq.AsrModel, zq.QuantizedModel]:
         config={},
         subsampling_factor=1,
     )
-    spec = zq.QuantSpec(max_seconds=2.0)
-    return model, zq.quantize(model, spec=spec, calibration=zq.CalibrationSpec("noise"))
+    spec = zq.QuantSpec(max_seconds=1.0)
+    return model, zq.quantize(model, spec=spec, calibration=zq.CalibrationSpec("noise", limit=2))
 
 
 @pytest.mark.parametrize("bidirectional", [False, True], ids=["forwards", "both-ways"])
@@ -116,7 +118,7 @@ def test_a_network_gives_the_same_integers_everywhere(bidirectional: bool, tmp_p
     np.testing.assert_array_equal(simulated.numpy(), wanted)
     for dialect in ("fused", "strict"):
         path = tmp_path / f"{dialect}.onnx"
-        made.save(path, dialect=dialect)
+        path.write_bytes(export(made.program, made.deployment, dialect).to_bytes())
         certificate = zq.verify(path)
         assert certificate.integer_only
         for threads in (1, 2):
@@ -135,8 +137,6 @@ def test_backwards_utterances_of_a_batch_are_not_apart() -> None:
 
 
 def test_the_float_file_gives_what_the_module_gives(tmp_path: Any) -> None:
-    from zeroq_asr.deployment.float_onnx import export_float
-
     model, made = quantized(True)
     features, lengths = example(23)
     graph = capture(model.network, example())
@@ -175,8 +175,8 @@ def _float_steps(graph: FloatGraph, inputs: np.ndarray) -> tuple[list[tuple[Tens
 
 
 @cache
-def stepping() -> tuple[FloatGraph, Program]:
-    graph = step_graph(LAYERS, INPUTS, UNITS)
+def stepping(gain: float = 3.0) -> tuple[FloatGraph, Program]:
+    graph = step_graph(LAYERS, INPUTS, UNITS, gain=gain)
     seen, _ = _float_steps(graph, _inputs(200, 2, seed=7))
     found = calibrate(graph, seen, CalibrationSpec("minmax", margin=1.1))
     program = lower(graph, found.ranges, QuantSpec(), channels=INPUTS, max_frames=1)
@@ -201,7 +201,7 @@ def test_a_step_is_proven_by_induction() -> None:
         if state.name[0] == "c":
             states = [*program.states]
             states[place] = dataclasses.replace(state, lo=-20000, hi=20000)
-            problem = rf"{state.name}: what leaves is int32 in \[-32767, 32767\]"
+            problem = rf"state {state.name}: what leaves .* what may enter int32 in \[-20000, 20000\]"
             with pytest.raises(zq.ProofError, match=problem):
                 prove(dataclasses.replace(program, states=tuple(states)))
 
@@ -250,9 +250,8 @@ def _step_session(program: Program, dialect: str, threads: int) -> onnxruntime.I
 def test_a_thousand_steps_give_the_same_integers_everywhere(batch: int) -> None:
     _, program = stepping()
     inputs = _inputs(STEPS, batch)
-    sessions = [
-        _step_session(program, dialect, threads) for dialect in ("fused", "strict") for threads in (1, 2)
-    ]
+    kinds = (("fused", 1), ("fused", 2), ("strict", 2))
+    sessions = [_step_session(program, dialect, threads) for dialect, threads in kinds]
     held: tuple[np.ndarray, ...] = program.initial_states(batch=batch)
     simulated = tuple(torch.from_numpy(v) for v in held)
     carried = [[*held] for _ in sessions]
@@ -261,7 +260,7 @@ def test_a_thousand_steps_give_the_same_integers_everywhere(batch: int) -> None:
         y, *rest = program.run(NumpyBackend(), x, *held)
         held = tuple(rest)
         with torch.inference_mode():
-            z, *after = torch_backend_run(program, torch_backend, x, simulated)
+            z, *after = program.run(torch_backend, torch.from_numpy(x), *simulated)
         simulated = tuple(after)
         for ours, theirs in zip((y, *held), (z, *simulated), strict=True):
             np.testing.assert_array_equal(theirs.numpy(), ours)
@@ -273,14 +272,9 @@ def test_a_thousand_steps_give_the_same_integers_everywhere(batch: int) -> None:
     assert len(moved) == STEPS, "the states never moved"
 
 
-def torch_backend_run(
-    program: Program, backend: TorchBackend, x: np.ndarray, states: tuple[Tensor, ...]
-) -> tuple[Tensor, ...]:
-    return program.run(backend, torch.from_numpy(x), *states)
-
-
 def test_steps_stay_close_to_the_float_lstm() -> None:
-    graph, program = stepping()
+    # as PyTorch begins; with larger weights a network has states that it falls into or not
+    graph, program = stepping(gain=1.0)
     inputs = _inputs(STEPS, 2)
     _, wanted = _float_steps(graph, inputs)
     states: tuple[np.ndarray, ...] = program.initial_states(batch=2)
@@ -290,10 +284,10 @@ def test_steps_stay_close_to_the_float_lstm() -> None:
         states = tuple(rest)
         made.append(y)
     info = program.values[program.outputs[0].value]
-    distance = np.abs(np.stack(made) - info.zero_point - wanted / info.scale)
+    distance = np.abs(np.stack(made).astype(np.float64) - info.zero_point - wanted / info.scale)
     # weights, inputs and hidden states of 8 bits, behind two layers: mean and largest, in steps of 1/127.5
-    assert distance.mean() < 1.5
-    assert distance.max() < 20
+    assert 0.1 < distance.mean() < 0.4
+    assert distance.max() < 2
 
 
 def test_a_sequence_is_its_steps() -> None:
@@ -320,8 +314,6 @@ def test_a_sequence_is_its_steps() -> None:
     h = np.full((2, UNITS, 1), 128, np.uint8)
     c = np.zeros((2, UNITS, 1), np.int32)
     for t in range(frames):
-        from zeroq_asr.operators.lstm.cell import lstm_step
-
         h, c = lstm_step(NumpyBackend(), x[:, :, t : t + 1], h, c, *known, **step.attrs)
         np.testing.assert_array_equal(h[:, :, 0], found[:, :, t])
 
@@ -354,8 +346,9 @@ def test_a_gate_is_its_entry_of_the_table(total: int, c: int) -> None:
     real = total / 2.0 ** (c + GATE_PLACES)
     found = table[index] / 2.0**SIGMOID_PLACES
     # half a step of the gate where σ is steepest, and half one of the table
+    real_sigmoid = 0.5 + 0.5 * np.tanh(real / 2)
     bound = 0.25 * 2.0 ** -(GATE_PLACES + 1) + 2.0 ** -(SIGMOID_PLACES + 1)
-    assert abs(found - 1 / (1 + np.exp(-real))) <= bound
+    assert abs(found - real_sigmoid) <= bound
 
 
 @given(st.floats(1e-3, 16000))
