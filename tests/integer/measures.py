@@ -424,17 +424,14 @@ def _recurrent(
     lower(ctx, FloatNode(op, "y", names, attrs, "layer", others=("y:cell",)))
     _, operands, found = ctx.emitted
     known = [ctx.constants[name] for name in operands[len(ins) :]]
-    made = INTEGER_OPERATORS[op].define(
-        NumpyBackend(), *(array for array, _ in ins.values()), *known, **found
-    )
+    arrays = [array for array, _ in ins.values()]
+    made = INTEGER_OPERATORS[op].define(NumpyBackend(), *arrays, *known, **found)
     w, r, bias, m = (v.astype(np.float64) for v in known[:4])
     unit = m[:, None] / 2.0 ** (found["c"] + GATE_PLACES)
 
     def step(x: np.ndarray, h: np.ndarray, c: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """x [B, I, 1] as integers, h in steps of its format, c."""
-        total = (
-            np.einsum("oi,bit->bot", w[:, :, 0], x) + np.einsum("oh,bht->bot", r[:, :, 0], h) + bias[:, None]
-        )
+        total = np.matmul(w[:, :, 0], x) + np.matmul(r[:, :, 0], h) + bias[:, None]
         i, keep, o, g = np.split(1 / (1 + np.exp(-total * unit)), 4, axis=1)
         c = keep * c + i * (2 * g - 1)
         return o * np.tanh(c), c

@@ -153,9 +153,6 @@ def _lower_step(ctx: Lowering, node: FloatNode) -> None:
     lower(ctx, node, "lstm_step")
 
 
-#: a product of the table of σ (14 places), that of tanh, and the cell: each is rounded once
-_TOLERANCE = 1.0
-
 LSTM = register(
     Operator(
         "lstm",
@@ -181,7 +178,8 @@ LSTM = register(
                 zero_points={"zx": 0},
                 frames=_frames,
                 results=2,
-                tolerance={"lstm": _TOLERANCE},
+                # of 40 frames, over which the rounding of hidden states comes back
+                tolerance={"lstm": 1.0},
                 cases=sequence_cases,
             ),
         ),
@@ -211,7 +209,8 @@ LSTM_STEP = register(
                 zero_points={"zx": 0, "zy": 1},
                 frames=OWN,
                 results=2,
-                tolerance={"lstm_step": _TOLERANCE},
+                # gates of 11 places, tables of 14, and a cell of 12
+                tolerance={"lstm_step": 0.5 + 0.05},
                 cases=step_cases,
             ),
         ),
