@@ -25,8 +25,6 @@ import numpy as np
 from zeroq_asr.errors import ConfigError, UnsupportedOperatorError
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from zeroq_asr.capture.tracer import Tracer
     from zeroq_asr.graph.float_graph import FloatGraph, FloatNode
     from zeroq_asr.graph.onnx_writer import Writer
@@ -257,8 +255,8 @@ class Operator:
     """An operator of the float graph, and all that becomes of it."""
 
     name: str
-    #: ``meaning(*operands, **attributes)`` in torch, differentiable
-    meaning: Callable[..., Tensor] | None = None
+    #: ``meaning(*operands, **attributes)`` in torch, differentiable: a tensor, or as many as it has results
+    meaning: Callable[..., Any] | None = None
     #: handlers that recognise it in a traced network
     captures: tuple[Capture, ...] = ()
     #: ``capture_call(tracer, node)`` captures a call that no handler knows, where the user allows float

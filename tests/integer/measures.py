@@ -6,18 +6,22 @@ inputs, which happened before, is not in it.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 
+from zeroq_asr.graph.float_graph import FloatNode
 from zeroq_asr.graph.frame_tables import distinct
 from zeroq_asr.integer.backends.numpy import NumpyBackend
 from zeroq_asr.integer.program import ValueInfo
+from zeroq_asr.lowering.context import Range
 from zeroq_asr.operators.attention.scores import aligned
 from zeroq_asr.operators.float_island.cases import form as island_form
 from zeroq_asr.operators.float_island.cases import spelled
+from zeroq_asr.operators.lstm.lowered import GATE_PLACES
 from zeroq_asr.registry import INTEGER_OPERATORS, OPERATORS
 
 from .one_node import OneNode, byte, distance, real, wide, word
@@ -344,6 +348,7 @@ def measure_moves() -> float:
 MOVES = (
     *("time_mask", "mask_time", "mask_image", "take_channels", "transpose", "image", "flatten"),
     "length_step",
+    "join",
 )
 # -- 16-bit operands --
 
@@ -390,6 +395,77 @@ def measure_wide_mul() -> float:
     return worst
 
 
+class _Recurrent(OneNode):
+    """The lowering of a recurrence, whose cell is ``y:cell``."""
+
+    cell = word(2.0**-12)
+
+    def activation(self, node: FloatNode, known: Range | None = None) -> ValueInfo:
+        return self.cell if node.out == "y:cell" else self.target
+
+    def is_logits(self, name: str) -> bool:
+        return False
+
+
+def _recurrent(
+    op: str, seed: int, ins: dict[str, tuple[np.ndarray, ValueInfo]], **attrs: Any
+) -> tuple[np.ndarray, Callable[[np.ndarray, np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]]:
+    """The integers of h, and a step in real arithmetic on the integers of the weights: of x, h and c."""
+    generator = np.random.default_rng(seed)
+    attrs |= {
+        name: torch.from_numpy(generator.standard_normal(shape) * 0.4).float()
+        for name, shape in (("weight", (20, 3)), ("recurrent", (20, 5)), ("bias", (20,)))
+    }
+    ctx = _Recurrent(byte(2 / 255, 128), *(info for _, info in ins.values()))
+    ctx.cell = dataclasses.replace(ctx.cell, lo=-32767)
+    lower = OPERATORS[op].lower
+    assert lower is not None
+    names = tuple("abc"[: len(ins)])
+    lower(ctx, FloatNode(op, "y", names, attrs, "layer", others=("y:cell",)))
+    _, operands, found = ctx.emitted
+    known = [ctx.constants[name] for name in operands[len(ins) :]]
+    arrays = [array for array, _ in ins.values()]
+    made = INTEGER_OPERATORS[op].define(NumpyBackend(), *arrays, *known, **found)
+    w, r, bias, m = (v.astype(np.float64) for v in known[:4])
+    unit = m[:, None] / 2.0 ** (found["c"] + GATE_PLACES)
+
+    def step(x: np.ndarray, h: np.ndarray, c: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """x [B, I, 1] as integers, h in steps of its format, c."""
+        total = np.matmul(w[:, :, 0], x) + np.matmul(r[:, :, 0], h) + bias[:, None]
+        i, keep, o, g = np.split(1 / (1 + np.exp(-total * unit)), 4, axis=1)
+        c = keep * c + i * (2 * g - 1)
+        return o * np.tanh(c), c
+
+    return made[0], step
+
+
+def measure_lstm_step() -> float:
+    """One step, from states of every kind."""
+    worst, hidden, cell = 0.0, byte(2 / 255, 128), word(2.0**-12)
+    cell = dataclasses.replace(cell, lo=-32767)
+    for seed in range(3):
+        x, h = edge_bytes((40, 3, 1), seed, 100), edge_bytes((40, 5, 1), seed + 9, 128)
+        c = edge_words((40, 5, 1), seed, -32767, 32767)
+        ins = {"x": (x, byte(0.03, 100)), "h": (h, hidden), "c": (c, cell)}
+        found, step = _recurrent("lstm_step", seed, ins)
+        wanted, _ = step(x.astype(np.float64) - 100, h.astype(np.float64) - 128, c * cell.scale)
+        worst = max(worst, distance(found, wanted, hidden))
+    return worst
+
+
+def measure_lstm() -> float:
+    """40 frames, over which the rounding of hidden states comes back."""
+    worst, hidden = 0.0, byte(2 / 255, 128)
+    for seed in range(3):
+        x = edge_bytes((4, 3, 40), seed, 100)
+        found, step = _recurrent("lstm", seed, {"x": (x, byte(0.03, 100))}, backwards=False)
+        h = c = np.zeros((4, 5, 1))
+        for t in range(40):
+            h, c = step(x[:, :, t : t + 1].astype(np.float64) - 100, h / hidden.scale, c)
+            worst = max(worst, distance(found[:, :, t : t + 1], h, hidden))
+    return worst
+
+
 def measure_island() -> float:
     worst = 0.0
     for zx in (0, 100, 255):
@@ -430,4 +506,6 @@ MEASURES: dict[str, Callable[[], float]] = {
     "conv_wide_requant": lambda: measure_wide_conv("conv1d"),
     "conv2d_wide_requant": lambda: measure_wide_conv("conv2d"),
     "mul_wide_requant": measure_wide_mul,
+    "lstm": measure_lstm,
+    "lstm_step": measure_lstm_step,
 }

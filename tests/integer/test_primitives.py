@@ -282,3 +282,39 @@ def test_torch_reads_the_array_of_the_tensor_at_hand() -> None:
         np.testing.assert_array_equal(backend.array(tensor), tensor.numpy())
         gone.append(id(tensor))
     assert len({*gone}) < len(gone)
+
+
+# -- recurrences -------------------------------------------------------------------------------------
+
+
+def test_a_value_is_filled_for_a_batch() -> None:
+    like = np.zeros((3, 2, 5), np.uint8)
+    check(lambda f, x: f.filled(x, 4, -7, I32), [like], np.full((3, 4, 1), -7, np.int32))
+
+
+def test_channels_are_joined() -> None:
+    a, b = (np.random.default_rng(k).integers(0, 256, (2, 3 + k, 5)).astype(np.uint8) for k in range(2))
+    check(lambda f, x, y: f.join_channels(x, y), [a, b], np.concatenate([a, b], axis=1))
+    with pytest.raises(ProofError, match="joins uint8 and int32"):
+        IntervalBackend().join_channels(Interval.of(0, 1, TYPES["uint8"]), Interval.of(0, 1, I32))
+
+
+@pytest.mark.parametrize("backwards", [False, True])
+def test_a_scan_runs_either_way(backwards: bool) -> None:
+    x = np.random.default_rng(0).integers(-9, 10, (2, 3, 6)).astype(np.int32)
+
+    def total(f: Any, v: Any) -> Any:
+        def step(carried: list[Any], inputs: list[Any]) -> tuple[list[Any], list[Any]]:
+            after = f.clamp(f.add(carried[0], inputs[0]), -20, 20)
+            return [after], [after]
+
+        start = f.filled(v, 3, 0, I32)
+        _, (every,) = f.scan(step, [start], [v], bounds=[(-20, 20)], backwards=backwards)
+        return every
+
+    order = range(5, -1, -1) if backwards else range(6)
+    wanted, held = np.zeros_like(x), np.zeros((2, 3), np.int32)
+    for t in order:
+        held = np.clip(held + x[:, :, t], -20, 20)
+        wanted[:, :, t] = held
+    check(total, [x], wanted)

@@ -43,7 +43,7 @@ def test_two_processes_write_one_file(tmp_path: Path) -> None:
     told = json.loads(done.stdout)
     assert [path.name for path in tmp_path.iterdir()] == ["out.onnx"]
     assert told["training"]["distillation"]["steps"] == 3
-    assert zq.verify(tmp_path / "out.onnx").program_hash == told["program_hash"]
+    assert zq.verify(tmp_path / "out.onnx").program_sha256 == told["program_sha256"]
 
 
 def test_processes_that_do_not_train_are_refused(tmp_path: Path) -> None:

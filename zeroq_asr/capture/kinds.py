@@ -3,9 +3,9 @@
 ``Real`` is an activation of the float graph, ``Lengths`` an affine function of the sequence lengths,
 ``TimeIndex`` 0, 1, 2 … over frames, ``Mask`` frame < length, ``TimeSum`` a masked sum over frames, ``Size``
 a symbolic extent; a torch tensor is a constant, and there are plain Python values.  For attention and 2-D
-convolutions ``Image``, ``Heads``, ``OfFrames``, ``Scores`` and ``Weights``; on their way to a length
-``Unrounded``, to a normalization over time ``Centred`` and ``Spread``, to rotary positions
-``FramewiseLinear``.
+convolutions ``Image``, ``Heads``, ``OfFrames``, ``Scores`` and ``Weights``; for recurrences ``TimeMajor``
+and ``Zeros``; on their way to a length ``Unrounded``, to a normalization over time ``Centred`` and
+``Spread``, to rotary positions ``FramewiseLinear``.
 """
 
 from __future__ import annotations
@@ -23,6 +23,18 @@ class Real:
 
     name: str
     frames_first: bool = False
+
+
+@dataclass(frozen=True)
+class TimeMajor:
+    """An activation [B, C, T] of the graph, traced as [T, B, C]."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class Zeros:
+    """Zeros [N, B, C]: the state that a recurrence begins in."""
 
 
 @dataclass(frozen=True)

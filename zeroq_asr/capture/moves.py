@@ -6,7 +6,18 @@ from dataclasses import replace
 from typing import Any
 
 from zeroq_asr.capture.dispatch import handles
-from zeroq_asr.capture.tracer import BatchIndex, Lengths, LogProbs, Mask, Real, TimeIndex, Tracer
+from zeroq_asr.capture.tracer import (
+    BatchIndex,
+    Lengths,
+    LogProbs,
+    Mask,
+    Real,
+    Size,
+    TimeIndex,
+    TimeMajor,
+    Tracer,
+    Zeros,
+)
 
 #: what only ever broadcasts: the rank of these carries no meaning
 _RANKLESS = (Mask, Lengths, TimeIndex, BatchIndex)
@@ -14,13 +25,38 @@ _RANKLESS = (Mask, Lengths, TimeIndex, BatchIndex)
 
 @handles("transpose", Real)
 def _transpose(t: Tracer, x: Real, a: int, b: int) -> Any:
-    return replace(x, frames_first=not x.frames_first) if {a % 3, b % 3} == {1, 2} else NotImplemented
+    order = [0, 1, 2]
+    order[a], order[b] = order[b], order[a]
+    return _permute(t, x, order)
 
 
 @handles("permute", Real)
 def _permute(t: Tracer, x: Real, order: Any) -> Any:
-    turned = [o % 3 for o in order] == [0, 2, 1]
-    return replace(x, frames_first=not x.frames_first) if turned else NotImplemented
+    order = [o % 3 for o in order]
+    if order == [0, 2, 1]:
+        return replace(x, frames_first=not x.frames_first)
+    return TimeMajor(x.name) if order == ([1, 0, 2] if x.frames_first else [2, 0, 1]) else NotImplemented
+
+
+@handles("transpose", TimeMajor)
+def _transpose_back(t: Tracer, x: TimeMajor, a: int, b: int) -> Any:
+    order = [0, 1, 2]
+    order[a], order[b] = order[b], order[a]
+    return _permute_back(t, x, order)
+
+
+@handles("permute", TimeMajor)
+def _permute_back(t: Tracer, x: TimeMajor, order: Any) -> Any:
+    order = [o % 3 for o in order]
+    return Real(x.name, order == [1, 0, 2]) if order in ([1, 0, 2], [1, 2, 0]) else NotImplemented
+
+
+@handles("zeros", list)
+def _zeros(t: Tracer, extents: list[Any], *options: object) -> Any:
+    """The first state of a recurrence."""
+    whole = [isinstance(e, int) and not isinstance(e, bool) for e in extents]
+    batch = len(extents) == 3 and isinstance(extents[1], Size) and extents[1].batch
+    return Zeros() if batch and whole == [True, False, True] else NotImplemented
 
 
 @handles("identity", object)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from zeroq_asr.capture.dispatch import handles
-from zeroq_asr.capture.tracer import Lengths, Real, Size, Tracer
+from zeroq_asr.capture.tracer import Lengths, Real, Size, TimeMajor, Tracer
 
 
 @handles("size", object)
 def _size(t: Tracer, x: object, *axis: object) -> Size:
-    return Size(batch=isinstance(x, (Real, Lengths)) and axis == (0,))
+    place = 1 if isinstance(x, TimeMajor) else 0
+    return Size(batch=isinstance(x, (Real, TimeMajor, Lengths)) and axis == (place,))
 
 
 @handles("assertion")

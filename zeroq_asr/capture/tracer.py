@@ -27,9 +27,11 @@ from zeroq_asr.capture.kinds import (
     Size,
     Spread,
     TimeIndex,
+    TimeMajor,
     TimeSum,
     Unrounded,
     Weights,
+    Zeros,
 )
 from zeroq_asr.graph.float_graph import FloatGraph, FloatNode, Promise
 
@@ -48,10 +50,12 @@ __all__ = [
     "Size",
     "Spread",
     "TimeIndex",
+    "TimeMajor",
     "TimeSum",
     "Tracer",
     "Unrounded",
     "Weights",
+    "Zeros",
 ]
 
 _ATEN = torch.ops.aten

@@ -95,6 +95,8 @@ class FloatGraph:
     #: names of the ports of the results
     output_ports: tuple[str, ...] = ("logits", "encoded_lengths")
     states: tuple[FloatState, ...] = ()
+    #: real inputs of one frame, such as a step takes
+    single: tuple[str, ...] = ()
 
     def with_nodes(self, nodes: list[FloatNode], outputs: tuple[str, ...] | None = None) -> FloatGraph:
         """Return the graph of the same ports and states with other nodes."""

@@ -59,6 +59,10 @@ class Writer:
         self.nodes.append(helper.make_node(op, inputs, [out], **attrs))
         return out
 
+    def add_of(self, op: str, inputs: list[str], outs: list[str], **attrs: Any) -> None:
+        """Append a node of several outputs, "" for those that nobody reads."""
+        self.nodes.append(helper.make_node(op, inputs, outs, **attrs))
+
     def unique(self, op: str) -> str:
         """A name for a tensor that has none; no value of a float graph has a "/" in its name."""
         self._count += 1

@@ -24,7 +24,7 @@ class Shape:
 
     #: None where it is not known; of lengths, too
     channels: int | None = None
-    #: None of lengths, and of the single frame of a mean, which broadcasts
+    #: None of lengths, and of the single frame of a mean or of a step, which broadcasts
     history: History | None = None
     #: whether it is [B, C, T, F]
     image: bool = False
@@ -47,7 +47,10 @@ def infer(graph: FloatGraph, channels: int | Mapping[str, int] | None = None) ->
     real: Mapping[str, int | None] = (
         channels if isinstance(channels, Mapping) else {graph.inputs[0]: channels}
     )
-    shapes = {name: Shape(real[name], ()) if name in real else Shape(lengths=True) for name in graph.inputs}
+    shapes = {
+        name: Shape(real[name], None if name in graph.single else ()) if name in real else Shape(lengths=True)
+        for name in graph.inputs
+    }
     for state in graph.states:
         extent = state.dims[1] if len(state.dims) > 1 else None
         shapes[state.enters] = Shape(extent if isinstance(extent, int) else None, None)

@@ -273,7 +273,8 @@ class _Context(Lowering):
             if maker is None:
                 problem = f"state {state.name} leaves as it entered, or as another value does"
                 raise UnsupportedOperatorError(state.leaves, problem, "let a node make what leaves")
-            made = moved_from(maker, producer).out
+            # of several results a state may be any
+            made = moved_from(maker, producer).out if traits_of(maker).moves else state.leaves
             ends = [self.range(name) for name in (made, state.enters) if name in self._ranges]
             ends += [(state.initial, state.initial)]
             real = min(lo for lo, _ in ends), max(hi for _, hi in ends)

@@ -39,7 +39,9 @@ def ports_of(
         if shape.lengths:
             return Port(name, value, "int64", ("batch",))
         # values of equally many frames share the name of that extent
-        extent = frames.setdefault(shape.history, f"frames{len(frames) + 1}" if frames else "frames")
+        extent: int | str = 1
+        if shape.history is not None or not graph.single:
+            extent = frames.setdefault(shape.history, f"frames{len(frames) + 1}" if frames else "frames")
         channels = "channels" if shape.channels is None else shape.channels
         dims = ("batch", channels, extent, "bins") if shape.image else ("batch", channels, extent)
         return Port(name, value, type, dims, lo, hi)

@@ -149,6 +149,9 @@ class Backend(Protocol[V]):
     def take_channels(self, v: V, index: tuple[int, ...]) -> V:
         """v[:, index, :]."""
 
+    def join_channels(self, a: V, b: V) -> V:
+        """[B, C, T] and [B, C', T] of one type → [B, C + C', T], the channels of ``a`` first."""
+
     def slice_frames(self, table: V, like: V, *, around: bool = False) -> V:
         """The columns of a constant [C, L] for as many frames T ≤ L as ``like`` [B, C', T] has: [1, C, T].
 
@@ -178,15 +181,25 @@ class Backend(Protocol[V]):
         ``frames`` [B] bounds T.
         """
 
+    def filled(self, like: V, channels: int, value: int, to: IntType) -> V:
+        """[B, channels, 1] of one integer, for as many utterances as ``like`` has."""
+
     def scan(
-        self, step: Step[V], carried: Sequence[V], inputs: Sequence[V], *, bounds: Sequence[tuple[int, int]]
+        self,
+        step: Step[V],
+        carried: Sequence[V],
+        inputs: Sequence[V],
+        *,
+        bounds: Sequence[tuple[int, int]],
+        backwards: bool = False,
     ) -> tuple[list[V], list[V]]:
         """Run ``step`` frame after frame over ``inputs`` [B, C, T], each step given [B, C, 1] of them.
 
         ``carried``: values [B, C', 1] that one step hands to the next.  Returns what the last step carried,
         and the results of all steps joined along the frames.  ``bounds``: lowest and highest integer of each
         carried value, an invariant that the proof shows by induction: with values inside of them carried in,
-        those carried out lie inside.
+        those carried out lie inside.  ``backwards``: from the last frame to the first; results keep the order
+        of the frames.
         """
 
     # -- floats --------------------------------------------------------------------------------------

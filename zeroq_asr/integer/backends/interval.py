@@ -306,6 +306,16 @@ class IntervalBackend:
             return v
         return Interval(lo[list(index)], hi[list(index)], v.type)
 
+    def filled(self, like: Interval, channels: int, value: int, to: IntType) -> Interval:
+        """The integer."""
+        return self._checked(_exact(value), _exact(value), to, "filled")
+
+    def join_channels(self, a: Interval, b: Interval) -> Interval:
+        """Bounds of both."""
+        if a.type is not b.type:
+            raise ProofError(self.where, f"joins {a.type.name} and {b.type.name}")
+        return Interval.of(min(a.min, b.min), max(a.max, b.max), a.type)
+
     def scan(
         self,
         step: Step[Interval],
@@ -313,6 +323,7 @@ class IntervalBackend:
         inputs: Sequence[Interval],
         *,
         bounds: Sequence[tuple[int, int]],
+        backwards: bool = False,
     ) -> tuple[list[Interval], list[Interval]]:
         """Induction: with anything within the bounds carried in, what is carried out lies within them."""
         held = []

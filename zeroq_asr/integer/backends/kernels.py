@@ -46,6 +46,9 @@ class Kernels(Protocol):
     def add_node(self, op: str, inputs: Operands, domain: str = "", **attrs: Setting) -> str:
         """Append a node and return its output's name."""
 
+    def add_node_of(self, op: str, inputs: Operands, results: int, **attrs: Setting) -> tuple[str, ...]:
+        """Append a node of several outputs, of which nothing is inferred; returns their names."""
+
     def conv_integer(self, x: Sym | str, w: Sym, zero_point: int, **layout: int | Sequence[int]) -> str:
         """ConvInteger, which is several times slower with signed weights whatever the target."""
 

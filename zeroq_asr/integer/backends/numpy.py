@@ -226,6 +226,14 @@ class NumpyBackend:
         """Reorder channels."""
         return v[:, list(index)]
 
+    def filled(self, like: Array, channels: int, value: int, to: IntType) -> Array:
+        """Full."""
+        return np.full((like.shape[0], channels, 1), value, dtype=to.name)
+
+    def join_channels(self, a: Array, b: Array) -> Array:
+        """Concatenate."""
+        return np.concatenate([a, b], axis=1)
+
     def scan(
         self,
         step: Step[Array],
@@ -233,19 +241,22 @@ class NumpyBackend:
         inputs: Sequence[Array],
         *,
         bounds: Sequence[tuple[int, int]],
+        backwards: bool = False,
     ) -> tuple[list[Array], list[Array]]:
         """Frame after frame."""
         if not inputs[0].shape[2]:
             raise ProofError("scan", "needs a frame")
         kinds = [IntType("what a scan carries", lo, hi) for lo, hi in bounds]
         held, made = [*carried], []
-        for frame in range(inputs[0].shape[2]):
+        frames = range(inputs[0].shape[2])
+        for frame in reversed(frames) if backwards else frames:
             for value, kind in zip(held, kinds, strict=True):
                 _require(value, kind)
             held, results = step(held, [v[:, :, frame : frame + 1] for v in inputs])
             made.append(results)
         for value, kind in zip(held, kinds, strict=True):
             _require(value, kind)
+        made = made[::-1] if backwards else made
         return held, [np.concatenate(parts, axis=2) for parts in zip(*made, strict=True)]
 
     def quantize(self, v: Array, to: IntType, *, scale: float, zero_point: int, lo: int, hi: int) -> Array:

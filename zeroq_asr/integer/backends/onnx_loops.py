@@ -16,7 +16,8 @@ from onnx import AttributeProto, GraphProto, NodeProto, TensorProto, ValueInfoPr
 from zeroq_asr.errors import ExportError
 from zeroq_asr.integer.backends.base import ROWS, Body, Step
 from zeroq_asr.integer.backends.interval import Interval
-from zeroq_asr.integer.backends.onnx_graph import GraphBuilder, Sym, type_of
+from zeroq_asr.integer.backends.onnx_graph import GraphBuilder, Sym, onnx_type, type_of
+from zeroq_asr.integer.types import IntType
 
 #: bytes of all scores at once beyond which they are made in blocks
 LARGEST = 1 << 29
@@ -104,6 +105,18 @@ class OnnxLoops(GraphBuilder):
         )
         return self.add_node("Loop", [count, ""], body=graph), result
 
+    def filled(self, like: Sym, channels: int, value: int, to: IntType) -> Sym:
+        """Expand a scalar to the batch of ``like``."""
+        interval = self.proof.filled(like.interval, channels, value, to)
+        batch = self.add_node("Shape", [like], start=0, end=1)
+        shape = self.add_node("Concat", [batch, self.axes(channels, 1)], axis=0)
+        name = self.add_node("Expand", [self.scalar(value, to), shape])
+        self._types[name] = onnx_type(to)
+        self._told.append(name)
+        if dims := self.dims.get(like.name):
+            self.tell_dims(name, (dims[0], channels, 1))
+        return Sym(name, interval)
+
     def scan(
         self,
         step: Step[Sym],
@@ -111,6 +124,7 @@ class OnnxLoops(GraphBuilder):
         inputs: Sequence[Sym],
         *,
         bounds: Sequence[tuple[int, int]],
+        backwards: bool = False,
     ) -> tuple[list[Sym], list[Sym]]:
         """Scan, whose state is what is carried, along the frames of inputs and results."""
         label, graphs, made = self.fresh(), list[GraphProto](), list[Sym]()
@@ -127,6 +141,9 @@ class OnnxLoops(GraphBuilder):
             prove, [v.interval for v in carried], [v.interval for v in inputs], bounds=bounds
         )
         axes = {"scan_input_axes": [2] * len(inputs), "scan_output_axes": [2] * len(given)}
+        if backwards:
+            axes["scan_input_directions"] = [1] * len(inputs)
+            axes["scan_output_directions"] = [1] * len(given)
         names = self.add_node_of(
             "Scan",
             [*carried, *inputs],

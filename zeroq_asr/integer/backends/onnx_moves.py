@@ -182,6 +182,16 @@ class OnnxMoves(GraphBuilder):
         interval = self.proof.take_channels(v.interval, index)
         return Sym(self.add_node("Gather", [v, self.channel_index(index)], axis=1), interval)
 
+    def join_channels(self, a: Sym, b: Sym) -> Sym:
+        """Concat."""
+        return Sym(self.add_node("Concat", [a, b], axis=1), self.proof.join_channels(a.interval, b.interval))
+
     def channel_index(self, index: tuple[int, ...]) -> str:
         """Channel numbers, int64 [C]."""
-        return self.store(f"{self._scope}/index", np.array(index, dtype=np.int64))
+        # an instruction may take several parts of its channels
+        known = self._indices.setdefault(self._scope, [])
+        if index not in known:
+            known.append(index)
+        place = known.index(index)
+        name = f"{self._scope}/index{f'/{place + 1}' if place else ''}"
+        return self.store(name, np.array(index, dtype=np.int64))

@@ -92,6 +92,8 @@ class NodeBuilder:
         self._types: dict[str, int] = {}
         #: initializer → its entries, of axes and shapes
         self._vectors: dict[str, tuple[int, ...]] = {}
+        #: instruction → the channels that it takes, by the place of their initializer
+        self._indices: dict[str, list[tuple[int, ...]]] = {}
         #: tensors whose shape ONNX must be told
         self._told: list[str] = []
 

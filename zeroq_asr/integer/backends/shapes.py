@@ -277,6 +277,14 @@ class ShapeBackend:
         self._require(inside, f"channels to be taken, up to {max(index)}, found {v}")
         return Shaped(v.type, (v.dims[0], len(index), *v.dims[2:]))
 
+    def join_channels(self, a: Shaped, b: Shaped) -> Shaped:
+        """The channels of both."""
+        self._reads("join_channels", a, *_ORDERED)
+        self._reads("join_channels", b, a.type)
+        alike = len(a.dims) == len(b.dims) == 3 and a.dims[::2] == b.dims[::2]
+        self._require(alike and a.channels > 0 < b.channels, f"values of equal frames, found {a} and {b}")
+        return self._bounded(a.type, (a.dims[0], a.channels + b.channels, a.dims[2]))
+
     def slice_frames(self, table: Shaped, like: Shaped, *, around: bool = False) -> Shaped:
         """[1, C, T], or [1, C, 2T] of distances."""
         columns = self.array(table).shape[1]
@@ -330,6 +338,10 @@ class ShapeBackend:
         self._terms(queries.dims[2], frames)
         return body(queries, positions, distances)
 
+    def filled(self, like: Shaped, channels: int, value: int, to: IntType) -> Shaped:
+        """One frame."""
+        return self._bounded(to.name, (like.dims[0], channels, 1))
+
     def scan(
         self,
         step: Step[Shaped],
@@ -337,6 +349,7 @@ class ShapeBackend:
         inputs: Sequence[Shaped],
         *,
         bounds: Sequence[tuple[int, int]],
+        backwards: bool = False,
     ) -> tuple[list[Shaped], list[Shaped]]:
         """What is carried stays what it was, results have the frames of the inputs."""
         frames = {v.dims[2] for v in inputs if len(v.dims) == 3}

@@ -251,6 +251,14 @@ class TorchBackend:
         """Reorder channels."""
         return v[:, list(index)]
 
+    def filled(self, like: Tensor, channels: int, value: int, to: IntType) -> Tensor:
+        """Full."""
+        return torch.full((like.shape[0], channels, 1), value, dtype=_DTYPES[to.name], device=like.device)
+
+    def join_channels(self, a: Tensor, b: Tensor) -> Tensor:
+        """Concatenate."""
+        return torch.cat([a, b], dim=1)
+
     def scan(
         self,
         step: Step[Tensor],
@@ -258,12 +266,15 @@ class TorchBackend:
         inputs: Sequence[Tensor],
         *,
         bounds: Sequence[tuple[int, int]],
+        backwards: bool = False,
     ) -> tuple[list[Tensor], list[Tensor]]:
         """Frame after frame."""
         held, made = [*carried], []
-        for frame in range(inputs[0].shape[2]):
+        frames = range(inputs[0].shape[2])
+        for frame in reversed(frames) if backwards else frames:
             held, results = step(held, [v[:, :, frame : frame + 1] for v in inputs])
             made.append(results)
+        made = made[::-1] if backwards else made
         return held, [torch.cat(parts, dim=2) for parts in zip(*made, strict=True)]
 
     def quantize(self, v: Tensor, to: IntType, *, scale: float, zero_point: int, lo: int, hi: int) -> Tensor:

@@ -146,7 +146,7 @@ def quantize_convolution(ctx: Lowering, node: FloatNode) -> Quantized:
     depthwise = shape[1] == 1 < a["groups"] == shape[0]
     # what reads 16 bits has kernels that take unsigned weights, and saturates nowhere either
     bytewise = ctx.info(node.ins[0]).type == U8.name
-    if ctx.spec.target == "x86-any" and bytewise and not depthwise and _is_filled(grid):
+    if ctx.spec.target == "x86-any" and bytewise and not depthwise and is_filled(grid):
         together = most(source.hi) if most(source.hi) < 2 * grid.limit else None
     steepest = np.abs(weight).max() * source.scale / (grid.limit * target.scale)
     if steepest > I32.hi // 8:
@@ -201,7 +201,7 @@ def quantize_convolution(ctx: Lowering, node: FloatNode) -> Quantized:
     return Quantized(q.reshape(shape), offset, m.astype(np.int32), attrs, grid)
 
 
-def _is_filled(grid: Grid) -> bool:
+def is_filled(grid: Grid) -> bool:
     """Whether a grid holds every integer between its levels and 0, so that any weight may be shortened.
 
     Those of any other are left as they are: where neighbours add up to too much, kernels take them unsigned.
