@@ -153,7 +153,6 @@ def test_verify(work: Path) -> None:
         "2 s",
         "dialect is fused",
         "QLinearConv",
-        "2^c ≤ 2^24",
         "headroom",
         "x86-any",
     ):
@@ -198,6 +197,28 @@ def test_evaluate(work: Path, tmp_path: Path) -> None:
     quiet = _run(*command, "--quiet").stdout
     assert float(quiet) == pytest.approx(100 * report["words"]["rate"], abs=0.01)
     assert _run(*command, "--limit", 1, "--json").stdout.count("hypothesis") == 1
+
+
+def test_a_verdict_fits_on_a_screen_and_all_has_every_name(work: Path) -> None:
+    """Neither command prints a line for every name unless it is asked."""
+    file = work / "small.onnx"
+    short, whole = (_run("verify", file, *more).stdout for more in ((), ("--all",)))
+    assert len(short.splitlines()) <= 24
+    assert "2^c ≤ 2^24" not in short
+    assert "2^c ≤ 2^24" in whole
+    short, whole = (json.loads(_run("verify", file, "--json", *more).stdout) for more in ((), ("--all",)))
+    assert len(whole.pop("float_tensors")) == sum(whole["float_makers"].values())
+    assert short == whole
+
+    text, every = (_run("inspect", file, *more).stdout for more in ((), ("--all",)))
+    content = json.loads(_run("inspect", file, "--json", "--all").stdout)
+    names = [value["name"] for value in content["values"]]
+    assert len(names) > 12
+    assert f"… and {len(names) - 12} more" in text
+    assert all(f"\n  {name} " in every for name in names)
+    assert not any(f"\n  {name} " in text for name in names[12:])
+    assert not {"values", "layers"} & json.loads(_run("inspect", file, "--json").stdout).keys()
+    assert "tokens" not in json.loads(_run("inspect", work / "small.pt", "--json").stdout)["tokenizer"]
 
 
 def test_inspect(work: Path) -> None:

@@ -20,9 +20,9 @@ from torch import nn
 
 from zeroq_asr.checkpoints import load_checkpoint
 from zeroq_asr.deployment.metadata import METADATA_KEY
+from zeroq_asr.deployment.reading import load_onnx, read_program
 from zeroq_asr.deployment.recognizer import is_onnx
 from zeroq_asr.deployment.runtimes import oldest_runtime, packings_of
-from zeroq_asr.deployment.verify import load_onnx, read_program
 from zeroq_asr.errors import CheckpointError, VerificationError
 from zeroq_asr.integer.backends.onnx_loops import every_node
 from zeroq_asr.integer.float_parts import islands
