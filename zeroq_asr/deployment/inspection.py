@@ -117,7 +117,7 @@ def _quantized(path: str | os.PathLike[str], model: onnx.ModelProto) -> dict[str
         "weight_bits": quantization.get("weight_bits"),
         "activation_bits": quantization.get("activation_bits"),
         "logit_bits": quantization.get("logit_bits"),
-        "onnxruntime": oldest_runtime(model),
+        "onnxruntime": oldest_runtime(model, program, own["dialect"]),
         "packings": {name: list(stored) for name, stored in packings_of(program).items()},
         "stored_bytes": sum(len(tensor.raw_data) for tensor in model.graph.initializer),
         "constant_bytes": sum(array.nbytes for array in program.constants.values()),

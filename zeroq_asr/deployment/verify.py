@@ -131,7 +131,7 @@ def _verified(model: onnx.ModelProto, data: bytes, where: str) -> _Verified:
         islands=islands(program),
         float_tensors=carriers,
         float_makers=makers(model, carriers),
-        onnxruntime=oldest_runtime(model),
+        onnxruntime=oldest_runtime(model, program, dialect),
         packings=packings_of(program),
     )
     return _Verified(certificate, part, program, deployment, again)
