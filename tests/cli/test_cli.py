@@ -183,6 +183,21 @@ def test_transcribe(work: Path, model: str) -> None:
     assert report["transcripts"] == [{"audio": str(work / "one.wav"), "text": lines[0][1]}]
 
 
+def test_transcribe_takes_folders_and_manifests(work: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "clips"
+    folder.mkdir()
+    for name in ("one.wav", "half.wav"):
+        (folder / name).write_bytes((work / name).read_bytes())
+    listed = tmp_path / "list.jsonl"
+    listed.write_text(json.dumps({"audio_filepath": "clips/one.wav"}) + "\n")
+    found = _run("transcribe", work / "small.onnx", folder, listed, work / "one.wav", "--batch-size", 4)
+    lines = [line.split("\t") for line in found.stdout.split("\n")[:-1]]
+    one = folder / "one.wav"
+    assert [path for path, _ in lines] == [*map(str, (folder / "half.wav", one, one, work / "one.wav"))]
+    assert lines[1][1] == lines[2][1] == lines[3][1]
+    _fails(_run("transcribe", work / "small.onnx", tmp_path / "no.jsonl"), 3, "no.jsonl")
+
+
 def test_evaluate(work: Path, tmp_path: Path) -> None:
     command = ("evaluate", work / "small.onnx", "--manifest", work, "--threads", 1)
     text = _run(*command, "-o", tmp_path / "hyps.jsonl")
