@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import secrets
 import shutil
 import stat
 import tempfile
@@ -98,13 +97,13 @@ def _temporary(path: Path, undo: Callable[[], None]) -> Iterator[Path]:
 
 def _beside(target: Path) -> Path:
     """Return a name in the folder of ``target``, short since that may be as long as the system allows."""
-    return target.parent / f".zeroq-asr-{secrets.token_hex(8)}"
+    return target.parent / f".zeroq-asr-{os.urandom(8).hex()}"
 
 
 @contextlib.contextmanager
 def temporary_folder() -> Iterator[Path]:
     """Give a folder of one's own, removed at the end of the block or of the process."""
-    path = Path(tempfile.gettempdir()) / f"zeroq-asr-{secrets.token_hex(8)}"
+    path = Path(tempfile.gettempdir()) / f"zeroq-asr-{os.urandom(8).hex()}"
     with _temporary(path, lambda: shutil.rmtree(path, ignore_errors=True)):
         path.mkdir(mode=0o700)
         yield path

@@ -153,7 +153,6 @@ def test_verify(work: Path) -> None:
         "2 s",
         "dialect is fused",
         "QLinearConv",
-        "2^c ≤ 2^24",
         "headroom",
         "x86-any",
     ):
@@ -184,6 +183,21 @@ def test_transcribe(work: Path, model: str) -> None:
     assert report["transcripts"] == [{"audio": str(work / "one.wav"), "text": lines[0][1]}]
 
 
+def test_transcribe_takes_folders_and_manifests(work: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "clips"
+    folder.mkdir()
+    for name in ("one.wav", "half.wav"):
+        (folder / name).write_bytes((work / name).read_bytes())
+    listed = tmp_path / "list.jsonl"
+    listed.write_text(json.dumps({"audio_filepath": "clips/one.wav"}) + "\n")
+    found = _run("transcribe", work / "small.onnx", folder, listed, work / "one.wav", "--batch-size", 4)
+    lines = [line.split("\t") for line in found.stdout.split("\n")[:-1]]
+    one = folder / "one.wav"
+    assert [path for path, _ in lines] == [*map(str, (folder / "half.wav", one, one, work / "one.wav"))]
+    assert lines[1][1] == lines[2][1] == lines[3][1]
+    _fails(_run("transcribe", work / "small.onnx", tmp_path / "no.jsonl"), 3, "no.jsonl")
+
+
 def test_evaluate(work: Path, tmp_path: Path) -> None:
     command = ("evaluate", work / "small.onnx", "--manifest", work, "--threads", 1)
     text = _run(*command, "-o", tmp_path / "hyps.jsonl")
@@ -198,6 +212,28 @@ def test_evaluate(work: Path, tmp_path: Path) -> None:
     quiet = _run(*command, "--quiet").stdout
     assert float(quiet) == pytest.approx(100 * report["words"]["rate"], abs=0.01)
     assert _run(*command, "--limit", 1, "--json").stdout.count("hypothesis") == 1
+
+
+def test_a_verdict_fits_on_a_screen_and_all_has_every_name(work: Path) -> None:
+    """Neither command prints a line for every name unless it is asked."""
+    file = work / "small.onnx"
+    short, whole = (_run("verify", file, *more).stdout for more in ((), ("--all",)))
+    assert len(short.splitlines()) <= 24
+    assert "2^c ≤ 2^24" not in short
+    assert "2^c ≤ 2^24" in whole
+    short, whole = (json.loads(_run("verify", file, "--json", *more).stdout) for more in ((), ("--all",)))
+    assert len(whole.pop("float_tensors")) == sum(whole["float_makers"].values())
+    assert short == whole
+
+    text, every = (_run("inspect", file, *more).stdout for more in ((), ("--all",)))
+    content = json.loads(_run("inspect", file, "--json", "--all").stdout)
+    names = [value["name"] for value in content["values"]]
+    assert len(names) > 12
+    assert f"… and {len(names) - 12} more" in text
+    assert all(f"\n  {name} " in every for name in names)
+    assert not any(f"\n  {name} " in text for name in names[12:])
+    assert not {"values", "layers"} & json.loads(_run("inspect", file, "--json").stdout).keys()
+    assert "tokens" not in json.loads(_run("inspect", work / "small.pt", "--json").stdout)["tokenizer"]
 
 
 def test_inspect(work: Path) -> None:

@@ -125,7 +125,12 @@ def test_a_file_says_what_it_needs(
     assert (model.opset_import[0].version, model.ir_version) == (opset.version, opset.ir_version)
     certificate, found = zq.verify(path), inspect_file(path)
     count = len(made.program.packings)
-    assert certificate.onnxruntime == found["onnxruntime"] == oldest_runtime(model) == opset.runtime
+    assert (
+        certificate.onnxruntime
+        == found["onnxruntime"]
+        == oldest_runtime(model, made.program, "fused")
+        == opset.runtime
+    )
     assert certificate.packings == {name: (opset.runtime, count)}
     assert found["packings"] == {name: [opset.runtime, count]}
     assert found["stored_bytes"] == sum(len(tensor.raw_data) for tensor in model.graph.initializer)

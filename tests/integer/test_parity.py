@@ -286,3 +286,23 @@ def test_a_batch_gives_each_utterance_what_it_gets_alone(case: Case) -> None:
                 assert_equal(found, [whole[row : row + 1, :, :frames] for whole in together])
                 met += 1
     assert met
+
+
+@pytest.mark.parametrize("dialect", [OnnxStrictBackend, OnnxFusedBackend])
+def test_old_runtimes_have_every_minimum_and_maximum(dialect: type[OnnxStrictBackend]) -> None:
+    """ONNX Runtime before 1.24 has Min and Max of float, int32 and int64 alone."""
+    compared = 0
+    for case in ALL:
+        if case.op == "float_island":
+            continue
+        graph = onnx.shape_inference.infer_shapes(build(case, dialect())).graph
+        types = {
+            v.name: v.type.tensor_type.elem_type for v in (*graph.value_info, *graph.input, *graph.output)
+        }
+        types |= {tensor.name: tensor.data_type for tensor in graph.initializer}
+        for node in graph.node:
+            if node.op_type in ("Min", "Max"):
+                compared += 1
+                wide = {TensorProto.FLOAT, TensorProto.INT32}
+                assert {types[name] for name in node.input if name in types} <= wide, case.id
+    assert compared

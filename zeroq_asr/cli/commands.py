@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -11,37 +12,95 @@ from typer.core import TyperGroup
 
 from zeroq_asr._version import __version__
 from zeroq_asr.cli import exits
-from zeroq_asr.cli.bench import bench
-from zeroq_asr.cli.compare import compare
-from zeroq_asr.cli.demo import demo
-from zeroq_asr.cli.doctor import doctor
-from zeroq_asr.cli.inspect import inspect
 from zeroq_asr.cli.options import AsJson, Developer, Quiet
-from zeroq_asr.cli.quantize import quantize
-from zeroq_asr.cli.recognize import evaluate, transcribe
-from zeroq_asr.cli.report import report
-from zeroq_asr.cli.synthesize import synthesize
-from zeroq_asr.cli.verify import verify
 from zeroq_asr.errors import ConfigError
 
-#: in the order of --help; a new command is a new module and a name here
-COMMANDS: tuple[Callable[..., Any], ...] = (
-    quantize,
-    verify,
-    transcribe,
-    evaluate,
-    bench,
-    compare,
-    report,
-    inspect,
-    synthesize,
-    doctor,
-    demo,
-)
+#: in the order of --help: the module of ``zeroq_asr.cli`` that has the function of that name, and how the
+#: function's docstring begins.  So --help imports none of them, and a command its own alone
+COMMANDS: dict[str, tuple[str, str]] = {
+    "quantize": ("quantize", "Quantize MODEL to an integer-only ONNX file, proven and without any data."),
+    "verify": (
+        "verify",
+        "Verify that FILE is the proven integer program that it says it is; exit code 5 if not.",
+    ),
+    "transcribe": (
+        "recognize",
+        "Print what is said in recordings: a line each, with its path and a tab before it for several.",
+    ),
+    "evaluate": (
+        "recognize",
+        "Measure the error rates and the speed of MODEL on recordings with known text.",
+    ),
+    "bench": ("bench", "Measure time, memory and size, all contenders interleaved in one run."),
+    "compare": (
+        "compare",
+        "Compare MODEL quantized without data, with real data, from noise, and by ONNX Runtime itself.",
+    ),
+    "report": (
+        "report",
+        "Report how near FILE is to MODEL, on features that are made for it: no recording is needed.",
+    ),
+    "inspect": ("inspect", "Say what is inside a checkpoint, a quantized file or any other ONNX file."),
+    "synthesize": (
+        "synthesize",
+        "Make features that MODEL takes for speech, and say how well its statistics are met.",
+    ),
+    "doctor": ("doctor", "Tell which integer kernels are exact and fast on this machine, by trying them."),
+    "demo": (
+        "demo",
+        "Synthesize, quantize, verify, compare and measure, on the model that comes with the package.",
+    ),
+}
+
+
+def function_of(name: str) -> Callable[..., Any]:
+    """Return the function behind a command of ``COMMANDS``."""
+    function: Callable[..., Any] = getattr(
+        importlib.import_module(f"zeroq_asr.cli.{COMMANDS[name][0]}"), name
+    )
+    return function
+
+
+class _Parsers(Mapping[str, Any]):
+    """The parser of each command, made when it is asked for."""
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in COMMANDS:
+            raise KeyError(name)
+        alone = _typer()
+        alone.command()(function_of(name))
+        return typer.main.get_command(alone)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(COMMANDS)
+
+    def __len__(self) -> int:
+        return len(COMMANDS)
 
 
 class Commands(TyperGroup):
     """The commands, a wrong use of which is one line like every other error."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        parsers: Any = _Parsers()
+        self.commands = parsers
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Return the names of the commands."""
+        return [*COMMANDS]
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Write what each command does, whole and without making its parser."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, summary) for name, (_, summary) in COMMANDS.items()])
+
+    def get_help_option(self, ctx: Any) -> Any:
+        """Return --help, a plain flag: an option that is neither given nor False is checked by pydantic."""
+        option = super().get_help_option(ctx)
+        if option is not None:
+            option.default = False
+        return option
 
     def main(self, *args: Any, **settings: Any) -> NoReturn:
         """Run a command and exit with its code."""
@@ -67,18 +126,26 @@ def _line(error: Any) -> str:
     return exits.line_of(ConfigError(command, problem, f"see {command} --help"))
 
 
+def _typer(**settings: Any) -> typer.Typer:
+    """Return a parser as all of ours are: its help is plain text, which comes without waiting for rich."""
+    return typer.Typer(
+        add_completion=False,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+        **settings,
+    )
+
+
 # the \b keeps its line breaks
 _EPILOG = "\b\nExit codes:\n" + "\n".join(f"{code:>5}  {text}" for code, text in exits.MEANINGS.items())
 
-app = typer.Typer(
+app = _typer(
     name="zeroq-asr",
     cls=Commands,
     help="Integer-only quantization of pretrained speech recognisers, without any data.",
     epilog=_EPILOG,
     no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 
@@ -100,7 +167,3 @@ def common(
 ) -> None:
     """Integer-only quantization of pretrained speech recognisers, without any data."""
     ctx.obj = {"as_json": as_json, "quiet": quiet, "developer": developer}
-
-
-for _command in COMMANDS:
-    app.command()(_command)

@@ -77,7 +77,7 @@ def demo(
             {
                 "folder": str(folder),
                 "quantized": made.to_dict(),
-                "certificate": certificate.to_dict(),
+                "certificate": certificate.to_dict(names=False),
                 "comparison": comparison.to_dict(),
                 "benchmark": benchmark.to_dict(),
             },

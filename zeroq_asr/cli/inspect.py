@@ -13,6 +13,7 @@ import typer
 import zeroq_asr as zq
 from zeroq_asr.cli.float_parts import show_islands
 from zeroq_asr.cli.options import (
+    All,
     AllowFloat,
     AsJson,
     Config,
@@ -29,6 +30,9 @@ from zeroq_asr.cli.terminal import Terminal, session, size
 from zeroq_asr.config import LAYER_BITS
 from zeroq_asr.config.calibration import AUTO, MADE
 from zeroq_asr.errors import ConfigError
+
+#: of the table of layers or values, without --all
+_ROWS = 12
 
 
 def inspect(
@@ -63,6 +67,7 @@ def inspect(
         ),
     ] = AUTO,
     top: Annotated[int, typer.Option(min=1, help="With --sensitivity: rows shown.")] = 20,
+    everything: All = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
     developer: Developer = False,
@@ -87,11 +92,26 @@ def inspect(
             progress("read", 0, 1)
             found = zq.inspect_file(file, config=config, loader=loader, language=language)
             progress("read", 1, 1)
-        terminal.result(found, found["kind"])
-        if terminal.talks:
-            {"checkpoint": _checkpoint, "quantized": _quantized, "onnx": _onnx}[found["kind"]](
-                terminal, found
-            )
+        terminal.result(found if everything else _without_names(found), found["kind"])
+        if not terminal.talks:
+            return
+        rows = {"checkpoint": _checkpoint, "quantized": _quantized, "onnx": _onnx}[found["kind"]](
+            terminal, found, None if everything else _ROWS
+        )
+        if rows > _ROWS and not everything:
+            options = [] if loader is None else ["--loader", loader]
+            options += [] if config is None else ["--config", str(config)]
+            options += [] if language is None else ["--language", language]
+            command = shlex.join(["inspect", str(file), *options, "--all"])
+            terminal.text(f"  … and {rows - _ROWS} more: zeroq-asr {command}", "dim")
+
+
+def _without_names(found: dict[str, Any]) -> dict[str, Any]:
+    """The account without its lists of one entry for every layer, value or token."""
+    short = {key: value for key, value in found.items() if key not in ("layers", "values")}
+    if "tokenizer" in found:
+        short["tokenizer"] = {key: value for key, value in found["tokenizer"].items() if key != "tokens"}
+    return short
 
 
 def _sensitivity(
@@ -151,7 +171,7 @@ def _sensitivity(
         terminal.next(f"quantize {shlex.quote(str(file))} {options}")
 
 
-def _checkpoint(terminal: Terminal, found: dict[str, Any]) -> None:
+def _checkpoint(terminal: Terminal, found: dict[str, Any], most: int | None) -> int:
     terminal.title(found["file"], "a float checkpoint")
     norms = f"{found['batch_norms']} with {found['batch_norm_channels']} channels"
     if found["batch_norms"] and found["zero_variance_channels"]:
@@ -179,13 +199,14 @@ def _checkpoint(terminal: Terminal, found: dict[str, Any]) -> None:
                 str(layer.get("stride", "")),
                 str(layer.get("groups", "")),
             ]
-            for layer in found["layers"]
+            for layer in found["layers"][:most]
         ],
         left=(0, 1),
     )
+    return len(found["layers"])
 
 
-def _quantized(terminal: Terminal, found: dict[str, Any]) -> None:
+def _quantized(terminal: Terminal, found: dict[str, Any], most: int | None) -> int:
     terminal.title(found["file"], "a quantized file, as it says itself: not verified")
     terminal.facts(
         [
@@ -220,13 +241,14 @@ def _quantized(terminal: Terminal, found: dict[str, Any]) -> None:
                 f"{value['range'][0]:.4g}",
                 f"{value['range'][1]:.4g}",
             ]
-            for value in found["values"]
+            for value in found["values"][:most]
         ],
         left=(0, 1),
     )
+    return len(found["values"])
 
 
-def _onnx(terminal: Terminal, found: dict[str, Any]) -> None:
+def _onnx(terminal: Terminal, found: dict[str, Any], most: int | None) -> int:
     terminal.title(found["file"], "an ONNX file of another tool")
     terminal.facts(
         [
@@ -238,6 +260,7 @@ def _onnx(terminal: Terminal, found: dict[str, Any]) -> None:
             *((key, value) for key, value in found["metadata"].items()),
         ]
     )
+    return 0
 
 
 def _surroundings(found: dict[str, Any]) -> list[tuple[str, str]]:

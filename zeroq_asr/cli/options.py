@@ -13,7 +13,6 @@ import typer
 from zeroq_asr.config.choices import HEADS
 from zeroq_asr.errors import ConfigError
 from zeroq_asr.lines import shown
-from zeroq_asr.speech.manifest import MOST_CHANNELS
 
 AsJson = Annotated[
     bool, typer.Option("--json", help="Print the result as JSON on stdout, and nothing else there.")
@@ -69,6 +68,9 @@ AllowFloat = Annotated[
     bool,
     typer.Option("--allow-float", help="Keep operators without an integer lowering in float, too."),
 ]
+All = Annotated[
+    bool, typer.Option("--all", help="Every name there is, too, where the answer has hundreds of them.")
+]
 BatchSize = Annotated[int, typer.Option(min=1, help="Recordings that run together.")]
 Threads = Annotated[
     int | None, typer.Option(min=1, max=512, help="Threads of the network; all cores by default.")
@@ -77,6 +79,8 @@ Threads = Annotated[
 
 def channel_of(text: str | None) -> int | str | None:
     """Return what --channel says; ConfigError for anything but a number from 0, or average."""
+    from zeroq_asr.speech.manifest import MOST_CHANNELS
+
     if text is None or text == "average":
         return text
     if not (text.isascii() and text.isdigit() and int(text[:9]) < MOST_CHANNELS):

@@ -14,7 +14,6 @@ import typer
 from zeroq_asr.cli.terminal import Terminal
 from zeroq_asr.errors import ConfigError
 from zeroq_asr.files import open_file, written_at
-from zeroq_asr.speech.manifest import MANIFESTS
 
 Force = Annotated[
     bool, typer.Option("--force", help="Replace output files that are there, whoever made them.")
@@ -45,6 +44,8 @@ def check_output(
     if not target.exists():
         return
     for source in sources:
+        from zeroq_asr.speech.manifest import MANIFESTS
+
         files = [] if source is None else [source, *(source / name for name in MANIFESTS)]
         if any(_is(file, target) for file in files):
             raise ConfigError(path, "is the input itself", "choose another output path")

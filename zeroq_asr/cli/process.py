@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
+from zeroq_asr._version import __version__
 from zeroq_asr.cli import signals
 from zeroq_asr.cli.exits import INTERNAL, MACHINE, OK, READER_LEFT, code_of, line_of
 from zeroq_asr.cli.streams import Streams
@@ -27,6 +28,9 @@ def run() -> None:
 
 
 def _command() -> None:
+    if sys.argv[1:] == ["--version"]:
+        print(__version__)
+        return
     from zeroq_asr.cli.commands import app
 
     app(prog_name="zeroq-asr")

@@ -42,7 +42,13 @@ Model = Annotated[
 def transcribe(
     ctx: typer.Context,
     model: Model,
-    audio: Annotated[list[Path], typer.Argument(metavar="AUDIO...", help="Recordings: WAV, FLAC, OGG, MP3.")],
+    audio: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="AUDIO...",
+            help="Recordings (WAV, FLAC, OGG, MP3), folders of them, or manifests (.jsonl, .json).",
+        ),
+    ],
     channel: Channel = None,
     batch_size: BatchSize = 1,
     threads: Threads = None,
@@ -64,19 +70,30 @@ def transcribe(
         from zeroq_asr.measure.evaluate import transcribe_batches
 
         with terminal.progress() as progress:
+            recordings = [one for path in audio for one in _recordings(path)]
             recognizer = _open(model, config, loader, language, head, checkpoint, threads, progress)
         texts: list[str] = []
+        alone = len(recordings) == 1 and recordings[0].audio_path == audio[0]
         # lines on a terminal are progress enough, and a bar would be in their way
         bars = contextlib.nullcontext(silent) if terminal.out.is_terminal else terminal.progress()
         with bars as progress:
-            for found in transcribe_batches(recognizer, audio, batch_size, progress, heard):
+            for found in transcribe_batches(recognizer, recordings, batch_size, progress, heard):
                 for text in found:
-                    path = audio[len(texts)]
+                    path = recordings[len(texts)].audio_path
                     texts.append(text)
                     if not terminal.as_json:
-                        terminal.line(*([text] if len(audio) == 1 else [str(path), text]))
-        pairs = [{"audio": str(path), "text": text} for path, text in zip(audio, texts, strict=True)]
+                        terminal.line(*([text] if alone else [str(path), text]))
+        pairs = [
+            {"audio": str(one.audio_path), "text": text} for one, text in zip(recordings, texts, strict=True)
+        ]
         terminal.result({"model": str(model), "transcripts": pairs}, "")
+
+
+def _recordings(path: Path) -> list[zq.Utterance]:
+    """What an argument names: a recording, or those that a folder or a manifest lists."""
+    if path.is_dir() or path.suffix.lower() in (".jsonl", ".json"):
+        return zq.read_manifest(path)
+    return [zq.Utterance(path)]
 
 
 def evaluate(

@@ -11,21 +11,23 @@ import time
 import traceback
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 import typer
-from rich.console import Console
-from rich.padding import Padding
-from rich.progress import BarColumn, TaskID, TextColumn, TimeElapsedColumn
-from rich.progress import Progress as Bars
-from rich.table import Table
-from rich.text import Text
 
 from zeroq_asr.cli import signals, streams
 from zeroq_asr.cli.exits import StartError, code_of, is_out_of_memory, line_of
 from zeroq_asr.errors import ZeroqWarning
 from zeroq_asr.lines import printable, said
 from zeroq_asr.progress import Progress, silent
+
+if TYPE_CHECKING:  # a tenth of a second, which --help need not wait for
+    from rich.console import Console
+    from rich.padding import Padding
+    from rich.progress import Progress as Bars
+    from rich.progress import TaskID
+    from rich.table import Table
+    from rich.text import Text
 
 #: without a terminal, a stage that took less is not worth a line
 _WORTH_SECONDS = 2.0
@@ -40,6 +42,8 @@ class Terminal:
         self.as_json = as_json
         self.quiet = quiet
         self._stdout = stdout
+        from rich.console import Console
+
         self.out = Console(file=stdout, highlight=False)
         if not self.out.is_terminal:  # a file or a pipe: nothing is wrapped or cut
             self.out.width = 10_000
@@ -76,25 +80,28 @@ class Terminal:
 
     def title(self, text: str, note: str = "") -> None:
         """Print the heading of a report."""
-        self.out.print(
-            Text.assemble((printable(text), "bold"), printable(f"  {note}") if note else ""), soft_wrap=True
-        )
+        self.out.print(_styled(text, "bold").append(printable(f"  {note}") if note else ""), soft_wrap=True)
 
     def facts(self, rows: Iterable[tuple[str, str]]) -> None:
         """Print names and values, a line each."""
+        from rich.table import Table
+
         rows = [*rows]
         width = max(len(name) for name, _ in rows)
         grid = Table.grid(padding=(0, 2))
         grid.add_column(no_wrap=True, style="cyan", width=width + 2)
         grid.add_column(overflow="fold")
         for name, value in rows:
-            grid.add_row(Text(f"  {printable(name)}"), Text(printable(value)))
+            grid.add_row(_styled(f"  {name}"), _styled(value))
         self._show(grid)
 
     def table(
         self, columns: Sequence[str], rows: Iterable[Sequence[str]], *, left: Sequence[int] = (0,)
     ) -> None:
         """Print a table; the columns numbered in ``left`` are text, the others are numbers."""
+        from rich.padding import Padding
+        from rich.table import Table
+
         table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="cyan")
         for number, name in enumerate(columns):
             if number in left:
@@ -102,21 +109,21 @@ class Terminal:
             else:
                 table.add_column(name, justify="right", no_wrap=True)
         for row in rows:
-            table.add_row(*(Text(printable(cell)) for cell in row))
+            table.add_row(*(_styled(cell) for cell in row))
         self._show(Padding(table, (0, 0, 0, 2), expand=False))
 
     def text(self, text: str = "", style: str = "") -> None:
         """Print a paragraph."""
-        self.out.print(Text(printable(text), style))
+        self.out.print(_styled(text, style))
 
     def note(self, text: str) -> None:
         """Tell on stderr, whatever was asked of stdout, what a user must not miss."""
-        self.err.print(Text(printable(text)), soft_wrap=True)
+        self.err.print(_styled(text), soft_wrap=True)
 
     def next(self, command: str) -> None:
         """Print the command to run next, unbroken, so that it can be copied."""
         self.text()
-        self.out.print(Text(printable(f"Next: zeroq-asr {command}")), soft_wrap=True)
+        self.out.print(_styled(f"Next: zeroq-asr {command}"), soft_wrap=True)
 
     def _show(self, block: Table | Padding) -> None:
         if self.out.is_terminal:
@@ -135,6 +142,9 @@ class Terminal:
         elif not self.err.is_terminal:
             yield _Lines(self.err)
         else:
+            from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
+            from rich.progress import Progress as Bars
+
             with Bars(
                 TextColumn("{task.description:<10}", markup=False),
                 BarColumn(bar_width=30),
@@ -172,7 +182,7 @@ def session(ctx: typer.Context, *, as_json: bool, quiet: bool, developer: bool) 
         error = signals.cause_of(problem)
         if developer or common.get("developer", False):
             traceback.print_exc(file=sys.stderr)
-        terminal.err.print(Text(line_of(error), "red"), soft_wrap=True)
+        terminal.err.print(_styled(line_of(error), "red"), soft_wrap=True)
         raise typer.Exit(code_of(error)) from None
 
 
@@ -196,8 +206,7 @@ def _warnings_told(terminal: Terminal) -> Iterator[None]:
                 others(message, category, filename, lineno, file, line)
             elif str(message) not in told:
                 told.add(str(message))
-                text = printable(f"warning: {message}")
-                terminal.err.print(Text(text, "yellow"), soft_wrap=True)
+                terminal.err.print(_styled(f"warning: {message}", "yellow"), soft_wrap=True)
 
         warnings.showwarning = show
         yield
@@ -260,7 +269,14 @@ class _Lines:
             self._print(f"{stage}: {done} of {total}, {seconds:.0f} s", note)
 
     def _print(self, text: str, note: str) -> None:
-        self._console.print(Text(printable(f"{text}, {note}" if note else text)), soft_wrap=True)
+        self._console.print(_styled(f"{text}, {note}" if note else text), soft_wrap=True)
+
+
+def _styled(text: str, style: str = "") -> Text:
+    """Return ``text`` for rich, without any control character."""
+    from rich.text import Text
+
+    return Text(printable(text), style)
 
 
 def size(count: float) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -9,9 +10,12 @@ import typer
 
 import zeroq_asr as zq
 from zeroq_asr.cli.float_parts import show_islands
-from zeroq_asr.cli.options import AsJson, Developer, Quiet
+from zeroq_asr.cli.options import All, AsJson, Developer, Quiet
 from zeroq_asr.cli.runs_on import runs_on
 from zeroq_asr.cli.terminal import Terminal, session
+
+#: operators that are named in the sentence on what is float
+_MAKERS = 4
 
 
 def verify(
@@ -30,6 +34,7 @@ def verify(
             help="What the hash of its program or of the whole file must begin with; 8 digits do.",
         ),
     ] = None,
+    everything: All = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
     developer: Developer = False,
@@ -54,9 +59,13 @@ def verify(
                 f"expected {wanted}",
                 "ask who made the file",
             )
-        terminal.result(certificate.to_dict(), found)
+        terminal.result(certificate.to_dict(names=everything), found)
         if terminal.talks:
-            _report(terminal, certificate)
+            _report(terminal, certificate, everything)
+            if not everything and certificate.kernels:
+                terminal.text()
+                command = shlex.join(["verify", str(file), "--all"])
+                terminal.text(f"The conditions, and every name: zeroq-asr {command}", "dim")
 
 
 def _hash(text: str) -> str:
@@ -78,7 +87,27 @@ def _frames(certificate: zq.Certificate) -> str:
     return f"{least}{proof.max_frames} frames"
 
 
-def _report(terminal: Terminal, certificate: zq.Certificate) -> None:
+def _carriers(certificate: zq.Certificate) -> str:
+    """What floats there are outside of kernels, in a sentence."""
+    made = [*certificate.float_makers.items()]
+    shown = [f"{name} × {count:,}" for name, count in made[:_MAKERS]]
+    others = sum(count for _, count in made[_MAKERS:])
+    shown += [f"others × {others:,}"] if others else []
+    return (
+        f"{len(certificate.float_tensors):,} tensors, all within these kernels, made by {', '.join(shown)}; "
+        "by conditions that hold for each kernel, its result is the integer that the rule gives"
+    )
+
+
+def _conditions(terminal: Terminal, certificate: zq.Certificate) -> None:
+    """Why every kernel gives the integers that its instruction defines."""
+    for kernel, conditions in certificate.kernels.items():
+        terminal.text(f"  {kernel}, equal to the integer rule, since for each:")
+        for condition in conditions:
+            terminal.text(f"    - {condition}")
+
+
+def _report(terminal: Terminal, certificate: zq.Certificate, everything: bool) -> None:
     proof = certificate.proof
     whole = certificate.integer_only
     terminal.title(certificate.file, "verified" if whole else "verified; not integer-only")
@@ -124,14 +153,19 @@ def _report(terminal: Terminal, certificate: zq.Certificate) -> None:
     show_islands(terminal, certificate.to_dict()["islands"])
     terminal.text()
     terminal.text(f"2. {_dialect(certificate)}", "bold green")
-    for kernel, conditions in certificate.kernels.items():
+    if certificate.kernels:
         # some are several nodes, and some nodes are no kernels
-        count = sum(spelled.get(kernel, 0) for spelled in certificate.spellings.values())
-        terminal.text(f"  {kernel} × {count}, equal to the integer rule, since for each:")
-        for condition in conditions:
-            terminal.text(f"    - {condition}")
+        counts = {
+            kernel: sum(spelled.get(kernel, 0) for spelled in certificate.spellings.values())
+            for kernel in certificate.kernels
+        }
+        terminal.facts([("kernels", ", ".join(f"{kernel} × {count}" for kernel, count in counts.items()))])
+        if everything:
+            _conditions(terminal, certificate)
     if certificate.float_tensors:
-        terminal.text(f"  float carriers of integers: {', '.join(certificate.float_tensors)}")
+        terminal.facts([("floats", _carriers(certificate))])
+        for name in certificate.float_tensors if everything else ():
+            terminal.text(f"    {name}")
     if certificate.target_bound:
         terminal.facts([("target", f"{certificate.target}: {certificate.target_bound}")])
 

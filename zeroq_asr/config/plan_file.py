@@ -18,10 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
-import yaml
-
 from zeroq_asr.config.checks import text, whole
-from zeroq_asr.config.yaml_text import read_yaml
 from zeroq_asr.errors import ConfigError
 from zeroq_asr.lines import VALUE, printable, shorten, shown
 
@@ -77,6 +74,8 @@ def read_plan(source: str, where: str) -> tuple[Patterns[str], Patterns[int], in
 
     ``source``: the text of the file, ``where`` what errors call it.  Raises ConfigError for anything else.
     """
+    from zeroq_asr.config.yaml_text import read_yaml  # not every command waits for a parser of YAML
+
     data = read_yaml(source, where, ConfigError)
     keys = ("weights", "values", "logit_bits", "sensitive_bits")
     if not isinstance(data, dict):
@@ -109,4 +108,6 @@ def write_plan(
     data: dict[str, Any] = {"weights": [{name: grid} for name, grid in weights]}
     data |= {"values": [{name: bits} for name, bits in values], "logit_bits": logit_bits}
     data |= {} if sensitive_bits is None else {"sensitive_bits": sensitive_bits}
+    import yaml
+
     return yaml.safe_dump(data, sort_keys=False, allow_unicode=True)

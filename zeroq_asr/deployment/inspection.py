@@ -20,9 +20,9 @@ from torch import nn
 
 from zeroq_asr.checkpoints import load_model
 from zeroq_asr.deployment.metadata import METADATA_KEY
+from zeroq_asr.deployment.reading import load_onnx, read_program
 from zeroq_asr.deployment.recognizer import is_onnx
 from zeroq_asr.deployment.runtimes import oldest_runtime, packings_of
-from zeroq_asr.deployment.verify import load_onnx, read_program
 from zeroq_asr.errors import CheckpointError, VerificationError
 from zeroq_asr.integer.backends.onnx_loops import every_node
 from zeroq_asr.integer.float_parts import islands
@@ -117,7 +117,7 @@ def _quantized(path: str | os.PathLike[str], model: onnx.ModelProto) -> dict[str
         "weight_bits": quantization.get("weight_bits"),
         "activation_bits": quantization.get("activation_bits"),
         "logit_bits": quantization.get("logit_bits"),
-        "onnxruntime": oldest_runtime(model),
+        "onnxruntime": oldest_runtime(model, program, own["dialect"]),
         "packings": {name: list(stored) for name, stored in packings_of(program).items()},
         "stored_bytes": sum(len(tensor.raw_data) for tensor in model.graph.initializer),
         "constant_bytes": sum(array.nbytes for array in program.constants.values()),

@@ -24,13 +24,16 @@ class Opset:
 
     version: int
     ir_version: int
-    #: the oldest release of ONNX Runtime that runs our files of it
+    #: the oldest release of ONNX Runtime that runs our files of it, with packed weights
     runtime: str
 
 
-#: BitwiseAnd and Shape slices need opset 18; ONNX Runtime has kernels for Min on bytes, and opset 25 with its
-#: INT2, since 1.24
+#: BitwiseAnd and Shape slices need opset 18.  What unpacks weights runs since 1.24, which casts INT4 and
+#: knows opset 25 with its INT2
 OPSETS = (Opset(FIRST_OPSET, 8, "1.24"), Opset(21, 10, "1.24"), Opset(25, 13, "1.24"))
+#: where nothing is packed.  Before 1.22, ONNX Runtime gives two of the nodes that it fuses the Slices of
+#: attention into one name, and refuses the graph
+_UNPACKED = {"fused": "1.20", "strict": "1.22", "qdq": "1.22"}
 
 
 def opset_of(version: int) -> Opset:
@@ -47,10 +50,13 @@ def packings_of(program: Program) -> dict[str, tuple[str, int]]:
     return {name: (opset_of(needs_opset(name)).runtime, count) for name, count in sorted(counts.items())}
 
 
-def oldest_runtime(model: onnx.ModelProto) -> str:
+def oldest_runtime(model: onnx.ModelProto, program: Program, dialect: str) -> str:
     """Return the oldest release of ONNX Runtime that runs a file of ours; "" for a later opset than ours."""
     version = standard_opset(model)
-    return opset_of(version).runtime if version <= OPSETS[-1].version else ""
+    if version > OPSETS[-1].version:
+        return ""
+    packs = any(packing != BYTES for packing in program.packings.values())
+    return opset_of(version).runtime if packs else _UNPACKED[dialect]
 
 
 def standard_opset(model: onnx.ModelProto) -> int:

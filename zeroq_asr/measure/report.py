@@ -22,7 +22,8 @@ from zeroq_asr.calibration.shortfall import BLIND, Shortfall, median_shortfall
 from zeroq_asr.capture.capture import capture, prepared_graph
 from zeroq_asr.config import SynthesisSpec
 from zeroq_asr.config.plan_row import PlanRow
-from zeroq_asr.deployment.verify import load_onnx, read_program, verify
+from zeroq_asr.deployment.reading import load_onnx, read_program
+from zeroq_asr.deployment.verify import verify
 from zeroq_asr.errors import ConfigError
 from zeroq_asr.integer.backends.torch import TorchBackend
 from zeroq_asr.integer.program import Instruction, Program, ValueInfo, is_ctc

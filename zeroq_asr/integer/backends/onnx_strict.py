@@ -96,22 +96,31 @@ class OnnxStrictBackend(OnnxMoves, OnnxLoops):
             name = self.add_node("Min", [self.add_node("Max", [v, bounds[0]]), bounds[1]])
             return Sym(name, interval)
         kind = v.interval.type
-        name = v.name
+        name = self._comparable(v.name, kind)
+        compared = kind if kind is I64 else I32
         # faster than Clip; an end that cannot act is left out
         if lo > v.interval.min:
-            name = self._larger(name, self.scalar(lo, kind), kind)
+            name = self._larger(name, self.scalar(lo, compared), compared)
         if hi < v.interval.max:
-            name = self._smaller(name, self.scalar(hi, kind), kind)
-        return Sym(name, interval)
+            name = self._smaller(name, self.scalar(hi, compared), compared)
+        return Sym(self._compared(name, kind), interval)
+
+    def _comparable(self, name: str, kind: IntType) -> str:
+        """As int32: of narrower types, ONNX Runtime has neither Min nor Max before 1.24."""
+        return name if kind in (I32, I64) else self.add_node("Cast", [name], to=TensorProto.INT32)
+
+    def _compared(self, name: str, kind: IntType) -> str:
+        """Back from ``_comparable``."""
+        return name if kind in (I32, I64) else self.add_node("Cast", [name], to=onnx_type(kind))
 
     def _larger(self, a: str, b: str, kind: IntType) -> str:
-        """Max.  Of int64, ONNX Runtime's Max, Min and Clip take the lower halves for signed on some CPUs."""
+        """Max of I32 or I64.  ONNX Runtime's Max, Min and Clip take lower halves of int64 on some CPUs."""
         if kind is not I64:
             return self.add_node("Max", [a, b])
         return self.add_node("Where", [self.add_node("Less", [a, b]), b, a])
 
     def _smaller(self, a: str, b: str, kind: IntType) -> str:
-        """Min."""
+        """Min of I32 or I64."""
         if kind is not I64:
             return self.add_node("Min", [a, b])
         return self.add_node("Where", [self.add_node("Greater", [a, b]), b, a])
@@ -256,10 +265,11 @@ class OnnxStrictBackend(OnnxMoves, OnnxLoops):
         if otherwise <= v.interval.min and kind in (U8, I32):
             key = ("least", kind.name, otherwise, mask.name)
             if key not in self._shared:
-                ends = self.scalar(kind.hi, kind), self.scalar(otherwise, kind)
+                ends = self.scalar(kind.hi, I32), self.scalar(otherwise, I32)
                 bound = self.add_node("Where", [mask, *ends])
-                self._shared[key] = Sym(bound, Interval.of(otherwise, kind.hi, kind))
-            return Sym(self.add_node("Min", [v, self._shared[key]]), interval)
+                self._shared[key] = Sym(bound, Interval.of(otherwise, kind.hi, I32))
+            least = self._smaller(self._comparable(v.name, kind), self._shared[key].name, I32)
+            return Sym(self._compared(least, kind), interval)
         name = self.add_node("Where", [mask, v, self.scalar(otherwise, v.interval.type)])
         return Sym(name, interval)
 
