@@ -8,6 +8,7 @@ import json
 import math
 import sys
 import wave
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ import zeroq_asr as zq
 from fuzz.mutations import saved, tar, untar
 from zeroq_asr.architectures import ARCHITECTURES
 from zeroq_asr.capture.capture import capture
+from zeroq_asr.config.plan_file import EVERYTHING
 from zeroq_asr.deployment.export import export, export_bundle, write_bundle
 from zeroq_asr.deployment.float_onnx import export_float
 from zeroq_asr.deployment.metadata import Deployment
@@ -214,8 +216,10 @@ def _programs() -> Any:
 
 #: seeds of random programs that are exported, each with other operators
 PROGRAMS = range(10)
+#: files of weights of few bits, by how they are stored: in codes and bits, and in types of ONNX's own
+PACKED = ("packed.fused.onnx", "packed.strict.onnx")
 #: the files of one program each
-OURS = ("conv.fused.onnx", "conv.strict.onnx", *(f"program{seed}.onnx" for seed in PROGRAMS))
+OURS = ("conv.fused.onnx", "conv.strict.onnx", *PACKED, *(f"program{seed}.onnx" for seed in PROGRAMS))
 
 
 def build(folder: Path) -> None:
@@ -257,6 +261,14 @@ def build(folder: Path) -> None:
     made = zq.quantize(model, spec=spec, synthesis=small, calibration=zq.CalibrationSpec("noise"))
     for dialect in ("fused", "strict"):
         write(f"conv.{dialect}.onnx", export(made.program, made.deployment, dialect).to_bytes())
+    codes = zq.QuantSpec.parse_bits("w4a8", sensitive_bits=1, rounding="nearest", max_seconds=3.0)
+    types = replace(zq.Plan.of(codes), weights=((EVERYTHING, "int4"), ("*.0.*", "ternary")))
+    noise = zq.CalibrationSpec("noise")
+    prepared = zq.prepare(model, spec=codes, synthesis=small, calibration=noise)
+    off = zq.TrainingSpec(reconstruction="off")
+    for name, chosen in zip(PACKED, (codes, types), strict=True):
+        few = zq.quantize(prepared, spec=chosen, training=off)
+        write(name, export(few.program, few.deployment, name.split(".")[1]).to_bytes())
     zq.synthesize(model, zq.SynthesisSpec(batch=2, frames=16, iterations=1)).save(folder / "features.npz")
     graph = capture(model.network, model.example_input(), model.name)
     float_file = export_float(graph, made.deployment)
