@@ -11,6 +11,7 @@ the search.  ``--bits`` are those of the values, and of the row that no plan cha
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import time
 import warnings
 
@@ -36,6 +37,7 @@ def main() -> None:
     model = load(arguments.checkpoint, arguments.loader)
     hearing = Hearing(model, arguments.manifest, arguments.limit)
     spec = zq.QuantSpec.parse_bits(arguments.bits)
+    few = dataclasses.replace(spec, weight_bits=4)
     budgets: list[tuple[str, dict[str, float | int]]] = []
     budgets += [(f"--max-loss {loss:g}", {"max_loss": loss}) for loss in arguments.max_loss]
     budgets += [(f"--max-size {size}", {"max_size": budget(size)}) for size in arguments.max_size]
@@ -54,7 +56,7 @@ def main() -> None:
 
     for seed in arguments.seeds:
         synthesis = zq.SynthesisSpec(seed=seed)
-        prepared = zq.prepare(model, spec=spec, also=[zq.QuantSpec.parse_bits("w4a8")], synthesis=synthesis)
+        prepared = zq.prepare(model, spec=spec, also=[few], synthesis=synthesis)
         row(arguments.bits, seed, zq.quantize(prepared))
         for name, allowed in budgets:
             start = time.perf_counter()

@@ -43,7 +43,8 @@ def test_certificate_states_program_and_dialect(file: Path, quantized: Quantized
     certificate = verify(file)
     assert certificate.program_sha256 == quantized.program.digest()
     assert certificate.dialect == file.stem
-    assert certificate.onnxruntime == {"fused": "1.20", "strict": "1.22"}[file.stem]
+    # squeeze and excitation is spelled out, rounding with Equal of int16
+    assert certificate.onnxruntime == {"fused": "1.21", "strict": "1.22"}[file.stem]
     assert certificate.max_seconds == 60.0
     assert certificate.proof.peak < 2**31
     assert certificate.proof.max_frames == 6001

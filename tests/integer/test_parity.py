@@ -11,6 +11,7 @@ import pytest
 import torch
 from onnx import TensorProto, helper
 
+from zeroq_asr.deployment import runtimes
 from zeroq_asr.errors import ExportError
 from zeroq_asr.integer.backends import base, onnx_loops
 from zeroq_asr.integer.backends.interval import Interval, IntervalBackend
@@ -290,8 +291,9 @@ def test_a_batch_gives_each_utterance_what_it_gets_alone(case: Case) -> None:
 
 @pytest.mark.parametrize("dialect", [OnnxStrictBackend, OnnxFusedBackend])
 def test_old_runtimes_have_every_minimum_and_maximum(dialect: type[OnnxStrictBackend]) -> None:
-    """ONNX Runtime before 1.24 has Min and Max of float, int32 and int64 alone."""
+    """Before 1.24, ONNX Runtime has Min and Max of float, int32 and int64 alone, before 1.21 Equal, too."""
     compared = 0
+    wide = {TensorProto.FLOAT, TensorProto.INT32, TensorProto.INT64}
     for case in ALL:
         if case.op == "float_island":
             continue
@@ -300,9 +302,12 @@ def test_old_runtimes_have_every_minimum_and_maximum(dialect: type[OnnxStrictBac
             v.name: v.type.tensor_type.elem_type for v in (*graph.value_info, *graph.input, *graph.output)
         }
         types |= {tensor.name: tensor.data_type for tensor in graph.initializer}
-        for node in graph.node:
+        for node in onnx_loops.every_node(graph):
             if node.op_type in ("Min", "Max"):
                 compared += 1
-                wide = {TensorProto.FLOAT, TensorProto.INT32}
                 assert {types[name] for name in node.input if name in types} <= wide, case.id
+            elif (
+                node.op_type == "Equal" and not {types[name] for name in node.input if name in types} <= wide
+            ):
+                assert runtimes.compares_narrow(build(case, dialect())), case.id
     assert compared

@@ -93,3 +93,26 @@ def test_one_alone_is_its_own_mean(monkeypatch: pytest.MonkeyPatch) -> None:
         assert group.mean(values) is values
         assert group.of_first(2.5) == 2.5
         group.require_same("programs", "a")
+
+
+@pytest.mark.parametrize(
+    "given", [{"WORLD_SIZE": "2"}, {"WORLD_SIZE": "2", "RANK": "0"}, {"WORLD_SIZE": "abc"}], ids=str
+)
+def test_what_a_scheduler_sets_is_no_torchrun(monkeypatch: pytest.MonkeyPatch, given: dict[str, str]) -> None:
+    for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    with joined() as group:
+        assert group.count == 1
+
+
+@pytest.mark.parametrize("changed", [{"WORLD_SIZE": "abc"}, {"MASTER_PORT": "xx"}, {"RANK": "x"}], ids=str)
+def test_variables_that_cannot_be_read_are_named(
+    monkeypatch: pytest.MonkeyPatch, changed: dict[str, str]
+) -> None:
+    good = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
+    for name, value in {**good, **changed}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError, match="cannot join the other processes"), joined():
+        pass

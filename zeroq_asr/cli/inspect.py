@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import shlex
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -80,7 +81,8 @@ def inspect(
         if sensitivity:
             kept = {"keep_float": tuple(keep_float or ()), "allow_float": allow_float}
             spec = zq.QuantSpec.parse_bits(*(bits or ()), **kept)
-            _sensitivity(terminal, file, config, loader, language, bits or (), spec, features, source, top)
+            most = sys.maxsize if everything else top
+            _sensitivity(terminal, file, config, loader, language, bits or (), spec, features, source, most)
             return
         if bits or keep_float or allow_float or features is not None or source != AUTO:
             raise ConfigError(

@@ -53,7 +53,8 @@ Set = Annotated[
     typer.Option(
         "--set",
         metavar="NAME=VALUE",
-        help="Any other field of QuantSpec, SynthesisSpec or CalibrationSpec, e.g. init=speech; repeatable.",
+        help="Any other field of QuantSpec, SynthesisSpec, CalibrationSpec or TrainingSpec, "
+        "e.g. init=speech; repeatable.",
     ),
 ]
 KeepFloat = Annotated[

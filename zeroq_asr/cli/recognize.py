@@ -68,9 +68,11 @@ def transcribe(
     with session(ctx, as_json=as_json, quiet=quiet, developer=developer) as terminal:
         heard = channel_of(channel)
         from zeroq_asr.measure.evaluate import transcribe_batches
+        from zeroq_asr.speech.audio import check_segments
 
         with terminal.progress() as progress:
             recordings = [one for path in audio for one in _recordings(path)]
+            check_segments(recordings)
             recognizer = _open(model, config, loader, language, head, checkpoint, threads, progress)
         texts: list[str] = []
         alone = len(recordings) == 1 and recordings[0].audio_path == audio[0]
@@ -79,12 +81,13 @@ def transcribe(
         with bars as progress:
             for found in transcribe_batches(recognizer, recordings, batch_size, progress, heard):
                 for text in found:
-                    path = recordings[len(texts)].audio_path
+                    name = recordings[len(texts)].name
                     texts.append(text)
                     if not terminal.as_json:
-                        terminal.line(*([text] if alone else [str(path), text]))
+                        terminal.line(*([text] if alone else [name, text]))
         pairs = [
-            {"audio": str(one.audio_path), "text": text} for one, text in zip(recordings, texts, strict=True)
+            {"audio": str(one.audio_path), **_part(one), "text": text}
+            for one, text in zip(recordings, texts, strict=True)
         ]
         terminal.result({"model": str(model), "transcripts": pairs}, "")
 
@@ -94,6 +97,12 @@ def _recordings(path: Path) -> list[zq.Utterance]:
     if path.is_dir() or path.suffix.lower() in (".jsonl", ".json"):
         return zq.read_manifest(path)
     return [zq.Utterance(path)]
+
+
+def _part(one: zq.Utterance) -> dict[str, float | int | str]:
+    """Which part of its file an utterance is, where it is not all of it."""
+    fields = {"offset": one.offset, "duration": one.duration, "channel": one.channel}
+    return {name: value for name, value in fields.items() if value is not None}
 
 
 def evaluate(

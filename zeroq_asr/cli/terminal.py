@@ -41,6 +41,7 @@ class Terminal:
     def __init__(self, stdout: TextIO, stderr: TextIO, *, as_json: bool, quiet: bool) -> None:
         self.as_json = as_json
         self.quiet = quiet
+        self._silent = False
         self._stdout = stdout
         from rich.console import Console
 
@@ -56,7 +57,7 @@ class Terminal:
 
     def silence(self) -> None:
         """Say nothing but errors from here on, as one of several processes of which another speaks."""
-        self.as_json, self.quiet = False, True
+        self.as_json, self.quiet, self._silent = False, True, True
         warnings.simplefilter("ignore", ZeroqWarning)
 
     def result(self, value: Any, bare: str | Sequence[Sequence[str]]) -> None:
@@ -118,7 +119,8 @@ class Terminal:
 
     def note(self, text: str) -> None:
         """Tell on stderr, whatever was asked of stdout, what a user must not miss."""
-        self.err.print(_styled(text), soft_wrap=True)
+        if not self._silent:
+            self.err.print(_styled(text), soft_wrap=True)
 
     def next(self, command: str) -> None:
         """Print the command to run next, unbroken, so that it can be copied."""

@@ -13,7 +13,9 @@ from dataclasses import dataclass
 
 import onnx
 from google.protobuf.message import DecodeError
+from onnx import TensorProto
 
+from zeroq_asr.integer.backends.onnx_loops import every_node
 from zeroq_asr.integer.packing import BYTES, FIRST_OPSET, needs_opset
 from zeroq_asr.integer.program import Program
 
@@ -34,6 +36,9 @@ OPSETS = (Opset(FIRST_OPSET, 8, "1.24"), Opset(21, 10, "1.24"), Opset(25, 13, "1
 #: where nothing is packed.  Before 1.22, ONNX Runtime gives two of the nodes that it fuses the Slices of
 #: attention into one name, and refuses the graph
 _UNPACKED = {"fused": "1.20", "strict": "1.22", "qdq": "1.22"}
+#: of integers of these types Equal is known since 1.21; it is how primitives round half to even, which stand
+#: in a fused file wherever no kernel is exact
+_NARROW, _SINCE = {TensorProto.INT16, TensorProto.UINT8, TensorProto.INT8}, "1.21"
 
 
 def opset_of(version: int) -> Opset:
@@ -56,7 +61,17 @@ def oldest_runtime(model: onnx.ModelProto, program: Program, dialect: str) -> st
     if version > OPSETS[-1].version:
         return ""
     packs = any(packing != BYTES for packing in program.packings.values())
-    return opset_of(version).runtime if packs else _UNPACKED[dialect]
+    if packs:
+        return opset_of(version).runtime
+    least = [_UNPACKED[dialect], *([_SINCE] if compares_narrow(model) else [])]
+    return max(least, key=release)
+
+
+def compares_narrow(model: onnx.ModelProto) -> bool:
+    """Whether any node, within others too, compares with a constant of fewer than 32 bits."""
+    narrow = {tensor.name for tensor in model.graph.initializer if tensor.data_type in _NARROW}
+    nodes = every_node(model.graph)
+    return any(node.op_type == "Equal" and narrow.intersection(node.input) for node in nodes)
 
 
 def standard_opset(model: onnx.ModelProto) -> int:

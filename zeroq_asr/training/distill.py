@@ -7,7 +7,6 @@ network's, and the squared error of what passes between sections, and it is of t
 
 from __future__ import annotations
 
-import hashlib
 import math
 import time
 from collections.abc import Sequence
@@ -27,7 +26,7 @@ from zeroq_asr.training.layers import trained_layers, with_learned
 from zeroq_asr.training.processes import processes
 from zeroq_asr.training.run import DistillationAccount, DistillationState, TrainingRun
 from zeroq_asr.training.sections import Around, sections
-from zeroq_asr.training.trainer import Rates, Trained, Trainer, mean_over
+from zeroq_asr.training.trainer import Rates, Trained, Trainer, mean_over, state_digest
 
 #: steps over which step sizes grow to their full size
 _WARM = 20
@@ -52,7 +51,7 @@ def distill(
     It ends after ``spec.distillation_steps``, or else ``spec.distillation`` seconds, and keeps what was best
     on held-out features.  ``run``: keeps how far it is, and may hold where it is to go on.  Processes that
     torchrun started (``training.processes``) have a batch each in every step, and the clock of the first;
-    ConfigError where they did not begin with the same program and features.
+    ConfigError where they did not begin with the same, or do not keep the same weights.
     """
     together = processes()
     together.require_same("programs", program.digest())
@@ -95,6 +94,7 @@ def distill(
     if where is None:
         before = judged()
         where = DistillationState(0, 0.0, before, before, kept)
+    together.require_same("runs", f"{where.step} {state_digest(trainer.state())}")
     begun = time.monotonic() - where.seconds
     next_judged = _judged_after(where.share(spec))
     progress("distill", 0, 100)
@@ -102,6 +102,7 @@ def distill(
         where.seconds = together.of_first(time.monotonic() - begun)
         share = where.share(spec)
         if share >= next_judged or share >= 1:
+            together.require_same("weights", state_digest(trainer.state()))
             found = judged()
             if found < where.best:
                 where.best, where.kept = found, trainer.state()
@@ -124,10 +125,7 @@ def distill(
 
 
 def _digest(features: TrainingFeatures) -> str:
-    made = hashlib.sha256()
-    for part in (features.trained, features.held_out):
-        made.update(part.contiguous().numpy().tobytes())
-    return made.hexdigest()
+    return state_digest([{"trained": features.trained, "held out": features.held_out}])
 
 
 def _judged_after(share: float) -> float:

@@ -10,12 +10,19 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from zeroq_asr.errors import ConfigError
+from zeroq_asr.lines import shown
+
+#: what torchrun says to each of its processes
+_VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+#: how long others are waited for
+_PATIENCE = timedelta(minutes=5)
 
 
 @dataclass(frozen=True)
@@ -66,12 +73,22 @@ def processes() -> Processes:
 
 @contextmanager
 def joined() -> Iterator[Processes]:
-    """Join the processes that torchrun started beside this one, if it did, until the end."""
-    if processes().count > 1 or int(os.environ.get("WORLD_SIZE", "1")) < 2:
+    """Join the processes that torchrun started beside this one, if it did, until the end.
+
+    Raises ConfigError where its variables cannot be read, or the others are not there within five minutes.
+    """
+    # schedulers set some of them for every process: only together do they come from torchrun
+    if processes().count > 1 or any(os.environ.get(name, "") == "" for name in _VARIABLES):
         yield processes()
         return
-    dist.init_process_group("gloo")
+    try:
+        if int(os.environ["WORLD_SIZE"]) > 1:
+            dist.init_process_group("gloo", timeout=_PATIENCE)
+    except (ValueError, RuntimeError) as error:
+        problem = f"cannot join the other processes ({', '.join(_VARIABLES)}): {shown(str(error))}"
+        raise ConfigError("torchrun", problem, "start it by torchrun, or without these variables") from error
     try:
         yield processes()
     finally:
-        dist.destroy_process_group()
+        if dist.is_initialized():
+            dist.destroy_process_group()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -106,6 +107,15 @@ class Trainer:
         """Go back to what ``state`` gave."""
         for layer, values in zip(self.layers, state, strict=True):
             layer.load_state_dict(values)
+
+
+def state_digest(state: State) -> str:
+    """Return the SHA-256 of tensors, by their names."""
+    made = hashlib.sha256()
+    for values in state:
+        for name, value in sorted(values.items()):
+            made.update(name.encode() + value.contiguous().numpy().tobytes())
+    return made.hexdigest()
 
 
 def mean_over(rows: Sequence[Tensor], size: int, value: Callable[[Sequence[Tensor]], float]) -> float:
