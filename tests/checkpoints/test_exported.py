@@ -413,7 +413,8 @@ def test_every_operator_that_is_captured_may_be_called() -> None:
         n: getattr(torch.ops.aten, n) for n in names if n in dir(torch.ops.aten) or hasattr(torch.ops.aten, n)
     }
     kept = {n: [o for o in p.overloads() if allowed(getattr(p, o))] for n, p in packets.items()}
-    assert {n for n, overloads in kept.items() if not overloads} <= PYTHON
+    # kernels of LSTMs take weights as a list whose shapes nobody is known to check before memory is read
+    assert {n for n, overloads in kept.items() if not overloads} <= {*PYTHON, "lstm"}
     assert len(kept) > 60
 
 

@@ -522,7 +522,7 @@ class Recurrent(torch.nn.Module):
     def __init__(self):
         super().__init__()
         self.norm = torch.nn.BatchNorm1d(16)
-        self.rnn = torch.nn.LSTM(16, 29, batch_first=True)
+        self.rnn = torch.nn.GRU(16, 29, batch_first=True)
 
     def forward(self, features, lengths):
         return self.rnn(self.norm(features).transpose(1, 2))[0], lengths

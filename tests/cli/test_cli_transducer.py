@@ -110,7 +110,7 @@ def test_what_cannot_be_done_yet_is_said_in_one_line(
 
 
 def test_inspect_shows_the_parts(transducer: Path) -> None:
-    result = run("inspect", transducer, "--json")
+    result = run("inspect", transducer, "--json", "--all")
     assert result.exit_code == 0, result.output
     found = json.loads(result.stdout)
     assert (found["kind"], found["architecture"]) == ("checkpoint", "conformer_transducer")

@@ -4,7 +4,7 @@
 makes steps, ``features`` says what is trained on, and ``train`` puts them together.
 
 Imported by: pipeline, cli.
-Imports: errors, files, lines, progress, threads, config, registry, integer, graph, lowering, operators, model,
-synthesis.
+Imports: errors, files, lines, progress, threads, config, registry, integer, graph, lowering, operators,
+model, synthesis.
 Never imports: deployment, pipeline, measure, cli.
 """
