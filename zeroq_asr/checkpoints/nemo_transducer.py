@@ -143,5 +143,6 @@ def _decoding(where: str | os.PathLike[str], decoding: Options, loss: Options) -
 def _names_something(model: object) -> bool:
     """Tell whether a model of scores is given: a file, or a section that names a file or phrases."""
     if isinstance(model, dict):
-        return any(model.get(key) for key in ("model_path", "key_phrases_file", "key_phrases_list"))
+        keys = ("model_path", "key_phrases_file", "key_phrases_list", "key_phrase_items_list")
+        return any(model.get(key) for key in keys)
     return bool(model)

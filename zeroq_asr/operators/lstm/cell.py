@@ -9,7 +9,7 @@ With σ and tanh of what a gate's row of weights gives (Hochreiter and Schmidhub
   steps of the gates, which are rounded half up to 16 bits and end at ±16, where σ is flat.  tanh(a) is
   2·σ(2a) − 1: rows of g are taken twice, so all gates are read from one table of σ with 14 binary places, and
   g ends at ±8.
-- *Cell.*  c has k binary places, in 16 bits.  f·c, with k + 14, and i·g, with 28, are summed exactly, but for
+- *Cell.*  c has k binary places, in 16 bits.  f·c, with k + 14, and i·g, with 27, are summed exactly, but for
   what lies below 2^-(k + 14), and rounded half up, once.  |c'| is clamped to a bound, the invariant of the
   induction over steps.
 - *Hidden state.*  A byte.  A table of tanh has the amplitude A, so that o·A·tanh(c') / 2^s is h' in steps of

@@ -26,9 +26,10 @@ def _exact_if(i: Instruction, x: Interval, m: Interval, sigmoid: Interval) -> li
     return [
         Condition("the input is unsigned bytes", x.type is U8, x.type.name),
         Condition(
-            "a gate has at most 24 bits: entries of σ · 2^γ ≤ 2^24",
-            entries << c <= 1 << 24,
-            f"{entries} << {c}",
+            # the half that rounds takes a bit of its own where nothing is shifted
+            "a gate and its half have at most 24 bits: entries of σ · 2^max(γ, 1) ≤ 2^24",
+            entries << max(c, 1) <= 1 << 24,
+            f"{entries} << {max(c, 1)}",
         ),
         Condition(
             "multipliers are exact in float32: 1 ≤ m < 2^24", m.min >= 1 and m.max < 1 << 24, f"{m.max}"
