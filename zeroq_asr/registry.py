@@ -221,6 +221,8 @@ class Traits:
     sums: bool = False
     #: contracts its first operand with ``attrs["weight"]``, plus ``attrs["bias"]``: see ``graph.linear``
     holds_weight: bool = False
+    #: has weights on the grid that a plan gives it, though not one matrix that other passes may change
+    on_grid: bool = False
     #: ``attrs["weight"]`` and ``attrs["bias"]`` are a scale and a shift of each channel of its result
     scales_channels: bool = False
     #: makes lengths of lengths

@@ -36,7 +36,7 @@ def config_of(durations: tuple[int, ...] = (), **changes: Any) -> dict[str, Any]
     config = nemo_config(durations=durations, **changes)
     config["decoder"]["vocab_size"] = len(TOKENS)
     config["decoding"] = {"durations": list(durations), "max_symbols": 3}
-    return config
+    return {name: config[name] for name in ("encoder", "decoder", "joint", "decoding")}
 
 
 def network_of(**options: Any) -> Transducer:
@@ -168,6 +168,7 @@ def test_the_joiner_is_activation_and_output(name: str, kind: type[nn.Module]) -
     [
         ("decoder", {"normalization_mode": "layer"}, "decoder.normalization_mode: 'layer' is not supported"),
         ("decoder", {"blank_as_pad": False}, "decoder.blank_as_pad: False is not supported"),
+        ("decoder", {"vocab_size": 2}, "decoder.vocab_size: is 2, joint.num_classes is 5"),
         ("decoder", {"context_size": 2}, "decoder.context_size: is an unknown option"),
         ("decoder", {"_target_": "a.GRUDecoder"}, "decoder: GRUDecoder is not supported; supported: RNNTDec"),
         ("prednet", {"rnn_hidden_size": 20}, "decoder.prednet.rnn_hidden_size: 20 is not supported"),
@@ -195,3 +196,8 @@ def test_what_is_not_supported_is_named(section: str, changes: dict[str, Any], w
     places[section].update(changes)
     with pytest.raises(ConfigError, match=words.replace(".", r"\.").replace(r"\.*", ".*")):
         conformer_transducer(config)
+
+
+def test_sections_that_nobody_reads_are_named() -> None:
+    with pytest.raises(ConfigError, match="spec_augment: is an unknown option"):
+        conformer_transducer({**config_of(), "spec_augment": {}})

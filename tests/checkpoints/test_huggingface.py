@@ -148,6 +148,13 @@ def test_a_transducer_is_no_ctc_network(huggingface_folder: Folder) -> None:
         ("config.json", {"blank_token_id": 99}, "the blank has the identifier 99 of 13 classes"),
         ("config.json", {"architectures": ["ParakeetForCTC"]}, "which has no transducer's head"),
         ("generation_config.json", {"decoder_start_token_id": 3}, "decoder_start_token_id = 3 is not supp"),
+        (
+            "generation_config.json",
+            {"suppress_tokens": [2, 99]},
+            r"suppress_tokens = \[2\] in its gener",
+        ),
+        ("generation_config.json", {"repetition_penalty": 5.0}, "repetition_penalty = 5.0 in its generation"),
+        ("generation_config.json", {"num_beams": 4}, "num_beams = 4 in its generation_config is not supp"),
     ],
 )
 def test_a_transducer_that_is_not_understood(

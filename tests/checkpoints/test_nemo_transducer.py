@@ -205,6 +205,11 @@ CHANGES: dict[str, tuple[Callable[[Any], object], type[Exception], str]] = {
         UnsupportedModelError,
         r"decoding\.greedy\.blank_penalty: is an unknown option",
     ),
+    "another kind": (
+        lambda c: c["decoding"].update(model_type="multiblank"),
+        CheckpointError,
+        r"decoding\.model_type: is 'multiblank'; supported: rnnt, tdt",
+    ),
     "no durations": (
         lambda c: c["decoding"].update(model_type="tdt"),
         CheckpointError,

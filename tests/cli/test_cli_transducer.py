@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
-import torch
 from small_transducers import nemo_config, nemo_state
 from typer.testing import CliRunner
 
@@ -144,5 +143,12 @@ def test_a_tokenizer_of_another_model(transducer: Path) -> None:
         zq.CheckpointError, match="gives 9 scores, expected 6: tokens, the blank and durations"
     ):
         zq.TransducerRecognizer(other)
-    with torch.no_grad():
-        assert model.network.joiner.output.out_features == 9
+
+
+def test_python_refuses_what_the_command_refuses(transducer: Path) -> None:
+    model = zq.load_model(transducer)
+    for work in (zq.prepare, zq.quantize, zq.sensitivity):
+        with pytest.raises(zq.ZeroqError, match="is a transducer, which cannot be quantized yet"):
+            work(model)  # type: ignore[operator]  # what it takes no transducer for
+    with pytest.raises(zq.ConfigError, match="takes a CTC network"):
+        zq.TorchRecognizer(model)  # type: ignore[arg-type]  # what it takes no transducer for

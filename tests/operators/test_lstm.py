@@ -23,15 +23,19 @@ from zeroq_asr.capture.capture import capture
 from zeroq_asr.config import CalibrationSpec, QuantSpec
 from zeroq_asr.deployment.export import export
 from zeroq_asr.deployment.float_onnx import export_float
+from zeroq_asr.errors import ConfigError
 from zeroq_asr.graph.float_graph import FloatGraph
 from zeroq_asr.integer.apart import reads_behind
 from zeroq_asr.integer.backends.numpy import NumpyBackend
 from zeroq_asr.integer.backends.onnx_fused import OnnxFusedBackend
 from zeroq_asr.integer.backends.onnx_strict import OnnxStrictBackend, build
 from zeroq_asr.integer.backends.torch import TorchBackend
+from zeroq_asr.integer.pair_saturation import saturates
 from zeroq_asr.integer.program import Instruction, Port, Program
 from zeroq_asr.integer.proof import prove
+from zeroq_asr.lowering.keep_float import with_islands
 from zeroq_asr.lowering.lower import lower
+from zeroq_asr.lowering.plan import Plan
 from zeroq_asr.operators.lstm.cell import SIGMOID_PLACES, Format, gate_index, lstm_step, updated
 from zeroq_asr.operators.lstm.lowered import GATE_PLACES, cell_format, sigmoid_table, tanh_table
 from zeroq_asr.speech.frontend import FrontendConfig
@@ -108,6 +112,21 @@ def quantized() -> tuple[zq.AsrModel, Any]:
     return model, zq.quantize(model, spec=spec, calibration=zq.CalibrationSpec("noise", limit=2))
 
 
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_an_lstm_is_not_kept_in_float(bidirectional: bool) -> None:
+    graph = capture(recognizer(bidirectional=bidirectional), example(), "recurrent")
+    with pytest.raises(ConfigError, match=r"'lstm' names .*lstm.*, which cannot be kept in float"):
+        with_islands(graph, ("lstm",))
+
+
+def test_a_plan_gives_an_lstm_its_grid() -> None:
+    graph = capture(recognizer(), example(), "recurrent")
+    plan = Plan.of(zq.QuantSpec(layer_grids=(("lstm", "int4"),))).resolve(graph)
+    lstm = next(node for node in graph.nodes if node.op == "lstm")
+    assert plan.grid(lstm).name == "int4"
+    assert {plan.grid(node).name for node in graph.nodes if node.op != "lstm"} == {"int8"}
+
+
 def test_a_network_gives_the_same_integers_everywhere(tmp_path: Any) -> None:
     model, made = quantized()
     features, lengths = (tensor.numpy() for tensor in example(37, batch=3))
@@ -175,6 +194,18 @@ def stepping(gain: float = 3.0) -> tuple[FloatGraph, Program]:
     found = calibrate(graph, seen, CalibrationSpec("minmax", margin=1.1))
     program = lower(graph, found.ranges, QuantSpec(), channels=INPUTS, max_frames=1)
     return graph, program
+
+
+@pytest.mark.parametrize("inputs", [7, 8])
+def test_neighbours_of_neither_product_saturate(inputs: int) -> None:
+    graph = step_graph(1, inputs, UNITS)
+    given_ = torch.from_numpy(_inputs(1, 2)[0, :, :inputs])
+    states = [torch.zeros(2, UNITS, 1) for _ in graph.states]
+    found = calibrate(graph, [(given_, *states)], CalibrationSpec("minmax"))
+    program = lower(graph, found.ranges, QuantSpec(), channels=inputs, max_frames=1)
+    for name in ("weight", "recurrent"):
+        (array,) = (array for key, array in program.constants.items() if key.endswith(f":{name}"))
+        assert not saturates(array, 255)
 
 
 def test_the_states_of_a_step_are_ports_of_known_formats() -> None:

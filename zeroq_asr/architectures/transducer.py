@@ -176,12 +176,19 @@ def conformer_transducer(config: Mapping[str, Any]) -> Transducer:
     encoder, decoder, joint, decoding = (
         Options(whole.raw(name, REQUIRED), name) for name in ("encoder", "decoder", "joint", "decoding")
     )
+    whole.finish()
     durations = read_durations(decoding, "durations")
     max_symbols = decoding.whole("max_symbols", 1, _MAX_SYMBOLS, MAX_SYMBOLS)
     decoding.finish()
     jointnet = Options(joint.raw("jointnet", REQUIRED), joint.where("jointnet"))
     width = jointnet.whole("joint_hidden", 1, _MAX_WIDTH)
     classes = joint.whole("num_classes", 1, _MAX_CLASSES)
+    if decoder.raw("vocab_size", None) != classes:
+        raise ConfigError(
+            decoder.where("vocab_size"),
+            f"is {shown(decoder.raw('vocab_size', None))}, {joint.where('num_classes')} is {classes}",
+            "both are the number of tokens without the blank",
+        )
     try:
         body = ConformerEncoder(encoder)
         predictor = _predictor(decoder, width)

@@ -22,7 +22,7 @@ from torch import nn
 from zeroq_asr.capture import dispatch
 from zeroq_asr.capture.dispatch import supported
 from zeroq_asr.capture.rotary_positions import collect, of_time_index, settle
-from zeroq_asr.capture.tracer import Lengths, Real, Tracer
+from zeroq_asr.capture.tracer import Lengths, Real, TimeMajor, Tracer
 from zeroq_asr.errors import CaptureError, UnsupportedOperatorError
 from zeroq_asr.graph.canonicalize import canonicalize
 from zeroq_asr.graph.float_graph import FloatGraph
@@ -153,7 +153,8 @@ def _interpret(exported: Any, name: str, allow_float: bool) -> FloatGraph:
         if result is NotImplemented:
             keep = next((o.capture_call for o in OPERATORS.values() if o.capture_call), None)
             if not allow_float or keep is None:
-                raise unsupported(tracer.where or node.name, str(node.target), tracer.kind)
+                turned = any(isinstance(one, TimeMajor) for one in tracer.arguments(node))
+                raise unsupported(tracer.where or node.name, str(node.target), tracer.kind, time_major=turned)
             result = keep(tracer, node)
         tracer.env[node] = result
 
@@ -208,16 +209,25 @@ def _meaning(tracer: Tracer, node: Any) -> Any:
     return collect(tracer, node) if result is NotImplemented else result
 
 
-def unsupported(where: str, operator: str, layer: str = "") -> UnsupportedOperatorError:
-    """Error for an operator that no handler covers, or not as it is used here, listing those covered."""
+def unsupported(
+    where: str, operator: str, layer: str = "", *, time_major: bool = False
+) -> UnsupportedOperatorError:
+    """Error for an operator that no handler covers, or not as it is used here, listing those covered.
+
+    ``time_major``: it reads activations [T, B, C].
+    """
     name = operator.removeprefix("aten.").partition(".")[0]
     reason = "has no integer lowering"
     if dispatch.known(name):
         reason = "is used in a way that has no integer lowering (its operands, axes or options)"
+    remedy = "--allow-float keeps others in float"
+    if time_major:
+        reason = "reads activations with time in front of the batch, which an LSTM alone may"
+        remedy = "write it over [B, T, C] or [B, C, T]"
     return UnsupportedOperatorError(
         where,
         f"operator {operator}{f' (in {layer})' if layer else ''} {reason}",
-        f"{supported()}; --allow-float keeps others in float",
+        f"{supported()}; {remedy}",
     )
 
 

@@ -24,11 +24,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from zeroq_asr.architectures.transducer import ACTIVATIONS
 from zeroq_asr.architectures.transformers_ctc import ParakeetCtc, WaveformCtc, receptive_field
 from zeroq_asr.architectures.transformers_transducer import parakeet_transducer
 from zeroq_asr.checkpoints.folders import check_folder, read_object, weight_bytes
 from zeroq_asr.checkpoints.heads import require_head
+from zeroq_asr.checkpoints.huggingface_transducer import check_generation, check_transducer
 from zeroq_asr.checkpoints.weights import freeze, require_finite
 from zeroq_asr.config.choices import CTC
 from zeroq_asr.errors import CheckpointError, ConfigError, UnsupportedModelError
@@ -156,7 +156,7 @@ def load_huggingface(
         mel = config.model_type in _MEL_FAMILIES
         network: nn.Module
         if transducer:
-            _check_start(name, model, config.blank_token_id)
+            check_generation(name, model, config)
             network = parakeet_transducer(model)
             # behind tokens and blank come the durations, as they are
             _reorder(name, model.joint.head, [*order, *range(len(order), model.joint.head.out_features)])
@@ -250,33 +250,8 @@ def _supported(name: str, config: Any) -> str:
                 name, f"{option} = {shown(given)} is not supported", f"only {value!r} is"
             )
     if kind in _TRANSDUCERS:
-        _check_transducer(name, config)
+        check_transducer(name, config)
     return class_name
-
-
-def _check_transducer(name: str, config: Any) -> None:
-    """Raise CheckpointError for options of a transducer that make no sense, or are not supported."""
-    if config.hidden_act not in ACTIVATIONS:
-        problem = f"hidden_act = {shown(config.hidden_act)} is not supported"
-        raise UnsupportedModelError(name, problem, f"supported: {', '.join(ACTIVATIONS)}")
-    durations = list(getattr(config, "durations", ()))
-    # where others are given, transformers goes on by the number of a duration, and not by what it stands for
-    if durations != list(range(len(durations))):
-        raise UnsupportedModelError(
-            name, f"durations = {shown(durations)} is not supported", "supported: 0, 1, 2 and so on"
-        )
-    if not _is_size(config.max_symbols_per_step):
-        problem = f"its max_symbols_per_step is {shown(config.max_symbols_per_step)}"
-        raise CheckpointError(name, problem, "a whole number was expected")
-
-
-def _check_start(name: str, model: Any, blank: int) -> None:
-    """Raise UnsupportedModelError where decoding is to begin with another label than the blank."""
-    start = getattr(model.generation_config, "decoder_start_token_id", None)
-    if start not in (None, blank):
-        raise UnsupportedModelError(
-            name, f"decoder_start_token_id = {shown(start)} is not supported", f"only the blank, {blank}, is"
-        )
 
 
 def _subsampling(config: Any) -> int:

@@ -32,6 +32,8 @@ _NAMES = {
 }
 _OUTPUT = "joiner.output."
 _GREEDY = ("greedy", "greedy_batch")
+#: of decoding; none: what the loss and the durations say
+_KINDS = (None, "rnnt", "tdt")
 #: options of decoding that leave the greedy path where it is: what is told of it, how it is found, and beams
 _OF_RESULTS = (
     "beam",
@@ -114,6 +116,10 @@ def _decoding(where: str | os.PathLike[str], decoding: Options, loss: Options) -
             )
         durations = trained
     kind = decoding.raw("model_type")
+    if kind not in _KINDS:
+        raise ConfigError(
+            decoding.where("model_type"), f"is {shown(kind)}", f"supported: {', '.join(_KINDS[1:])}"
+        )
     if kind == "tdt" and not durations:
         raise ConfigError(decoding.where("durations"), "is missing from a transducer with durations")
     strategy = decoding.text("strategy", "greedy_batch")

@@ -14,6 +14,7 @@ import numpy.typing as npt
 import torch
 
 from zeroq_asr.checkpoints import load_model
+from zeroq_asr.checkpoints.heads import check_head
 from zeroq_asr.config.choices import AUTO, TRANSDUCER
 from zeroq_asr.deployment.metadata import own_metadata
 from zeroq_asr.deployment.runtimes import too_new
@@ -47,6 +48,9 @@ class TorchRecognizer:
     max_seconds: float | None = None
 
     def __init__(self, model: AsrModel) -> None:
+        """Raises ConfigError for a transducer, which gives no scores of frames alone."""
+        if not isinstance(model, AsrModel):
+            raise ConfigError("TorchRecognizer", "takes a CTC network", "TransducerRecognizer takes others")
         self.model = model
         self.frontend = model.frontend
         self.tokenizer = model.tokenizer
@@ -134,6 +138,7 @@ def open_recognizer(
     checkpoint that a foreign ONNX file came from and lends it frontend and tokenizer;
     ``threads`` is ONNX Runtime's.  Raises CheckpointError.
     """
+    check_head(head)
     own = (loader is not None or language is not None) and checkpoint is None
     if own or not is_onnx(path):
         model = load_model(path, config=config, loader=loader, language=language, head=head)

@@ -59,6 +59,12 @@ def _kept(graph: FloatGraph, keep_float: Iterable[str]) -> set[str]:
 
     for pattern in keep_float:
         nodes = graph.matching(pattern, "--keep-float")
+        if several := sorted({node.op for node in nodes if node.others}):
+            raise ConfigError(
+                "--keep-float",
+                f"{pattern!r} names {', '.join(several)}, which cannot be kept in float",
+                "name other layers",
+            )
         able = [node for node in nodes if can_be(node)]
         if all(traits_of(node).moves for node in able):
             ops = ", ".join(sorted({n.op for n in nodes}))

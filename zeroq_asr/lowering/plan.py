@@ -141,7 +141,7 @@ def sensitive_layers(graph: FloatGraph) -> list[str]:
 def _layers(graph: FloatGraph, pattern: str) -> list[str]:
     """Results of the layers that a pattern names and that have weights."""
     nodes = made_by(graph, pattern)
-    found = [node.out for node in nodes if traits_of(node).holds_weight]
+    found = [node.out for node in nodes if traits_of(node).holds_weight or traits_of(node).on_grid]
     if not found:
         ops = ", ".join(sorted({node.op for node in nodes}))
         raise ConfigError("grid", f"{pattern!r} names {ops}, which has no weights on a grid", "name another")

@@ -15,8 +15,10 @@ from zeroq_asr.calibration.equalize import equalize, smooth
 from zeroq_asr.calibration.shortfall import BLIND, Shortfall, median_shortfall, shortfalls
 from zeroq_asr.capture.capture import capture, prepared_graph
 from zeroq_asr.checkpoints import load_checkpoint
+from zeroq_asr.checkpoints.heads import require_head
 from zeroq_asr.config import CalibrationSpec, QuantSpec, SynthesisSpec
 from zeroq_asr.config.calibration import AUTO, BOTH, MADE, MATCHED, SPEECH
+from zeroq_asr.config.choices import CTC
 from zeroq_asr.deployment.machine import settled
 from zeroq_asr.deployment.metadata import Deployment
 from zeroq_asr.errors import CalibrationError, ConfigError, warn
@@ -25,7 +27,7 @@ from zeroq_asr.lines import printable
 from zeroq_asr.lowering.keep_float import with_islands
 from zeroq_asr.lowering.lower import check_operators
 from zeroq_asr.lowering.plan import Plan
-from zeroq_asr.model import AsrModel
+from zeroq_asr.model import AsrModel, TransducerModel
 from zeroq_asr.pipeline.clock import Clock
 from zeroq_asr.progress import Progress, silent
 from zeroq_asr.speech.audio import AudioReader, check_segments
@@ -146,6 +148,8 @@ def prepare(
     seconds: dict[str, float] = {}
     clock = Clock(seconds, progress)
     with clock("load"):
+        if isinstance(source, TransducerModel):
+            require_head(source.name, True, CTC)
         model = (
             source
             if isinstance(source, AsrModel)

@@ -81,7 +81,7 @@ def train(
     has 5 bits or fewer, for there is nothing to train, and for a file of another run.
     """
     if not coarse_layers(graph, plan):
-        problem = "no weight of the format has 5 bits or fewer: there is nothing to train"
+        problem = "no convolution or linear layer has 5 bits or fewer: there is nothing to train"
         raise ConfigError("training", problem, "say --bits w4a8, or w2a8")
     of = {"program": program.digest(), "training": training.to_dict(), "seed": synthesis.seed}
     kept = TrainingRun.resumed(run, of) if resume and run is not None else TrainingRun(run, of=of)

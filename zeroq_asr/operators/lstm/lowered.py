@@ -92,23 +92,26 @@ def quantize_lstm(ctx: Lowering, node: FloatNode, source: ValueInfo, hidden: Val
     a = node.attrs
     weight, recurrent, bias = (gate_rows(a[name]) for name in ("weight", "recurrent", "bias"))
     grid, inputs = ctx.grid(node), weight.shape[1]
-    rows = np.concatenate([weight * source.scale, recurrent * hidden.scale], axis=1)
     together = None
     if ctx.spec.target == "x86-any" and is_filled(grid) and most(U8.hi) < 2 * grid.limit:
         together = most(U8.hi)
+    # neighbours are those of one product: where its inputs are odd in number, the last has none
+    alone = inputs % 2 if together is not None else 0
+    rows = np.concatenate(
+        [weight * source.scale, np.zeros((len(weight), alone)), recurrent * hidden.scale], axis=1
+    )
     reach_x, reach_h = (max(v.hi - v.zero_point, v.zero_point - v.lo) for v in (source, hidden))
     for c in range(_LARGEST_SHIFT, -1, -1):
         step = 2.0 ** -(GATE_PLACES + c)
-        # neighbours are those of one product
         q, m = quantize_weight(rows, step, grid, together)
         offset = np.rint(bias / (m * step))
         magnitude = np.abs(q.astype(np.int64))
         given = (magnitude[:, :inputs].sum(axis=1) * reach_x + np.abs(offset)) * m
-        held = magnitude[:, inputs:].sum(axis=1) * reach_h * m
+        held = magnitude[:, inputs + alone :].sum(axis=1) * reach_h * m
         if given.max() + held.max() < _ROOM:
             return Quantized(
                 np.ascontiguousarray(q[:, :inputs, None]),
-                np.ascontiguousarray(q[:, inputs:, None]),
+                np.ascontiguousarray(q[:, inputs + alone :, None]),
                 offset.astype(np.int32),
                 m.astype(np.int32),
                 c,
