@@ -76,12 +76,12 @@ def networks() -> Iterator[tuple[str, str, Callable[[], zq.AsrModel]]]:
     yield "embedded conformer", "attention", lambda: zq.load_checkpoint(files.conformer)
     for kind in ("wav2vec2", "hubert", "conformer", "rotary", "parakeet"):
         of = "attention" if kind == "parakeet" else "waveform"
-        yield f"transformers {kind}", of, lambda kind=kind: _huggingface(kind)  # type: ignore[misc]
+        yield f"transformers {kind}", of, lambda kind=kind: _huggingface(kind)  # type: ignore[misc]  # a lambda's default has no type
     folder = os.environ.get("ZEROQ_TEST_DATA")
     for name in (*TINY, *REAL) if folder else ():
         path = Path(str(folder)) / "models" / f"{name}.nemo"
         of = "attention" if "conformer" in name else "conv"
-        yield name, of, lambda path=path: zq.load_checkpoint(path)  # type: ignore[misc]
+        yield name, of, lambda path=path: zq.load_checkpoint(path)  # type: ignore[misc]  # a lambda's default has no type
 
 
 def _huggingface(kind: str) -> zq.AsrModel:
@@ -156,7 +156,7 @@ def digests(made: Any, name: str, inputs: list[tuple[np.ndarray, np.ndarray]], r
             continue
         session = open_session(name, data, 1)
         found[dialect] = hashed(
-            lambda x, n, session=session: session.run(  # type: ignore[misc]
+            lambda x, n, session=session: session.run(  # type: ignore[misc]  # a lambda's default has no type
                 ["logits", "encoded_lengths"], {"audio_signal": x, "length": n}
             ),
             len(inputs),

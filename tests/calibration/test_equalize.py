@@ -81,7 +81,7 @@ def test_no_channel_is_scaled_without_limit() -> None:
     network = Pairs()
     with torch.no_grad():
         network.depthwise.weight[0] = 0
-        network.depthwise.bias[0] = 0  # type: ignore[index]
+        network.depthwise.bias[0] = 0  # type: ignore[index]  # this one has a bias
     graph = captured(network)
     other = equalize(graph, features(), 1.0)
     old, new = (

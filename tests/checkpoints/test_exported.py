@@ -131,7 +131,7 @@ def test_needs_a_configuration(tmp_path: Path, archive: bytes) -> None:
 
 
 class OneOutput(Network):
-    def forward(self, features: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+    def forward(self, features: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:  # type: ignore[override]  # modules may take what they like
         return super().forward(features, lengths)[0]
 
 

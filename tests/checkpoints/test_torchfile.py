@@ -105,7 +105,7 @@ def test_training_options_of_frameworks_are_left_out(
 ) -> None:
     """A Lightning checkpoint of NeMo stores OmegaConf objects: neither imported nor run."""
     module = types.ModuleType("omegaconf")
-    module.DictConfig = type("DictConfig", (), {"__module__": "omegaconf"})  # type: ignore[attr-defined]
+    module.DictConfig = type("DictConfig", (), {"__module__": "omegaconf"})  # type: ignore[attr-defined]  # a module made by hand
     options = module.DictConfig()
     options.content = {"lr": 1.0, "path": Path("somewhere")}
     monkeypatch.setitem(sys.modules, "omegaconf", module)

@@ -151,7 +151,7 @@ def test_plots_name_who_drew_them(tmp_path: Path) -> None:
 
     for suffix in FORMATS:
         path = tmp_path / f"x{suffix}"
-        plot(Result(), path)  # type: ignore[arg-type]
+        plot(Result(), path)  # type: ignore[arg-type]  # a stand-in
         assert outputs.plots(path, path.read_bytes())
 
 

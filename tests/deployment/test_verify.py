@@ -317,7 +317,7 @@ def test_every_part_of_the_program_has_its_type(
             continue  # its program is told, not held
         model = onnx.ModelProto()
         model.CopyFrom(made)
-        _edit(model, lambda own, v=value: _PLACES[place](own["program"], v), forge=True)  # type: ignore[misc]
+        _edit(model, lambda own, v=value: _PLACES[place](own["program"], v), forge=True)  # type: ignore[misc]  # a lambda's default has no type
         path.write_bytes(model.SerializeToString())
         with pytest.raises(VerificationError):
             verify(path)

@@ -277,7 +277,7 @@ def untar(data: bytes) -> dict[str, bytes]:
     """Return the files of a tar archive."""
     with tarfile.open(fileobj=io.BytesIO(data)) as archive:
         files = [member for member in archive if member.isreg()]
-        return {member.name: archive.extractfile(member).read() for member in files}  # type: ignore[union-attr]
+        return {member.name: archive.extractfile(member).read() for member in files}  # type: ignore[union-attr]  # all are files
 
 
 def header(name: str, kind: bytes, link: str = "", size: int = 0) -> tarfile.TarInfo:

@@ -86,7 +86,7 @@ def preload() -> None:
     # its thread would be there when children are forked
     importlib.import_module("tqdm").tqdm.monitor_interval = 0
     # transformers compiles a thousand patterns for every folder that it reads
-    re._MAXCACHE = 10_000  # type: ignore[attr-defined]
+    re._MAXCACHE = 10_000  # type: ignore[attr-defined]  # private
     torch = importlib.import_module("torch")
     torch.set_num_threads(1)
     with contextlib.suppress(RuntimeError):  # once a process
@@ -129,7 +129,7 @@ def _warm(folder: Path) -> None:
         for argv in runs:
             with contextlib.suppress(SystemExit):
                 command(argv)()
-        patterns = [(p, int(f)) for kind, p, f in re._cache if kind is str]  # type: ignore[attr-defined]
+        patterns = [(p, int(f)) for kind, p, f in re._cache if kind is str]  # type: ignore[attr-defined]  # private
         # the commands may have done what they like with the streams
         Path("imported.json").write_text(json.dumps([[*sys.modules], patterns]))
 

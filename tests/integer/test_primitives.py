@@ -112,7 +112,7 @@ def test_a_dividend_must_fit() -> None:
     ):
         for a in (one, 5):
             with pytest.raises(ProofError, match="b ≥ 1"):
-                backend.quotient(a, none)  # type: ignore[attr-defined]
+                backend.quotient(a, none)  # type: ignore[attr-defined]  # one of two
 
 
 # -- reductions --------------------------------------------------------------------------------------
@@ -132,9 +132,9 @@ def test_the_lowest_integer_has_no_magnitude() -> None:
     v = np.full((1, 2, 2), -(2**31), dtype=np.int32)
     for axis in ("channels", "frames"):
         with pytest.raises(ProofError, match="overflow"):
-            NumpyBackend().reduce(v, "peak", axis, 2)  # type: ignore[arg-type]
+            NumpyBackend().reduce(v, "peak", axis, 2)  # type: ignore[arg-type]  # is to be refused
         with pytest.raises(ProofError, match="peak may reach"):
-            IntervalBackend().reduce(bounds_of(v), "peak", axis, 2)  # type: ignore[arg-type]
+            IntervalBackend().reduce(bounds_of(v), "peak", axis, 2)  # type: ignore[arg-type]  # is to be refused
 
 
 # -- convolutions ------------------------------------------------------------------------------------

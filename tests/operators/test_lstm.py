@@ -199,6 +199,11 @@ def stepping(gain: float = 3.0) -> tuple[FloatGraph, Program]:
 @pytest.mark.parametrize("inputs", [7, 8])
 def test_neighbours_of_neither_product_saturate(inputs: int) -> None:
     graph = step_graph(1, inputs, UNITS)
+    # the first two of every four are large, and of one sign
+    large = torch.tensor([1.0, 1.0, 0.01, 0.01]).repeat(UNITS)
+    (node,) = (node for node in graph.nodes if node.op == "lstm_step")
+    for name, size in (("weight", inputs), ("recurrent", UNITS)):
+        node.attrs[name] = large[:size].repeat(4 * UNITS, 1) * (0.01 if name == "weight" else 1.0)
     given_ = torch.from_numpy(_inputs(1, 2)[0, :, :inputs])
     states = [torch.zeros(2, UNITS, 1) for _ in graph.states]
     found = calibrate(graph, [(given_, *states)], CalibrationSpec("minmax"))
