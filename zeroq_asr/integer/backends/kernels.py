@@ -10,6 +10,8 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol, overload
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from zeroq_asr.integer.backends.base import Body
     from zeroq_asr.integer.backends.onnx_nodes import Sym
     from zeroq_asr.integer.backends.onnx_shapes import Dims
@@ -98,10 +100,13 @@ class Kernels(Protocol):
     def leave_out(self, v: Sym) -> None:
         """Remember a vector of zeros [C] of the program that no node needs."""
 
-    def kernel_weight(self, x: Sym, w: Sym, groups: int, padding: int | None) -> tuple[str, str]:
+    def kernel_weight(
+        self, x: Sym, w: Sym, groups: int, padding: int | None, summed: np.ndarray | None = None
+    ) -> tuple[str, str]:
         """A convolution's weights and their zero point: signed where u8 times s8 is exact.
 
-        ``padding``: the byte that stands beyond the ends; None without.
+        ``padding``: the byte that stands beyond the ends; None without.  ``summed``: the weights as the
+        kernel will have them, where nodes are to turn them first.
         """
 
     def matrix(self, x: Sym, w: Sym) -> tuple[str, str]:

@@ -32,6 +32,7 @@ class OnnxFusedBackend(OnnxStrictBackend):
     """Adds the vocabulary that exact kernels need to the strict one."""
 
     dialect = "fused"
+    for_cache = True
 
     def __init__(self, target: str = "x86-any") -> None:
         super().__init__(target)
@@ -170,29 +171,33 @@ class OnnxFusedBackend(OnnxStrictBackend):
             return [self.frames_first(v) for v in operands]
         return operands
 
-    def kernel_weight(self, x: Sym, w: Sym, groups: int, padding: int | None) -> tuple[str, str]:
+    def kernel_weight(
+        self, x: Sym, w: Sym, groups: int, padding: int | None, summed: np.ndarray | None = None
+    ) -> tuple[str, str]:
         """A kernel's weights and their zero point: signed where u8 times s8 is exact.
 
         That it always is for depthwise convolutions: their kernels, which are no matrix products, widen both
         factors to 16 bits on every x86 and are several times faster with signed weights.  ``padding``: the
-        byte that stands beyond the ends, which the kernel multiplies like any other.
+        byte that stands beyond the ends, which the kernel multiplies like any other.  ``summed``: the weights
+        as the kernel will have them, where nodes are to turn them first.
         """
         depthwise = w.exact.shape[1] == 1 and len(w.exact) == groups > 1
-        if not depthwise and self._saturates(w, max(x.interval.max, padding or 0)):
+        ordered = w.exact if summed is None else summed
+        if not depthwise and self._saturates(ordered, max(x.interval.max, padding or 0)):
             return self.weight(w), self.scalar(WEIGHT_ZERO_POINT, U8)
         return self.encode(w, "i8", w.exact.astype(np.int8)), self.scalar(0, I8)
 
     def matrix(self, x: Sym, w: Sym) -> tuple[str, str]:
         """Pointwise weights [O, I, 1] as [I, O], and their zero point: signed where u8 × s8 is exact."""
         rows = w.exact[:, :, 0].T
-        if self._saturates(w, x.interval.max):
+        if self._saturates(w.exact, x.interval.max):
             unsigned = (rows.astype(np.int16) + WEIGHT_ZERO_POINT).astype(np.uint8)
             return self.encode(w, "u8+128" + TRANSPOSED, unsigned), self.scalar(WEIGHT_ZERO_POINT, U8)
         return self.encode(w, "i8" + TRANSPOSED, rows.astype(np.int8)), self.scalar(0, I8)
 
-    def _saturates(self, w: Sym, highest: int) -> bool:
+    def _saturates(self, weight: np.ndarray, highest: int) -> bool:
         """Whether a u8 × s8 kernel may saturate on what the target allows on bytes up to ``highest``."""
-        return self.target == "x86-any" and saturates(w.exact, highest)
+        return self.target == "x86-any" and saturates(weight, highest)
 
     def like(self, v: Sym, other: Sym) -> Sym:
         """A result whose axes have the order of those of ``other``."""

@@ -1,9 +1,11 @@
 """What repeats in a graph: attention in blocks of rows, an ONNX Loop, and steps from frame to frame, a Scan.
 
-Rows of scores do not depend on each other, so a loop over n = ⌈T / 512⌉ blocks of b = ⌈T / n⌉ rows gives the
-same integers in b / T of the memory that all scores at once would take.  The last block begins at T − b: all
-are equally long, as a Loop wants it, and the rows that two blocks share are taken once.  Files that are
-proven for no more frames than ``LARGEST`` bears have no loop, which costs some microseconds a layer.
+Rows of scores do not depend on each other, so a loop over n = ⌈T / 128⌉ blocks of b = ⌈T / n⌉ rows gives the
+same integers in b / T of the memory that all scores at once would take, and the scores of a block stay in a
+processor's cache.  The last block begins at T − b: all are equally long, as a Loop wants it, and the rows
+that two blocks share are taken once.  A loop costs some tens of microseconds a layer, so that an If spares
+recordings of up to ``WHOLE`` frames, and files that are proven for no more have none.  Dialects that other
+hardware reads, which may take neither Loop nor If, have them only where the memory would not do.
 """
 
 from __future__ import annotations
@@ -14,17 +16,24 @@ from dataclasses import replace
 from onnx import AttributeProto, GraphProto, NodeProto, TensorProto, ValueInfoProto, helper
 
 from zeroq_asr.errors import ExportError
-from zeroq_asr.integer.backends.base import ROWS, Body, Step
+from zeroq_asr.integer.backends.base import Body, Step
 from zeroq_asr.integer.backends.interval import Interval
 from zeroq_asr.integer.backends.onnx_graph import GraphBuilder, Sym, onnx_type, type_of
 from zeroq_asr.integer.types import IntType
 
-#: bytes of all scores at once beyond which they are made in blocks
+#: frames up to which all scores are made at once
+WHOLE = 256
+#: bytes of all scores at once that every machine has
 LARGEST = 1 << 29
+#: rows of a block, and where there are more frames than so many blocks of so many rows
+BLOCK, LONG_BLOCK = 128, 512
 
 
 class OnnxLoops(GraphBuilder):
     """The primitives that repeat."""
+
+    #: whether blocks are there to keep scores in the cache, too
+    for_cache = False
 
     def row_blocks(
         self,
@@ -38,13 +47,56 @@ class OnnxLoops(GraphBuilder):
     ) -> Sym:
         """Loop over blocks of rows, if there are many."""
         longest = int(frames.interval.max)
-        if 4 * heads * longest**2 <= LARGEST:
+        if longest <= WHOLE or not (self.for_cache or 4 * heads * longest**2 > LARGEST):
             return body(queries, positions, distances)
-        if longest >= ROWS**2:
-            problem = f"attention of {longest} frames to each other, at most {ROWS**2 - 1} are possible"
+        rows = BLOCK if longest < BLOCK**2 else LONG_BLOCK
+        if longest >= rows**2:
+            problem = f"attention of {longest} frames to each other, at most {rows**2 - 1} are possible"
             raise ExportError(self._scope, problem, "quantize with a smaller --max-seconds")
         count = self.add_node("Shape", [queries], start=2, end=3)
-        blocks = self.add_node("Div", [self.add_node("Add", [count, self.axes(ROWS - 1)]), self.axes(ROWS)])
+
+        def whole() -> Sym:
+            return body(queries, positions, distances)
+
+        def loop() -> Sym:
+            return self._blocks(body, queries, positions, distances, count, rows)
+
+        few = self.add_node("Squeeze", [self.add_node("LessOrEqual", [count, self.axes(WHOLE)])])
+        return self._either(few, whole, loop)
+
+    def _either(self, condition: str, first: Callable[[], Sym], second: Callable[[], Sym]) -> Sym:
+        """What ``first`` makes where a scalar bool holds, else what ``second`` makes."""
+        graphs, made = {}, []
+        for name, make in (("then_branch", first), ("else_branch", second)):
+            with self.subgraph() as inside:
+                made.append(make())
+            result = made[-1]
+            graphs[name] = helper.make_graph(
+                inside.nodes,
+                f"{self._label}/{name}",
+                [],
+                [helper.make_tensor_value_info(result.name, type_of(result), None)],
+                value_info=self.inner_infos(inside, result.name),
+            )
+        name = self.add_node("If", [condition], **graphs)
+        self._types[name] = type_of(made[0])
+        self._told.append(name)
+        if dims := self.dims.get(made[0].name):
+            self.tell_dims(name, dims)
+        return Sym(name, made[0].interval)
+
+    def _blocks(
+        self,
+        body: Body[Sym],
+        queries: Sym,
+        positions: Sym | None,
+        distances: Sym | None,
+        count: str,
+        most: int,
+    ) -> Sym:
+        """Loop over blocks of at most so many rows of ``count``, int64 [1]."""
+        rounded = self.add_node("Add", [count, self.axes(most - 1)])
+        blocks = self.add_node("Div", [rounded, self.axes(most)])
         padded = self.add_node("Add", [count, self.add_node("Sub", [blocks, self.axes(1)])])
         rows = self.add_node("Div", [padded, blocks])
         last = self.add_node("Sub", [count, rows])

@@ -81,6 +81,12 @@ def conv2d_cases() -> Iterator[Case]:
     yield conv2d_case("pointwise", kernel=(1, 1), channels=17, out=9, seed=2)
     yield conv2d_case("one-channel", channels=1, out=5, pads=(1, 1), seed=3)
     yield conv2d_case("subsampling", channels=1, out=8, strides=(2, 2), pads=(1, 1), frequencies=80, seed=4)
+    first: Attrs = {"channels": 1, "out": 8, "strides": (2, 2), "pads": (1, 1)}
+    yield conv2d_case("subsampling-odd", **first, frequencies=7, zx=3, seed=40)
+    yield conv2d_case("subsampling-one-frequency", **first, frequencies=1, zx=255, seed=41)
+    yield conv2d_case("subsampling-8-bits", **first, bits=8, frequencies=12, zx=0, lo=7, seed=42)
+    weight = at_the_bound((8, 1, 3, 3), 1)
+    yield conv2d_case("subsampling-neighbours", **first, bits=8, weight=weight, frequencies=10, seed=43)
     yield conv2d_case("strided-unequally", kernel=(5, 3), strides=(3, 2), pads=(2, 0), seed=5)
     yield conv2d_case("stride-beyond-kernel", kernel=(1, 2), strides=(2, 3), seed=6)
     yield conv2d_case("padded-beyond-kernel", kernel=(2, 2), pads=(4, 3), zx=200, seed=7)

@@ -15,6 +15,7 @@ from zeroq_asr.integer.backends.base import Backend, V
 from zeroq_asr.integer.frames import growth_of
 from zeroq_asr.integer.program import Instruction
 from zeroq_asr.lowering.context import Lowering
+from zeroq_asr.operators.convolution.blocks import by_blocks, is_first
 from zeroq_asr.operators.convolution.captured import over_images
 from zeroq_asr.operators.convolution.image_cases import conv2d_cases
 from zeroq_asr.operators.convolution.kernels import emit_kernel, exact_if, layout_2d, qdq_2d
@@ -98,6 +99,8 @@ def conv2d_requant(
 
 
 def _fused(b: Kernels, i: Instruction, ins: list[Sym]) -> Sym:
+    if is_first(b, i, ins):
+        return by_blocks(b, i, ins)
     return emit_kernel(b, i, ins, layout_2d(i))
 
 

@@ -1,0 +1,88 @@
+"""The first convolution of a subsampling, over blocks of two by two in place of single numbers.
+
+ONNX Runtime copies the bytes under a kernel one by one where there is one channel, which takes longer than
+their products.  Of [B, 1, T, F] the blocks of two frames and two frequencies are four channels of half as
+many frames and frequencies.  A 3 × 3 kernel with stride 2 and one entry of padding reads, of every axis,
+entries 2t − 1, 2t and 2t + 1: the second of block t − 1 and all of block t.  So it is a 2 × 2 kernel with
+stride 1 over the blocks, with weights of 0 for the firsts of block t − 1, and the very same sums.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from zeroq_asr.integer.program import Instruction
+from zeroq_asr.integer.types import I64, U8
+
+if TYPE_CHECKING:
+    from zeroq_asr.integer.backends.kernels import Kernels
+    from zeroq_asr.integer.backends.onnx_graph import Sym
+
+_TAPS, _STRIDE = 3, 2
+
+
+def is_first(b: Kernels, i: Instruction, ins: list[Sym]) -> bool:
+    """Whether a convolution is the one described above, of a known number of frequencies."""
+    a, (x, w, *_) = i.attrs, ins
+    return bool(
+        a["type"] == U8.name
+        and w.exact.shape[1:] == (1, _TAPS, _TAPS)
+        and a["groups"] == 1
+        and tuple(a["strides"]) == (_STRIDE, _STRIDE)
+        and tuple(a["pads"]) == (1, 1)
+        and tuple(a["dilations"]) == (1, 1)
+        and isinstance(b.dims.get(x.name, (None,))[-1], int)
+    )
+
+
+def blocks_of(weight: np.ndarray) -> np.ndarray:
+    """Return weights [O, 1, 3, 3] as those over blocks [O, 4, 2, 2]; a block's numbers go row by row."""
+    padded = np.pad(weight, ((0, 0), (0, 0), (1, 0), (1, 0)))
+    parts = padded.reshape(len(weight), 2, _STRIDE, 2, _STRIDE)
+    return parts.transpose(0, 2, 4, 1, 3).reshape(len(weight), _STRIDE**2, 2, 2)
+
+
+def by_blocks(b: Kernels, i: Instruction, ins: list[Sym]) -> Sym:
+    """QLinearConv over blocks of x uint8 [B, 1, T, F], whose frames and frequencies are made even."""
+    x, w, bias, m = ins
+    a = i.attrs
+    b.called("QLinearConv")
+    frequencies = int(b.dims[x.name][-1])
+    odd = frequencies % _STRIDE
+    frames = b.node("Shape", [x], None, start=2, end=3)
+    missing = b.node("Mod", [frames, b.scalar(_STRIDE, I64)], None)
+    ends = b.node("Concat", [b.axes(0, 0, 0, 0, 0, 0), missing, b.axes(odd)], None, axis=0)
+    even = b.node("Pad", [x, ends, b.scalar(a["zx"], U8)], None)
+    across = (frequencies + odd) // _STRIDE
+    parts = b.node("Reshape", [even, b.axes(0, -1, _STRIDE, across, _STRIDE)], None)
+    turned = b.node("Transpose", [parts], None, perm=[0, 1, 3, 2, 4])
+    blocks = b.node("Reshape", [turned, b.axes(0, 0, 0, _STRIDE**2)], None)
+    weight, zero = b.kernel_weight(x, w, 1, a["zx"], blocks_of(w.exact))
+    # constants, which ONNX Runtime turns once
+    padded = b.node("Pad", [weight, b.axes(0, 0, 1, 1, 0, 0, 0, 0), zero], None)
+    split = b.node("Reshape", [padded, b.axes(-1, 2, _STRIDE, 2, _STRIDE)], None)
+    joined = b.node("Transpose", [split], None, perm=[0, 2, 4, 1, 3])
+    weight = b.node("Reshape", [joined, b.axes(-1, _STRIDE**2, 2, 2)], None)
+    y = b.node(
+        "QLinearConv",
+        [
+            blocks,
+            b.float_scalar(1.0),
+            b.scalar(a["zx"], U8),
+            weight,
+            b.multiplier(m, a["c"]),
+            zero,
+            b.float_scalar(1.0),
+            b.scalar(a["zy"], U8),
+            b.vector(bias),
+        ],
+        None,
+        "com.microsoft",
+        kernel_shape=[2, 2],
+        pads=[1, 1, 0, 0],
+        channels_last=1,
+    )
+    back = b.node("Transpose", [y], U8, perm=[0, 3, 1, 2])
+    return b.clip_u8(back, a["lo"], a["hi"])
