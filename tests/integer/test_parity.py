@@ -12,12 +12,14 @@ import torch
 from onnx import TensorProto, helper
 
 from zeroq_asr.deployment import runtimes
+from zeroq_asr.deployment.machine import this_machine
 from zeroq_asr.errors import ExportError
 from zeroq_asr.integer.backends import base, onnx_loops
 from zeroq_asr.integer.backends.interval import Interval, IntervalBackend
 from zeroq_asr.integer.backends.numpy import NumpyBackend
 from zeroq_asr.integer.backends.onnx_fused import OnnxFusedBackend
 from zeroq_asr.integer.backends.onnx_graph import Sym
+from zeroq_asr.integer.backends.onnx_loops import every_graph
 from zeroq_asr.integer.backends.onnx_strict import OnnxStrictBackend
 from zeroq_asr.integer.backends.torch import TorchBackend
 from zeroq_asr.integer.pair_saturation import saturates
@@ -246,6 +248,22 @@ def test_blocks_of_rows_are_the_whole(
     if dialect is OnnxStrictBackend:
         assert_integer_only(model, way_in=False)
     assert_model_agrees(case, model, wanted)
+
+
+@pytest.mark.parametrize("case", [c for c in ALL if c.op == "attention"], ids=lambda case: case.id)
+def test_attention_of_signed_factors_is_the_same(case: Case) -> None:
+    model = build(case, OnnxFusedBackend("x86-vnni"))
+    if case.kernel != "primitives":
+        products = [
+            n for graph in every_graph(model.graph) for n in graph.node if "MatMulInteger" in n.op_type
+        ]
+        zeros = {t.name: t.data_type for t in model.graph.initializer}
+        assert products
+        assert all(
+            zeros[n.input[3 if n.op_type == "MatMulInteger" else 5]] == TensorProto.INT8 for n in products
+        )
+    if this_machine().exact_at_full_range:
+        assert_model_agrees(case, model, reference(case))
 
 
 def test_blocks_have_an_end(monkeypatch: pytest.MonkeyPatch) -> None:

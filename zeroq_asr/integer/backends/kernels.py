@@ -149,6 +149,9 @@ class Kernels(Protocol):
     def to_byte(self, v: Sym | str) -> str:
         """Cast to uint8, which keeps the lowest byte of an integer."""
 
+    def signed(self, v: Sym | str) -> str:
+        """Bytes less 128, as int8."""
+
     def to_int32(self, v: Sym | str) -> str:
         """Cast to int32, which cuts toward zero."""
 

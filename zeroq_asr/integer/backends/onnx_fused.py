@@ -313,6 +313,11 @@ class OnnxFusedBackend(OnnxStrictBackend):
         """Cast to uint8, which keeps the lowest byte of an integer."""
         return self.add_node("Cast", [v], to=TensorProto.UINT8)
 
+    def signed(self, v: Sym | str) -> str:
+        """Bytes less 128, as int8."""
+        turned = self.add_node("BitwiseXor", [v, self.scalar(WEIGHT_ZERO_POINT, U8)])
+        return self.add_node("Cast", [turned], to=TensorProto.INT8)
+
     def to_int32(self, v: Sym | str) -> str:
         """Cast to int32, which cuts toward zero."""
         return self.add_node("Cast", [v], to=TensorProto.INT32)

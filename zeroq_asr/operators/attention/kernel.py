@@ -15,7 +15,7 @@ import numpy as np
 
 from zeroq_asr.integer.backends.interval import Interval
 from zeroq_asr.integer.program import Instruction
-from zeroq_asr.integer.types import I32, U8
+from zeroq_asr.integer.types import I8, I32, U8, WEIGHT_ZERO_POINT
 from zeroq_asr.operators.attention.scores import CARRIED, FRACTION, LOW
 from zeroq_asr.registry import Condition
 
@@ -65,6 +65,7 @@ def emit_carried(b: Kernels, i: Instruction, ins: list[Sym]) -> Sym:
     a = i.attrs
     # in steps of the table
     unit = 2.0 ** -a["shift"]
+    bears_signed = b.target != "x86-any"
 
     def node(op: str, *operands: Sym | str, **attrs: int | list[int]) -> str:
         return str(b.node(op, list(operands), None, "", **attrs))
@@ -73,16 +74,23 @@ def emit_carried(b: Kernels, i: Instruction, ins: list[Sym]) -> Sym:
         split = node("Reshape", b.frames_first(v), b.axes(0, 0, a["heads"], a["size"]))
         return b.tensor(node("Transpose", split, perm=list(perm)), U8)
 
+    def factor(v: Sym) -> Sym:
+        return b.tensor(b.signed(v), I8) if bears_signed else v
+
+    def zero_of(zero_point: int, signed: bool) -> str:
+        return b.scalar(zero_point - WEIGHT_ZERO_POINT, I8) if signed else b.scalar(zero_point, U8)
+
     def product(left: Sym, zero_left: int, right: Sym, zero_right: int, scale: float) -> str:
         scales = (b.float_scalar(scale), b.float_scalar(1.0))
-        zeros = (b.scalar(zero_left, U8), b.scalar(zero_right, U8))
+        zeros = (b.scalar(zero_left, U8), zero_of(zero_right, bears_signed))
         operands: list[Sym | str] = [left, right, *scales, *zeros]
         return str(b.node("MatMulIntegerToFloat", operands, None, "com.microsoft"))
 
     rows, columns = (0, 2, 1, 3), (0, 2, 3, 1)
-    keys = heads(key, *columns)
+    keys = factor(heads(key, *columns))
     # a column of ones beside the values adds up the numerators
     values = b.append_column(heads(value, *rows), 1).name
+    signed_values = b.signed(values)
     hidden = b.shared(("hidden", mask.name), lambda: _hidden(b, mask))
 
     def block(queries: Sym, positions: Sym | None, distances: Sym | None) -> Sym:
@@ -95,8 +103,14 @@ def emit_carried(b: Kernels, i: Instruction, ins: list[Sym]) -> Sym:
         index = b.to_int32(node("Min", below, b.float_scalar(a["cap"] * unit)))
         code = b.codes(index, high, low)
         upper = node("QuantizeLinear", b.to_float(code), b.float_scalar(256.0), b.scalar(0, U8))
-        zeros = b.scalar(0, U8), b.scalar(0, U8)
-        sums = [b.to_double(node("MatMulInteger", part, values, *zeros)) for part in (upper, b.to_byte(code))]
+        parts = (
+            (upper, signed_values if bears_signed else values, bears_signed),
+            (b.to_byte(code), signed_values, True),
+        )
+        sums = [
+            b.to_double(node("MatMulInteger", part, by, b.scalar(0, U8), zero_of(0, signed)))
+            for part, by, signed in parts
+        ]
         both = node("Add", node("Mul", sums[0], b.double_scalar(1 << LOW)), sums[1])
         total = node("Slice", both, b.axes(a["size"]), b.axes(a["size"] + 1), b.axes(3))
         dims = b.dims.get(both)
@@ -114,7 +128,7 @@ def emit_carried(b: Kernels, i: Instruction, ins: list[Sym]) -> Sym:
 
     positions = distances = None
     if position:
-        positions, distances = heads(position[0], *rows), heads(position[1], *columns)
+        positions, distances = heads(position[0], *rows), factor(heads(position[1], *columns))
     queries = heads(query, *rows)
     y = b.row_blocks(block, queries, positions, distances, heads=a["heads"], frames=lengths)
     turned = node("Transpose", y, perm=list(rows))
