@@ -18,6 +18,8 @@ PACKAGE = Path(zeroq_asr.__file__).parent
 API = [
     "AsrModel",
     "AudioError",
+    "BeamDecoder",
+    "BeamSpec",
     "Benchmark",
     "Bundle",
     "CalibrationError",
@@ -49,6 +51,7 @@ API = [
     "QuantSpec",
     "Quantized",
     "Recognizer",
+    "ScoredHypothesis",
     "Sensitivity",
     "SynthesisError",
     "SynthesisSpec",

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from zeroq_asr._version import __version__
 from zeroq_asr.checkpoints import load_checkpoint, load_model, save_checkpoint
-from zeroq_asr.config import CalibrationSpec, QuantSpec, SynthesisSpec, TrainingSpec
+from zeroq_asr.config import BeamSpec, CalibrationSpec, QuantSpec, SynthesisSpec, TrainingSpec
 from zeroq_asr.config.plan_row import PlanPoint, PlanRow
+from zeroq_asr.decoding.contexts import ScoredHypothesis
+from zeroq_asr.decoding.decoder import BeamDecoder
 from zeroq_asr.decoding.transducer import Hypothesis
 from zeroq_asr.deployment.inspection import inspect_file
 from zeroq_asr.deployment.recognizer import OnnxRecognizer, Recognizer, TorchRecognizer, open_recognizer
@@ -50,6 +52,8 @@ from zeroq_asr.training.train import TrainingAccount
 __all__ = [
     "AsrModel",
     "AudioError",
+    "BeamDecoder",
+    "BeamSpec",
     "Benchmark",
     "Bundle",
     "CalibrationError",
@@ -81,6 +85,7 @@ __all__ = [
     "QuantSpec",
     "Quantized",
     "Recognizer",
+    "ScoredHypothesis",
     "Sensitivity",
     "SynthesisError",
     "SynthesisSpec",

@@ -11,6 +11,17 @@ import typer
 
 import zeroq_asr as zq
 from zeroq_asr.cli import outputs
+from zeroq_asr.cli.beams import (
+    Beam,
+    BeamSearch,
+    IlmWeight,
+    LengthBonus,
+    Lm,
+    LmWeight,
+    SourceLm,
+    SourceLmWeight,
+    beam_of,
+)
 from zeroq_asr.cli.options import (
     AsJson,
     BatchSize,
@@ -57,6 +68,14 @@ def transcribe(
     loader: Loader = None,
     language: Language = None,
     head: Head = AUTO,
+    beam: Beam = None,
+    beam_search: BeamSearch = None,
+    lm: Lm = None,
+    lm_weight: LmWeight = None,
+    source_lm: SourceLm = None,
+    source_lm_weight: SourceLmWeight = None,
+    ilm_weight: IlmWeight = None,
+    length_bonus: LengthBonus = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
     developer: Developer = False,
@@ -67,13 +86,16 @@ def transcribe(
     """
     with session(ctx, as_json=as_json, quiet=quiet, developer=developer) as terminal:
         heard = channel_of(channel)
+        decoding = beam_of(
+            beam, beam_search, lm, lm_weight, source_lm, source_lm_weight, ilm_weight, length_bonus
+        )
         from zeroq_asr.measure.evaluate import transcribe_batches
         from zeroq_asr.speech.audio import check_segments
 
         with terminal.progress() as progress:
             recordings = [one for path in audio for one in _recordings(path)]
             check_segments(recordings)
-            recognizer = _open(model, config, loader, language, head, checkpoint, threads, progress)
+            recognizer = _open(model, config, loader, language, head, decoding, checkpoint, threads, progress)
         texts: list[str] = []
         alone = len(recordings) == 1 and recordings[0].audio_path == audio[0]
         # lines on a terminal are progress enough, and a bar would be in their way
@@ -126,6 +148,14 @@ def evaluate(
     loader: Loader = None,
     language: Language = None,
     head: Head = AUTO,
+    beam: Beam = None,
+    beam_search: BeamSearch = None,
+    lm: Lm = None,
+    lm_weight: LmWeight = None,
+    source_lm: SourceLm = None,
+    source_lm_weight: SourceLmWeight = None,
+    ilm_weight: IlmWeight = None,
+    length_bonus: LengthBonus = None,
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", metavar="FILE", help="Write references and transcripts, JSON lines."),
@@ -140,16 +170,19 @@ def evaluate(
     Example: zeroq-asr evaluate quartznet.int8.onnx --manifest test-other
     """
     with session(ctx, as_json=as_json, quiet=quiet, developer=developer) as terminal:
+        decoding = beam_of(
+            beam, beam_search, lm, lm_weight, source_lm, source_lm_weight, ilm_weight, length_bonus
+        )
         utterances = zq.read_manifest(manifest, channel_of(channel))[:limit]
         if output is not None:
             heard = (Path(utterance.audio_path) for utterance in utterances)
-            sources = (model, manifest, config, checkpoint, *heard)
+            sources = (model, manifest, config, checkpoint, lm, source_lm, *heard)
             check_output(terminal, output, outputs.transcripts, *sources, force=force)
         from zeroq_asr.measure.evaluate import references_of
 
         references_of(utterances)  # a line without text shows before the model is read
         with terminal.progress() as progress:
-            recognizer = _open(model, config, loader, language, head, checkpoint, threads, progress)
+            recognizer = _open(model, config, loader, language, head, decoding, checkpoint, threads, progress)
             result = zq.evaluate(
                 recognizer, utterances, batch_size=batch_size, by_duration=batch_size > 1, progress=progress
             )
@@ -167,6 +200,7 @@ def _open(
     loader: str | None,
     language: str | None,
     head: str,
+    beam: zq.BeamSpec | None,
     checkpoint: Path | None,
     threads: int | None,
     progress: Progress,
@@ -182,6 +216,7 @@ def _open(
         loader=loader,
         language=language,
         head=head,
+        beam=beam,
         checkpoint=checkpoint,
         threads=threads,
     )

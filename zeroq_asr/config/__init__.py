@@ -4,7 +4,8 @@ Each specification is checked when it is made (ConfigError says what is allowed)
 a JSON round trip: ``Spec.from_dict(spec.to_dict()) == spec``.  Unknown keys are refused, so
 that a misspelt option in a saved configuration is an error and not a silent default.
 
-Imported by: integer, checkpoints, lowering, synthesis, calibration, deployment, pipeline, measure, cli.
+Imported by: decoding, integer, checkpoints, lowering, synthesis, calibration, deployment, pipeline, measure,
+cli.
 Imports: errors, files, lines.
 Never imports: registry, speech, decoding, integer, graph, architectures, model, capture, checkpoints,
 lowering, operators, embedded, synthesis, calibration, deployment, pipeline, measure, cli.
@@ -12,6 +13,7 @@ lowering, operators, embedded, synthesis, calibration, deployment, pipeline, mea
 
 from zeroq_asr.config.calibration import MADE_MARGIN, METHODS, CalibrationSpec
 from zeroq_asr.config.choices import DEVICES, DIALECTS
+from zeroq_asr.config.decoding import SEARCHES, BeamSpec
 from zeroq_asr.config.plan_file import LAYER_BITS
 from zeroq_asr.config.quantization import NONLINEARITIES, ROUNDINGS, TARGETS, QuantSpec
 from zeroq_asr.config.synthesis import INITS, SCHEDULES, SynthesisSpec
@@ -28,7 +30,9 @@ __all__ = [
     "RECONSTRUCTIONS",
     "ROUNDINGS",
     "SCHEDULES",
+    "SEARCHES",
     "TARGETS",
+    "BeamSpec",
     "CalibrationSpec",
     "QuantSpec",
     "SynthesisSpec",

@@ -1,7 +1,7 @@
 """From scores to tokens.
 
 Imported by: deployment, measure.
-Imports: nothing.
+Imports: errors, files, lines, config.
 Never imports: speech, integer, graph, architectures, model, capture, checkpoints, lowering, operators,
 embedded, synthesis, calibration, deployment, pipeline, measure, cli.
 """

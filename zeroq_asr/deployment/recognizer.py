@@ -16,6 +16,7 @@ import torch
 from zeroq_asr.checkpoints import load_model
 from zeroq_asr.checkpoints.heads import check_head
 from zeroq_asr.config.choices import AUTO, TRANSDUCER
+from zeroq_asr.config.decoding import BeamSpec
 from zeroq_asr.deployment.metadata import own_metadata
 from zeroq_asr.deployment.runtimes import too_new
 from zeroq_asr.deployment.transducer import TokenRecognizer, TransducerRecognizer
@@ -131,24 +132,38 @@ def open_recognizer(
     checkpoint: str | os.PathLike[str] | None = None,
     threads: int | None = None,
     head: str = AUTO,
+    beam: BeamSpec | None = None,
 ) -> Recognizer | TokenRecognizer:
     """Open an ONNX file or a checkpoint, told apart by content.
 
     ``config``, ``loader``, ``language`` and ``head`` are handed to ``load_model``; ``checkpoint`` is the
     checkpoint that a foreign ONNX file came from and lends it frontend and tokenizer;
-    ``threads`` is ONNX Runtime's.  Raises CheckpointError.
+    ``threads`` is ONNX Runtime's; ``beam`` says how a transducer is decoded, None: greedily.
+
+    Raises CheckpointError, and ConfigError for a beam where there is no transducer, or that cannot be had.
     """
     check_head(head)
     own = (loader is not None or language is not None) and checkpoint is None
     if own or not is_onnx(path):
         model = load_model(path, config=config, loader=loader, language=language, head=head)
-        return TransducerRecognizer(model) if isinstance(model, TransducerModel) else TorchRecognizer(model)
+        if isinstance(model, TransducerModel):
+            return TransducerRecognizer(model, beam)
+        _require_no_beam(model.name, beam)
+        return TorchRecognizer(model)
+    _require_no_beam(path, beam)
     if head == TRANSDUCER:
         raise CheckpointError(path, "is an ONNX file, of which no transducer is read", "leave --head out")
     if checkpoint is None:
         return OnnxRecognizer(path, threads)
     lender = load_model(checkpoint, config=config, loader=loader, language=language)
     return OnnxRecognizer(path, threads, frontend=lender.frontend, tokenizer=lender.tokenizer)
+
+
+def _require_no_beam(where: str | os.PathLike[str], beam: BeamSpec | None) -> None:
+    """Raise ConfigError where a beam is asked for of a CTC network."""
+    if beam is not None:
+        problem = "is a CTC network, which is decoded greedily: beams and language models are for transducers"
+        raise ConfigError(where, problem, "leave --beam out, or choose a transducer by --head")
 
 
 def is_onnx(path: str | os.PathLike[str]) -> bool:

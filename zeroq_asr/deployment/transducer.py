@@ -11,6 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from zeroq_asr.config.decoding import BeamSpec
+from zeroq_asr.decoding.decoder import BeamDecoder
 from zeroq_asr.decoding.transducer import Array, Hypothesis, Labels, State, greedy_transducer
 from zeroq_asr.errors import CheckpointError
 from zeroq_asr.model import TransducerModel
@@ -36,12 +38,16 @@ class TokenRecognizer(Protocol):
 
 
 class TransducerRecognizer:
-    """The float parts of a transducer, run as they are and decoded greedily."""
+    """The float parts of a transducer, run as they are and decoded greedily, or by a beam."""
 
     max_seconds: float | None = None
 
-    def __init__(self, model: TransducerModel) -> None:
-        """Raise CheckpointError where the network scores other tokens than the tokenizer has."""
+    def __init__(self, model: TransducerModel, beam: BeamSpec | None = None) -> None:
+        """Decode as ``beam`` says; None: greedily.
+
+        Raises CheckpointError where the network scores other tokens than the tokenizer has, and ConfigError
+        where a beam cannot be had (``BeamDecoder``).
+        """
         self.model = model
         self.frontend = model.frontend
         self.tokenizer = model.tokenizer
@@ -55,6 +61,7 @@ class TransducerRecognizer:
                 f"gives {scores} scores, expected {expected}: tokens, the blank and durations",
                 "is this the tokenizer it was trained with?",
             )
+        self.beam = None if beam is None else BeamDecoder(beam, self.tokenizer.tokens, network.durations)
 
     @torch.inference_mode()
     def hypotheses(self, features: Floats, lengths: Lengths) -> list[Hypothesis]:
@@ -70,12 +77,12 @@ class TransducerRecognizer:
             scores: Array = network.joiner(*_tensors((encoding, prediction))).numpy()
             return scores
 
+        start = tuple(part.numpy() for part in network.predictor.start(len(features)))
+        parts = (encoded.numpy(), ends.numpy(), predict, join, start)
+        if self.beam is not None:
+            return [*self.beam(*parts)]
         return greedy_transducer(
-            encoded.numpy(),
-            ends.numpy(),
-            predict,
-            join,
-            tuple(part.numpy() for part in network.predictor.start(len(features))),
+            *parts,
             blank_id=self.tokenizer.blank_id,
             durations=network.durations,
             max_symbols=network.max_symbols,

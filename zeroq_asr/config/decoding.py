@@ -1,0 +1,83 @@
+"""How a transducer's scores become text: the search, and the language models that have a say in it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from zeroq_asr.config.checks import choice, from_dict, real, text, whole
+from zeroq_asr.errors import ConfigError
+
+#: how hypotheses are expanded: ``zeroq_asr.decoding.beam`` and ``zeroq_asr.decoding.expansion``
+MODIFIED, MAES = "modified", "maes"
+SEARCHES = (MODIFIED, MAES)
+#: weight of a language model where nobody names one
+LM_WEIGHT = 0.3
+#: most hypotheses that are kept: more are a slip of the pen
+MOST_WIDTH = 1024
+#: fields that mean nothing without another
+NEEDS = {"lm_weight": "lm", "source_lm": "lm", "source_lm_weight": "source_lm"}
+
+
+@dataclass(frozen=True)
+class BeamSpec:
+    """How wide a transducer's beam is, how it is searched, and what is added to its scores."""
+
+    #: hypotheses that are kept from frame to frame
+    width: int = 4
+    #: "modified": one token a frame at most; "maes": several, as many as seem worth it
+    search: str = MODIFIED
+    #: path of an n-gram model over tokens, in the ARPA format; None: none
+    lm: str | None = None
+    #: what its log-probability counts; None: ``LM_WEIGHT``
+    lm_weight: float | None = None
+    #: path of a model of the text that the transducer was trained on, which is taken away (density ratio)
+    source_lm: str | None = None
+    #: what its log-probability counts; None: ``LM_WEIGHT``
+    source_lm_weight: float | None = None
+    #: what the log-probability of the transducer's internal language model counts, which is taken away
+    ilm_weight: float = 0.0
+    #: added for every token, in nats; below 0 it makes hypotheses shorter
+    length_bonus: float = 0.0
+    #: of "maes": expansions of one frame at most
+    maes_num_steps: int = 2
+    #: of "maes": a hypothesis has ``width`` + beta expansions at most …
+    maes_expansion_beta: int = 2
+    #: … of scores at most gamma nats below the best of them
+    maes_expansion_gamma: float = 2.3
+    #: of "maes": tokens by which a hypothesis may be longer than one that it takes probability from
+    maes_prefix_alpha: int = 1
+
+    def __post_init__(self) -> None:
+        where = "BeamSpec"
+        whole(where, "width", self.width, 1, MOST_WIDTH)
+        choice(where, "search", self.search, SEARCHES)
+        for name in ("lm", "source_lm"):
+            if getattr(self, name) is not None:
+                text(where, name, getattr(self, name))
+        for name in ("lm_weight", "source_lm_weight", "ilm_weight"):
+            if getattr(self, name) is not None:
+                real(where, name, getattr(self, name), at_least=0.0, at_most=100.0)
+        real(where, "length_bonus", self.length_bonus, at_least=-100.0, at_most=100.0)
+        whole(where, "maes_num_steps", self.maes_num_steps, 1, 100)
+        whole(where, "maes_expansion_beta", self.maes_expansion_beta, 0, 1 << 20)
+        real(where, "maes_expansion_gamma", self.maes_expansion_gamma, at_least=0.0)
+        whole(where, "maes_prefix_alpha", self.maes_prefix_alpha, 0, 100)
+        for name, other in NEEDS.items():
+            if getattr(self, name) is not None and getattr(self, other) is None:
+                raise ConfigError(where, f"{name} is given without {other}", f"name {other}, too")
+        if self.search == MODIFIED:
+            for field in dataclasses.fields(self):
+                if field.name.startswith("maes_") and getattr(self, field.name) != field.default:
+                    raise ConfigError(where, f"{field.name} is of the search {MAES}, not of {MODIFIED}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON values."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> BeamSpec:
+        """Return the specification that ``to_dict`` wrote; ConfigError for unknown keys."""
+        return from_dict(cls, data)

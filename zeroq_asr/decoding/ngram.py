@@ -1,0 +1,138 @@
+"""n-gram language models over tokens, by KenLM (Heafield, 2011).
+
+The model is an ARPA file whose words are the recogniser's tokens, spelled as its tokenizer spells them; the
+token of a space, " ", is the word ``<space>``.  Such a file is what ``lmplz`` makes of text that was cut to
+tokens with a space between each two (of SentencePiece: ``spm_encode --output_format=piece``).  NeMo's files
+have a character for each token instead, of its number and an offset; they are refused, and so are models
+over whole words.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import os
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from zeroq_asr.decoding.fusion import Floats
+from zeroq_asr.decoding.transducer import Array
+from zeroq_asr.errors import ConfigError, warn
+from zeroq_asr.files import open_file
+from zeroq_asr.lines import said
+
+#: the word of the token " "
+SPACE = "<space>"
+_UNKNOWN = "<unk>"
+#: what an ARPA file means something else by
+_RESERVED = frozenset({"<s>", "</s>", _UNKNOWN})
+#: NeMo's character of the token i is that of number i + 100
+_NEMO_OFFSET = 100
+#: bytes of an n-gram's line at the least: a probability, a tab, a word and the line's end
+_LEAST_BYTES = 4
+#: bytes of the header that are looked at, contexts whose scores are kept
+_HEADER, _KEPT = 1 << 16, 4096
+_HOW = "an ARPA file whose words are the tokens of the recogniser is needed"
+
+
+class NGram:
+    """The log-probability, in nats, of each token behind the tokens before it; a Scorer.
+
+    A token that the model does not have counts as its ``<unk>``.  The end of a sentence is not scored:
+    recordings are cut anywhere.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], tokens: Sequence[str]) -> None:
+        """Read the ARPA file ``path`` for a recogniser's ``tokens``.
+
+        Raises ConfigError where there is none, where it is damaged or over words other than the tokens, and
+        where KenLM is not installed; a ZeroqWarning says where it has fewer than half of the tokens.
+        """
+        self._model, self._new_state = _load(path)
+        words = [_word(token) for token in tokens]
+        known = sum(word in self._model for word in words if word != _UNKNOWN)
+        if sum(chr(_NEMO_OFFSET + i) in self._model for i in range(len(tokens))) > known:
+            problem = "has NeMo's characters for tokens (number of the token + 100), not the tokens"
+            raise ConfigError(path, problem, _HOW)
+        # words alone begin no token, and a space is none of them
+        marks = [word for word in words if word == SPACE or word[:1] == "\u2581" or word[:2] == "##"]
+        if not known or (marks and not any(word in self._model for word in marks)):
+            has = f"{known} of the {len(tokens)} tokens, and of those that mark where words begin none"
+            raise ConfigError(path, f"is no model over the tokens: its words include {has}", _HOW)
+        if 2 * known < len(tokens):
+            warn(path, f"has {known} of the {len(tokens)} tokens; the others count as {_UNKNOWN}")
+        self._words = words
+        self._scores = functools.lru_cache(_KEPT)(self._all_scores)
+
+    def start(self) -> Any:
+        """Return the state at the beginning of a sentence."""
+        state = self._new_state()
+        self._model.BeginSentenceWrite(state)
+        return state
+
+    def scores(self, memories: Sequence[Any], predictions: Array) -> Floats:
+        """Return log-probabilities [N, V]; what the predictor gives is not looked at."""
+        return np.stack([self._scores(state) for state in memories])
+
+    def follow(self, memory: Any, token: int) -> Any:
+        """Return the state behind ``token``."""
+        state = self._new_state()
+        self._model.BaseScore(memory, self._words[token], state)
+        return state
+
+    def _all_scores(self, state: Any) -> Floats:
+        score, out = self._model.BaseScore, self._new_state()
+        return math.log(10) * np.array([score(state, word, out) for word in self._words])
+
+
+def _word(token: str) -> str:
+    """Return the word that a token is in the file; ``<unk>`` for one that can be none."""
+    if token == " ":
+        return SPACE
+    # what separates words, or ends a text in C
+    impossible = not token or "\0" in token or any(c.isspace() for c in token)
+    return _UNKNOWN if impossible or token in _RESERVED else token
+
+
+def _load(path: str | os.PathLike[str]) -> tuple[Any, Any]:
+    """Return KenLM's model of an ARPA file, and what makes its states."""
+    _check_header(path)
+    try:
+        import kenlm
+    except ImportError:
+        problem = "needs KenLM, which is not installed"
+        raise ConfigError("language model", problem, "pip install 'zeroq-asr[lm]'") from None
+    config = kenlm.Config()
+    config.show_progress = False
+    config.arpa_complain = kenlm.ARPALoadComplain.NONE
+    try:
+        # as bytes: a name need not be Unicode
+        return kenlm.Model(os.fsencode(path), config), kenlm.State
+    except (OSError, RuntimeError, ValueError, MemoryError) as error:
+        reason = re.sub(r".*(threw|because) ", "", said(error))
+        raise ConfigError(path, f"is not an ARPA file that can be read ({reason})", _HOW) from None
+
+
+def _check_header(path: str | os.PathLike[str]) -> None:
+    """Require an ARPA file's header, of no more n-grams than the file has room for.
+
+    KenLM maps its own binary files to memory as they are, and makes room for as many n-grams as a header
+    says, so neither is handed to it unseen.
+    """
+    with open_file(path, ConfigError) as stream:
+        size = os.fstat(stream.fileno()).st_size
+        lines = stream.read(_HEADER).lstrip().splitlines()
+    if not lines or lines[0].strip() != b"\\data\\":
+        raise ConfigError(path, "is not an ARPA file: it does not begin with \\data\\", _HOW)
+    counts = []
+    for line in lines[1:]:
+        match = re.fullmatch(rb"\s*ngram\s+\d{1,3}\s*=\s*(\d{1,18})\s*", line)
+        if match is None:
+            break
+        counts.append(int(match[1]))
+    if not counts or sum(counts) * _LEAST_BYTES > size:
+        problem = f"is a damaged ARPA file: {sum(counts)} n-grams in {size} bytes"
+        raise ConfigError(path, problem, "was it copied whole?")
