@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -67,7 +67,7 @@ def beam_of(
 
     Raises ConfigError, naming it, for one that means nothing without another, or is out of its range.
     """
-    given = {
+    given: dict[str, Any] = {
         "search": search,
         "lm": None if lm is None else str(lm),
         "lm_weight": lm_weight,

@@ -35,7 +35,7 @@ class BeamDecoder:
         """
         if spec.search == MAES and durations:
             problem = f"{MAES} is not known for a transducer with durations (TDT)"
-            raise ConfigError("beam search", problem, "choose modified, which is over pairs with durations")
+            raise ConfigError("--beam-search", problem, "choose modified, which is over pairs with durations")
         self.spec, self.durations = spec, tuple(durations)
         self.blank_id = len(tokens)
         # however much it counts: without any scorer there are no scores to add
