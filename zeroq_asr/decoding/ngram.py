@@ -10,6 +10,7 @@ over whole words.
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 import os
 import re
@@ -33,8 +34,8 @@ _RESERVED = frozenset({"<s>", "</s>", _UNKNOWN})
 _NEMO_OFFSET = 100
 #: bytes of an n-gram's line at the least: a probability, a tab, a word and the line's end
 _LEAST_BYTES = 4
-#: bytes of the header that are looked at, contexts whose scores are kept
-_HEADER, _KEPT = 1 << 16, 4096
+#: bytes of a line that are looked at, contexts whose scores are kept
+_LONGEST, _KEPT = 1 << 16, 4096
 _HOW = "an ARPA file whose words are the tokens of the recogniser is needed"
 
 
@@ -99,7 +100,7 @@ def _word(token: str) -> str:
 
 def _load(path: str | os.PathLike[str]) -> tuple[Any, Any]:
     """Return KenLM's model of an ARPA file, and what makes its states."""
-    _check_header(path)
+    _check(path)
     try:
         import kenlm
     except ImportError:
@@ -116,23 +117,28 @@ def _load(path: str | os.PathLike[str]) -> tuple[Any, Any]:
         raise ConfigError(path, f"is not an ARPA file that can be read ({reason})", _HOW) from None
 
 
-def _check_header(path: str | os.PathLike[str]) -> None:
-    """Require an ARPA file's header, of no more n-grams than the file has room for.
+def _check(path: str | os.PathLike[str]) -> None:
+    """Require an ARPA file of no more n-grams than it has room for, with an unknown word.
 
-    KenLM maps its own binary files to memory as they are, and makes room for as many n-grams as a header
-    says, so neither is handed to it unseen.
+    KenLM maps its own binary files to memory as they are, makes room for as many n-grams as a header says,
+    and prints that an unknown word is missing; so none of these is handed to it.
     """
     with open_file(path, ConfigError) as stream:
         size = os.fstat(stream.fileno()).st_size
-        lines = stream.read(_HEADER).lstrip().splitlines()
-    if not lines or lines[0].strip() != b"\\data\\":
-        raise ConfigError(path, "is not an ARPA file: it does not begin with \\data\\", _HOW)
-    counts = []
-    for line in lines[1:]:
-        match = re.fullmatch(rb"\s*ngram\s+\d{1,3}\s*=\s*(\d{1,18})\s*", line)
-        if match is None:
-            break
-        counts.append(int(match[1]))
-    if not counts or sum(counts) * _LEAST_BYTES > size:
-        problem = f"is a damaged ARPA file: {sum(counts)} n-grams in {size} bytes"
-        raise ConfigError(path, problem, "was it copied whole?")
+        lines = (line.strip() for line in iter(lambda: stream.readline(_LONGEST), b""))
+        first = next((line for line in lines if line), b"")
+        if first != b"\\data\\":
+            raise ConfigError(path, "is not an ARPA file: it does not begin with \\data\\", _HOW)
+        counts = []
+        for line in lines:
+            match = re.fullmatch(rb"ngram\s+\d{1,3}\s*=\s*(\d{1,18})", line)
+            if match is None:
+                break
+            counts.append(int(match[1]))
+        if not counts or sum(counts) * _LEAST_BYTES > size:
+            problem = f"is a damaged ARPA file: {sum(counts)} n-grams in {size} bytes"
+            raise ConfigError(path, problem, "was it copied whole?")
+        unigrams = itertools.takewhile(lambda line: line not in (b"\\2-grams:", b"\\end\\"), lines)
+        if not any(line.split()[1:2] in ([b"<unk>"], [b"<UNK>"]) for line in unigrams):
+            problem = "is an ARPA file without <unk>, as which tokens count that it does not have"
+            raise ConfigError(path, problem, "lmplz writes one, and SRILM's ngram-count with -unk")
