@@ -24,19 +24,21 @@ def test_a_sum_weighs_its_scorers() -> None:
     np.testing.assert_array_equal(doubled.scores([(after,)], np.zeros((1, 1)))[0], 2 * scores[1])
 
 
+@pytest.mark.parametrize("count", [1, 5])
 @pytest.mark.parametrize("durations", [0, 2])
-def test_the_internal_model_hears_nothing_and_gives_tokens_alone(durations: int) -> None:
+def test_the_internal_model_hears_nothing_and_gives_tokens_alone(durations: int, count: int) -> None:
     generator = np.random.default_rng(0)
     weights, bias = generator.standard_normal((4, 3 + 1 + durations)), generator.standard_normal(4)
 
     def join(encoding: np.ndarray, prediction: np.ndarray) -> np.ndarray:
         assert encoding.dtype == prediction.dtype == np.float32
         assert encoding.flags.c_contiguous
+        assert encoding.flags.writeable
         return np.maximum(encoding + prediction + bias, 0) @ weights
 
-    predictions = generator.standard_normal((5, 4)).astype(np.float32)
+    predictions = generator.standard_normal((count, 4)).astype(np.float32)
     model = InternalLanguageModel(join, np.zeros(4, np.float32), 3)
-    found = model.scores([model.start()] * 5, predictions)
+    found = model.scores([model.start()] * count, predictions)
     logits = (np.maximum(predictions + bias, 0) @ weights)[:, :3]
     expected = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
     np.testing.assert_allclose(found, expected, rtol=1e-12)

@@ -78,8 +78,8 @@ class InternalLanguageModel:
 
     def scores(self, memories: Sequence[Any], predictions: Array) -> Floats:
         """Return log-probabilities [N, V]."""
-        silence = np.broadcast_to(self.silence, (len(predictions), *self.silence.shape))
-        return log_softmax(self.joiner(np.ascontiguousarray(silence), predictions)[:, : self.tokens])
+        silence = np.repeat(self.silence[None], len(predictions), axis=0)
+        return log_softmax(self.joiner(silence, predictions)[:, : self.tokens])
 
     def follow(self, memory: Any, token: int) -> None:
         """Return None."""

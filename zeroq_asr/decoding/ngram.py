@@ -113,8 +113,13 @@ def _load(path: str | os.PathLike[str]) -> tuple[Any, Any]:
         # as bytes: a name need not be Unicode
         return kenlm.Model(os.fsencode(path), config), kenlm.State
     except (OSError, RuntimeError, ValueError, MemoryError) as error:
-        reason = re.sub(r".*(threw|because) ", "", said(error))
-        raise ConfigError(path, f"is not an ARPA file that can be read ({reason})", _HOW) from None
+        raise ConfigError(path, f"is not an ARPA file that can be read ({_reason(error)})", _HOW) from None
+
+
+def _reason(error: Exception) -> str:
+    """Return what KenLM says of a file, without the place in its own source."""
+    text = re.sub(r"^Cannot read model .*?' \(", "", said(error)).removesuffix(")")
+    return re.sub(r"^.* threw \w*(?: because `.*?')?\.? ?", "", text)
 
 
 def _check(path: str | os.PathLike[str]) -> None:

@@ -1,0 +1,63 @@
+"""The script that measures beams has a row for every width and fusion, and refuses what it cannot measure."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import soundfile
+from lookup_transducers import write_arpa
+from small_transducers import TOKENS, nemo_config, nemo_state
+
+import zeroq_asr as zq
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+
+import beams
+
+
+@pytest.fixture
+def manifest(tmp_path: Path, speech_like: object) -> Path:
+    soundfile.write(tmp_path / "a.wav", speech_like, 16000, subtype="FLOAT")
+    path = tmp_path / "list.jsonl"
+    path.write_text(json.dumps({"audio_filepath": "a.wav", "text": "a b"}) + "\n")
+    return path
+
+
+@pytest.fixture
+def model(write_nemo: Callable[..., Path]) -> Path:
+    config = nemo_config()
+    return write_nemo(config, nemo_state(config), name="transducer.nemo")
+
+
+def test_rows(model: Path, manifest: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("kenlm", reason="KenLM is not installed: pip install 'zeroq-asr[lm]'")
+    words = {token.replace(" ", "<space>"): (-0.7, 0.0) for token in TOKENS}
+    ends = {"<unk>": (-2.0, 0.0), "<s>": (0.0, 0.0), "</s>": (-1.0, 0.0)}
+    lm = str(write_arpa(tmp_path / "t.arpa", ends | words, {("a", "b"): -0.01}))
+    out = tmp_path / "beams.txt"
+    given = ["--widths", "1", "2", "--search", "modified", "maes", "--lm", lm, "--source-lm", lm]
+    given += ["--ilm-weight", "0.2", "--out", str(out)]
+    assert beams.main([str(model), "--manifest", str(manifest), *given]) == 0
+    text = out.read_text()
+    assert text == capsys.readouterr().out
+    head, *rows = text.splitlines()[2:]
+    assert head.split()[0] == "decoding"
+    assert len(rows) == 1 + 2 * 2 * 4
+    kinds = {(row.split()[0], row.split()[1]) for row in rows}
+    assert kinds == {("greedy", "–"), *((s, w) for s in ("modified", "maes") for w in "12")}
+
+
+def test_what_is_no_transducer_is_refused(
+    model: Path, manifest: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rest = ["--manifest", str(manifest), "--widths", "2"]
+    assert beams.main([str(zq.embedded_files().model), *rest]) == 1
+    assert "is no transducer, whose beams are measured" in capsys.readouterr().err
+    assert beams.main([str(model), *rest, "--source-lm", "x"]) == 1
+    assert "--source-lm: means nothing without --lm" in capsys.readouterr().err
+    assert beams.main([str(model), *rest, "--search", "alsd"]) == 1
+    assert "'alsd' is not one of modified, maes" in capsys.readouterr().err
