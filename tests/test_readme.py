@@ -13,13 +13,14 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from small_transducers import nemo_config, nemo_state
 from typer.testing import CliRunner
 
 from zeroq_asr.cli.commands import COMMANDS, app
 
 README = Path(__file__).parents[1] / "README.md"
-CHECKPOINT = "stt_en_quartznet15x5.nemo"
-PLACEHOLDERS = {"MODEL": CHECKPOINT, "FILE": "stt_en_quartznet15x5.int8.onnx"}
+CHECKPOINT, TRANSDUCER = "stt_en_quartznet15x5.nemo", "stt_en_conformer_transducer.nemo"
+PLACEHOLDERS = {"MODEL": CHECKPOINT, "FILE": "stt_en_quartznet15x5.int8.onnx", "TRANSDUCER": TRANSDUCER}
 
 
 def _blocks(language: str) -> list[str]:
@@ -46,6 +47,7 @@ def folder(
     """A folder with the files that the README speaks of, small ones."""
     monkeypatch.chdir(tmp_path)
     write_nemo(conv_config, conv_state, name=CHECKPOINT)
+    write_nemo(nemo_config(), nemo_state(nemo_config()), name=TRANSDUCER)
     soundfile.write(tmp_path / "call.flac", speech_like, 16000)
     line = {"audio_filepath": "call.flac", "duration": 0.5, "text": "a call"}
     for name in ("test.jsonl", "real.jsonl"):
