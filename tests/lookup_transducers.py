@@ -26,9 +26,12 @@ class Lookup:
     durations: tuple[int, ...] = ()
     predicted: int = 0
     joined: int = 0
+    #: most labels that were read at once
+    widest: int = 0
 
     def predict(self, labels: Labels, state: State) -> tuple[Array, State]:
         self.predicted += 1
+        self.widest = max(self.widest, len(labels))
         assert labels.dtype == np.int64
         assert state[0].shape == (1, len(labels))
         after = (3 * state[0] + labels + 1) % PREDICTIONS

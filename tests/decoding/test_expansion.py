@@ -172,6 +172,13 @@ def test_the_joiner_runs_once_a_step() -> None:
     assert machine.predicted <= 1 + 4 * 2
 
 
+@pytest.mark.parametrize("steps", [1, 4])
+def test_a_flat_network_makes_no_more_than_its_limit(steps: int) -> None:
+    machine = random_lookup(1, tokens=20, sharpness=0.01)
+    search(machine, [[0, 1, 2, 3]] * 2, [4, 4], 5, Expansion(steps, 3, 2.3, 1))
+    assert machine.widest == 2 * (5 + 3)
+
+
 def test_nothing_is_heard_in_nothing_and_durations_are_refused() -> None:
     assert search(random_lookup(0), [[0], [1]], [0, 0], 4) == [[ScoredHypothesis()]] * 2
     with pytest.raises(ValueError, match="knows no durations"):

@@ -6,11 +6,13 @@ Letters 27, 2020), with the rules of NeMo's decoder.  At every encoded frame
 1. a hypothesis that goes on where another ends takes up the probability of getting there from it within
    this frame, if it is longer by ``prefix_alpha`` tokens at most;
 2. up to ``steps`` times, each hypothesis is expanded by its ``width`` + ``beta`` best of blank and tokens, of
-   these by those at most ``gamma`` below the best.  What a token makes goes into the next step, what a blank
-   makes waits for the next frame.  Tokens that lead to a hypothesis that was there before are left to 1;
+   these by those at most ``gamma`` below the best.  The ``width`` + ``beta`` best of what tokens make go into
+   the next step, what a blank makes waits for the next frame.  Tokens that lead to a hypothesis that was
+   there before are left to 1;
 3. what is left after the last step gets its blank, and the ``width`` best go on.
 
-Unlike NeMo's, scores of language models count where expansions are chosen, too.
+Unlike NeMo's, scores of language models count where expansions are chosen, too, and a step hands no more
+hypotheses to the next than one has expansions: without a limit a flat network makes thousands.
 
 Shapes: B batch, S encoded frames, J joint width, N hypotheses.
 """
@@ -143,14 +145,15 @@ def _expanded(
     there: set[tuple[int, Tokens]],
     ended: dict[int, list[_Path]],
 ) -> _Paths:
-    """Return what tokens make of paths, and put what blanks make of them into ``ended``."""
-    found: _Paths = []
+    """Return the best of what tokens make of paths, and put what blanks make of them into ``ended``."""
+    most = width + expansion.beta
+    made: dict[int, list[_Path]] = {}
     for row, path in paths:
         context = path.contexts[-1]
         model = scored[context]
         ranked = model.copy()
         ranked[: parts.blank_id] += context.added
-        places = highest(ranked, width + expansion.beta)
+        places = highest(ranked, most)
         for token in places:
             if ranked[token] < ranked[places[0]] - expansion.gamma:
                 break
@@ -159,7 +162,13 @@ def _expanded(
                 ended[row].append(_Path(path.tokens, path.frames, mass, path.fusion, path.contexts))
             elif (row, tokens := (*path.tokens, token)) not in there:
                 fusion = path.fusion + float(context.added[token])
-                found.append((row, _Path(tokens, (*path.frames, frame), mass, fusion, path.contexts)))
+                frames = (*path.frames, frame)
+                made.setdefault(row, []).append(_Path(tokens, frames, mass, fusion, path.contexts))
+    found = [
+        (row, path)
+        for row, some in made.items()
+        for path in sorted(some, key=lambda path: -path.score)[:most]
+    ]
     if found:
         contexts = parts.follow(
             [path.contexts[-1] for _, path in found], [path.tokens[-1] for _, path in found]
