@@ -30,7 +30,7 @@ from zeroq_asr.cli.options import (
     one_of,
     with_settings,
 )
-from zeroq_asr.cli.outputs import Force, check_output
+from zeroq_asr.cli.outputs import Force, check_output, check_run
 from zeroq_asr.cli.plan_row import Plot, show_row
 from zeroq_asr.cli.synthesize import (
     Batch,
@@ -166,6 +166,7 @@ def quantize(
         from zeroq_asr.measure import pictures
         from zeroq_asr.measure.plan_picture import draw_row
         from zeroq_asr.training.processes import joined
+        from zeroq_asr.training.train import may_train
 
         spec = zq.QuantSpec.parse_bits(
             *(bits or ()),
@@ -232,6 +233,9 @@ def quantize(
         if tokens is not None and os.path.realpath(tokens) == os.path.realpath(path):
             raise ConfigError("--tokens", f"{tokens} is the output itself", "choose another name")
         check_output(terminal, path, outputs.onnx, *sources, force=force)
+        run = Path(f"{path}.training")
+        if not resume and may_train(spec, training):
+            check_run(terminal, run, *sources, force=force)
         if tokens is not None:
             check_output(terminal, tokens, outputs.tokens, *sources, force=force)
         if plot is not None:
@@ -265,7 +269,7 @@ def quantize(
                 spec=None if found is None else found.plan,
                 search=None if found is None else found.row,
                 training=training,
-                run=f"{path}.training",
+                run=run,
                 resume=resume,
                 dialect=dialect,
                 progress=progress,

@@ -129,7 +129,8 @@ def quantize(
     chooses the format, as in ``build``.  ``search``: the row of plans that a plan was chosen from
     (``FoundPlan.row``), which the file keeps.  Weights of few bits are trained as ``training`` says
     (``zeroq_asr.training``), by default those of one bit, section by section.  ``run``: the file that keeps
-    how far training is, removed when it is done; with ``resume`` it goes on from there.
+    how far training is, whatever was there before, removed when it is done; with ``resume`` it goes on from
+    there.
 
     Raises a ZeroqError for anything that is wrong with the input; the output file is whole or not there at
     all, and replaces what was there.  The file is integer-only unless ``spec`` keeps something in float

@@ -12,8 +12,9 @@ from torch import Tensor
 from zeroq_asr.config import QuantSpec, SynthesisSpec, TrainingSpec
 from zeroq_asr.errors import ConfigError
 from zeroq_asr.graph.float_graph import FloatGraph
+from zeroq_asr.integer.grid import grid_of
 from zeroq_asr.integer.program import Program
-from zeroq_asr.lowering.plan import ResolvedPlan
+from zeroq_asr.lowering.plan import Plan, ResolvedPlan
 from zeroq_asr.model import AsrModel
 from zeroq_asr.progress import Progress, silent
 from zeroq_asr.registry import traits_of
@@ -50,6 +51,15 @@ def reconstructs(spec: QuantSpec, training: TrainingSpec, graph: FloatGraph, pla
         return training.reconstruction == "on"
     holding = [node for node in graph.nodes if traits_of(node).holds_weight]
     return spec.rounding == "auto" and any(len(plan.grid(node).levels) == _ONE_BIT for node in holding)
+
+
+def may_train(spec: QuantSpec, training: TrainingSpec) -> bool:
+    """Whether some network's program of a format is trained: what is known before the network is."""
+    if training.distills or training.reconstruction != "auto":
+        return training.distills or training.reconstruction == "on"
+    plan = Plan.of(spec)
+    one_bit = any(len(grid_of(name).levels) == _ONE_BIT for _, name in plan.weights)
+    return spec.rounding == "auto" and (one_bit or plan.sensitive_bits == 1)
 
 
 def coarse_layers(graph: FloatGraph, plan: ResolvedPlan) -> list[str]:
