@@ -45,7 +45,7 @@ from zeroq_asr.cli.synthesize import (
     show_statistics,
 )
 from zeroq_asr.cli.terminal import Terminal, session, size
-from zeroq_asr.cli.training import MaxLoss, MaxSize, Reconstruct, Resume, Train, budget, training_of
+from zeroq_asr.cli.training import Device, MaxLoss, MaxSize, Reconstruct, Resume, Train, budget, training_of
 from zeroq_asr.config import DIALECTS, LAYER_BITS, MADE_MARGIN, METHODS, NONLINEARITIES, TARGETS
 from zeroq_asr.config.calibration import MADE
 from zeroq_asr.deployment.machine import best_target, this_machine
@@ -135,6 +135,7 @@ def quantize(
     limit: Annotated[int | None, typer.Option(min=1, help="Calibrate on so many utterances.")] = None,
     reconstruct: Reconstruct = None,
     train: Train = None,
+    device: Device = None,
     resume: Resume = False,
     max_size: MaxSize = None,
     max_loss: MaxLoss = None,
@@ -165,6 +166,7 @@ def quantize(
     ):
         from zeroq_asr.measure import pictures
         from zeroq_asr.measure.plan_picture import draw_row
+        from zeroq_asr.training.device import device_of
         from zeroq_asr.training.processes import joined
         from zeroq_asr.training.train import may_train
 
@@ -197,7 +199,7 @@ def quantize(
         together = stack.enter_context(joined())
         if not together.leads:
             terminal.silence()
-        training = training_of(preset, reconstruct, train)
+        training = training_of(preset, reconstruct, train, device)
         spec, synthesis, ranges, training = with_settings(fields, spec, synthesis, ranges, training)
         if ranges.kind in ("features", "audio") and not os.path.exists(calibration):
             raise ConfigError(
@@ -219,6 +221,11 @@ def quantize(
             option = "--train" if train else "--reconstruct"
             problem = f"weights of {spec.weight_bits} bits are not trained, those of 5 or fewer are"
             raise ConfigError(option, problem, "say --bits w4a8, or leave it out")
+        if device is not None and not may_train(spec, training):
+            raise ConfigError(
+                "--device", "is where weights are trained, and none are", "say --train TIME too"
+            )
+        device_of(training.device)
         if plot is not None and not searches:
             raise ConfigError(
                 "--plot", "draws a search for a plan, and there is none", "say --max-size, or leave it out"

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from zeroq_asr.config.checks import choice, from_dict, real, whole
+from zeroq_asr.errors import ConfigError
+from zeroq_asr.lines import shown
 
 #: when sections are reconstructed; "auto": where some weights have one bit, unless their rounding was chosen.
 #: With 2 and 4 bits rounding by feedback does better on speech (benchmarks/lowbits.py, docs/experiments.md)
 RECONSTRUCTIONS = ("auto", "on", "off")
+#: where training computes, as users say it
+TRAINING_DEVICES = ("cpu", "cuda", "cuda:N", "auto")
+_DEVICE = r"cpu|auto|cuda(:(0|[1-9]\d{0,2}))?"
 
 
 @dataclass(frozen=True)
@@ -45,6 +51,8 @@ class TrainingSpec:
     training_speakers: int = 96
     #: of made speech, or of every eighth recording, to judge by
     held_out: int = 16
+    #: where it computes: "cpu", "cuda", "cuda:N", or "auto", a GPU where there is one
+    device: str = "cpu"
 
     def __post_init__(self) -> None:
         where = "TrainingSpec"
@@ -60,6 +68,9 @@ class TrainingSpec:
         real(where, "training_seconds", self.training_seconds, at_least=0.1, at_most=60.0)
         whole(where, "training_speakers", self.training_speakers, 0, 100_000)
         whole(where, "held_out", self.held_out, 1, 4096)
+        if not (isinstance(self.device, str) and re.fullmatch(_DEVICE, self.device, re.ASCII)):
+            problem = f"device {shown(self.device)} is not one of {', '.join(TRAINING_DEVICES)}"
+            raise ConfigError(where, problem)
 
     @property
     def distills(self) -> bool:

@@ -26,6 +26,7 @@ from zeroq_asr.pipeline.prepare import Prepared, prepare, spec_and_plan
 from zeroq_asr.progress import Progress, silent
 from zeroq_asr.synthesis.features import SyntheticFeatures
 from zeroq_asr.threads import one_thread
+from zeroq_asr.training.device import device_of
 from zeroq_asr.training.train import TrainingAccount, reconstructs, train
 
 #: stages that tell of their steps themselves
@@ -137,6 +138,8 @@ def quantize(
     (``keep_float``, ``allow_float``), which ``Quantized.islands`` lists and only the dialect ``fused`` can
     hold.
     """
+    training = training or TrainingSpec()
+    device_of(training.device)  # before the long work begins
     if isinstance(source, Prepared):
         if any(given is not None for given in (synthesis, calibration, config, loader, language)):
             raise ConfigError(
@@ -164,7 +167,6 @@ def quantize(
         deployment = replace(deployment, recipe={**deployment.recipe, "search": search.to_dict()})
     with clock("lower"):
         program = build(prepared, spec)
-    training = training or TrainingSpec()
     with clock("train"):
         program, account = _trained(prepared, program, spec, training, progress, run, resume)
     if account is not None:

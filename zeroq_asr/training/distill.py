@@ -48,6 +48,7 @@ def distill(
 ) -> tuple[Program, DistillationAccount]:
     """Train all weights below 8 bits and all biases of a program together; return it and an account.
 
+    It computes where ``features`` and the tensors of ``graph`` are.
     It ends after ``spec.distillation_steps``, or else ``spec.distillation`` seconds, and keeps what was best
     on held-out features.  ``run``: keeps how far it is, and may hold where it is to go on.  Processes that
     torchrun started (``training.processes``) have a batch each in every step, and the clock of the first;
@@ -58,7 +59,7 @@ def distill(
     together.require_same("features", _digest(features))
     run = TrainingRun() if run is None else run
     generator = torch.Generator().manual_seed(seed)
-    backend, around = TorchBackend(), Around(graph, program, features.trained)
+    backend, around = TorchBackend(features.trained.device), Around(graph, program, features.trained)
     parts = sections(graph, program)
     layers = [layer for part in parts for layer in trained_layers(part.layers(), program, plan)]
     trainer = Trainer(layers, Rates(spec.weight_rate, spec.step_rate, spec.bias_rate))
@@ -67,7 +68,7 @@ def distill(
         """Divergence of the tokens, and mean relative squared error of what passes between sections."""
         beside = around(batch)
         integers, found, target = batch, None, batch
-        hidden = torch.zeros(())
+        hidden = torch.zeros((), device=batch.device)
         for part in parts:
             target = part.target(target, beside)
             integers, found = part.forward(backend, integers, beside, trained, found)
@@ -116,7 +117,8 @@ def distill(
         slowed = min(1.0, (where.step + 1) / _WARM) * 0.5 * (1 + math.cos(math.pi * share))
         count = together.count * spec.training_batch
         chosen = torch.randint(len(features.trained), (count,), generator=generator)
-        trainer.step((features.trained[chosen[together.rank :: together.count]],), loss, slowed, together)
+        own = chosen[together.rank :: together.count].to(features.trained.device)
+        trainer.step((features.trained[own],), loss, slowed, together)
         where.step += 1
     trainer.restore(where.kept)
     learned = {layer.name: layer.learned() for layer in trainer.layers}
@@ -125,7 +127,7 @@ def distill(
 
 
 def _digest(features: TrainingFeatures) -> str:
-    return state_digest([{"trained": features.trained, "held out": features.held_out}])
+    return state_digest([{"trained": features.trained.cpu(), "held out": features.held_out.cpu()}])
 
 
 def _judged_after(share: float) -> float:

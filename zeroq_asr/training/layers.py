@@ -56,14 +56,15 @@ class Learned:
     #: whether its accumulator needs to be clamped before it is multiplied
     saturate: bool
 
-    def integers(self) -> Integers:
-        """Return what the instruction reads; nothing of it is trained."""
-        weight, bias, multiplier = map(torch.from_numpy, (self.weight, self.bias, self.multiplier))
+    def integers(self, device: torch.device) -> Integers:
+        """Return what the instruction reads, on a device; nothing of it is trained."""
+        arrays = self.weight, self.bias, self.multiplier
+        weight, bias, multiplier = (torch.from_numpy(array).to(device) for array in arrays)
         return Integers(weight, bias, multiplier, torch.empty(0), torch.empty(0))
 
 
 class TrainedLayer(nn.Module):
-    """The weights, steps and biases of one layer of a program, ready to be trained.
+    """The weights, steps and biases of one layer of a program, ready to be trained where its node's are.
 
     ``rounding``: whether weights and steps are trained, and not the biases alone.
     """
@@ -76,7 +77,11 @@ class TrainedLayer(nn.Module):
         self.instruction = instruction
         self._kept = False
         constants = [program.constants[name] for name in instruction.ins[1:4]]
-        integers, bias, multiplier = (torch.from_numpy(array.astype(np.float64)) for array in constants)
+        real_weight = torch.as_tensor(node.attrs["weight"])
+        device = real_weight.device
+        integers, bias, multiplier = (
+            torch.from_numpy(array.astype(np.float64)).to(device) for array in constants
+        )
         attrs = instruction.attrs
         source = as_bytes(program.values[instruction.ins[0]])
         target = program.values[instruction.out]
@@ -87,7 +92,7 @@ class TrainedLayer(nn.Module):
         self.across = (-1, *(1,) * (integers.dim() - 1))
         self.start_multiplier = multiplier
         step = (multiplier * self.ratio).reshape(self.across)
-        wanted = torch.as_tensor(node.attrs["weight"]).double() / step
+        wanted = real_weight.double() / step
         below, above = _cells(grid, integers)
         latent = wanted.clamp(integers - _NEAR * below, integers + _NEAR * above)
         self.start: Tensor
@@ -96,9 +101,9 @@ class TrainedLayer(nn.Module):
         self.low = 1.5 * grid.levels[0] - 0.5 * grid.levels[1]
         self.high = 1.5 * grid.levels[-1] - 0.5 * grid.levels[-2]
         self.latent = nn.Parameter(latent.float(), requires_grad=rounding)
-        self.log_step = nn.Parameter(torch.zeros(len(integers)), requires_grad=rounding)
+        self.log_step = nn.Parameter(torch.zeros(len(integers), device=device), requires_grad=rounding)
         self.start_bias = bias * multiplier * self.ratio * source.scale
-        self.bias = nn.Parameter(torch.zeros(len(integers)))
+        self.bias = nn.Parameter(torch.zeros(len(integers), device=device))
 
     def integers(self) -> Integers:
         """Return the integers that the latent values stand for."""
@@ -137,7 +142,7 @@ class TrainedLayer(nn.Module):
     def learned(self) -> Learned:
         """Return what was learned, as constants of a program."""
         made = self.integers()
-        weight, bias, multiplier = (one.numpy() for one in (made.weight, made.bias, made.multiplier))
+        weight, bias, multiplier = (one.cpu().numpy() for one in (made.weight, made.bias, made.multiplier))
         sums = np.abs(weight.astype(np.int64)).reshape(len(weight), -1).sum(axis=1) * self.reach
         products = (sums + np.abs(bias.astype(np.int64))) * multiplier
         return Learned(weight, bias, multiplier, bool(products.max() > I32.hi // 2))
@@ -162,13 +167,13 @@ def nearest_level(latent: Tensor, grid: Grid) -> Tensor:
     low, high = grid.levels[0], grid.levels[-1]
     if high - low == len(grid.levels) - 1:
         return latent.detach().round().clamp(low, high)
-    levels = torch.tensor(grid.levels, dtype=latent.dtype)
+    levels = torch.tensor(grid.levels, dtype=latent.dtype, device=latent.device)
     return levels[torch.bucketize(latent.detach(), (levels[:-1] + levels[1:]) / 2)]
 
 
 def _cells(grid: Grid, integers: Tensor) -> tuple[Tensor, Tensor]:
     """Return how far the cell of each level reaches below and above it, of entries that are levels."""
-    levels = torch.tensor(grid.levels, dtype=integers.dtype)
+    levels = torch.tensor(grid.levels, dtype=integers.dtype, device=integers.device)
     half = (levels[1:] - levels[:-1]) / 2
     place = torch.searchsorted(levels, integers.contiguous())
     return torch.cat([half[:1], half])[place], torch.cat([half, half[-1:]])[place]

@@ -57,11 +57,12 @@ def reconstruct(
 ) -> tuple[Program, tuple[SectionAccount, ...]]:
     """Train the coarse weights of a program, and all biases beside them; return it and an account.
 
-    The same seed gives the same program on any number of threads.  ``run``: keeps the sections that are done,
+    It computes where ``features`` and the tensors of ``graph`` are.  On the CPU the same seed gives the same
+    program on any number of threads.  ``run``: keeps the sections that are done,
     and may hold some already.
     """
     run = TrainingRun() if run is None else run
-    backend, around = TorchBackend(), Around(graph, program, features.trained)
+    backend, around = TorchBackend(features.trained.device), Around(graph, program, features.trained)
     parts = sections(graph, program)
     paths = [_Path(given, given) for given in (features.trained, features.held_out)]
     size = spec.training_batch
@@ -84,7 +85,7 @@ def reconstruct(
                 told, learned = known
             account.append(told)
         done |= learned
-        trained = {name: one.integers() for name, one in learned.items()}
+        trained = {name: one.integers(backend.device) for name, one in learned.items()}
         for path, target in zip(paths, targets, strict=True):
             path.integers = joined(path.integers, size, partial(_integers, section, backend, around, trained))
             path.real = target
@@ -130,10 +131,13 @@ class _SectionWork:
         every = max(1, spec.section_steps // _JUDGED)
         for step in range(1, spec.section_steps + 1):
             chosen = torch.randperm(len(target), generator=generator)[: spec.training_batch]
+            chosen = chosen.to(target.device)
             given = path.integers[chosen]
             if info is not None and spec.mixed:
                 clean = rounded(path.real[chosen], info)
-                given = torch.where(torch.rand(given.shape, generator=generator) < spec.mixed, clean, given)
+                # drawn on the CPU: the same wherever it computes
+                drawn = torch.rand(given.shape, generator=generator).to(given.device)
+                given = torch.where(drawn < spec.mixed, clean, given)
             slowed = 0.5 * (1 + math.cos(math.pi * (step - 1) / spec.section_steps))
             self.trainer.step((given, target[chosen]), self.loss, slowed)
             if step % every == 0 or step == spec.section_steps:

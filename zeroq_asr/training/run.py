@@ -90,7 +90,7 @@ class TrainingRun:
         run = cls(path, of=of)
         data = read_file(path, ConfigError, _LARGEST)
         try:
-            found = torch.load(io.BytesIO(data), weights_only=True)
+            found = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
             version, owner = found["version"], found["of"]
         except Exception as error:  # whatever damaged bytes make of it
             raise ConfigError(

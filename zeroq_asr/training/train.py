@@ -18,6 +18,7 @@ from zeroq_asr.lowering.plan import Plan, ResolvedPlan
 from zeroq_asr.model import AsrModel
 from zeroq_asr.progress import Progress, silent
 from zeroq_asr.registry import traits_of
+from zeroq_asr.training.device import device_of, full_float32
 from zeroq_asr.training.distill import distill
 from zeroq_asr.training.features import training_features
 from zeroq_asr.training.layers import is_coarse
@@ -88,8 +89,10 @@ def train(
     ``utterances``: gives what ranges come from, [M, T] each, ``recorded`` or made.  ``sectionwise``: whether
     sections are reconstructed before the whole network is distilled.  ``run``: a file that keeps how far it
     is, from which it goes on if it is to ``resume``; removed at the end.  Raises ConfigError where no weight
-    has 5 bits or fewer, for there is nothing to train, and for a file of another run.
+    has 5 bits or fewer, for there is nothing to train, for a device that is not there, and for a file of
+    another run.
     """
+    device = device_of(training.device)
     if not coarse_layers(graph, plan):
         problem = "no convolution or linear layer has 5 bits or fewer: there is nothing to train"
         raise ConfigError("training", problem, "say --bits w4a8, or w2a8")
@@ -99,17 +102,19 @@ def train(
         kept.path = None  # all read it, one writes it
     features = training_features(
         model, utterances(), training, synthesis, recorded=recorded, progress=progress
-    )
+    ).to(device)
+    graph = graph.to(device)
     sections: tuple[SectionAccount, ...] = ()
     distillation = None
-    if sectionwise:
-        program, sections = reconstruct(
-            graph, program, plan, features, training, seed=synthesis.seed, run=kept, progress=progress
-        )
-    if training.distills:
-        program, distillation = distill(
-            graph, program, plan, features, training, seed=synthesis.seed, run=kept, progress=progress
-        )
+    with full_float32(device):
+        if sectionwise:
+            program, sections = reconstruct(
+                graph, program, plan, features, training, seed=synthesis.seed, run=kept, progress=progress
+            )
+        if training.distills:
+            program, distillation = distill(
+                graph, program, plan, features, training, seed=synthesis.seed, run=kept, progress=progress
+            )
     kept.done()
     account = TrainingAccount(len(features.trained), len(features.held_out), sections, distillation)
     return program, account
