@@ -45,7 +45,17 @@ from zeroq_asr.cli.synthesize import (
     show_statistics,
 )
 from zeroq_asr.cli.terminal import Terminal, session, size
-from zeroq_asr.cli.training import Device, MaxLoss, MaxSize, Reconstruct, Resume, Train, budget, training_of
+from zeroq_asr.cli.training import (
+    Device,
+    MaxLoss,
+    MaxSize,
+    Progressive,
+    Reconstruct,
+    Resume,
+    Train,
+    budget,
+    training_of,
+)
 from zeroq_asr.config import DIALECTS, LAYER_BITS, MADE_MARGIN, METHODS, NONLINEARITIES, TARGETS
 from zeroq_asr.config.calibration import MADE
 from zeroq_asr.deployment.machine import best_target, this_machine
@@ -135,6 +145,7 @@ def quantize(
     limit: Annotated[int | None, typer.Option(min=1, help="Calibrate on so many utterances.")] = None,
     reconstruct: Reconstruct = None,
     train: Train = None,
+    progressive: Progressive = False,
     device: Device = None,
     resume: Resume = False,
     max_size: MaxSize = None,
@@ -199,7 +210,7 @@ def quantize(
         together = stack.enter_context(joined())
         if not together.leads:
             terminal.silence()
-        training = training_of(preset, reconstruct, train, device)
+        training = training_of(preset, reconstruct, train, device, progressive=progressive)
         spec, synthesis, ranges, training = with_settings(fields, spec, synthesis, ranges, training)
         if ranges.kind in ("features", "audio") and not os.path.exists(calibration):
             raise ConfigError(
@@ -386,6 +397,9 @@ def _trained(account: zq.TrainingAccount | None) -> list[tuple[str, str]]:
                 f"squared error on held-out features fell by {sum(fell) / max(1, len(fell)):.0f} %",
             )
         )
+    for one in account.wider:
+        at, steps, after = one.distillation.before, one.distillation.steps, one.distillation.after
+        rows.append((f"at {one.bits} bits", f"{steps} steps; divergence {at:.3g} → {after:.3g} nats a frame"))
     if (done := account.distillation) is not None:
         rows.append(
             (

@@ -9,7 +9,7 @@ import typer
 
 import zeroq_asr as zq
 from zeroq_asr.cli.options import alternatives
-from zeroq_asr.config.training import TRAINING_DEVICES
+from zeroq_asr.config.training import TRAINING_DEVICES, WIDTHS
 from zeroq_asr.errors import ConfigError
 from zeroq_asr.lines import shown
 
@@ -31,6 +31,13 @@ Reconstruct = Annotated[
 ]
 Resume = Annotated[
     bool, typer.Option("--resume", help="Go on with a training that was stopped, by FILE.training.")
+]
+Progressive = Annotated[
+    bool,
+    typer.Option(
+        "--progressive",
+        help="Begin --train with weights of 8 bits and step down by 4 and 2 to those of the plan.",
+    ),
 ]
 Device = Annotated[
     str | None,
@@ -61,7 +68,12 @@ MaxLoss = Annotated[
 
 
 def training_of(
-    preset: str, reconstruct: bool | None, train: str | None, device: str | None = None
+    preset: str,
+    reconstruct: bool | None,
+    train: str | None,
+    device: str | None = None,
+    *,
+    progressive: bool = False,
 ) -> zq.TrainingSpec:
     """Return how weights are trained; ConfigError for a time or a device that cannot be read."""
     fields: dict[str, Any] = {}
@@ -69,6 +81,10 @@ def training_of(
         fields["reconstruction"] = "on" if reconstruct else "off"
     if train is not None:
         fields["distillation"] = duration(train)
+    if progressive:
+        if train is None:
+            raise ConfigError("--progressive", "is how --train begins", "say --train TIME, too")
+        fields["progressive"] = WIDTHS
     if device is not None:
         fields["device"] = device
     if preset == "fast":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from zeroq_asr.lines import shown
 #: when sections are reconstructed; "auto": where some weights have one bit, unless their rounding was chosen.
 #: With 2 and 4 bits rounding by feedback does better on speech (benchmarks/lowbits.py, docs/experiments.md)
 RECONSTRUCTIONS = ("auto", "on", "off")
+#: bits that weights step down through where nobody says which
+WIDTHS = (8, 4, 2)
 #: where training computes, as users say it
 TRAINING_DEVICES = ("cpu", "cuda", "cuda:N", "auto")
 _DEVICE = r"cpu|auto|cuda(:(0|[1-9]\d{0,2}))?"
@@ -37,6 +40,8 @@ class TrainingSpec:
     distillation: float = 0.0
     #: or the number of its steps, which makes it the same on any machine of a kind; 0: as time allows
     distillation_steps: int = 0
+    #: bits of the weights that it begins with, widest first, before those of the plan; all have as much time
+    progressive: tuple[int, ...] = ()
     #: Adam's step sizes of the distillation, for weights and for the logarithms of steps
     weight_rate: float = 1e-2
     step_rate: float = 1e-3
@@ -61,6 +66,17 @@ class TrainingSpec:
         real(where, "mixed", self.mixed, at_least=0.0, at_most=1.0)
         real(where, "distillation", self.distillation, at_least=0.0, at_most=1e9)
         whole(where, "distillation_steps", self.distillation_steps, 0, 100_000_000)
+        given = self.progressive
+        if not isinstance(given, tuple | list):
+            raise ConfigError(where, f"progressive must be a list of bits, got {shown(given)}")
+        object.__setattr__(self, "progressive", tuple(given))
+        for bits in self.progressive:
+            whole(where, "bits of progressive", bits, 2, 8)
+        if any(a <= b for a, b in itertools.pairwise(self.progressive)):
+            raise ConfigError(where, f"progressive must fall from wide to narrow, got {shown(given)}")
+        if self.progressive and not self.distills:
+            problem = "progressive widths are of a distillation, and there is none"
+            raise ConfigError(where, problem, "say how long it takes (--train TIME)")
         for name in ("section_rate", "section_step_rate", "weight_rate", "step_rate", "bias_rate"):
             real(where, name, getattr(self, name), at_least=0.0, at_most=1.0)
         real(where, "hidden", self.hidden, at_least=0.0, at_most=1e6)

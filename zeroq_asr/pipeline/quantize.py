@@ -1,9 +1,10 @@
-"""The fast part, once a format: choose ranges, lower, train what is coarse, prove, export and write."""
+"""The fast part, once a format: build, train what is coarse, prove, export and write."""
 
 from __future__ import annotations
 
 import os
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +19,15 @@ from zeroq_asr.integer.float_parts import Island, islands
 from zeroq_asr.integer.program import Program
 from zeroq_asr.integer.proof import Proof, prove
 from zeroq_asr.lowering.keep_float import with_islands
-from zeroq_asr.lowering.lower import lower
 from zeroq_asr.lowering.plan import Plan
 from zeroq_asr.model import AsrModel
+from zeroq_asr.pipeline.build import build, rebuilt
 from zeroq_asr.pipeline.clock import Clock
 from zeroq_asr.pipeline.prepare import Prepared, prepare, spec_and_plan
 from zeroq_asr.progress import Progress, silent
 from zeroq_asr.synthesis.features import SyntheticFeatures
-from zeroq_asr.threads import one_thread
 from zeroq_asr.training.device import device_of
 from zeroq_asr.training.train import TrainingAccount, reconstructs, train
-
-#: stages that tell of their steps themselves
 
 
 @dataclass(frozen=True)
@@ -81,30 +79,6 @@ class Quantized:
             "recipe": self.deployment.recipe,
             "seconds": self.seconds,
         }
-
-
-@one_thread()
-def build(prepared: Prepared, spec_or_plan: QuantSpec | Plan | None = None) -> Program:
-    """Lower a prepared network to an integer program of a format, by default that which it was prepared for.
-
-    A plan gives every layer its grid and every value its bits; all else is as the network was prepared for.
-    Raises as ``Prepared.calibrated`` does, and ConfigError for a plan that does not fit the network.
-    """
-    spec, plan = spec_and_plan(prepared, spec_or_plan)
-    calibration, model = prepared.calibrated(spec), prepared.model
-    # of a plan only if they were observed, for another format
-    by_feedback = spec.feedback or (plan is not None and plan.is_coarse and spec.rounding == "auto")
-    return lower(
-        prepared.graph,
-        calibration.ranges,
-        spec,
-        channels=model.frontend.features,
-        max_frames=prepared.deployment(spec).max_frames,
-        means=calibration.means if spec.bias_correction else None,
-        covariances=calibration.covariances if by_feedback else None,
-        waveform=model.frontend.is_waveform,
-        plan=plan,
-    )
 
 
 def quantize(
@@ -208,8 +182,8 @@ def _trained(
     """Train a program that was built, if its format or ``training`` asks for it."""
     spec, plan = spec_and_plan(prepared, spec_or_plan)
     graph = with_islands(prepared.graph, spec.keep_float)
-    resolved = (plan or Plan.of(spec)).resolve(graph)
-    sectionwise = reconstructs(spec, training, graph, resolved)
+    whole = plan or Plan.of(spec)
+    sectionwise = reconstructs(spec, training, graph, whole.resolve(graph))
     if not sectionwise and not training.distills:
         if resume:
             raise ConfigError(
@@ -220,7 +194,8 @@ def _trained(
         prepared.model,
         graph,
         program,
-        resolved,
+        whole,
+        partial(rebuilt, prepared, spec),
         prepared.utterances,
         training,
         prepared.synthesis,
@@ -234,6 +209,5 @@ def _trained(
 
 def _told(deployment: Deployment, training: TrainingSpec, account: TrainingAccount) -> Deployment:
     """Return the deployment with how its weights were trained in its recipe."""
-    steps = None if account.distillation is None else account.distillation.steps
-    told = {**training.to_dict(), "distillation_steps": steps or 0}
+    told = {**training.to_dict(), "distillation_steps": account.steps}
     return replace(deployment, recipe={**deployment.recipe, "training": told})

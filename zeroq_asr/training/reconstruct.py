@@ -9,7 +9,7 @@ not trained on, stays as it was.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -24,7 +24,7 @@ from zeroq_asr.lowering.plan import ResolvedPlan
 from zeroq_asr.progress import Progress, silent
 from zeroq_asr.threads import one_thread
 from zeroq_asr.training.features import TrainingFeatures
-from zeroq_asr.training.layers import Learned, TrainedLayer, trained_layers, with_learned
+from zeroq_asr.training.layers import Learned, RealLayer, TrainedLayer, trained_layers, with_learned
 from zeroq_asr.training.run import SectionAccount, TrainingRun
 from zeroq_asr.training.sections import Around, Section, real, rounded, sections
 from zeroq_asr.training.trainer import Rates, Trained, Trainer, joined, mean_over
@@ -52,13 +52,15 @@ def reconstruct(
     spec: TrainingSpec,
     *,
     seed: int = 0,
+    start: Mapping[str, RealLayer] | None = None,
     run: TrainingRun | None = None,
     progress: Progress = silent,
 ) -> tuple[Program, tuple[SectionAccount, ...]]:
     """Train the coarse weights of a program, and all biases beside them; return it and an account.
 
     It computes where ``features`` and the tensors of ``graph`` are.  On the CPU the same seed gives the same
-    program on any number of threads.  ``run``: keeps the sections that are done,
+    program on any number of threads.  ``start``: what others learned of layers, to begin
+    with.  ``run``: keeps the sections that are done,
     and may hold some already.
     """
     run = TrainingRun() if run is None else run
@@ -70,7 +72,7 @@ def reconstruct(
     account = []
     progress("reconstruct", 0, len(parts))
     for number, section in enumerate(parts, start=1):
-        layers = trained_layers(section.layers(), program, plan)
+        layers = trained_layers(section.layers(), program, plan, start=start)
         targets = [joined(path.real, size, partial(_target, section, around)) for path in paths]
         learned: dict[str, Learned] = {}
         if any(layer.rounding for layer in layers):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -21,11 +21,14 @@ from zeroq_asr.registry import traits_of
 from zeroq_asr.training.device import device_of, full_float32
 from zeroq_asr.training.distill import distill
 from zeroq_asr.training.features import training_features
-from zeroq_asr.training.layers import is_coarse
+from zeroq_asr.training.layers import RealLayer, is_coarse
 from zeroq_asr.training.processes import processes
 from zeroq_asr.training.reconstruct import reconstruct
-from zeroq_asr.training.run import DistillationAccount, SectionAccount, TrainingRun
+from zeroq_asr.training.run import DistillationAccount, SectionAccount, TrainingRun, WidthAccount
+from zeroq_asr.training.widths import shares, widths_above
 
+#: lowers the network by a plan, with what was learned of layers by their results
+Relower = Callable[[Plan, Mapping[str, RealLayer]], Program]
 #: levels of weights of one bit
 _ONE_BIT = 2
 
@@ -40,6 +43,14 @@ class TrainingAccount:
     #: of those sections that have weights below 8 bits; none where nothing was reconstructed
     sections: tuple[SectionAccount, ...]
     distillation: DistillationAccount | None
+    #: distillations with wider weights, that of the plan's began with
+    wider: tuple[WidthAccount, ...] = ()
+
+    @property
+    def steps(self) -> int:
+        """Steps of all distillations."""
+        every = [*(one.distillation for one in self.wider), self.distillation]
+        return sum(one.steps for one in every if one is not None)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the account as JSON values."""
@@ -73,7 +84,8 @@ def train(
     model: AsrModel,
     graph: FloatGraph,
     program: Program,
-    plan: ResolvedPlan,
+    plan: Plan,
+    relower: Relower,
     utterances: Callable[[], Iterable[Tensor]],
     training: TrainingSpec,
     synthesis: SynthesisSpec,
@@ -86,6 +98,7 @@ def train(
 ) -> tuple[Program, TrainingAccount]:
     """Train a program that ``graph`` was lowered to by ``plan``; return it and the account.
 
+    ``relower``: lowers it again by another plan, with what was learned of layers in place of what they had.
     ``utterances``: gives what ranges come from, [M, T] each, ``recorded`` or made.  ``sectionwise``: whether
     sections are reconstructed before the whole network is distilled.  ``run``: a file that keeps how far it
     is, from which it goes on if it is to ``resume``; removed at the end.  Raises ConfigError where no weight
@@ -93,9 +106,13 @@ def train(
     another run.
     """
     device = device_of(training.device)
-    if not coarse_layers(graph, plan):
+    resolved = plan.resolve(graph)
+    coarse = coarse_layers(graph, resolved)
+    if not coarse:
         problem = "no convolution or linear layer has 5 bits or fewer: there is nothing to train"
         raise ConfigError("training", problem, "say --bits w4a8, or w2a8")
+    widths = widths_above(graph, plan, training.progressive)
+    each = shares(training, len(widths) + 1)
     of = {"program": program.digest(), "training": training.to_dict(), "seed": synthesis.seed}
     kept = TrainingRun.resumed(run, of) if resume and run is not None else TrainingRun(run, of=of)
     if not processes().leads:
@@ -106,15 +123,26 @@ def train(
     graph = graph.to(device)
     sections: tuple[SectionAccount, ...] = ()
     distillation = None
+    wider = []
+    real: Mapping[str, RealLayer] = {}
+    told: Any = {"seed": synthesis.seed, "run": kept, "progress": progress}
     with full_float32(device):
+        for width, part in zip(widths, each, strict=False):
+            known = kept.width(width.bits)
+            if known is None:
+                wide, grids = relower(width.plan, real), width.plan.resolve(graph)
+                made = distill(graph, wide, grids, features, part, start=real, coarse=coarse, **told)
+                known = WidthAccount(width.bits, made.account), dict(made.real)
+                kept.keep_width(*known)
+            account, real = known
+            wider.append(account)
+        if widths:
+            program = relower(plan, real)
         if sectionwise:
-            program, sections = reconstruct(
-                graph, program, plan, features, training, seed=synthesis.seed, run=kept, progress=progress
-            )
+            program, sections = reconstruct(graph, program, resolved, features, training, start=real, **told)
         if training.distills:
-            program, distillation = distill(
-                graph, program, plan, features, training, seed=synthesis.seed, run=kept, progress=progress
-            )
+            done = distill(graph, program, resolved, features, each[-1], start=real, **told)
+            program, distillation = done.program, done.account
     kept.done()
-    account = TrainingAccount(len(features.trained), len(features.held_out), sections, distillation)
-    return program, account
+    counts = len(features.trained), len(features.held_out)
+    return program, TrainingAccount(*counts, sections, distillation, tuple(wider))
