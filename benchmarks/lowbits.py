@@ -4,7 +4,8 @@
         an4-train/manifest.jsonl --bits w4a8 w2a8 --seeds 0 1 2 --recordings train-clean-100/manifest.jsonl
 
 Each format has a row a seed for every way to round its weights (``--ways``): to nearest, by feedback,
-reconstructed section by section, and trained for ``--train`` seconds, all without data; and a row of the last
+reconstructed section by section; so and then trained for ``--train`` seconds or ``--train-steps``; trained at
+once (distilled), and stepping down from wider weights (progressive); all without data; and a row of the last
 of them that takes ranges, covariances and training from unlabelled ``--recordings``.  ``--peers`` adds the
 float network with its matrix products in ONNX Runtime's own 4-bit weights (MatMulNBits, blocks of 32, int8
 activations), where it has any.  Without ``--manifest`` the embedded test clips are heard.
@@ -22,9 +23,12 @@ from hearing import heard, our_warnings_alone, parser, show_means
 from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
 
 import zeroq_asr as zq
+from zeroq_asr.config.training import WIDTHS
 from zeroq_asr.operators.convolution import feedback
 
-WAYS = ("nearest", "feedback", "reconstructed", "trained")
+WAYS = ("nearest", "feedback", "reconstructed", "trained", "distilled", "progressive")
+#: those that train the whole network, and of these the one that reconstructs sections first
+_WHOLE, _BOTH = ("trained", "distilled", "progressive"), "trained"
 
 
 def with_nbits(exact: onnx.ModelProto) -> bytes | None:
@@ -47,7 +51,9 @@ def main() -> None:
     options.add_argument("--recordings-limit", type=int, default=16)
     options.add_argument("--bits", nargs="+", default=["w4a8", "w4a4", "w2a8", "w1a8"])
     options.add_argument("--ways", nargs="+", choices=WAYS, default=["feedback", "reconstructed"])
-    options.add_argument("--train", type=float, default=1800.0, help="seconds, for the way 'trained'")
+    options.add_argument("--train", type=float, default=1800.0, help="seconds, for ways that train")
+    options.add_argument("--train-steps", type=int, default=0, help="steps, in place of seconds")
+    options.add_argument("--clipping-steps", type=int, default=0, help="of every way, for values of 4 bits")
     options.add_argument("--damping", type=float, help="of rounding by feedback, in place of its own")
     options.add_argument("--peers", action="store_true", help="a row of ONNX Runtime's 4-bit weights")
     options.add_argument("--steps", type=int, default=zq.TrainingSpec.section_steps)
@@ -63,10 +69,13 @@ def main() -> None:
 
     def training(way: str) -> zq.TrainingSpec:
         return zq.TrainingSpec(
-            reconstruction="on" if way in ("reconstructed", "trained") else "off",
+            reconstruction="on" if way in ("reconstructed", _BOTH) else "off",
             section_steps=arguments.steps,
             training_speakers=arguments.speakers,
-            distillation=arguments.train if way == "trained" else 0.0,
+            distillation=arguments.train if way in _WHOLE else 0.0,
+            distillation_steps=arguments.train_steps if way in _WHOLE else 0,
+            clipping_steps=arguments.clipping_steps,
+            progressive=WIDTHS if way == "progressive" else (),
         )
 
     print(f"{'':44} {'WER':>7} {'agr':>7} {'MB':>7} {'s':>6}", flush=True)

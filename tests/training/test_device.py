@@ -23,6 +23,7 @@ SMALL: dict[str, Any] = {
     "training_speakers": 2,
     "held_out": 1,
     "distillation_steps": 3,
+    "clipping_steps": 2,
 }
 
 
@@ -102,7 +103,7 @@ def prepared(request: pytest.FixtureRequest, small_model: Any, conformer_of: Any
         model = zq.AsrModel(network, frontend, tokens, request.param, subsampling_factor=4)
     return zq.prepare(
         model,
-        spec=zq.QuantSpec.parse_bits("w2a8", sensitive_bits=2),
+        spec=zq.QuantSpec.parse_bits("w2a4", sensitive_bits=2),
         synthesis=zq.SynthesisSpec(speakers=2, seconds=1.0),
         calibration=zq.CalibrationSpec("speech"),
     )

@@ -397,6 +397,9 @@ def _trained(account: zq.TrainingAccount | None) -> list[tuple[str, str]]:
                 f"squared error on held-out features fell by {sum(fell) / max(1, len(fell)):.0f} %",
             )
         )
+    if (ends := account.clipping) is not None:
+        told = f"divergence {ends.before:.3g} → {ends.after:.3g} nats a frame"
+        rows.append(("clipping", f"of {ends.values} values, {ends.steps} steps; {told}"))
     for one in account.wider:
         at, steps, after = one.distillation.before, one.distillation.steps, one.distillation.after
         rows.append((f"at {one.bits} bits", f"{steps} steps; divergence {at:.3g} → {after:.3g} nats a frame"))

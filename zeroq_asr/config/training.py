@@ -36,6 +36,10 @@ class TrainingSpec:
     #: Adam's step sizes for a section's weights, in steps of their grid, and the logarithms of these steps
     section_rate: float = 3e-2
     section_step_rate: float = 2e-3
+    #: Adam steps that learn where values of 4 bits and fewer end, before weights are trained; 0: none
+    clipping_steps: int = 0
+    #: Adam's step size of these ends, in the logarithm
+    clipping_rate: float = 1e-2
     #: seconds that the whole network is trained for, by distillation from the float one; 0: not at all
     distillation: float = 0.0
     #: or the number of its steps, which makes it the same on any machine of a kind; 0: as time allows
@@ -77,7 +81,9 @@ class TrainingSpec:
         if self.progressive and not self.distills:
             problem = "progressive widths are of a distillation, and there is none"
             raise ConfigError(where, problem, "say how long it takes (--train TIME)")
-        for name in ("section_rate", "section_step_rate", "weight_rate", "step_rate", "bias_rate"):
+        whole(where, "clipping_steps", self.clipping_steps, 0, 1_000_000)
+        rates = [one.name for one in dataclasses.fields(self) if one.name.endswith("_rate")]
+        for name in rates:
             real(where, name, getattr(self, name), at_least=0.0, at_most=1.0)
         real(where, "hidden", self.hidden, at_least=0.0, at_most=1e6)
         whole(where, "training_batch", self.training_batch, 1, 4096)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from zeroq_asr.config import QuantSpec
 from zeroq_asr.integer.program import Program
+from zeroq_asr.lowering.formats import Range
 from zeroq_asr.lowering.lower import lower
 from zeroq_asr.lowering.plan import Plan
 from zeroq_asr.pipeline.prepare import Prepared, spec_and_plan
@@ -21,20 +22,24 @@ def build(prepared: Prepared, spec_or_plan: QuantSpec | Plan | None = None) -> P
     Raises as ``Prepared.calibrated`` does, and ConfigError for a plan that does not fit the network.
     """
     spec, plan = spec_and_plan(prepared, spec_or_plan)
-    return rebuilt(prepared, spec, plan, {})
+    return rebuilt(prepared, spec, plan, {}, {})
 
 
 def rebuilt(
-    prepared: Prepared, spec: QuantSpec, plan: Plan | None, learned: Mapping[str, RealLayer]
+    prepared: Prepared,
+    spec: QuantSpec,
+    plan: Plan | None,
+    learned: Mapping[str, RealLayer],
+    ranges: Mapping[str, Range],
 ) -> Program:
-    """Lower a prepared network with what was ``learned`` of layers, by result, in place of what they had."""
+    """Lower a prepared network with ``ranges``, and what was ``learned`` of layers, in place of its own."""
     calibration, model = prepared.calibrated(spec), prepared.model
     # of a plan only if they were observed, for another format
     by_feedback = spec.feedback or (plan is not None and plan.is_coarse and spec.rounding == "auto")
     means = calibration.means if spec.bias_correction else None
     return lower(
         with_real(prepared.graph, learned, means),
-        calibration.ranges,
+        {**calibration.ranges, **ranges},
         spec,
         channels=model.frontend.features,
         max_frames=prepared.deployment(spec).max_frames,

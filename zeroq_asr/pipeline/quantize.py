@@ -184,7 +184,7 @@ def _trained(
     graph = with_islands(prepared.graph, spec.keep_float)
     whole = plan or Plan.of(spec)
     sectionwise = reconstructs(spec, training, graph, whole.resolve(graph))
-    if not sectionwise and not training.distills:
+    if not sectionwise and not training.distills and not training.clipping_steps:
         if resume:
             raise ConfigError(
                 "--resume", "nothing of this format is trained", "say --train TIME, or leave it out"

@@ -44,6 +44,18 @@ class SectionAccount:
 
 
 @dataclass(frozen=True)
+class ClippingAccount:
+    """What learning where values end did."""
+
+    #: of few bits
+    values: int
+    steps: int
+    #: divergence of the tokens on held-out features, in nats a frame, before and with what was kept
+    before: float
+    after: float
+
+
+@dataclass(frozen=True)
 class DistillationAccount:
     """What distilling a program did."""
 
@@ -110,6 +122,16 @@ class TrainingRun:
             raise ConfigError(path, problem, "say what it was begun with, or leave out --resume")
         run._data = found
         return run
+
+    def clipping(self) -> tuple[dict[str, tuple[float, float]], ClippingAccount] | None:
+        """Return what was learned of where values end, if it is done."""
+        found = self._data.get("clipping")
+        return None if found is None else (found["ranges"], ClippingAccount(**found["account"]))
+
+    def keep_clipping(self, ranges: Mapping[str, tuple[float, float]], account: ClippingAccount) -> None:
+        """Keep what was learned of where values end."""
+        self._data["clipping"] = {"ranges": dict(ranges), "account": asdict(account)}
+        self._write()
 
     def section(self, leaves: str) -> tuple[SectionAccount, dict[str, Learned]] | None:
         """Return what was learned of a section, if it is done."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -14,21 +15,29 @@ from zeroq_asr.errors import ConfigError
 from zeroq_asr.graph.float_graph import FloatGraph
 from zeroq_asr.integer.grid import grid_of
 from zeroq_asr.integer.program import Program
+from zeroq_asr.lowering.formats import Range
 from zeroq_asr.lowering.plan import Plan, ResolvedPlan
 from zeroq_asr.model import AsrModel
 from zeroq_asr.progress import Progress, silent
 from zeroq_asr.registry import traits_of
+from zeroq_asr.training.clipping import learn_clipping
 from zeroq_asr.training.device import device_of, full_float32
 from zeroq_asr.training.distill import distill
 from zeroq_asr.training.features import training_features
 from zeroq_asr.training.layers import RealLayer, is_coarse
 from zeroq_asr.training.processes import processes
 from zeroq_asr.training.reconstruct import reconstruct
-from zeroq_asr.training.run import DistillationAccount, SectionAccount, TrainingRun, WidthAccount
+from zeroq_asr.training.run import (
+    ClippingAccount,
+    DistillationAccount,
+    SectionAccount,
+    TrainingRun,
+    WidthAccount,
+)
 from zeroq_asr.training.widths import shares, widths_above
 
-#: lowers the network by a plan, with what was learned of layers by their results
-Relower = Callable[[Plan, Mapping[str, RealLayer]], Program]
+#: lowers the network by a plan, with what was learned of layers, by their results, and of ranges
+Relower = Callable[[Plan, Mapping[str, RealLayer], Mapping[str, Range]], Program]
 #: levels of weights of one bit
 _ONE_BIT = 2
 
@@ -45,6 +54,8 @@ class TrainingAccount:
     distillation: DistillationAccount | None
     #: distillations with wider weights, that of the plan's began with
     wider: tuple[WidthAccount, ...] = ()
+    #: of values of few bits; None where it was not learned
+    clipping: ClippingAccount | None = None
 
     @property
     def steps(self) -> int:
@@ -67,8 +78,10 @@ def reconstructs(spec: QuantSpec, training: TrainingSpec, graph: FloatGraph, pla
 
 def may_train(spec: QuantSpec, training: TrainingSpec) -> bool:
     """Whether some network's program of a format is trained: what is known before the network is."""
-    if training.distills or training.reconstruction != "auto":
-        return training.distills or training.reconstruction == "on"
+    if training.distills or training.clipping_steps or training.reconstruction == "on":
+        return True
+    if training.reconstruction == "off":
+        return False
     plan = Plan.of(spec)
     one_bit = any(len(grid_of(name).levels) == _ONE_BIT for _, name in plan.weights)
     return spec.rounding == "auto" and (one_bit or plan.sensitive_bits == 1)
@@ -98,7 +111,8 @@ def train(
 ) -> tuple[Program, TrainingAccount]:
     """Train a program that ``graph`` was lowered to by ``plan``; return it and the account.
 
-    ``relower``: lowers it again by another plan, with what was learned of layers in place of what they had.
+    ``relower``: lowers it again by another plan, with what was learned of layers and ranges in place
+    of what they had.
     ``utterances``: gives what ranges come from, [M, T] each, ``recorded`` or made.  ``sectionwise``: whether
     sections are reconstructed before the whole network is distilled.  ``run``: a file that keeps how far it
     is, from which it goes on if it is to ``resume``; removed at the end.  Raises ConfigError where no weight
@@ -108,7 +122,7 @@ def train(
     device = device_of(training.device)
     resolved = plan.resolve(graph)
     coarse = coarse_layers(graph, resolved)
-    if not coarse:
+    if not coarse and (sectionwise or training.distills):
         problem = "no convolution or linear layer has 5 bits or fewer: there is nothing to train"
         raise ConfigError("training", problem, "say --bits w4a8, or w2a8")
     widths = widths_above(graph, plan, training.progressive)
@@ -126,18 +140,28 @@ def train(
     wider = []
     real: Mapping[str, RealLayer] = {}
     told: Any = {"seed": synthesis.seed, "run": kept, "progress": progress}
+    ranges: Mapping[str, Range] = {}
+    clipping = None
     with full_float32(device):
+        if training.clipping_steps:
+            ended = kept.clipping()
+            if ended is None:
+                given = graph, program, resolved, partial(relower, plan, {}), features, training
+                ended = learn_clipping(*given, seed=synthesis.seed, progress=progress)
+                kept.keep_clipping(*ended)
+            ranges, clipping = ended
+            program = relower(plan, real, ranges) if ranges else program
         for width, part in zip(widths, each, strict=False):
             known = kept.width(width.bits)
             if known is None:
-                wide, grids = relower(width.plan, real), width.plan.resolve(graph)
+                wide, grids = relower(width.plan, real, ranges), width.plan.resolve(graph)
                 made = distill(graph, wide, grids, features, part, start=real, coarse=coarse, **told)
                 known = WidthAccount(width.bits, made.account), dict(made.real)
                 kept.keep_width(*known)
             account, real = known
             wider.append(account)
         if widths:
-            program = relower(plan, real)
+            program = relower(plan, real, ranges)
         if sectionwise:
             program, sections = reconstruct(graph, program, resolved, features, training, start=real, **told)
         if training.distills:
@@ -145,4 +169,4 @@ def train(
             program, distillation = done.program, done.account
     kept.done()
     counts = len(features.trained), len(features.held_out)
-    return program, TrainingAccount(*counts, sections, distillation, tuple(wider))
+    return program, TrainingAccount(*counts, sections, distillation, tuple(wider), clipping)
