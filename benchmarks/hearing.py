@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import onnx
 from ranges import Features, Frames, run
 
@@ -23,6 +26,39 @@ def load(checkpoint: str, loader: str | None = None) -> zq.AsrModel:
     if loader:
         sys.path.insert(0, str(Path(checkpoint).resolve().parent))
     return zq.load_checkpoint(checkpoint, loader=loader)
+
+
+def parser(description: str | None, *, embedded: bool = True) -> argparse.ArgumentParser:
+    """Return the options that all rows have; without ``--manifest`` the ``embedded`` test clips are heard."""
+    made = argparse.ArgumentParser(description=(description or "").split("\n")[0])
+    made.add_argument("--checkpoint", required=True)
+    made.add_argument("--loader", help="MODULE:FUNCTION, for a checkpoint that needs one")
+    clips = [str(zq.embedded_files().test)] if embedded else None
+    made.add_argument("--manifest", nargs="+", default=clips, required=not embedded)
+    made.add_argument("--limit", type=int, help="recordings of each manifest")
+    made.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    return made
+
+
+def heard(arguments: argparse.Namespace) -> tuple[zq.AsrModel, Hearing]:
+    """Return the checkpoint that ``parser``'s options name, and its recordings as it hears them."""
+    model = load(arguments.checkpoint, arguments.loader)
+    return model, Hearing(model, arguments.manifest, arguments.limit)
+
+
+def show_means(
+    rows: Mapping[str, Sequence[Sequence[float]]], show: Callable[[str, list[float]], None]
+) -> None:
+    """Show the mean of every row that has several seeds."""
+    for name, several in rows.items():
+        if len(several) > 1:
+            show(name, [float(mean) for mean in np.mean(several, axis=0)])
+
+
+def our_warnings_alone() -> None:
+    """Show every warning of the package, such as that ranges miss what speech reaches, and no other."""
+    warnings.simplefilter("ignore")
+    warnings.simplefilter("always", zq.ZeroqWarning)
 
 
 class Hearing:

@@ -4,7 +4,8 @@
         an4-train/manifest.jsonl --bits w4a8 w2a8 --seeds 0 1 2 --recordings train-clean-100/manifest.jsonl
 
 Each format has a row a seed for every way to round its weights (``--ways``): to nearest, by feedback,
-reconstructed section by section, and trained for ``--train`` seconds, all without data; and a row of the last
+reconstructed section by section; so and then trained for ``--train`` seconds or ``--train-steps``; trained at
+once (distilled), and stepping down from wider weights (progressive); all without data; and a row of the last
 of them that takes ranges, covariances and training from unlabelled ``--recordings``.  ``--peers`` adds the
 float network with its matrix products in ONNX Runtime's own 4-bit weights (MatMulNBits, blocks of 32, int8
 activations), where it has any.  Without ``--manifest`` the embedded test clips are heard.
@@ -12,22 +13,22 @@ activations), where it has any.  Without ``--manifest`` the embedded test clips 
 
 from __future__ import annotations
 
-import argparse
 import logging
 import tempfile
 import time
-import warnings
 from pathlib import Path
 
-import numpy as np
 import onnx
-from hearing import Hearing, load
+from hearing import heard, our_warnings_alone, parser, show_means
 from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
 
 import zeroq_asr as zq
+from zeroq_asr.config.training import WIDTHS
 from zeroq_asr.operators.convolution import feedback
 
-WAYS = ("nearest", "feedback", "reconstructed", "trained")
+WAYS = ("nearest", "feedback", "reconstructed", "trained", "distilled", "progressive")
+#: those that train the whole network, and of these the one that reconstructs sections first
+_WHOLE, _BOTH = ("trained", "distilled", "progressive"), "trained"
 
 
 def with_nbits(exact: onnx.ModelProto) -> bytes | None:
@@ -45,37 +46,36 @@ def with_nbits(exact: onnx.ModelProto) -> bytes | None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--checkpoint", required=True)
-    parser.add_argument("--loader", help="MODULE:FUNCTION, for a checkpoint that needs one")
-    parser.add_argument("--manifest", nargs="+", default=[str(zq.embedded_files().test)])
-    parser.add_argument("--recordings", help="unlabelled, for a row of each format")
-    parser.add_argument("--recordings-limit", type=int, default=16)
-    parser.add_argument("--limit", type=int, help="recordings of each manifest")
-    parser.add_argument("--bits", nargs="+", default=["w4a8", "w4a4", "w2a8", "w1a8"])
-    parser.add_argument("--ways", nargs="+", choices=WAYS, default=["feedback", "reconstructed"])
-    parser.add_argument("--train", type=float, default=1800.0, help="seconds, for the way 'trained'")
-    parser.add_argument("--damping", type=float, help="of rounding by feedback, in place of its own")
-    parser.add_argument("--peers", action="store_true", help="a row of ONNX Runtime's 4-bit weights")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--steps", type=int, default=zq.TrainingSpec.section_steps)
-    parser.add_argument("--speakers", type=int, default=zq.TrainingSpec.training_speakers)
-    arguments = parser.parse_args()
+    options = parser(__doc__)
+    options.add_argument("--recordings", help="unlabelled, for a row of each format")
+    options.add_argument("--recordings-limit", type=int, default=16)
+    options.add_argument("--bits", nargs="+", default=["w4a8", "w4a4", "w2a8", "w1a8"])
+    options.add_argument("--ways", nargs="+", choices=WAYS, default=["feedback", "reconstructed"])
+    options.add_argument("--train", type=float, default=1800.0, help="seconds, for ways that train")
+    options.add_argument("--train-steps", type=int, default=0, help="steps, in place of seconds")
+    options.add_argument("--clipping-steps", type=int, default=0, help="of every way, for values of 4 bits")
+    options.add_argument("--damping", type=float, help="of rounding by feedback, in place of its own")
+    options.add_argument("--peers", action="store_true", help="a row of ONNX Runtime's 4-bit weights")
+    options.add_argument("--steps", type=int, default=zq.TrainingSpec.section_steps)
+    options.add_argument("--speakers", type=int, default=zq.TrainingSpec.training_speakers)
+    arguments = options.parse_args()
 
     if arguments.damping is not None:
         feedback.DAMPING = arguments.damping
-    model = load(arguments.checkpoint, arguments.loader)
-    hearing = Hearing(model, arguments.manifest, arguments.limit)
+    model, hearing = heard(arguments)
 
     def show(label: str, values: list[float]) -> None:
         print(f"{label:44} " + " ".join(f"{v:7.2f}" for v in values[:3]) + f" {values[3]:6.0f}", flush=True)
 
     def training(way: str) -> zq.TrainingSpec:
         return zq.TrainingSpec(
-            reconstruction="on" if way in ("reconstructed", "trained") else "off",
+            reconstruction="on" if way in ("reconstructed", _BOTH) else "off",
             section_steps=arguments.steps,
             training_speakers=arguments.speakers,
-            distillation=arguments.train if way == "trained" else 0.0,
+            distillation=arguments.train if way in _WHOLE else 0.0,
+            distillation_steps=arguments.train_steps if way in _WHOLE else 0,
+            clipping_steps=arguments.clipping_steps,
+            progressive=WIDTHS if way == "progressive" else (),
         )
 
     print(f"{'':44} {'WER':>7} {'agr':>7} {'MB':>7} {'s':>6}", flush=True)
@@ -118,13 +118,9 @@ def main() -> None:
                 name = f"{bits}, {way}{label}"
                 show(f"{name}, seed {seed}", row)
                 rows.setdefault(name, []).append(row)
-    for name, several in rows.items():
-        if len(several) > 1:
-            show(name, list(np.mean(several, axis=0)))
+    show_means(rows, show)
 
 
 if __name__ == "__main__":
-    warnings.simplefilter("ignore")
-    # such as that ranges miss what speech reaches
-    warnings.simplefilter("always", zq.ZeroqWarning)
+    our_warnings_alone()
     main()

@@ -10,32 +10,23 @@ the search.  ``--bits`` are those of the values, and of the row that no plan cha
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import time
-import warnings
 
-import numpy as np
-from hearing import Hearing, load
+from hearing import heard, our_warnings_alone, parser, show_means
 
 import zeroq_asr as zq
 from zeroq_asr.cli.training import budget
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--checkpoint", required=True)
-    parser.add_argument("--loader", help="MODULE:FUNCTION, for a checkpoint that needs one")
-    parser.add_argument("--manifest", nargs="+", default=[str(zq.embedded_files().test)])
-    parser.add_argument("--limit", type=int, help="recordings of each manifest")
-    parser.add_argument("--bits", default="8")
-    parser.add_argument("--max-loss", type=float, nargs="*", default=[])
-    parser.add_argument("--max-size", nargs="*", default=[])
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    arguments = parser.parse_args()
+    options = parser(__doc__)
+    options.add_argument("--bits", default="8")
+    options.add_argument("--max-loss", type=float, nargs="*", default=[])
+    options.add_argument("--max-size", nargs="*", default=[])
+    arguments = options.parse_args()
 
-    model = load(arguments.checkpoint, arguments.loader)
-    hearing = Hearing(model, arguments.manifest, arguments.limit)
+    model, hearing = heard(arguments)
     spec = zq.QuantSpec.parse_bits(arguments.bits)
     few = dataclasses.replace(spec, weight_bits=4)
     budgets: list[tuple[str, dict[str, float | int]]] = []
@@ -65,13 +56,9 @@ def main() -> None:
             widths = "/".join(map(str, found.chosen.layers))
             told = f"{widths} of 8/4/2 bits, {found.chosen.measured:+.4f} nats, {seconds:.0f} s"
             row(name, seed, zq.quantize(prepared, spec=found.plan, search=found.row), told)
-    for name, several in rows.items():
-        if len(several) > 1:
-            show(name, list(np.mean(several, axis=0)))
+    show_means(rows, show)
 
 
 if __name__ == "__main__":
-    warnings.simplefilter("ignore")
-    # such as that ranges miss what speech reaches
-    warnings.simplefilter("always", zq.ZeroqWarning)
+    our_warnings_alone()
     main()

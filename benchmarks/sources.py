@@ -12,14 +12,13 @@ features are not normalized.
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import time
 import warnings
 
 import numpy as np
 import torch
-from hearing import Hearing, load
+from hearing import Hearing, load, parser
 from torch import nn
 
 import zeroq_asr as zq
@@ -49,17 +48,12 @@ def moved(model: zq.AsrModel) -> zq.AsrModel:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--checkpoint", required=True)
-    parser.add_argument("--loader", help="MODULE:FUNCTION, for a checkpoint that needs one")
-    parser.add_argument("--manifest", required=True, nargs="+")
-    parser.add_argument("--limit", type=int, help="recordings of each manifest")
-    parser.add_argument("--calibration-manifest", help=f"for a row of its first {REAL} recordings")
-    parser.add_argument("--sources", nargs="+", choices=list(SOURCES), default=list(SOURCES))
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--bits", default="8")
-    parser.add_argument("--moved", action="store_true", help="move the normalization into the network")
-    arguments = parser.parse_args()
+    options = parser(__doc__, embedded=False)
+    options.add_argument("--calibration-manifest", help=f"for a row of its first {REAL} recordings")
+    options.add_argument("--sources", nargs="+", choices=list(SOURCES), default=list(SOURCES))
+    options.add_argument("--bits", default="8")
+    options.add_argument("--moved", action="store_true", help="move the normalization into the network")
+    arguments = options.parse_args()
 
     model = load(arguments.checkpoint, arguments.loader)
     model = moved(model) if arguments.moved else model

@@ -40,6 +40,13 @@ def test_what_is_no_size_is_refused(text: str) -> None:
         (["--train", "5m"], "weights of 8 bits are not trained"),
         (["--reconstruct", "--bits", "w6a8"], "weights of 6 bits are not trained"),
         (["--max-size", "8MB", "--bits", "w4a8"], "and so does --bits"),
+        (["--device", "cpu"], "--device: is where weights are trained, and none are"),
+        (["--device", "auto", "--bits", "w4a8"], "--device: is where weights are trained, and none are"),
+        (["--device", "tpu", "--bits", "w1a8"], "is not one of cpu, cuda, cuda:N, auto"),
+        (["--device", "cuda:7", "--bits", "w1a8"], "--device: there is no 'cuda:7': PyTorch"),
+        (["--set", "device=cuda:7", "--bits", "w1a8"], "--device: there is no 'cuda:7': PyTorch"),
+        (["--progressive", "--bits", "w2a8"], "--progressive: is how --train begins; say --train TIME, too"),
+        (["--set", "progressive=[8,4]", "--bits", "w2a8"], "are of a distillation, and there is none"),
         (["--plot", "x.svg"], "draws a search for a plan, and there is none"),
         (["--max-size", "8MB", "--plot", "x.bmp"], "cannot draw .bmp"),
     ],
@@ -49,3 +56,44 @@ def test_what_cannot_be_done_is_said_first(tmp_path: Path, options: list[str], s
     result = CliRunner().invoke(app, command)
     assert result.exit_code == 2
     assert said in result.stderr
+
+
+def stopped(folder: Path) -> Path:
+    """The file of a training that was stopped, beside what it was to write."""
+    run = folder / "x.onnx.training"
+    run.write_bytes(b"how far it is")
+    return run
+
+
+@pytest.mark.parametrize("asked", [["--bits", "w4a8", "--train", "5m"], ["--bits", "w1a8"]], ids="/".join)
+def test_a_training_that_was_stopped_is_not_lost(tmp_path: Path, asked: list[str]) -> None:
+    run = stopped(tmp_path)
+    command = ["quantize", str(tmp_path / "missing.pt"), "-o", str(tmp_path / "x.onnx"), *asked]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 2
+    assert "x.onnx.training: is there already" in result.stderr
+    assert "say --resume, or --force to begin anew" in result.stderr
+    for answer in ("--resume", "--force"):
+        result = CliRunner().invoke(app, [*command, answer])
+        # it goes on to what is wrong next
+        assert "there is no such file" in result.stderr
+        assert ("replaces" in result.stderr) == (answer == "--force")
+    assert run.read_bytes() == b"how far it is"
+
+
+def test_a_model_is_no_run_of_training(tmp_path: Path) -> None:
+    run = stopped(tmp_path)
+    command = ["quantize", str(run), "-o", str(tmp_path / "x.onnx"), "--bits", "w4a8", "--train", "5m"]
+    result = CliRunner().invoke(app, [*command, "--force"])
+    assert result.exit_code == 2
+    assert "x.onnx.training: is the input itself" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "asked", [["--bits", "8"], ["--bits", "w4a8"], ["--bits", "w1a8", "--no-reconstruct"]]
+)
+def test_what_trains_nothing_heeds_no_run(tmp_path: Path, asked: list[str]) -> None:
+    stopped(tmp_path)
+    command = ["quantize", str(tmp_path / "missing.pt"), "-o", str(tmp_path / "x.onnx"), *asked]
+    result = CliRunner().invoke(app, command)
+    assert "training" not in result.stderr

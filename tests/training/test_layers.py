@@ -14,7 +14,7 @@ import zeroq_asr as zq
 from zeroq_asr.integer.dyadic import largest_shift
 from zeroq_asr.integer.grid import GRIDS, grid_of
 from zeroq_asr.integer.proof import prove
-from zeroq_asr.training.layers import TrainedLayer, nearest_level, trained_layers, with_learned
+from zeroq_asr.training.layers import TrainedLayer, nearest_level, trained_layers, with_learned, with_real
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +75,30 @@ def test_whatever_is_learned_is_proven(prepared: zq.Prepared, grid: str) -> None
     changed = with_learned(program, learned)
     assert prove(changed).headroom_bits >= 0
     assert changed.digest() != program.digest()
+
+
+@pytest.mark.parametrize("grid", ["int8", "int4", "binary"])
+def test_what_is_real_is_what_the_integers_stand_for(prepared: zq.Prepared, grid: str) -> None:
+    _, layers = layers_of(prepared, grid)
+    means = prepared.calibrated().means
+    torch.manual_seed(0)
+    for layer in layers:
+        with torch.no_grad():
+            layer.bias += torch.randn_like(layer.bias)
+    real = {layer.name: layer.real() for layer in layers}
+    graph = with_real(prepared.graph, real, means)
+    for node, layer in ((n, one) for n in graph.nodes for one in layers if one.name == n.out):
+        made = real[layer.name]
+        integers = layer.integers()
+        step = integers.multiplier.double() * layer.ratio
+        torch.testing.assert_close(made.rounded, integers.weight * step.reshape(layer.across))
+        # biases that lowering corrects for rounding are those that were learned
+        rounding = (node.attrs["weight"] - made.rounded).flatten(2).sum(2).numpy()
+        if node.attrs["groups"] == 1:
+            corrected = node.attrs["bias"].numpy() + rounding @ means[node.ins[0]]
+            np.testing.assert_allclose(corrected, made.bias.numpy(), rtol=1e-5, atol=1e-6)
+    untouched = with_real(prepared.graph, {}, means)
+    assert untouched.nodes == prepared.graph.nodes
 
 
 def test_eight_bits_are_left_as_they_are(prepared: zq.Prepared) -> None:

@@ -186,3 +186,72 @@ def test_files_that_were_trained_run_as_they_were_trained(prepared: zq.Prepared,
         shifted = real - real.max(axis=-1, keepdims=True)
         normal = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
         np.testing.assert_allclose(found, normal, atol=1e-4)
+
+
+PROGRESSIVE = dataclasses.replace(WHOLE, progressive=(8, 4), distillation_steps=10)
+
+
+@pytest.fixture(scope="module")
+def progressive(prepared: zq.Prepared) -> zq.Quantized:
+    return zq.quantize(prepared, training=PROGRESSIVE)
+
+
+def test_widths_step_down_to_the_plans(prepared: zq.Prepared, progressive: zq.Quantized) -> None:
+    account = progressive.training
+    assert account is not None
+    assert account.distillation is not None
+    assert [one.bits for one in account.wider] == [8, 4]
+    # time is shared
+    assert [one.distillation.steps for one in account.wider] == [3, 3]
+    assert (account.distillation.steps, account.steps) == (4, 10)
+    assert progressive.deployment.recipe["training"]["distillation_steps"] == 10
+    # wide weights lose less
+    assert account.wider[0].distillation.before < account.wider[1].distillation.before
+    # what ships is of the plan's grids
+    made = progressive.program
+    weights = [made.constants[i.ins[1]] for i in made.code if i.op.startswith("conv")]
+    assert weights
+    assert all(len(np.unique(weight)) <= 4 for weight in weights)
+    assert made.packings.keys() == {i.ins[1] for i in made.code if i.op.startswith("conv")}
+    assert made.digest() != zq.quantize(prepared, training=WHOLE).program.digest()
+
+
+def test_widths_that_are_no_wider_are_left_out(prepared: zq.Prepared, progressive: zq.Quantized) -> None:
+    more = dataclasses.replace(PROGRESSIVE, progressive=(8, 4, 2))
+    assert zq.quantize(prepared, training=more).program.digest() == progressive.program.digest()
+
+
+@pytest.mark.parametrize("when", [50, 100])
+def test_a_stopped_step_down_goes_on(
+    prepared: zq.Prepared,
+    progressive: zq.Quantized,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    when: int,
+) -> None:
+    monkeypatch.setattr("zeroq_asr.training.run._EVERY", 0.0)
+    run, told = tmp_path / "x.training", 0
+
+    def tell(stage: str, done: int, total: int, note: str = "") -> None:
+        nonlocal told
+        told += stage == "distill" and done >= when
+        if told == 2:  # as the next width begins, or within it
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        zq.quantize(prepared, training=PROGRESSIVE, run=run, progress=tell)
+    made = zq.quantize(prepared, training=PROGRESSIVE, run=run, resume=True)
+    assert made.program.digest() == progressive.program.digest()
+    assert made.training is not None
+    assert made.training.steps == 10
+
+
+def test_progressive_widths_are_checked(prepared: zq.Prepared) -> None:
+    for widths, said in (((4, 8), "from wide to narrow"), ((8, 1), "from 2 to 8"), (8, "a list of bits")):
+        with pytest.raises(ConfigError, match=said):
+            zq.TrainingSpec(progressive=widths, distillation_steps=9)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="and there is none"):
+        zq.TrainingSpec(progressive=(8,))
+    few = dataclasses.replace(PROGRESSIVE, distillation_steps=2)
+    with pytest.raises(ConfigError, match="3 widths need a step each, there are 2"):
+        zq.quantize(prepared, training=few)

@@ -30,13 +30,23 @@ _SOMETIMES = frozenset({"offset", "duration", "channel_selector"})
 _WRITER = b"zeroq-asr"
 
 
+#: what is wrong with a file that is there and not ours, and what to do
+_OTHERS = "is there already, and not a file that this command writes", "choose another, or --force"
+
+
 def check_output(
-    terminal: Terminal, path: Path, ours: Ours, *sources: Path | None, force: bool = False
+    terminal: Terminal,
+    path: Path,
+    ours: Ours,
+    *sources: Path | None,
+    force: bool = False,
+    otherwise: tuple[str, str] = _OTHERS,
 ) -> None:
     """Raise ConfigError, before any work, if ``path`` cannot be written or must not be replaced.
 
     It must not be one of ``sources``, of which a folder stands for the manifest in it, nor, without
-    ``force``, a file that is not ``ours``.  Tell on stderr of a file that will be replaced.
+    ``force``, a file that is not ``ours``: ``otherwise`` says what is wrong with it, and what to do.  Tell on
+    stderr of a file that will be replaced.
     """
     if str(path) == "-":
         raise ConfigError("-", "is not a file name: results are written to files", "or say ./-")
@@ -52,10 +62,20 @@ def check_output(
     if not os.access(target, os.W_OK):
         raise ConfigError(path, "is write-protected", "choose another output path")
     if not force and not _ours(target, ours):
-        raise ConfigError(
-            path, "is there already, and not a file that this command writes", "choose another, or --force"
-        )
+        raise ConfigError(path, *otherwise)
     terminal.note(f"replaces {path}")
+
+
+def check_run(terminal: Terminal, path: Path, *sources: Path | None, force: bool = False) -> None:
+    """Raise ConfigError, as ``check_output``, where a training that begins would replace another's file.
+
+    Whatever is there is a training that was stopped, or nothing of ours: neither is replaced unasked.
+    """
+    stopped = (
+        "is there already, maybe of a training that was stopped",
+        "say --resume, or --force to begin anew",
+    )
+    check_output(terminal, path, lambda *_: False, *sources, force=force, otherwise=stopped)
 
 
 def _is(file: Path, target: Path) -> bool:

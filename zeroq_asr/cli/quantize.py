@@ -30,7 +30,7 @@ from zeroq_asr.cli.options import (
     one_of,
     with_settings,
 )
-from zeroq_asr.cli.outputs import Force, check_output
+from zeroq_asr.cli.outputs import Force, check_output, check_run
 from zeroq_asr.cli.plan_row import Plot, show_row
 from zeroq_asr.cli.synthesize import (
     Batch,
@@ -45,7 +45,17 @@ from zeroq_asr.cli.synthesize import (
     show_statistics,
 )
 from zeroq_asr.cli.terminal import Terminal, session, size
-from zeroq_asr.cli.training import MaxLoss, MaxSize, Reconstruct, Resume, Train, budget, training_of
+from zeroq_asr.cli.training import (
+    Device,
+    MaxLoss,
+    MaxSize,
+    Progressive,
+    Reconstruct,
+    Resume,
+    Train,
+    budget,
+    training_of,
+)
 from zeroq_asr.config import DIALECTS, LAYER_BITS, MADE_MARGIN, METHODS, NONLINEARITIES, TARGETS
 from zeroq_asr.config.calibration import MADE
 from zeroq_asr.deployment.machine import best_target, this_machine
@@ -135,6 +145,8 @@ def quantize(
     limit: Annotated[int | None, typer.Option(min=1, help="Calibrate on so many utterances.")] = None,
     reconstruct: Reconstruct = None,
     train: Train = None,
+    progressive: Progressive = False,
+    device: Device = None,
     resume: Resume = False,
     max_size: MaxSize = None,
     max_loss: MaxLoss = None,
@@ -165,7 +177,9 @@ def quantize(
     ):
         from zeroq_asr.measure import pictures
         from zeroq_asr.measure.plan_picture import draw_row
+        from zeroq_asr.training.device import device_of
         from zeroq_asr.training.processes import joined
+        from zeroq_asr.training.train import may_train
 
         spec = zq.QuantSpec.parse_bits(
             *(bits or ()),
@@ -196,7 +210,7 @@ def quantize(
         together = stack.enter_context(joined())
         if not together.leads:
             terminal.silence()
-        training = training_of(preset, reconstruct, train)
+        training = training_of(preset, reconstruct, train, device, progressive=progressive)
         spec, synthesis, ranges, training = with_settings(fields, spec, synthesis, ranges, training)
         if ranges.kind in ("features", "audio") and not os.path.exists(calibration):
             raise ConfigError(
@@ -218,6 +232,11 @@ def quantize(
             option = "--train" if train else "--reconstruct"
             problem = f"weights of {spec.weight_bits} bits are not trained, those of 5 or fewer are"
             raise ConfigError(option, problem, "say --bits w4a8, or leave it out")
+        if device is not None and not may_train(spec, training):
+            raise ConfigError(
+                "--device", "is where weights are trained, and none are", "say --train TIME too"
+            )
+        device_of(training.device)
         if plot is not None and not searches:
             raise ConfigError(
                 "--plot", "draws a search for a plan, and there is none", "say --max-size, or leave it out"
@@ -232,6 +251,9 @@ def quantize(
         if tokens is not None and os.path.realpath(tokens) == os.path.realpath(path):
             raise ConfigError("--tokens", f"{tokens} is the output itself", "choose another name")
         check_output(terminal, path, outputs.onnx, *sources, force=force)
+        run = Path(f"{path}.training")
+        if not resume and may_train(spec, training):
+            check_run(terminal, run, *sources, force=force)
         if tokens is not None:
             check_output(terminal, tokens, outputs.tokens, *sources, force=force)
         if plot is not None:
@@ -265,7 +287,7 @@ def quantize(
                 spec=None if found is None else found.plan,
                 search=None if found is None else found.row,
                 training=training,
-                run=f"{path}.training",
+                run=run,
                 resume=resume,
                 dialect=dialect,
                 progress=progress,
@@ -375,6 +397,12 @@ def _trained(account: zq.TrainingAccount | None) -> list[tuple[str, str]]:
                 f"squared error on held-out features fell by {sum(fell) / max(1, len(fell)):.0f} %",
             )
         )
+    if (ends := account.clipping) is not None:
+        told = f"divergence {ends.before:.3g} → {ends.after:.3g} nats a frame"
+        rows.append(("clipping", f"of {ends.values} values, {ends.steps} steps; {told}"))
+    for one in account.wider:
+        at, steps, after = one.distillation.before, one.distillation.steps, one.distillation.after
+        rows.append((f"at {one.bits} bits", f"{steps} steps; divergence {at:.3g} → {after:.3g} nats a frame"))
     if (done := account.distillation) is not None:
         rows.append(
             (

@@ -8,6 +8,8 @@ from typing import Annotated, Any
 import typer
 
 import zeroq_asr as zq
+from zeroq_asr.cli.options import alternatives
+from zeroq_asr.config.training import TRAINING_DEVICES, WIDTHS
 from zeroq_asr.errors import ConfigError
 from zeroq_asr.lines import shown
 
@@ -30,6 +32,21 @@ Reconstruct = Annotated[
 Resume = Annotated[
     bool, typer.Option("--resume", help="Go on with a training that was stopped, by FILE.training.")
 ]
+Progressive = Annotated[
+    bool,
+    typer.Option(
+        "--progressive",
+        help="Begin --train with weights of 8 bits and step down by 4 and 2 to those of the plan.",
+    ),
+]
+Device = Annotated[
+    str | None,
+    typer.Option(
+        metavar=alternatives(TRAINING_DEVICES),
+        help="Where weights are trained; auto: on a GPU where there is one. By default on the CPU.",
+        show_default=False,
+    ),
+]
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 #: as file sizes are shown: of thousands
 _SIZES = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9}
@@ -50,13 +67,26 @@ MaxLoss = Annotated[
 ]
 
 
-def training_of(preset: str, reconstruct: bool | None, train: str | None) -> zq.TrainingSpec:
-    """Return how weights are trained; ConfigError for a time that cannot be read."""
+def training_of(
+    preset: str,
+    reconstruct: bool | None,
+    train: str | None,
+    device: str | None = None,
+    *,
+    progressive: bool = False,
+) -> zq.TrainingSpec:
+    """Return how weights are trained; ConfigError for a time or a device that cannot be read."""
     fields: dict[str, Any] = {}
     if reconstruct is not None:
         fields["reconstruction"] = "on" if reconstruct else "off"
     if train is not None:
         fields["distillation"] = duration(train)
+    if progressive:
+        if train is None:
+            raise ConfigError("--progressive", "is how --train begins", "say --train TIME, too")
+        fields["progressive"] = WIDTHS
+    if device is not None:
+        fields["device"] = device
     if preset == "fast":
         fields |= {"section_steps": 40, "training_speakers": 16, "held_out": 4}
     return zq.TrainingSpec(**fields)

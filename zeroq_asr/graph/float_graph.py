@@ -102,6 +102,19 @@ class FloatGraph:
         """Return the graph of the same ports and states with other nodes."""
         return replace(self, nodes=nodes, outputs=self.outputs if outputs is None else outputs)
 
+    def to(self, device: torch.device) -> FloatGraph:
+        """Return the graph with the tensors that its nodes hold on a device."""
+
+        def moved(value: Any) -> Any:
+            if isinstance(value, Tensor):
+                return value.to(device)
+            if isinstance(value, FloatNode):
+                return replace(value, attrs={name: moved(one) for name, one in value.attrs.items()})
+            # nodes of a float island
+            return tuple(moved(one) for one in value) if isinstance(value, tuple) else value
+
+        return self.with_nodes([moved(node) for node in self.nodes])
+
     @property
     def entering(self) -> tuple[str, ...]:
         """Values that are given: inputs, then states."""

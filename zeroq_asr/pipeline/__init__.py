@@ -10,7 +10,8 @@ lowering, synthesis, calibration, training, deployment.
 Never imports: measure, cli.
 """
 
+from zeroq_asr.pipeline.build import build
 from zeroq_asr.pipeline.prepare import Prepared, preparation, prepare
-from zeroq_asr.pipeline.quantize import Quantized, build, quantize
+from zeroq_asr.pipeline.quantize import Quantized, quantize
 
 __all__ = ["Prepared", "Quantized", "build", "preparation", "prepare", "quantize"]

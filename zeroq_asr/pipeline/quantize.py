@@ -1,9 +1,10 @@
-"""The fast part, once a format: choose ranges, lower, train what is coarse, prove, export and write."""
+"""The fast part, once a format: build, train what is coarse, prove, export and write."""
 
 from __future__ import annotations
 
 import os
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +19,15 @@ from zeroq_asr.integer.float_parts import Island, islands
 from zeroq_asr.integer.program import Program
 from zeroq_asr.integer.proof import Proof, prove
 from zeroq_asr.lowering.keep_float import with_islands
-from zeroq_asr.lowering.lower import lower
 from zeroq_asr.lowering.plan import Plan
 from zeroq_asr.model import AsrModel
+from zeroq_asr.pipeline.build import build, rebuilt
 from zeroq_asr.pipeline.clock import Clock
 from zeroq_asr.pipeline.prepare import Prepared, prepare, spec_and_plan
 from zeroq_asr.progress import Progress, silent
 from zeroq_asr.synthesis.features import SyntheticFeatures
-from zeroq_asr.threads import one_thread
+from zeroq_asr.training.device import device_of
 from zeroq_asr.training.train import TrainingAccount, reconstructs, train
-
-#: stages that tell of their steps themselves
 
 
 @dataclass(frozen=True)
@@ -82,30 +81,6 @@ class Quantized:
         }
 
 
-@one_thread()
-def build(prepared: Prepared, spec_or_plan: QuantSpec | Plan | None = None) -> Program:
-    """Lower a prepared network to an integer program of a format, by default that which it was prepared for.
-
-    A plan gives every layer its grid and every value its bits; all else is as the network was prepared for.
-    Raises as ``Prepared.calibrated`` does, and ConfigError for a plan that does not fit the network.
-    """
-    spec, plan = spec_and_plan(prepared, spec_or_plan)
-    calibration, model = prepared.calibrated(spec), prepared.model
-    # of a plan only if they were observed, for another format
-    by_feedback = spec.feedback or (plan is not None and plan.is_coarse and spec.rounding == "auto")
-    return lower(
-        prepared.graph,
-        calibration.ranges,
-        spec,
-        channels=model.frontend.features,
-        max_frames=prepared.deployment(spec).max_frames,
-        means=calibration.means if spec.bias_correction else None,
-        covariances=calibration.covariances if by_feedback else None,
-        waveform=model.frontend.is_waveform,
-        plan=plan,
-    )
-
-
 def quantize(
     source: str | os.PathLike[str] | AsrModel | Prepared,
     output: str | os.PathLike[str] | None = None,
@@ -129,13 +104,16 @@ def quantize(
     chooses the format, as in ``build``.  ``search``: the row of plans that a plan was chosen from
     (``FoundPlan.row``), which the file keeps.  Weights of few bits are trained as ``training`` says
     (``zeroq_asr.training``), by default those of one bit, section by section.  ``run``: the file that keeps
-    how far training is, removed when it is done; with ``resume`` it goes on from there.
+    how far training is, whatever was there before, removed when it is done; with ``resume`` it goes on from
+    there.
 
     Raises a ZeroqError for anything that is wrong with the input; the output file is whole or not there at
     all, and replaces what was there.  The file is integer-only unless ``spec`` keeps something in float
     (``keep_float``, ``allow_float``), which ``Quantized.islands`` lists and only the dialect ``fused`` can
     hold.
     """
+    training = training or TrainingSpec()
+    device_of(training.device)  # before the long work begins
     if isinstance(source, Prepared):
         if any(given is not None for given in (synthesis, calibration, config, loader, language)):
             raise ConfigError(
@@ -163,7 +141,6 @@ def quantize(
         deployment = replace(deployment, recipe={**deployment.recipe, "search": search.to_dict()})
     with clock("lower"):
         program = build(prepared, spec)
-    training = training or TrainingSpec()
     with clock("train"):
         program, account = _trained(prepared, program, spec, training, progress, run, resume)
     if account is not None:
@@ -205,9 +182,9 @@ def _trained(
     """Train a program that was built, if its format or ``training`` asks for it."""
     spec, plan = spec_and_plan(prepared, spec_or_plan)
     graph = with_islands(prepared.graph, spec.keep_float)
-    resolved = (plan or Plan.of(spec)).resolve(graph)
-    sectionwise = reconstructs(spec, training, graph, resolved)
-    if not sectionwise and not training.distills:
+    whole = plan or Plan.of(spec)
+    sectionwise = reconstructs(spec, training, graph, whole.resolve(graph))
+    if not sectionwise and not training.distills and not training.clipping_steps:
         if resume:
             raise ConfigError(
                 "--resume", "nothing of this format is trained", "say --train TIME, or leave it out"
@@ -217,7 +194,8 @@ def _trained(
         prepared.model,
         graph,
         program,
-        resolved,
+        whole,
+        partial(rebuilt, prepared, spec),
         prepared.utterances,
         training,
         prepared.synthesis,
@@ -231,6 +209,5 @@ def _trained(
 
 def _told(deployment: Deployment, training: TrainingSpec, account: TrainingAccount) -> Deployment:
     """Return the deployment with how its weights were trained in its recipe."""
-    steps = None if account.distillation is None else account.distillation.steps
-    told = {**training.to_dict(), "distillation_steps": steps or 0}
+    told = {**training.to_dict(), "distillation_steps": account.steps}
     return replace(deployment, recipe={**deployment.recipe, "training": told})

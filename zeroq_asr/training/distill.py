@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -22,7 +23,7 @@ from zeroq_asr.lowering.plan import ResolvedPlan
 from zeroq_asr.progress import Progress, silent
 from zeroq_asr.threads import one_thread
 from zeroq_asr.training.features import TrainingFeatures
-from zeroq_asr.training.layers import trained_layers, with_learned
+from zeroq_asr.training.layers import RealLayer, trained_layers, with_learned
 from zeroq_asr.training.processes import processes
 from zeroq_asr.training.run import DistillationAccount, DistillationState, TrainingRun
 from zeroq_asr.training.sections import Around, sections
@@ -34,6 +35,16 @@ _WARM = 20
 _JUDGED = 12
 
 
+@dataclass(frozen=True)
+class Distilled:
+    """What a distillation made."""
+
+    program: Program
+    account: DistillationAccount
+    #: layers by their results
+    real: Mapping[str, RealLayer]
+
+
 @one_thread()
 def distill(
     graph: FloatGraph,
@@ -43,31 +54,39 @@ def distill(
     spec: TrainingSpec,
     *,
     seed: int = 0,
+    start: Mapping[str, RealLayer] | None = None,
+    coarse: Container[str] = (),
     run: TrainingRun | None = None,
     progress: Progress = silent,
-) -> tuple[Program, DistillationAccount]:
-    """Train all weights below 8 bits and all biases of a program together; return it and an account.
+) -> Distilled:
+    """Train all weights of 5 bits or fewer and all biases of a program together.
 
+    It computes where ``features`` and the tensors of ``graph`` are.
     It ends after ``spec.distillation_steps``, or else ``spec.distillation`` seconds, and keeps what was best
-    on held-out features.  ``run``: keeps how far it is, and may hold where it is to go on.  Processes that
-    torchrun started (``training.processes``) have a batch each in every step, and the clock of the first;
-    ConfigError where they did not begin with the same, or do not keep the same weights.
+    on held-out features.  ``start``: what others learned of layers, to begin with.  ``coarse``: layers whose
+    weights are trained whatever their grid.  ``run``: keeps how far it is, and may hold where it is to go on.
+    Processes that torchrun started (``training.processes``) have a batch each in every step, and the clock of
+    the first; ConfigError where they did not begin with the same, or do not keep the same weights.
     """
     together = processes()
     together.require_same("programs", program.digest())
     together.require_same("features", _digest(features))
     run = TrainingRun() if run is None else run
     generator = torch.Generator().manual_seed(seed)
-    backend, around = TorchBackend(), Around(graph, program, features.trained)
+    backend, around = TorchBackend(features.trained.device), Around(graph, program, features.trained)
     parts = sections(graph, program)
-    layers = [layer for part in parts for layer in trained_layers(part.layers(), program, plan)]
+    layers = [
+        layer
+        for part in parts
+        for layer in trained_layers(part.layers(), program, plan, start=start, coarse=coarse)
+    ]
     trainer = Trainer(layers, Rates(spec.weight_rate, spec.step_rate, spec.bias_rate))
 
     def losses(batch: Tensor, trained: Trained) -> tuple[Tensor, Tensor]:
         """Divergence of the tokens, and mean relative squared error of what passes between sections."""
         beside = around(batch)
         integers, found, target = batch, None, batch
-        hidden = torch.zeros(())
+        hidden = torch.zeros((), device=batch.device)
         for part in parts:
             target = part.target(target, beside)
             integers, found = part.forward(backend, integers, beside, trained, found)
@@ -116,16 +135,18 @@ def distill(
         slowed = min(1.0, (where.step + 1) / _WARM) * 0.5 * (1 + math.cos(math.pi * share))
         count = together.count * spec.training_batch
         chosen = torch.randint(len(features.trained), (count,), generator=generator)
-        trainer.step((features.trained[chosen[together.rank :: together.count]],), loss, slowed, together)
+        own = chosen[together.rank :: together.count].to(features.trained.device)
+        trainer.step((features.trained[own],), loss, slowed, together)
         where.step += 1
     trainer.restore(where.kept)
     learned = {layer.name: layer.learned() for layer in trainer.layers}
     account = DistillationAccount(where.step, where.seconds, where.before, where.best)
-    return with_learned(program, learned), account
+    made = with_learned(program, learned)
+    return Distilled(made, account, {layer.name: layer.real() for layer in trainer.layers})
 
 
 def _digest(features: TrainingFeatures) -> str:
-    return state_digest([{"trained": features.trained, "held out": features.held_out}])
+    return state_digest([{"trained": features.trained.cpu(), "held out": features.held_out.cpu()}])
 
 
 def _judged_after(share: float) -> float:

@@ -33,6 +33,10 @@ class TrainingFeatures:
     trained: Tensor
     held_out: Tensor
 
+    def to(self, device: torch.device) -> TrainingFeatures:
+        """Return them on a device."""
+        return TrainingFeatures(self.trained.to(device), self.held_out.to(device))
+
 
 def training_features(
     model: AsrModel,

@@ -8,20 +8,20 @@ straight-through estimator, Bengio et al., arXiv 1308.3432; learned steps: Esser
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from zeroq_asr.graph.float_graph import FloatNode
+from zeroq_asr.graph.float_graph import FloatGraph, FloatNode
 from zeroq_asr.integer.dyadic import largest_shift
 from zeroq_asr.integer.grid import Grid
 from zeroq_asr.integer.program import Instruction, Program
 from zeroq_asr.integer.types import I32
 from zeroq_asr.lowering.plan import ResolvedPlan
-from zeroq_asr.operators.convolution.weights import as_bytes
+from zeroq_asr.operators.convolution.weights import as_bytes, corrected_bias
 
 #: how far a latent weight starts from its integer at most, of the way to the next cell: it is to round to it
 _NEAR = 0.98
@@ -56,27 +56,51 @@ class Learned:
     #: whether its accumulator needs to be clamped before it is multiplied
     saturate: bool
 
-    def integers(self) -> Integers:
-        """Return what the instruction reads; nothing of it is trained."""
-        weight, bias, multiplier = map(torch.from_numpy, (self.weight, self.bias, self.multiplier))
+    def integers(self, device: torch.device) -> Integers:
+        """Return what the instruction reads, on a device; nothing of it is trained."""
+        arrays = self.weight, self.bias, self.multiplier
+        weight, bias, multiplier = (torch.from_numpy(array).to(device) for array in arrays)
         return Integers(weight, bias, multiplier, torch.empty(0), torch.empty(0))
 
 
-class TrainedLayer(nn.Module):
-    """The weights, steps and biases of one layer of a program, ready to be trained.
+@dataclass(frozen=True)
+class RealLayer:
+    """What was learned of a layer in real values, on the CPU, for others to begin with."""
 
-    ``rounding``: whether weights and steps are trained, and not the biases alone.
+    #: [O, I/groups, ...]: before rounding, and as its integers have it
+    weight: Tensor
+    rounded: Tensor
+    #: [O]
+    bias: Tensor
+
+
+class TrainedLayer(nn.Module):
+    """The weights, steps and biases of one layer of a program, ready to be trained where its node's are.
+
+    ``rounding``: whether weights and steps are trained, and not the biases alone.  ``start``: the weights
+    that it begins with, in place of the node's.
     """
 
     def __init__(
-        self, node: FloatNode, instruction: Instruction, program: Program, grid: Grid, *, rounding: bool
+        self,
+        node: FloatNode,
+        instruction: Instruction,
+        program: Program,
+        grid: Grid,
+        *,
+        rounding: bool,
+        start: Tensor | None = None,
     ) -> None:
         super().__init__()
         self.name, self.grid, self.rounding = node.out, grid, rounding
         self.instruction = instruction
         self._kept = False
         constants = [program.constants[name] for name in instruction.ins[1:4]]
-        integers, bias, multiplier = (torch.from_numpy(array.astype(np.float64)) for array in constants)
+        device = node.attrs["weight"].device
+        self.given = (node.attrs["weight"] if start is None else start).to(device)
+        integers, bias, multiplier = (
+            torch.from_numpy(array.astype(np.float64)).to(device) for array in constants
+        )
         attrs = instruction.attrs
         source = as_bytes(program.values[instruction.ins[0]])
         target = program.values[instruction.out]
@@ -87,7 +111,7 @@ class TrainedLayer(nn.Module):
         self.across = (-1, *(1,) * (integers.dim() - 1))
         self.start_multiplier = multiplier
         step = (multiplier * self.ratio).reshape(self.across)
-        wanted = torch.as_tensor(node.attrs["weight"]).double() / step
+        wanted = self.given.double() / step
         below, above = _cells(grid, integers)
         latent = wanted.clamp(integers - _NEAR * below, integers + _NEAR * above)
         self.start: Tensor
@@ -96,9 +120,9 @@ class TrainedLayer(nn.Module):
         self.low = 1.5 * grid.levels[0] - 0.5 * grid.levels[1]
         self.high = 1.5 * grid.levels[-1] - 0.5 * grid.levels[-2]
         self.latent = nn.Parameter(latent.float(), requires_grad=rounding)
-        self.log_step = nn.Parameter(torch.zeros(len(integers)), requires_grad=rounding)
+        self.log_step = nn.Parameter(torch.zeros(len(integers), device=device), requires_grad=rounding)
         self.start_bias = bias * multiplier * self.ratio * source.scale
-        self.bias = nn.Parameter(torch.zeros(len(integers)))
+        self.bias = nn.Parameter(torch.zeros(len(integers), device=device))
 
     def integers(self) -> Integers:
         """Return the integers that the latent values stand for."""
@@ -137,17 +161,44 @@ class TrainedLayer(nn.Module):
     def learned(self) -> Learned:
         """Return what was learned, as constants of a program."""
         made = self.integers()
-        weight, bias, multiplier = (one.numpy() for one in (made.weight, made.bias, made.multiplier))
+        weight, bias, multiplier = (one.cpu().numpy() for one in (made.weight, made.bias, made.multiplier))
         sums = np.abs(weight.astype(np.int64)).reshape(len(weight), -1).sum(axis=1) * self.reach
         products = (sums + np.abs(bias.astype(np.int64))) * multiplier
         return Learned(weight, bias, multiplier, bool(products.max() > I32.hi // 2))
 
+    @torch.no_grad()
+    def real(self) -> RealLayer:
+        """Return what was learned in real values."""
+        made = self.integers()
+        step = (made.multiplier.double() * self.ratio).reshape(self.across)
+        weight = self.latent.clamp(self.low, self.high) * step if self.rounding else self.given
+        parts = weight.double(), made.weight * step, made.real_bias
+        return RealLayer(*(one.detach().to("cpu", copy=True) for one in parts))
 
-def trained_layers(nodes: list[FloatNode], program: Program, plan: ResolvedPlan) -> list[TrainedLayer]:
-    """Return the layers of ``nodes``, each with an instruction of its own: the coarse ones to be rounded."""
-    code = {instruction.out: instruction for instruction in program.code}
+
+def trained_layers(
+    nodes: list[FloatNode],
+    program: Program,
+    plan: ResolvedPlan,
+    *,
+    start: Mapping[str, RealLayer] | None = None,
+    coarse: Container[str] = (),
+) -> list[TrainedLayer]:
+    """Return the layers of ``nodes``, each with an instruction of its own: the coarse ones to be rounded.
+
+    ``start``: what others learned of layers, to begin with.  ``coarse``: those that are rounded whatever
+    their grid.
+    """
+    code, start = {instruction.out: instruction for instruction in program.code}, start or {}
     return [
-        TrainedLayer(node, code[node.out], program, plan.grid(node), rounding=is_coarse(plan.grid(node)))
+        TrainedLayer(
+            node,
+            code[node.out],
+            program,
+            plan.grid(node),
+            rounding=node.out in coarse or is_coarse(plan.grid(node)),
+            start=start[node.out].weight if node.out in start else None,
+        )
         for node in nodes
     ]
 
@@ -162,13 +213,13 @@ def nearest_level(latent: Tensor, grid: Grid) -> Tensor:
     low, high = grid.levels[0], grid.levels[-1]
     if high - low == len(grid.levels) - 1:
         return latent.detach().round().clamp(low, high)
-    levels = torch.tensor(grid.levels, dtype=latent.dtype)
+    levels = torch.tensor(grid.levels, dtype=latent.dtype, device=latent.device)
     return levels[torch.bucketize(latent.detach(), (levels[:-1] + levels[1:]) / 2)]
 
 
 def _cells(grid: Grid, integers: Tensor) -> tuple[Tensor, Tensor]:
     """Return how far the cell of each level reaches below and above it, of entries that are levels."""
-    levels = torch.tensor(grid.levels, dtype=integers.dtype)
+    levels = torch.tensor(grid.levels, dtype=integers.dtype, device=integers.device)
     half = (levels[1:] - levels[:-1]) / 2
     place = torch.searchsorted(levels, integers.contiguous())
     return torch.cat([half[:1], half])[place], torch.cat([half, half[-1:]])[place]
@@ -198,6 +249,28 @@ def with_learned(program: Program, learned: Mapping[str, Learned]) -> Program:
         constants={name: array for name, array in constants.items() if name in used},
         packings={name: packing for name, packing in packings.items() if name in used},
     )
+
+
+def with_real(
+    graph: FloatGraph, learned: Mapping[str, RealLayer], means: Mapping[str, np.ndarray] | None
+) -> FloatGraph:
+    """Return a graph with what was ``learned`` of layers, by result, in place of what they had.
+
+    ``means``: value → its mean a channel, if lowering corrects biases by them: what was learned of a bias
+    made up for rounding, which it must not do twice.
+    """
+
+    def changed(node: FloatNode) -> FloatNode:
+        layer = learned.get(node.out)
+        if layer is None:
+            return node
+        weight, rounded = (one.double() for one in (layer.weight, layer.rounded))
+        mean = None if means is None else means.get(node.ins[0])
+        before, after = (one.flatten(2).numpy() for one in (rounded, weight))
+        bias = corrected_bias(layer.bias.double().numpy(), before, after, mean, node.attrs["groups"])
+        return replace(node, attrs={**node.attrs, "weight": weight, "bias": torch.from_numpy(bias)})
+
+    return graph.with_nodes([changed(node) for node in graph.nodes])
 
 
 def _largest_multiplier(lo: int, hi: int, zero_point: int, c: int) -> int:

@@ -41,9 +41,10 @@ class Processes:
         """Return the mean over the processes of tensors of one shape."""
         if self.count == 1:
             return values
-        total = values.clone()
+        # what joins the processes (gloo) sums on the CPU
+        total = values.to("cpu", copy=True)
         dist.all_reduce(total)
-        return total / self.count
+        return total.to(values.device) / self.count
 
     def of_first(self, value: float) -> float:
         """Return what the first process says."""

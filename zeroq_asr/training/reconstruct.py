@@ -9,7 +9,7 @@ not trained on, stays as it was.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -24,7 +24,7 @@ from zeroq_asr.lowering.plan import ResolvedPlan
 from zeroq_asr.progress import Progress, silent
 from zeroq_asr.threads import one_thread
 from zeroq_asr.training.features import TrainingFeatures
-from zeroq_asr.training.layers import Learned, TrainedLayer, trained_layers, with_learned
+from zeroq_asr.training.layers import Learned, RealLayer, TrainedLayer, trained_layers, with_learned
 from zeroq_asr.training.run import SectionAccount, TrainingRun
 from zeroq_asr.training.sections import Around, Section, real, rounded, sections
 from zeroq_asr.training.trainer import Rates, Trained, Trainer, joined, mean_over
@@ -52,16 +52,19 @@ def reconstruct(
     spec: TrainingSpec,
     *,
     seed: int = 0,
+    start: Mapping[str, RealLayer] | None = None,
     run: TrainingRun | None = None,
     progress: Progress = silent,
 ) -> tuple[Program, tuple[SectionAccount, ...]]:
     """Train the coarse weights of a program, and all biases beside them; return it and an account.
 
-    The same seed gives the same program on any number of threads.  ``run``: keeps the sections that are done,
+    It computes where ``features`` and the tensors of ``graph`` are.  On the CPU the same seed gives the same
+    program on any number of threads.  ``start``: what others learned of layers, to begin
+    with.  ``run``: keeps the sections that are done,
     and may hold some already.
     """
     run = TrainingRun() if run is None else run
-    backend, around = TorchBackend(), Around(graph, program, features.trained)
+    backend, around = TorchBackend(features.trained.device), Around(graph, program, features.trained)
     parts = sections(graph, program)
     paths = [_Path(given, given) for given in (features.trained, features.held_out)]
     size = spec.training_batch
@@ -69,7 +72,7 @@ def reconstruct(
     account = []
     progress("reconstruct", 0, len(parts))
     for number, section in enumerate(parts, start=1):
-        layers = trained_layers(section.layers(), program, plan)
+        layers = trained_layers(section.layers(), program, plan, start=start)
         targets = [joined(path.real, size, partial(_target, section, around)) for path in paths]
         learned: dict[str, Learned] = {}
         if any(layer.rounding for layer in layers):
@@ -84,7 +87,7 @@ def reconstruct(
                 told, learned = known
             account.append(told)
         done |= learned
-        trained = {name: one.integers() for name, one in learned.items()}
+        trained = {name: one.integers(backend.device) for name, one in learned.items()}
         for path, target in zip(paths, targets, strict=True):
             path.integers = joined(path.integers, size, partial(_integers, section, backend, around, trained))
             path.real = target
@@ -130,10 +133,13 @@ class _SectionWork:
         every = max(1, spec.section_steps // _JUDGED)
         for step in range(1, spec.section_steps + 1):
             chosen = torch.randperm(len(target), generator=generator)[: spec.training_batch]
+            chosen = chosen.to(target.device)
             given = path.integers[chosen]
             if info is not None and spec.mixed:
                 clean = rounded(path.real[chosen], info)
-                given = torch.where(torch.rand(given.shape, generator=generator) < spec.mixed, clean, given)
+                # drawn on the CPU: the same wherever it computes
+                drawn = torch.rand(given.shape, generator=generator).to(given.device)
+                given = torch.where(drawn < spec.mixed, clean, given)
             slowed = 0.5 * (1 + math.cos(math.pi * (step - 1) / spec.section_steps))
             self.trainer.step((given, target[chosen]), self.loss, slowed)
             if step % every == 0 or step == spec.section_steps:

@@ -19,13 +19,13 @@ import torch
 from zeroq_asr.config import TrainingSpec
 from zeroq_asr.errors import ConfigError
 from zeroq_asr.files import atomic_write_bytes, read_file
-from zeroq_asr.training.layers import Learned
+from zeroq_asr.training.layers import Learned, RealLayer
 from zeroq_asr.training.trainer import State, Trainer
 
 #: seconds between two writes of a distillation
 _EVERY = 60.0
 #: of a run's file
-_VERSION = 1
+_VERSION = 2
 _LARGEST = 1 << 34
 
 
@@ -44,6 +44,18 @@ class SectionAccount:
 
 
 @dataclass(frozen=True)
+class ClippingAccount:
+    """What learning where values end did."""
+
+    #: of few bits
+    values: int
+    steps: int
+    #: divergence of the tokens on held-out features, in nats a frame, before and with what was kept
+    before: float
+    after: float
+
+
+@dataclass(frozen=True)
 class DistillationAccount:
     """What distilling a program did."""
 
@@ -52,6 +64,14 @@ class DistillationAccount:
     #: divergence of the tokens on held-out features, in nats a frame, before and with what was kept
     before: float
     after: float
+
+
+@dataclass(frozen=True)
+class WidthAccount:
+    """What distilling a program of wider weights did, for the next to begin with."""
+
+    bits: int
+    distillation: DistillationAccount
 
 
 @dataclass
@@ -81,7 +101,7 @@ class TrainingRun:
     ) -> None:
         """``of``: what the run belongs to, in JSON values: what it began with, and how it trains."""
         self.path = None if path is None else Path(path)
-        self._data: dict[str, Any] = {"version": _VERSION, "of": dict(of or {}), "sections": {}}
+        self._data: dict[str, Any] = {"version": _VERSION, "of": dict(of or {}), "sections": {}, "widths": {}}
         self._written = 0.0
 
     @classmethod
@@ -90,7 +110,7 @@ class TrainingRun:
         run = cls(path, of=of)
         data = read_file(path, ConfigError, _LARGEST)
         try:
-            found = torch.load(io.BytesIO(data), weights_only=True)
+            found = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
             version, owner = found["version"], found["of"]
         except Exception as error:  # whatever damaged bytes make of it
             raise ConfigError(
@@ -102,6 +122,16 @@ class TrainingRun:
             raise ConfigError(path, problem, "say what it was begun with, or leave out --resume")
         run._data = found
         return run
+
+    def clipping(self) -> tuple[dict[str, tuple[float, float]], ClippingAccount] | None:
+        """Return what was learned of where values end, if it is done."""
+        found = self._data.get("clipping")
+        return None if found is None else (found["ranges"], ClippingAccount(**found["account"]))
+
+    def keep_clipping(self, ranges: Mapping[str, tuple[float, float]], account: ClippingAccount) -> None:
+        """Keep what was learned of where values end."""
+        self._data["clipping"] = {"ranges": dict(ranges), "account": asdict(account)}
+        self._write()
 
     def section(self, leaves: str) -> tuple[SectionAccount, dict[str, Learned]] | None:
         """Return what was learned of a section, if it is done."""
@@ -121,6 +151,21 @@ class TrainingRun:
             for name, one in learned.items()
         }
         self._data["sections"][leaves] = {"account": asdict(account), "learned": tensors}
+        self._write()
+
+    def width(self, bits: int) -> tuple[WidthAccount, dict[str, RealLayer]] | None:
+        """Return what was learned with weights of so many bits, if it is done."""
+        found = self._data["widths"].get(bits)
+        if found is None:
+            return None
+        real = {name: RealLayer(*tensors) for name, tensors in found["real"].items()}
+        return WidthAccount(bits, DistillationAccount(**found["account"])), real
+
+    def keep_width(self, account: WidthAccount, real: Mapping[str, RealLayer]) -> None:
+        """Keep what was learned with weights of so many bits; the next distillation is at its start."""
+        tensors = {name: (one.weight, one.rounded, one.bias) for name, one in real.items()}
+        self._data["widths"][account.bits] = {"account": asdict(account.distillation), "real": tensors}
+        self._data.pop("distillation", None)
         self._write()
 
     def distillation(self, trainer: Trainer, generator: torch.Generator) -> DistillationState | None:

@@ -208,7 +208,7 @@ def surroundings(graph: FloatGraph, program: Program, features: Tensor, lengths:
 
     with torch.no_grad():
         graph.forward(features, lengths, observe=keep)
-        program.run(TorchBackend(), features, lengths, observe=keep_integers)
+        program.run(TorchBackend(features.device), features, lengths, observe=keep_integers)
     return Surroundings(values, made)
 
 
@@ -223,11 +223,9 @@ class Around:
         """Return the surroundings of a batch, of features or of what became of them."""
         rows = len(batch)
         if rows not in self._known:
-            frames = self._features.shape[2]
             features = self._features.expand(rows, -1, -1)
-            self._known[rows] = surroundings(
-                self._graph, self._program, features, torch.full((rows,), frames)
-            )
+            lengths = torch.full((rows,), features.shape[2], device=features.device)
+            self._known[rows] = surroundings(self._graph, self._program, features, lengths)
         return self._known[rows]
 
 

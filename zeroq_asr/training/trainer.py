@@ -100,8 +100,11 @@ class Trainer:
         return sum(found[start][0] for start in starts)
 
     def state(self) -> State:
-        """Return a copy of what was learned so far."""
-        return [{name: value.clone() for name, value in layer.state_dict().items()} for layer in self.layers]
+        """Return a copy of what was learned so far, on the CPU."""
+        return [
+            {name: value.to("cpu", copy=True) for name, value in layer.state_dict().items()}
+            for layer in self.layers
+        ]
 
     def restore(self, state: State) -> None:
         """Go back to what ``state`` gave."""
@@ -110,7 +113,7 @@ class Trainer:
 
 
 def state_digest(state: State) -> str:
-    """Return the SHA-256 of tensors, by their names."""
+    """Return the SHA-256 of tensors, by their names; they are on the CPU."""
     made = hashlib.sha256()
     for values in state:
         for name, value in sorted(values.items()):

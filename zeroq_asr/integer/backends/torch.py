@@ -228,9 +228,11 @@ class TorchBackend:
 
     def _carrier(self, w: Tensor) -> torch.dtype:
         """float32 where no partial sum can reach 2^24 and products are full float32, else float64."""
+        if not self._plain():
+            return torch.float64
         weight = np.abs(self.array(w).astype(np.int64))
         reach = 255 * int(weight.reshape(len(weight), -1).sum(axis=1).max())
-        return torch.float32 if self._plain() and reach < 1 << 24 else torch.float64
+        return torch.float32 if reach < 1 << 24 else torch.float64
 
     def _plain(self) -> bool:
         return self.device.type == "cpu" and torch.get_float32_matmul_precision() == "highest"

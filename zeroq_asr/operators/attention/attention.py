@@ -82,7 +82,7 @@ def _meaning(
 
     scores = torch.einsum("bhet,bhes->bhts", split(query), split(key))
     if position:
-        distances = position[1] if positions is None else positions(frames)
+        distances = position[1] if positions is None else positions(frames).to(query.device)
         distances = distances.reshape(heads, channels // heads, -1)
         by_distance = torch.einsum("bhet,her->bhtr", split(position[0]), distances)
         index = torch.arange(frames, device=query.device)

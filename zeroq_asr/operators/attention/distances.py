@@ -103,7 +103,7 @@ class _Columns:
 
 
 def _meaning(like: Tensor, *, compute: Callable[[int], Tensor]) -> Tensor:
-    return compute(like.shape[2])[None]
+    return compute(like.shape[2])[None].to(like.device)
 
 
 def _shape(node: FloatNode, operands: list[Shape]) -> Shape:

@@ -73,6 +73,8 @@ def _called(target: Target, args: Args, kwargs: Kwargs, traced: list[Tensor]) ->
     def filled(value: object) -> object:
         if isinstance(value, _Operand):
             return traced[value.place]
+        if isinstance(value, Tensor) and traced:
+            return value.to(traced[0].device)
         return type(value)(map(filled, value)) if isinstance(value, list | tuple) else value
 
     return target(*map(filled, args), **{name: filled(value) for name, value in kwargs.items()})
