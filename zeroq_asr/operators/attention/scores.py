@@ -19,7 +19,7 @@ ENTRIES, SCORE = 2048, (1 << 30) - 1
 CARRIED = 1 << 24
 #: binary places of the weighted mean
 FRACTION = 8
-#: a masked score in float, as NeMo exports it: nothing beside any other, and a number that quantizers can take
+#: a masked score in float, as NeMo exports it: nothing beside any other, and a number that can be quantized
 MASKED = -10000.0
 
 
@@ -43,7 +43,7 @@ def unit_of(high: np.ndarray, low: np.ndarray, shift: int, cap: int) -> float:
     """Return the unit of scores that a table of numerators, uint8 [N] and uint8 [N], was made for.
 
     Entry i is exp(−unit·2^``shift``·i) in steps of 1 / NUMERATOR, rounded: of the lines −log entry = slope·i
-    the one of least squares, where an entry counts by its square: the smaller it is, the less its logarithm is
+    the one of least squares, where an entry counts by its square: the smaller, the less its logarithm is
     known.
     """
     entries = high.astype(np.float64) * (1 << LOW) + low

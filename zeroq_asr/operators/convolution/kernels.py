@@ -131,8 +131,8 @@ def emit_qdq(b: OnnxQdqBackend, i: Instruction, ins: list[Sym], layout: dict[str
     """Conv between dequantized operands; ``layout``: strides, pads and dilations.
 
     OpenVINO makes one of two convolutions that differ in their bias alone, and then adds the bias of its
-    first channel to all.  Such products of attention's queries are told apart by a dilation, of which a kernel
-    of one tap knows nothing.
+    first channel to all.  Such products of attention's queries are told apart by a dilation, which a kernel
+    of one tap does not see.
     """
     x, w, bias, m = ins
     if all(extent == 1 for extent in w.exact.shape[2:]):
