@@ -7,6 +7,7 @@ import typer
 import zeroq_asr as zq
 from zeroq_asr.cli.options import AsJson, Developer, Quiet
 from zeroq_asr.cli.terminal import session
+from zeroq_asr.measure.openvino_integers import OpenvinoIntegers
 
 
 def doctor(
@@ -33,6 +34,7 @@ def doctor(
                     (f"--target auto, {bits} bits", f"{name}: {why}")
                     for bits, (name, why) in found.targets.items()
                 ),
+                *([] if found.openvino is None else [("OpenVINO", _openvino(found.openvino))]),
             ]
         )
         terminal.text()
@@ -51,3 +53,9 @@ def doctor(
             ],
             left=(0, 1, 2),
         )
+
+
+def _openvino(found: OpenvinoIntegers) -> str:
+    if found.int64:
+        return f"{found.version}: computes int64 as it is"
+    return f"{found.version}: computes int64 in int32, so strict files are wrong on it; give it qdq files"

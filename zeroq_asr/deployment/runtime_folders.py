@@ -80,9 +80,7 @@ def runtime_folder(
     read or is damaged, and ExportError, which names what is missing, where the runtime cannot run it.
     """
     if runtime not in RUNTIMES:
-        raise ConfigError(
-            runtime, "is no runtime that folders are written for", f"one of {', '.join(RUNTIMES)}"
-        )
+        raise ConfigError(runtime, "is no runtime to write a folder for", f"use {' or '.join(RUNTIMES)}")
     if own_features and runtime != ONNX_ASR:
         raise ConfigError(runtime, "makes its features itself", "leave --own-features out")
     where, data = os.fspath(path), read_bytes(path)
