@@ -44,7 +44,7 @@ sys.exit(wrong)
 
 
 def make_files(folder: Path) -> dict[Path, str]:
-    """Quantize, and store integers beside the files; returns the release that each file's certificate names."""
+    """Quantize, and store integers beside; returns the release that each certificate names."""
     import numpy as np
     import onnxruntime
     import soundfile
