@@ -15,9 +15,10 @@ from typer.testing import CliRunner
 import zeroq_asr as zq
 from zeroq_asr.cli.commands import app
 from zeroq_asr.config import SynthesisSpec
+from zeroq_asr.config.choices import RUNTIMES
 from zeroq_asr.deployment.export import export
 from zeroq_asr.deployment.runtime_features import feature_differences
-from zeroq_asr.deployment.runtime_folders import RUNTIMES, runtime_folder
+from zeroq_asr.deployment.runtime_folders import runtime_folder
 from zeroq_asr.deployment.runtime_tokens import token_differences, vocabulary
 from zeroq_asr.errors import ConfigError, ExportError, VerificationError
 from zeroq_asr.speech.frontend import FrontendConfig

@@ -10,7 +10,7 @@ import typer
 import zeroq_asr as zq
 from zeroq_asr.cli.options import AsJson, Developer, Quiet
 from zeroq_asr.cli.terminal import session
-from zeroq_asr.deployment.runtime_folders import MODEL, RUNTIMES
+from zeroq_asr.config.choices import RUNTIMES
 
 
 def bundle(
@@ -59,6 +59,6 @@ def bundle(
                 ("for", f"{runtime}, with ONNX Runtime {made.onnxruntime} or later"),
                 ("files", ", ".join(sorted(made.files))),
                 ("program", made.program_sha256),
-                (MODEL, f"{made.model_sha256}, the file itself"),
+                ("model.onnx", f"{made.model_sha256}, the file itself"),
             ]
         )

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import typer
 
 import zeroq_asr as zq
 from zeroq_asr.cli.options import AsJson, Developer, Quiet
 from zeroq_asr.cli.terminal import session
-from zeroq_asr.measure.openvino_integers import OpenvinoIntegers
 
 
 def doctor(
@@ -55,7 +56,7 @@ def doctor(
         )
 
 
-def _openvino(found: OpenvinoIntegers) -> str:
+def _openvino(found: Any) -> str:
     if found.int64:
         return f"{found.version}: computes int64 as it is"
     return f"{found.version}: computes int64 in int32, so strict files are wrong on it; give it qdq files"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from zeroq_asr.config.choices import SHERPA_ONNX
 from zeroq_asr.errors import ExportError
 from zeroq_asr.speech.frontend import FrontendConfig
 
@@ -31,7 +32,7 @@ def feature_differences(where: str, runtime: str, frontend: FrontendConfig) -> l
 
     Raises ExportError, naming the first field, for features that it cannot make or come near to.
     """
-    sherpa = runtime == "sherpa-onnx"
+    sherpa = runtime == SHERPA_ONNX
     fixed = dict(_FIXED)
     if not sherpa:
         fixed["sample_rate"] = 16000

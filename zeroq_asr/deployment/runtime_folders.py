@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from zeroq_asr.config.choices import ONNX_ASR, RUNTIMES, SHERPA_ONNX
 from zeroq_asr.deployment.metadata import Deployment
 from zeroq_asr.deployment.reading import parsed, read_bytes, read_program
 from zeroq_asr.deployment.runtime_features import feature_differences
@@ -34,9 +35,6 @@ from zeroq_asr.integer.backends.base import interpreted
 from zeroq_asr.integer.backends.numpy import NumpyBackend
 from zeroq_asr.integer.program import Program, is_ctc
 
-SHERPA_ONNX, ONNX_ASR = "sherpa-onnx", "onnx-asr"
-#: the runtimes that folders are written for
-RUNTIMES = (SHERPA_ONNX, ONNX_ASR)
 MODEL = "model.onnx"
 
 

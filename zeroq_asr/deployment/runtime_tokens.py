@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from zeroq_asr.config.choices import SHERPA_ONNX
 from zeroq_asr.errors import ExportError
 from zeroq_asr.lines import shown
 from zeroq_asr.speech.tokenizer import Tokenizer
@@ -18,7 +19,7 @@ _SPECIAL = ("<unk>", "<s>", "</s>", "<pad>")
 
 def vocabulary(runtime: str, tokenizer: Tokenizer) -> str:
     """Return ``token id`` lines, the blank last; onnx-asr's reader takes ▁ for the token that is a space."""
-    if runtime == "sherpa-onnx":
+    if runtime == SHERPA_ONNX:
         return tokenizer.token_lines()
     tokens = tuple(_WORD_START if token == " " else token for token in tokenizer.tokens)
     return Tokenizer(tokens, tokenizer.kind).token_lines()
@@ -29,7 +30,7 @@ def token_differences(where: str, runtime: str, tokenizer: Tokenizer) -> list[st
 
     Raises ExportError for tokens that it would take for others.
     """
-    sherpa, tokens = runtime == "sherpa-onnx", tokenizer.tokens
+    sherpa, tokens = runtime == SHERPA_ONNX, tokenizer.tokens
     if tokenizer.kind == "wordpiece":
         raise ExportError(where, f"{runtime} joins no word pieces (##), which the tokens are")
     odd = [token for token in tokens if not token or (token != " " and _SPACES.search(token))]
