@@ -38,7 +38,9 @@ def test_a_table_of_one_entry_tells_where_it_ends() -> None:
 
 def test_a_conformer_is_float_between_pairs(conformer_of: Callable[..., Any]) -> None:
     tokenizer = zq.Tokenizer(("a", "b", "c", "d"))
-    model = zq.AsrModel(conformer_of(), zq.FrontendConfig(features=16), tokenizer, "small", 4)
+    model = zq.AsrModel(
+        conformer_of(), zq.FrontendConfig(features=16), tokenizer, "small", subsampling_factor=4
+    )
     made = zq.quantize(model, synthesis=zq.SynthesisSpec(batch=2, frames=64, iterations=2))
     surroundings: Deployment = made.deployment
     graph = export(made.program, surroundings, "qdq").model

@@ -83,7 +83,7 @@ class OnnxQdqBackend(OnnxStrictBackend):
         OpenVINO takes the Shape of a quantized convolution for a second reader of the convolution, and then
         adds the bias of its first channel to all.
         """
-        value = self._holds.get(v.name)
+        value = self._holds.get(v.name, "")
         extent = self._made[value].dims[2] if value in self._made else None
         if not isinstance(extent, Extent):
             return super().frames(v)
