@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup demo check test lint types docs real clean
+.PHONY: setup demo check test lint types docs real node oldest clean
 
 setup: $(VENV)/.ready
 
@@ -34,6 +34,15 @@ test: setup
 # only the tests on real models and real speech
 real: setup
 	$(BIN)/python -m pytest -m real
+
+# the runtime that the JavaScript of docs/deploy.md needs: ZEROQ_NODE_MODULES=build/node/node_modules
+node:
+	mkdir -p build/node
+	npm install --prefix build/node --no-audit --no-fund --silent onnxruntime-web@1.30.0
+
+# do files run, with the same integers, on the oldest ONNX Runtime that their certificates name?
+oldest: setup
+	$(BIN)/python benchmarks/oldest_runtimes.py --work build/oldest
 
 lint: setup
 	$(BIN)/ruff check .

@@ -11,6 +11,7 @@ from zeroq_asr.decoding.decoder import BeamDecoder
 from zeroq_asr.decoding.transducer import Hypothesis
 from zeroq_asr.deployment.inspection import inspect_file
 from zeroq_asr.deployment.recognizer import OnnxRecognizer, Recognizer, TorchRecognizer, open_recognizer
+from zeroq_asr.deployment.runtime_folders import RuntimeFolder, runtime_folder
 from zeroq_asr.deployment.transducer import TokenRecognizer, TransducerRecognizer
 from zeroq_asr.deployment.verify import Certificate, verify
 from zeroq_asr.embedded import DemoFiles, copy_embedded, embedded_files, embedded_model
@@ -85,6 +86,7 @@ __all__ = [
     "QuantSpec",
     "Quantized",
     "Recognizer",
+    "RuntimeFolder",
     "ScoredHypothesis",
     "Sensitivity",
     "SynthesisError",
@@ -124,6 +126,7 @@ __all__ = [
     "quantize",
     "read_manifest",
     "report",
+    "runtime_folder",
     "save_checkpoint",
     "sensitivity",
     "synthesize",

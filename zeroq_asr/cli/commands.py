@@ -41,6 +41,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "Report how near FILE is to MODEL, on features that are made for it: no recording is needed.",
     ),
     "inspect": ("inspect", "Say what is inside a checkpoint, a quantized file or any other ONNX file."),
+    "bundle": (
+        "bundle",
+        "Write the folder in which sherpa-onnx or onnx-asr takes FILE, which stays the same byte for byte.",
+    ),
     "synthesize": (
         "synthesize",
         "Make features that MODEL takes for speech, and say how well its statistics are met.",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import typer
 
 import zeroq_asr as zq
@@ -33,6 +35,7 @@ def doctor(
                     (f"--target auto, {bits} bits", f"{name}: {why}")
                     for bits, (name, why) in found.targets.items()
                 ),
+                *([] if found.openvino is None else [("OpenVINO", _openvino(found.openvino))]),
             ]
         )
         terminal.text()
@@ -51,3 +54,9 @@ def doctor(
             ],
             left=(0, 1, 2),
         )
+
+
+def _openvino(found: Any) -> str:
+    if found.int64:
+        return f"{found.version}: computes int64 as it is"
+    return f"{found.version}: computes int64 in int32, so strict files are wrong on it; give it qdq files"

@@ -20,3 +20,6 @@ GRID_OF_BITS = {
     7: "int7",
     8: "int8",
 }
+#: speech runtimes that folders are written for (``zeroq_asr.deployment.runtime_folders``)
+SHERPA_ONNX, ONNX_ASR = "sherpa-onnx", "onnx-asr"
+RUNTIMES = (SHERPA_ONNX, ONNX_ASR)

@@ -22,6 +22,7 @@ from zeroq_asr._version import __version__
 from zeroq_asr.deployment.export import IR_VERSION, OPSET
 from zeroq_asr.deployment.machine import Machine, best_target, this_machine
 from zeroq_asr.integer.pair_saturation import in_order, most, out_of_order
+from zeroq_asr.measure.openvino_integers import OpenvinoIntegers, try_openvino
 
 Array = npt.NDArray[Any]
 
@@ -58,6 +59,8 @@ class Diagnosis:
     kernels: list[Kernel]
     #: bits of the weights → (target, why) that `--target auto` takes
     targets: dict[int, tuple[str, str]]
+    #: None where OpenVINO is not installed
+    openvino: OpenvinoIntegers | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
@@ -68,6 +71,7 @@ class Diagnosis:
             "cuda": self.cuda,
             "kernels": [asdict(kernel) for kernel in self.kernels],
             "targets": {str(bits): list(choice) for bits, choice in self.targets.items()},
+            "openvino": None if self.openvino is None else asdict(self.openvino),
         }
 
 
@@ -89,6 +93,7 @@ def diagnose() -> Diagnosis:
         cuda=torch.cuda.get_device_name() if torch.cuda.is_available() else "",
         kernels=[*_try(depthwise=False), *_try(depthwise=True)],
         targets={bits: best_target(machine, bits) for bits in (8, 7)},
+        openvino=try_openvino(),
     )
 
 

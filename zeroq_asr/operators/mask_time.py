@@ -144,7 +144,16 @@ def _where_image(b: Kernels, i: Instruction, ins: list[Sym]) -> Sym:
 
 
 def _qdq(b: OnnxQdqBackend, i: Instruction, ins: list[Sym]) -> Sym:
-    kept = b.node("Where", [ins[1], b.real(ins[0], i.ins[0]), b.float_scalar(0.0)], None)
+    return _kept(b, i, ins[0], ins[1])
+
+
+def _qdq_image(b: OnnxQdqBackend, i: Instruction, ins: list[Sym]) -> Sym:
+    return _kept(b, i, ins[0], b.rearrange(ins[1], "b 1 t -> b 1 t 1"))
+
+
+def _kept(b: OnnxQdqBackend, i: Instruction, x: Sym, mask: Sym) -> Sym:
+    """Choose between floats: runtimes take a choice between bytes apart from the pairs around it."""
+    kept = b.node("Where", [mask, b.real(x, i.ins[0]), b.float_scalar(0.0)], None)
     return b.quantize_to(kept, i.out)
 
 
@@ -218,7 +227,7 @@ MASK_TIME = register(
                 moves=0,
                 frames=OWN,
                 clears_behind=True,
-                kernels={"fused": Kernel(_where_image, moves), "qdq": Kernel(spelled)},
+                kernels={"fused": Kernel(_where_image, moves), "qdq": Kernel(_qdq_image)},
                 tolerance={"mask_image": 0.0},
                 cases=_mask_image_cases,
             ),

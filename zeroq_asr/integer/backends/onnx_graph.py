@@ -118,6 +118,10 @@ class GraphBuilder(NodeBuilder):
         """A tensor [B, C, T] of the integers' own type."""
         return v
 
+    def frames(self, v: Sym) -> str:
+        """T of a tensor [B, C, T] or [B, C, T, F], int64 [1]."""
+        return self.add_node("Shape", [v], start=2, end=3)
+
     # -- constants ---------------------------------------------------------------------------
 
     @property

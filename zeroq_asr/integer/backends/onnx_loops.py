@@ -134,7 +134,7 @@ class OnnxLoops(GraphBuilder):
         return Sym(name, one.interval)
 
     def _slice(self, v: Sym, begin: str, end: str, axis: int) -> Sym:
-        return Sym(self.add_node("Slice", [v, begin, end, self.axes(axis)]), v.interval)
+        return replace(v, name=self.add_node("Slice", [v, begin, end, self.axes(axis)]))
 
     def _loop(self, count: str, body: Callable[[str], Sym]) -> tuple[str, Sym]:
         """Stack what ``body`` makes of 0 to ``count`` − 1; returns that and one of them."""

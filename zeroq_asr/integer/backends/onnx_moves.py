@@ -113,7 +113,7 @@ class OnnxMoves(GraphBuilder):
         interval = self.proof.slice_frames(table.interval, like.interval, around=around)
         kind = U8 if table.exact.dtype == np.uint8 else I16
         stored = self.encode(table, "u8" if kind is U8 else "i16", table.exact.astype(kind.name))
-        frames = self.add_node("Shape", [like], start=2, end=3)
+        frames = self.frames(like)
         begin, end = self.axes(0), frames
         if around:
             longest = self.axes(table.exact.shape[1] // 2)

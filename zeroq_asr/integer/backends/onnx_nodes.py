@@ -53,6 +53,8 @@ class Sym:
     carried: bool = False
     #: whether the tensor is [B, T, C], and not [B, C, T]
     frames_first: bool = False
+    #: whether the tensor is int16, which holds what is int32 to the program
+    short: bool = False
 
     @property
     def exact(self) -> np.ndarray:
@@ -270,6 +272,8 @@ def _node(
 
 def type_of(v: Sym) -> int:
     """ONNX's number of the type of a tensor."""
+    if v.short:
+        return int(TensorProto.INT16)
     return int(TensorProto.FLOAT) if v.carried else onnx_type(v.interval.type)
 
 

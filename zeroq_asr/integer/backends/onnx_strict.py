@@ -249,7 +249,7 @@ class OnnxStrictBackend(OnnxMoves, OnnxLoops):
 
     def time_mask(self, x: Sym, lengths: Sym) -> Sym:
         """Range(T) < lengths, unsqueezed to [B, 1, T]."""
-        frames = self.add_node("Squeeze", [self.add_node("Shape", [x], start=2, end=3), self.axes(0)])
+        frames = self.add_node("Squeeze", [self.frames(x), self.axes(0)])
         index = self.add_node("Range", [self.scalar(0, I64), frames, self.scalar(1, I64)])
         column = self.add_node("Unsqueeze", [lengths, self.axes(1)])
         mask = self.add_node("Unsqueeze", [self.add_node("Less", [index, column]), self.axes(1)])
@@ -355,9 +355,7 @@ def _guarded(backend: OnnxStrictBackend, features: Sym, lengths: Sym, max_frames
     ONNX has no assertion; an index out of the bounds of Gather's data is an error that names the node.
     """
     backend.scope(REFUSAL)
-    frames = backend.add_node(
-        "Squeeze", [backend.add_node("Shape", [features], start=2, end=3), backend.axes(0)]
-    )
+    frames = backend.add_node("Squeeze", [backend.frames(features), backend.axes(0)])
     outside = [
         backend.add_node("Less", [lengths, backend.scalar(1, I64)]),
         backend.add_node("Greater", [lengths, frames]),

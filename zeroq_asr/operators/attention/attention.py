@@ -35,10 +35,12 @@ from zeroq_asr.operators.attention.captured import captures
 from zeroq_asr.operators.attention.cases import attention_cases
 from zeroq_asr.operators.attention.distances import expose_positions, slice_distances
 from zeroq_asr.operators.attention.kernel import emit_carried, exact_if
+from zeroq_asr.operators.attention.qdq import emit_qdq
 from zeroq_asr.operators.attention.scores import (
     ENTRIES,
     FRACTION,
     LOW,
+    MASKED,
     NUMERATOR,
     SCORE,
     aligned,
@@ -53,11 +55,7 @@ from zeroq_asr.registry import (
     Operator,
     Traits,
     register,
-    spelled,
 )
-
-#: a masked score, as NeMo exports it: nothing beside any other, and a number that other quantizers can take
-_MASKED = -10000.0
 
 
 def _meaning(
@@ -111,7 +109,7 @@ def _spelling(w: Writer, node: FloatNode) -> None:
         by_distance = w.add("MatMul", [split(position[0], [0, 2, 1, 3]), distances])
         scores = w.add("Add", [scores, _shift(w, by_distance)])
     scaled = w.add("Mul", [scores, w.store(a["scale"])])
-    kept = w.add("Where", [w.mask(query, lengths, 1, 2), scaled, w.store(_MASKED)])
+    kept = w.add("Where", [w.mask(query, lengths, 1, 2), scaled, w.store(MASKED)])
     out = w.add("MatMul", [w.add("Softmax", [kept], axis=-1), split(value, [0, 2, 1, 3])])
     joined = w.add("Transpose", [out], perm=[0, 2, 1, 3])
     w.done(node, w.add("Reshape", [joined, w.axes(0, 0, -1)]), True)
@@ -334,10 +332,9 @@ ATTENTION = register(
                 frames=VALID,
                 constants={5: Constant("high", np.uint8, 1), 6: Constant("low", np.uint8, 1)},
                 check=_check,
-                # nothing that a provider would fuse: the integers as they are
                 kernels={
                     "fused": Kernel(emit_carried, exact_if, "attention in exact floats"),
-                    "qdq": Kernel(spelled),
+                    "qdq": Kernel(emit_qdq),
                 },
                 mask=(3, 4),
                 # a numerator is that of the next larger score in a table of a thousand steps or more: up to

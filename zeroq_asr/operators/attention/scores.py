@@ -19,6 +19,8 @@ ENTRIES, SCORE = 2048, (1 << 30) - 1
 CARRIED = 1 << 24
 #: binary places of the weighted mean
 FRACTION = 8
+#: a masked score in float, as NeMo exports it: nothing beside any other, and a number that can be quantized
+MASKED = -10000.0
 
 
 def hides(high: np.ndarray, low: np.ndarray, attrs: Attrs) -> bool:
@@ -35,6 +37,23 @@ def _lies_above(size: int, up: int, mp: int, cap: int) -> bool:
 def reach_of(unit: float) -> int:
     """d beyond which exp(−``unit``·d) rounds to no numerator."""
     return min(math.ceil(math.log(2.0 * (NUMERATOR + 1)) / unit), SCORE // 2)
+
+
+def unit_of(high: np.ndarray, low: np.ndarray, shift: int, cap: int) -> float:
+    """Return the unit of scores that a table of numerators, uint8 [N] and uint8 [N], was made for.
+
+    Entry i is exp(−unit·2^``shift``·i) in steps of 1 / NUMERATOR, rounded: of the lines −log entry = slope·i
+    the one of least squares, where an entry counts by its square: the smaller, the less its logarithm is
+    known.
+    """
+    entries = high.astype(np.float64) * (1 << LOW) + low
+    index = np.flatnonzero(entries)
+    counts, index = entries[index] ** 2, index.astype(np.float64)
+    spread = (counts * index**2).sum()
+    if not spread:  # beside a row's largest score nothing counts
+        return math.log(2.0 * (NUMERATOR + 1)) / cap
+    slope = -(counts * index * np.log(np.sqrt(counts) / NUMERATOR)).sum() / spread
+    return float(slope) / 2.0**shift
 
 
 def aligned(

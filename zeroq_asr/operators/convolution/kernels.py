@@ -128,8 +128,15 @@ def _real_bias(bias: Sym, m: Sym, c: int) -> np.ndarray:
 
 
 def emit_qdq(b: OnnxQdqBackend, i: Instruction, ins: list[Sym], layout: dict[str, list[int]]) -> Sym:
-    """Conv between dequantized operands; ``layout``: strides, pads and dilations."""
+    """Conv between dequantized operands; ``layout``: strides, pads and dilations.
+
+    OpenVINO makes one of two convolutions that differ in their bias alone, and then adds the bias of its
+    first channel to all.  Such products of attention's queries are told apart by a dilation, which a kernel
+    of one tap does not see.
+    """
     x, w, bias, m = ins
+    if all(extent == 1 for extent in w.exact.shape[2:]):
+        layout = {**layout, "dilations": [1 + b.products(x, w)] * (w.exact.ndim - 2)}
     source, target = b.info(i.ins[0]), b.info(i.out)
     unit = as_bytes(source).scale
     weight_scale = m.exact / 2.0 ** i.attrs["c"] * target.scale / unit
