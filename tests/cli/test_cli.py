@@ -772,8 +772,10 @@ def test_bad_audio(work: Path, tmp_path: Path) -> None:
     _fails(_run("transcribe", model, tmp_path / "short.wav"), 3, "3 samples are fewer than two frames")
     _fails(_run("transcribe", model, tmp_path / "text.wav"), 3, "not a readable sound file")
     _fails(_run("transcribe", model, tmp_path / "absent.wav"), 3, "no such file")
-    _fails(_run("transcribe", model, work / "long.wav"), 3, "lasts 3 s", "proven for at most 2 s")
-    _fails(_run("transcribe", model, work / "long.wav", "--json"), 3, "--max-seconds")
+    row = {"audio_filepath": str(work / "long.wav"), "text": "a"}
+    manifest = _write(tmp_path / "long.jsonl", json.dumps(row).encode())
+    _fails(_run("evaluate", model, "-m", manifest), 3, "lasts 3 s", "proven for at most 2 s")
+    _fails(_run("evaluate", model, "-m", manifest, "--json"), 3, "--max-seconds")
 
 
 @pytest.mark.parametrize(

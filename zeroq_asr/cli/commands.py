@@ -24,11 +24,11 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "Verify that FILE is the proven integer program that it says it is; exit code 5 if not.",
     ),
     "transcribe": (
-        "recognize",
+        "transcribe",
         "Print what is said in recordings: a line each, with its path and a tab before it for several.",
     ),
     "evaluate": (
-        "recognize",
+        "evaluate",
         "Measure the error rates and the speed of MODEL on recordings with known text.",
     ),
     "bench": ("bench", "Measure time, memory and size, all contenders interleaved in one run."),

@@ -76,6 +76,12 @@ BatchSize = Annotated[int, typer.Option(min=1, help="Recordings that run togethe
 Threads = Annotated[
     int | None, typer.Option(min=1, max=512, help="Threads of the network; all cores by default.")
 ]
+Jobs = Annotated[
+    int,
+    typer.Option(
+        min=1, max=256, help="Batches that run side by side; unless --threads says, they share the cores."
+    ),
+]
 
 
 def channel_of(text: str | None) -> int | str | None:

@@ -66,7 +66,7 @@ class Terminal:
         ``bare`` is a line, or the fields of several.
         """
         if self.as_json:
-            self._write(json.dumps(_finite(value), indent=2, allow_nan=False))
+            self._write(json_text(value))
         elif self.quiet and bare:
             for fields in [[bare]] if isinstance(bare, str) else bare:
                 self.line(*fields)
@@ -74,6 +74,11 @@ class Terminal:
     def line(self, *fields: str) -> None:
         """Print a line of a result, its fields parted by tabs, without wrapping or colour."""
         self._write("\t".join(printable(field) for field in fields))
+
+    def document(self, text: str) -> None:
+        """Print a result of several lines, which ends its last line itself, as it would be in a file."""
+        self._stdout.write(text)
+        self._stdout.flush()
 
     def _write(self, text: str) -> None:
         self._stdout.write(f"{text}\n")
@@ -279,6 +284,11 @@ def _styled(text: str, style: str = "") -> Text:
     from rich.text import Text
 
     return Text(printable(text), style)
+
+
+def json_text(value: Any) -> str:
+    """Return a result as strict JSON; what is not a number is null."""
+    return json.dumps(_finite(value), indent=2, allow_nan=False)
 
 
 def size(count: float) -> str:

@@ -38,6 +38,8 @@ class Recognizer(Protocol):
     name: str
     #: longest recording accepted, in seconds; None: no limit
     max_seconds: float | None
+    #: feature frames per encoded frame; None: as many as the shapes say
+    subsampling_factor: int | None
 
     def log_probs(self, features: Floats, lengths: Lengths) -> tuple[Floats, Lengths]:
         """Return scores [B, S, V] and lengths [B] of features [B, M, T] with lengths [B] in frames."""
@@ -56,6 +58,7 @@ class TorchRecognizer:
         self.frontend = model.frontend
         self.tokenizer = model.tokenizer
         self.name = model.name
+        self.subsampling_factor: int | None = model.subsampling_factor
 
     @torch.inference_mode()
     def log_probs(self, features: Floats, lengths: Lengths) -> tuple[Floats, Lengths]:
@@ -103,7 +106,7 @@ class OnnxRecognizer:
         self.name = str(own.get("name", self.path.stem))
         self.max_seconds: float | None = own.get("max_seconds")
         _check_features(self.path, self._session, self.frontend)
-        self._subsampling = _factor(metadata)
+        self.subsampling_factor: int | None = _factor(metadata)
 
     def log_probs(self, features: Floats, lengths: Lengths) -> tuple[Floats, Lengths]:
         """Return log-probabilities [B, S, V] and lengths [B].  Raises CheckpointError if the file fails."""
@@ -119,8 +122,13 @@ class OnnxRecognizer:
         if len(results) == 2:
             return scores, np.asarray(results[1], dtype=np.int64)
         steps = scores.shape[1]
-        factor = self._subsampling or max(1, round(features.shape[2] / max(steps, 1)))
+        factor = self.subsampling_factor or frames_per_step(features.shape[2], steps)
         return scores, np.minimum(-(-lengths // factor), steps)
+
+
+def frames_per_step(frames: int, steps: int) -> int:
+    """Return how many feature frames an encoded frame stands for, by how many there are of each."""
+    return max(1, round(frames / max(steps, 1)))
 
 
 def open_recognizer(

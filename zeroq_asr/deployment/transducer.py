@@ -13,7 +13,8 @@ import torch
 
 from zeroq_asr.config.decoding import BeamSpec
 from zeroq_asr.decoding.decoder import BeamDecoder
-from zeroq_asr.decoding.transducer import Array, Hypothesis, Labels, State, greedy_transducer
+from zeroq_asr.decoding.hypothesis import Hypothesis
+from zeroq_asr.decoding.transducer import Array, Labels, State, greedy_transducer
 from zeroq_asr.errors import CheckpointError
 from zeroq_asr.model import TransducerModel
 from zeroq_asr.speech.frontend import FrontendConfig
@@ -32,6 +33,8 @@ class TokenRecognizer(Protocol):
     name: str
     #: longest recording accepted, in seconds; None: no limit
     max_seconds: float | None
+    #: feature frames per encoded frame
+    subsampling_factor: int | None
 
     def hypotheses(self, features: Floats, lengths: Lengths) -> list[Hypothesis]:
         """Return what is said in each of features [B, M, T] with lengths [B] in frames."""
@@ -52,6 +55,7 @@ class TransducerRecognizer:
         self.frontend = model.frontend
         self.tokenizer = model.tokenizer
         self.name = model.name
+        self.subsampling_factor: int | None = model.subsampling_factor
         network = model.network
         scores = network.joiner.output.out_features
         expected = self.tokenizer.blank_id + 1 + len(network.durations)
