@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import os
 
+from torch import nn
+
 from zeroq_asr.checkpoints.archive import GZIP_MAGIC
 from zeroq_asr.checkpoints.heads import check_head, with_head
 from zeroq_asr.checkpoints.huggingface import is_huggingface, load_huggingface
@@ -21,7 +23,7 @@ from zeroq_asr.checkpoints.nemo import is_nemo_folder, load_nemo, load_nemo_fold
 from zeroq_asr.checkpoints.pickles import ZIP_MAGIC
 from zeroq_asr.checkpoints.torchfile import load_torch_file, save_checkpoint
 from zeroq_asr.config.choices import AUTO, CTC
-from zeroq_asr.errors import CheckpointError
+from zeroq_asr.errors import CheckpointError, ConfigError
 from zeroq_asr.files import open_file
 from zeroq_asr.model import AsrModel, TransducerModel
 from zeroq_asr.threads import one_thread
@@ -77,6 +79,15 @@ def load_model(
     Raises UnsupportedModelError where the model has no such head.
     """
     check_head(head)
+    if isinstance(path, nn.Module):
+        raise ConfigError(
+            type(path).__name__,
+            "is a bare network, without the frontend and the tokens that surround it",
+            "give zq.AsrModel(network, zq.FrontendConfig(…), zq.Tokenizer(…), name)",
+        )
+    if not isinstance(path, str | os.PathLike):
+        problem = f"is no checkpoint: expected a path or an AsrModel, received {type(path).__name__}"
+        raise ConfigError("load", problem)
     return with_head(path, _load(path, config, loader, language, head), head)
 
 

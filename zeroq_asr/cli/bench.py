@@ -21,9 +21,10 @@ from zeroq_asr.cli.options import (
     alternatives,
 )
 from zeroq_asr.cli.outputs import Force, check_output
-from zeroq_asr.cli.terminal import Terminal, session, size
+from zeroq_asr.cli.terminal import Terminal, session
 from zeroq_asr.config import DEVICES
 from zeroq_asr.errors import ConfigError
+from zeroq_asr.lines import size
 
 COLUMNS: tuple[str, ...] = ("", "device", "ms", "speed-up", "spread", "RTF", "size", "load ms", "memory")
 

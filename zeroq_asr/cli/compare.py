@@ -25,9 +25,10 @@ from zeroq_asr.cli.options import (
 )
 from zeroq_asr.cli.outputs import Force, check_output
 from zeroq_asr.cli.synthesize import Batch, Frames, Iterations, Objective, Patience, Preset, Seed, chosen
-from zeroq_asr.cli.terminal import Terminal, session, size
+from zeroq_asr.cli.terminal import Terminal, session
 from zeroq_asr.cli.training import Reconstruct, Train, training_of
 from zeroq_asr.files import atomic_write_bytes
+from zeroq_asr.lines import size
 
 if TYPE_CHECKING:
     from zeroq_asr.measure.compare import Gap, Row

@@ -14,7 +14,8 @@ from zeroq_asr.cli import compare as comparing
 from zeroq_asr.cli import outputs
 from zeroq_asr.cli.options import AsJson, Developer, Quiet
 from zeroq_asr.cli.outputs import Force, check_output
-from zeroq_asr.cli.terminal import Terminal, session, size
+from zeroq_asr.cli.terminal import Terminal, session
+from zeroq_asr.lines import size
 
 
 def demo(

@@ -27,10 +27,11 @@ from zeroq_asr.cli.options import (
     one_of,
 )
 from zeroq_asr.cli.runs_on import runs_on
-from zeroq_asr.cli.terminal import Terminal, session, size
+from zeroq_asr.cli.terminal import Terminal, session
 from zeroq_asr.config import LAYER_BITS
 from zeroq_asr.config.calibration import AUTO, MADE
 from zeroq_asr.errors import ConfigError
+from zeroq_asr.lines import size
 
 #: of the table of layers or values, without --all
 _ROWS = 12

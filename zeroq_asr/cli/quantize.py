@@ -44,12 +44,13 @@ from zeroq_asr.cli.synthesize import (
     chosen,
     show_statistics,
 )
-from zeroq_asr.cli.terminal import Terminal, session, size
+from zeroq_asr.cli.terminal import Terminal, session
 from zeroq_asr.cli.training import MaxLoss, MaxSize, Reconstruct, Resume, Train, budget, training_of
 from zeroq_asr.config import DIALECTS, LAYER_BITS, MADE_MARGIN, METHODS, NONLINEARITIES, TARGETS
 from zeroq_asr.config.calibration import MADE
 from zeroq_asr.deployment.machine import best_target, this_machine
 from zeroq_asr.errors import ConfigError, warn
+from zeroq_asr.lines import size
 
 
 def quantize(

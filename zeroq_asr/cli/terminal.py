@@ -291,17 +291,6 @@ def json_text(value: Any) -> str:
     return json.dumps(_finite(value), indent=2, allow_nan=False)
 
 
-def size(count: float) -> str:
-    """Return bytes for people: "5.1 MB"."""
-    if count < 1000:
-        return f"{count:.0f} bytes"
-    for unit in ("kB", "MB", "GB"):
-        count /= 1000
-        if count < 999.5 or unit == "GB":
-            break
-    return f"{count:.3g} {unit}" if count < 100 else f"{count:.0f} {unit}"
-
-
 def _finite(value: Any) -> Any:
     """Return ``value`` for strict JSON: what is not a number becomes null."""
     if isinstance(value, float):

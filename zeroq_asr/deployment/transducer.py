@@ -16,7 +16,8 @@ from zeroq_asr.decoding.decoder import BeamDecoder
 from zeroq_asr.decoding.hypothesis import Hypothesis
 from zeroq_asr.decoding.transducer import Array, Labels, State, greedy_transducer
 from zeroq_asr.errors import CheckpointError
-from zeroq_asr.model import TransducerModel
+from zeroq_asr.lines import size, summary
+from zeroq_asr.model import TransducerModel, require_inference
 from zeroq_asr.speech.frontend import FrontendConfig
 from zeroq_asr.speech.tokenizer import Tokenizer
 
@@ -49,8 +50,9 @@ class TransducerRecognizer:
         """Decode as ``beam`` says; None: greedily.
 
         Raises CheckpointError where the network scores other tokens than the tokenizer has, and ConfigError
-        where a beam cannot be had (``BeamDecoder``).
+        where a beam cannot be had (``BeamDecoder``) or the network is in training mode.
         """
+        require_inference(model)
         self.model = model
         self.frontend = model.frontend
         self.tokenizer = model.tokenizer
@@ -66,6 +68,10 @@ class TransducerRecognizer:
                 "is this the tokenizer it was trained with?",
             )
         self.beam = None if beam is None else BeamDecoder(beam, self.tokenizer.tokens, network.durations)
+
+    def __repr__(self) -> str:
+        """Show the model, on one line."""
+        return summary(self, self.name, "float", size(self.model.float_bytes))
 
     @torch.inference_mode()
     def hypotheses(self, features: Floats, lengths: Lengths) -> list[Hypothesis]:

@@ -28,6 +28,7 @@ from zeroq_asr.deployment.float_onnx import export_float
 from zeroq_asr.deployment.recognizer import OnnxRecognizer, Recognizer, TorchRecognizer
 from zeroq_asr.errors import AudioError, CheckpointError, ConfigError
 from zeroq_asr.files import temporary_folder
+from zeroq_asr.lines import summary
 from zeroq_asr.measure.bench.contenders import noise, of_path
 from zeroq_asr.measure.bench.measure import clock
 from zeroq_asr.measure.bootstrap import Difference, paired_bootstrap
@@ -107,6 +108,11 @@ class Comparison:
     absent: dict[str, str] = field(default_factory=dict)
     #: seconds of features that files were timed on; None if they were not
     timed_seconds: float | None = None
+
+    def __repr__(self) -> str:
+        """Show what was compared, and on what, on one line."""
+        heard = f"{self.utterances} {'utterances' if 'recordings' in self.heard else 'synthetic features'}"
+        return summary(self, self.name, self.bits, f"{len(self.rows)} rows", f"on {heard}")
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as JSON values."""

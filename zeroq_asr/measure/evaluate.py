@@ -18,6 +18,7 @@ import jiwer
 from zeroq_asr.deployment.recognizer import Recognizer
 from zeroq_asr.deployment.transducer import TokenRecognizer
 from zeroq_asr.errors import ConfigError, ManifestError
+from zeroq_asr.lines import summary
 from zeroq_asr.measure.recognize import Listening
 from zeroq_asr.progress import Progress, silent
 from zeroq_asr.speech.audio import audio_duration, check_segments
@@ -80,6 +81,13 @@ class Evaluation:
     seconds: float
     #: of these, the network's; of a transducer with decoding, which runs parts of it
     network_seconds: float
+
+    def __repr__(self) -> str:
+        """Show the error rates and on how much they were measured, on one line."""
+        rates = {"words": self.words.rate, "characters": self.characters.rate}
+        told = [f"{100 * rate:.2f} % of {what} wrong" for what, rate in rates.items() if rate is not None]
+        heard = f"{len(self.transcripts)} utterances of {self.audio_seconds:.1f} s"
+        return summary(self, self.name, heard, *told)
 
     @property
     def real_time_factor(self) -> float:

@@ -27,6 +27,7 @@ from zeroq_asr.deployment.verify import verify
 from zeroq_asr.errors import ConfigError
 from zeroq_asr.integer.backends.torch import TorchBackend
 from zeroq_asr.integer.program import Instruction, Program, ValueInfo, is_ctc
+from zeroq_asr.lines import summary
 from zeroq_asr.measure.compare import HELD_OUT
 from zeroq_asr.model import AsrModel
 from zeroq_asr.progress import Progress, silent
@@ -74,6 +75,16 @@ class QualityReport:
     features_miss: float
     #: plans that the file's was chosen from; None where none was searched for
     search: PlanRow | None = None
+
+    def __repr__(self) -> str:
+        """Show how near the file is to its checkpoint, on one line."""
+        return summary(
+            self,
+            self.file,
+            f"{100 * self.frames:.2f} % of frames differ",
+            f"divergence {self.divergence:.3g}",
+            f"confidence {'low' if self.blind else 'high'}",
+        )
 
     @property
     def blind(self) -> bool:

@@ -3,8 +3,8 @@
 Times are medians of one interleaved run; what matters is their ratio to float in that run.
 
 Imported by: cli.
-Imports: _version, errors, progress, files, threads, config, integer, graph, model, capture, deployment,
-pipeline.
+Imports: _version, errors, lines, progress, files, threads, config, integer, graph, model, capture,
+deployment, pipeline.
 Never imports: cli.
 """
 
@@ -20,6 +20,7 @@ import torch
 from zeroq_asr.config import DEVICES, QuantSpec
 from zeroq_asr.deployment.machine import Machine, this_machine
 from zeroq_asr.errors import ConfigError
+from zeroq_asr.lines import summary
 from zeroq_asr.measure.bench.contenders import BASELINE, Contender, noise, of_file, of_model
 from zeroq_asr.measure.bench.measure import Timing, measure
 from zeroq_asr.model import AsrModel
@@ -39,6 +40,10 @@ class Benchmark:
     rounds: int
     rows: list[Timing]
     versions: dict[str, str]
+
+    def __repr__(self) -> str:
+        """Show where it was measured, and how much, on one line."""
+        return summary(self, self.machine.processor, f"{len(self.rows)} rows", f"{self.rounds} rounds")
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
