@@ -247,25 +247,26 @@ def test_inspect(work: Path) -> None:
 
 def test_sensitivity(work: Path, tmp_path: Path) -> None:
     args = ("inspect", work / "small.pt", "--sensitivity")
-    text = _run(*args, "--source", "noise", "--top", "3").stdout
+    text = _run(*args, "--calibration", "noise", "--top", "3").stdout
     assert "The 3 of " in text
     assert "=16" in text.splitlines()[-1]
     assert _run("synthesize", work / "small.pt", "-o", tmp_path / "f.npz", *FAST).exit_code == 0
-    found = json.loads(_run(*args, "--features", tmp_path / "f.npz", "--json").stdout)
+    found = json.loads(_run(*args, "--calibration", tmp_path / "f.npz", "--json").stdout)
     assert found["source"] == "features"
     first = found["layers"][0]
     assert first["divergence"] >= found["layers"][1]["divergence"]
     finer = json.loads(
-        _run(*args, "--features", tmp_path / "f.npz", "--bits", f"{first['name']}=16", "--json").stdout
+        _run(*args, "--calibration", tmp_path / "f.npz", "--bits", f"{first['name']}=16", "--json").stdout
     )
     assert len(finer["layers"]) == len(found["layers"])
 
 
 def test_senseless_sensitivity(work: Path, tmp_path: Path) -> None:
     model = work / "small.pt"
-    _fails(_run("inspect", model, "--source", "noise"), 2, "are of --sensitivity")
-    _fails(_run("inspect", model, "--sensitivity", "--features", tmp_path / "no.npz"), 2, "there is no file")
-    _fails(_run("inspect", model, "--sensitivity", "--features", model), 2, "is no .npz")
+    _fails(_run("inspect", model, "--calibration", "noise"), 2, "are of --sensitivity")
+    absent = tmp_path / "no.npz"
+    _fails(_run("inspect", model, "--sensitivity", "--calibration", absent), 2, "there is no file")
+    _fails(_run("inspect", model, "--sensitivity", "--calibration", model), 3, "is not UTF-8")
     _fails(_run("inspect", model, "--sensitivity", "--bits", "x=12"), 2, "a single layer can have 16")
     _fails(_run("inspect", work / "small.onnx", "--sensitivity"), 3, "small.onnx")
 
@@ -311,7 +312,7 @@ def test_synthesize(work: Path, tmp_path: Path) -> None:
         "--quiet",
         "--calibration",
         file,
-        "--limit",
+        "--calibration-limit",
         1,
     )
     assert made.stdout == f"{tmp_path / 'x.onnx'}\n", made.output
@@ -319,7 +320,7 @@ def test_synthesize(work: Path, tmp_path: Path) -> None:
 
 def test_report(work: Path, tmp_path: Path) -> None:
     command = ("report", work / "small.pt", work / "small.onnx", *FAST)
-    shown = _run(*command, "--worst", 2).stdout
+    shown = _run(*command, "--top", 2).stdout
     assert "another best token" in shown
     assert "2 values with the most noise" in shown
     assert "no error rates" in shown
@@ -653,9 +654,9 @@ def test_senseless_options(options: tuple[str, ...], words: str, work: Path, out
         (("quantize", "m", "--target", "z80"), "x86-any"),
         (("quantize", "m", "--nonlinearity", "spline"), "table, polynomial"),
         (("quantize", "m", "--method", "guess"), "minmax, percentile, mse"),
-        (("quantize", "m", "--limit", "0"), "limit"),
+        (("quantize", "m", "--calibration-limit", "0"), "limit"),
         (("quantize", "m", "--nonsense"), "--nonsense"),
-        (("quantize", "m", "--limit", "99999999999999999999999999999x"), "limit"),
+        (("quantize", "m", "--calibration-limit", "99999999999999999999999999999x"), "limit"),
         (("quantize", "m", "--method", "\x1b]0;x\x07"), "\\x1b]0;x\\x07"),
         (("transcribe", "m", "a", "--threads", "513"), "threads"),
         (("transcribe", "m", "a", "--batch-size", "nan"), "batch-size"),
@@ -992,7 +993,7 @@ def test_an_unsupported_operator_is_allowed_in_float(
     assert [island["layers"] for island in report["islands"]] == [["act"]]
     assert report["islands"][0]["operators"] == {"Mish": 1}
     assert _run("transcribe", file, work / "half.wav").exit_code == 0
-    ranked = _run("inspect", *source, "--sensitivity", "--source", "noise", "--allow-float")
+    ranked = _run("inspect", *source, "--sensitivity", "--calibration", "noise", "--allow-float")
     assert ranked.exit_code == 0, ranked.output
     assert "--allow-float" in ranked.stdout
     brief = ("--rounds", 1, "--seconds", 1)

@@ -34,7 +34,7 @@ def bench(
     files: Annotated[
         list[Path] | None,
         typer.Argument(
-            metavar="[FILE…]",
+            metavar="FILE",
             help="ONNX files, or one checkpoint, of which every form is measured. By default the model that "
             "comes with the package.",
         ),
@@ -66,7 +66,7 @@ def bench(
     quiet: Quiet = False,
     developer: Developer = False,
 ) -> None:
-    """Measure time, memory and size, all contenders interleaved in one run.
+    """Measure time, memory and size of every form, their runs interleaved.
 
     Example: zeroq-asr bench quartznet.int8.onnx --against quartznet.nemo --threads 1,2
     """

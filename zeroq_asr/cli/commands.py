@@ -31,7 +31,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "evaluate",
         "Measure the error rates and the speed of MODEL on recordings with known text.",
     ),
-    "bench": ("bench", "Measure time, memory and size, all contenders interleaved in one run."),
+    "bench": ("bench", "Measure time, memory and size of every form, their runs interleaved."),
     "compare": (
         "compare",
         "Compare MODEL quantized without data, with real data, from noise, and by ONNX Runtime itself.",
@@ -67,15 +67,30 @@ class _Parsers(Mapping[str, Any]):
     def __getitem__(self, name: str) -> Any:
         if name not in COMMANDS:
             raise KeyError(name)
-        alone = _typer()
+        alone = _typer(add_completion=False)
         alone.command()(function_of(name))
-        return typer.main.get_command(alone)
+        return _with_names(typer.main.get_command(alone))
 
     def __iter__(self) -> Iterator[str]:
         return iter(COMMANDS)
 
     def __len__(self) -> int:
         return len(COMMANDS)
+
+
+#: what --help calls a number, by Python's name of its type
+_NUMBERS = {"int": "N", "float": "X"}
+
+
+def _with_names(command: Any) -> Any:
+    """Return a command whose help shows what a value is called, and no type of Python's."""
+    for param in command.params:
+        if param.param_type_name == "argument":
+            param.display_type_rich = lambda ctx: None
+        elif param.metavar is None and not param.is_flag:
+            kind = param.display_type(None).strip("<>").split(" ")[0]
+            param.metavar = _NUMBERS.get(kind, "TEXT")
+    return command
 
 
 class Commands(TyperGroup):
@@ -94,6 +109,14 @@ class Commands(TyperGroup):
         """Write what each command does, whole and without making its parser."""
         with formatter.section("Commands"):
             formatter.write_dl([(name, summary) for name, (_, summary) in COMMANDS.items()])
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """Return the options, those of completion as --help is."""
+        params = super().get_params(ctx)
+        for param in params:
+            if param.name in ("install_completion", "show_completion"):
+                param.default = False
+        return params
 
     def get_help_option(self, ctx: Any) -> Any:
         """Return --help, a plain flag: an option that is neither given nor False is checked by pydantic."""
@@ -129,7 +152,6 @@ def _line(error: Any) -> str:
 def _typer(**settings: Any) -> typer.Typer:
     """Return a parser as all of ours are: its help is plain text, which comes without waiting for rich."""
     return typer.Typer(
-        add_completion=False,
         rich_markup_mode=None,
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"]},

@@ -66,7 +66,8 @@ def compare(
     bits: Annotated[
         str,
         typer.Option(
-            help="Of weights and activations: 8, w7a8, …; after a comma, others to compare without data."
+            metavar="BITS",
+            help="Of weights and activations: 8, w7a8, …; after a comma, others to compare without data.",
         ),
     ] = "8",
     keep_float: KeepFloat = None,
@@ -77,7 +78,7 @@ def compare(
         typer.Option("--time/--no-time", help="Also time each file on 10 s of features, on one thread."),
     ] = True,
     seeds: Annotated[int, typer.Option(min=1, max=1000, help="Syntheses, each with a row of its own.")] = 1,
-    source: Annotated[
+    calibration: Annotated[
         list[str] | None,
         typer.Option(
             metavar="NAME",
@@ -150,7 +151,7 @@ def compare(
                 calibration_limit=calibration_limit,
                 calibration_channel=heard,
                 seeds=seeds,
-                sources=source or (),
+                sources=calibration or (),
                 timed=time,
                 progress=progress,
             )

@@ -20,7 +20,7 @@ from zeroq_asr.lines import size
 
 def demo(
     ctx: typer.Context,
-    folder: Annotated[Path, typer.Argument(metavar="[FOLDER]", help="Where the files go.")] = Path(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where the files go.")] = Path(
         "zeroq-demo"
     ),
     force: Force = False,

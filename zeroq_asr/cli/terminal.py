@@ -31,7 +31,7 @@ if TYPE_CHECKING:  # a tenth of a second, which --help need not wait for
 
 #: without a terminal, a stage that took less is not worth a line
 _WORTH_SECONDS = 2.0
-#: and a longer one is told of so often
+#: one that takes longer is told of then, and so often from there on
 _EVERY_SECONDS = 30.0
 
 
@@ -149,7 +149,7 @@ class Terminal:
         elif not self.err.is_terminal:
             yield _Lines(self.err)
         else:
-            from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
+            from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
             from rich.progress import Progress as Bars
 
             with Bars(
@@ -157,6 +157,7 @@ class Terminal:
                 BarColumn(bar_width=30),
                 TimeElapsedColumn(),
                 TextColumn("{task.fields[count]}", markup=False),
+                TimeRemainingColumn(),
                 TextColumn("{task.fields[note]}", style="dim", markup=False),
                 console=self.err,
                 transient=True,
@@ -271,9 +272,12 @@ class _Lines:
         seconds = now - start
         if done >= total and seconds >= _WORTH_SECONDS:
             self._print(f"{stage}: {seconds:.1f} s", note)
-        elif done < total and now - self._told.setdefault(stage, start) >= _EVERY_SECONDS:
+        elif done < total and now - self._told.get(stage, start - _EVERY_SECONDS + _WORTH_SECONDS) >= (
+            _EVERY_SECONDS
+        ):
             self._told[stage] = now
-            self._print(f"{stage}: {done} of {total}, {seconds:.0f} s", note)
+            left = f", about {seconds / done * (total - done):.0f} s left" if done else ""
+            self._print(f"{stage}: {done} of {total}, {seconds:.0f} s{left}", note)
 
     def _print(self, text: str, note: str) -> None:
         self._console.print(_styled(f"{text}, {note}" if note else text), soft_wrap=True)

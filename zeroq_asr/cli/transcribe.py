@@ -63,7 +63,7 @@ def transcribe(
     audio: Annotated[
         list[Path],
         typer.Argument(
-            metavar="AUDIO...",
+            metavar="AUDIO",
             help="Recordings (WAV, FLAC, OGG, MP3), folders of them, or manifests (.jsonl, .json).",
         ),
     ],

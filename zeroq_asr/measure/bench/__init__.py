@@ -118,7 +118,7 @@ def bench(
         raise ConfigError("bench", "there is nothing to measure", "name an ONNX file or a checkpoint")
     if len(mels) > 1 or len(rates) > 1:
         taken = f"{_listed(mels)} mels, {_listed(rates)} frames a second"
-        raise ConfigError("bench", f"the contenders take different features: {taken}", "measure them apart")
+        raise ConfigError("bench", f"the networks take different features: {taken}", "measure them apart")
     rate = min(rates, default=_USUAL_RATE)
     contenders = _distinct(contenders)
     labels = [c.label for c in contenders if not c.absent]
