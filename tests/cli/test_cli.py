@@ -28,7 +28,7 @@ from typer.testing import CliRunner
 import zeroq_asr as zq
 from zeroq_asr.cli import app
 from zeroq_asr.cli.exits import CODES, MEANINGS, code_of
-from zeroq_asr.cli.terminal import size
+from zeroq_asr.lines import size
 
 #: the least work that still is a synthesis
 FAST = ("--batch", "2", "--frames", "64", "--iterations", "1")
@@ -46,7 +46,10 @@ def _fails(result: Any, code: int, *words: str) -> str:
     errors = [line for line in lines if line.startswith("error: ")]
     others = [line for line in lines if line not in errors and not re.match(r"\w+: [\d.]+ s", line)]
     assert (result.exit_code, len(errors), others) == (code, 1, []), result.output
-    assert result.stdout == ""
+    if result.stdout:  # with --json, the same in JSON
+        found = json.loads(result.stdout)
+        assert (set(found), found["error"]["exit_code"]) == ({"schema", "error"}, code)
+        assert found["error"]["problem"] in errors[0]
     for word in words:
         assert word in errors[0]
     return str(errors[0])
@@ -254,7 +257,7 @@ def test_sensitivity(work: Path, tmp_path: Path) -> None:
     found = json.loads(_run(*args, "--calibration", tmp_path / "f.npz", "--json").stdout)
     assert found["source"] == "features"
     first = found["layers"][0]
-    assert first["divergence"] >= found["layers"][1]["divergence"]
+    assert first["divergence_nats"] >= found["layers"][1]["divergence_nats"]
     finer = json.loads(
         _run(*args, "--calibration", tmp_path / "f.npz", "--bits", f"{first['name']}=16", "--json").stdout
     )
@@ -326,7 +329,7 @@ def test_report(work: Path, tmp_path: Path) -> None:
     assert "no error rates" in shown
     found = json.loads(_run(*command, "--json").stdout)
     assert found["values"][-1]["name"] == "logits"
-    assert float(_run(*command, "--quiet").stdout) == pytest.approx(found["divergence"], rel=1e-4)
+    assert float(_run(*command, "--quiet").stdout) == pytest.approx(found["divergence_nats"], rel=1e-4)
     _fails(_run("report", work / "small.pt", tmp_path / "absent.onnx"), 3, "there is no such file")
     (tmp_path / "x.onnx").write_bytes((work / "small.pt").read_bytes())
     _fails(_run("report", work / "small.pt", tmp_path / "x.onnx"), 5, "an ONNX file was expected")
@@ -372,7 +375,7 @@ def test_compare(work: Path, tmp_path: Path) -> None:
     assert json.loads(twice)["utterances"] == 2 * json.loads(_run(*heard, "--json").stdout)["utterances"]
     report = json.loads(_run(*heard, "--json").stdout)
     assert [row["label"] for row in report["rows"]] == ["float", "data-free", "ORT dynamic", "noise"]
-    assert all(row["median"] > 0 and row["speedup"] > 0 for row in report["rows"])
+    assert all(row["median_seconds"] > 0 and row["speedup"] > 0 for row in report["rows"])
     assert report["gaps"][0]["low"] <= report["gaps"][0]["value"] <= report["gaps"][0]["high"]
     bare = _run(*args, "--quiet").stdout.splitlines()
     assert [line.split("\t")[0] for line in bare] == ["float", "data-free", "ORT dynamic", "noise"]

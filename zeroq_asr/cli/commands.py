@@ -134,7 +134,11 @@ class Commands(TyperGroup):
             if error.__class__.__name__ == "NoArgsIsHelpError":
                 error.show()
             else:
-                print(_line(error), file=sys.stderr)
+                print(exits.line_of(_told(error)), file=sys.stderr)
+                if "--json" in (settings.get("args") or sys.argv):
+                    from zeroq_asr.cli.terminal import json_error
+
+                    print(json_error(_told(error)))
             sys.exit(exits.USAGE)
         sys.exit(code if isinstance(code, int) else exits.OK)
 
@@ -143,10 +147,10 @@ class Commands(TyperGroup):
 _USAGE: Any = typer.BadParameter.__bases__[0]
 
 
-def _line(error: Any) -> str:
+def _told(error: Any) -> ConfigError:
     command = error.ctx.command_path if error.ctx is not None else "zeroq-asr"
     problem = error.format_message().strip().removesuffix(".")
-    return exits.line_of(ConfigError(command, problem, f"see {command} --help"))
+    return ConfigError(command, problem, f"see {command} --help")
 
 
 def _typer(**settings: Any) -> typer.Typer:

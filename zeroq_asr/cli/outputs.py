@@ -113,7 +113,7 @@ def recognized(path: Path, head: bytes) -> bool:
     from zeroq_asr.speech.subtitles import VTT_HEADER
 
     return (
-        head.startswith((VTT_HEADER.encode(), b'{\n  "model": '))
+        head.startswith((VTT_HEADER.encode(), b'{\n  "schema": '))
         or re.match(rb"1\n\d\d:\d\d:\d\d,\d{3} --> ", head) is not None
     )
 

@@ -17,7 +17,7 @@ import typer
 
 from zeroq_asr.cli import signals, streams
 from zeroq_asr.cli.exits import StartError, code_of, is_out_of_memory, line_of
-from zeroq_asr.errors import ZeroqWarning
+from zeroq_asr.errors import ZeroqError, ZeroqWarning
 from zeroq_asr.lines import printable, said
 from zeroq_asr.progress import Progress, silent
 
@@ -29,6 +29,8 @@ if TYPE_CHECKING:  # a tenth of a second, which --help need not wait for
     from rich.table import Table
     from rich.text import Text
 
+#: version of what --json prints (docs/json.md): it changes when a field changes its meaning or goes
+SCHEMA = 1
 #: without a terminal, a stage that took less is not worth a line
 _WORTH_SECONDS = 2.0
 #: one that takes longer is told of then, and so often from there on
@@ -191,6 +193,8 @@ def session(ctx: typer.Context, *, as_json: bool, quiet: bool, developer: bool) 
         if developer or common.get("developer", False):
             traceback.print_exc(file=sys.stderr)
         terminal.err.print(_styled(line_of(error), "red"), soft_wrap=True)
+        if terminal.as_json and not isinstance(error, OSError):
+            terminal.document(f"{json_error(error)}\n")
         raise typer.Exit(code_of(error)) from None
 
 
@@ -291,8 +295,25 @@ def _styled(text: str, style: str = "") -> Text:
 
 
 def json_text(value: Any) -> str:
-    """Return a result as strict JSON; what is not a number is null."""
-    return json.dumps(_finite(value), indent=2, allow_nan=False)
+    """Return a result as strict JSON, with the version of its schema; what is not a number is null."""
+    return json.dumps({"schema": SCHEMA, **_finite(value)}, indent=2, allow_nan=False)
+
+
+def json_error(error: BaseException) -> str:
+    """Return what --json prints of an error, in place of a result."""
+    if isinstance(error, ZeroqError):
+        parts = (error.where, error.problem, error.remedy)
+    else:
+        parts = ("", line_of(error).removeprefix("error: "), "")
+    where, problem, remedy = (printable(part) for part in parts)
+    told = {
+        "kind": type(error).__name__,
+        "exit_code": code_of(error),
+        "where": where,
+        "problem": problem,
+        "remedy": remedy,
+    }
+    return json_text({"error": told})
 
 
 def _finite(value: Any) -> Any:

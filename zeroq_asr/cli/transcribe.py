@@ -245,16 +245,12 @@ def _document(model: Path, found: list[Heard]) -> dict[str, Any]:
     rows = [
         {
             "audio": str(one.audio_path),
-            **_part(one),
+            "offset_seconds": one.offset,
+            "duration_seconds": one.duration,
+            "channel": one.channel,
             "text": said.text,
             "words": [word.to_dict() for word in said.words],
         }
         for one, said in found
     ]
     return {"model": str(model), "transcripts": rows}
-
-
-def _part(one: zq.Utterance) -> dict[str, float | int | str]:
-    """Which part of its file an utterance is, where it is not all of it."""
-    fields = {"offset_seconds": one.offset, "duration_seconds": one.duration, "channel": one.channel}
-    return {name: value for name, value in fields.items() if value is not None}

@@ -129,8 +129,8 @@ class Comparison:
                     "words": None if row.words is None else row.words.to_dict(),
                     "agreement": None if row.agreement is None else row.agreement.to_dict(),
                     "frames": row.frames,
-                    "divergence": row.divergence,
-                    "median": row.median,
+                    "divergence_nats": row.divergence,
+                    "median_seconds": row.median,
                     "speedup": row.speedup,
                 }
                 for row in self.rows

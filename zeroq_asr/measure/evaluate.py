@@ -66,6 +66,17 @@ class Transcript:
     duration: float | None = None
     channel: Channel = None
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return the texts, and what was heard, as JSON values."""
+        return {
+            "audio": self.audio_path,
+            "offset_seconds": self.offset,
+            "duration_seconds": self.duration,
+            "channel": self.channel,
+            "reference": self.reference,
+            "hypothesis": self.hypothesis,
+        }
+
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -104,7 +115,7 @@ class Evaluation:
             "seconds": self.seconds,
             "network_seconds": self.network_seconds,
             "real_time_factor": self.real_time_factor,
-            "transcripts": [dataclasses.asdict(transcript) for transcript in self.transcripts],
+            "transcripts": [transcript.to_dict() for transcript in self.transcripts],
         }
 
 

@@ -93,7 +93,11 @@ class QualityReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as JSON values."""
-        return dataclasses.asdict(self) | {"confidence": "low" if self.blind else "high"}
+        data = dataclasses.asdict(self) | {"confidence": "low" if self.blind else "high"}
+        data["divergence_nats"] = data.pop("divergence")
+        for value in data["values"]:
+            value["sqnr_db"] = value.pop("sqnr")
+        return data
 
 
 @one_thread()

@@ -81,10 +81,12 @@ class Sensitivity:
         return summary(self, self.name, f"{len(self.layers)} layers", first)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the ranking as JSON values; ``sqnr`` is null where there is no noise."""
+        """Return the ranking as JSON values; ``sqnr_db`` is null where there is no noise."""
         data = dataclasses.asdict(self)
         for layer in data["layers"]:
-            layer["sqnr"] = layer["sqnr"] if math.isfinite(layer["sqnr"]) else None
+            sqnr = layer.pop("sqnr")
+            layer["sqnr_db"] = sqnr if math.isfinite(sqnr) else None
+            layer["divergence_nats"] = layer.pop("divergence")
         return data
 
 

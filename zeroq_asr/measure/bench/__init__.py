@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -47,7 +47,7 @@ class Benchmark:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
-        rows = [{**asdict(row), "real_time_factor": row.real_time_factor} for row in self.rows]
+        rows = [row.to_dict() for row in self.rows]
         return {
             "machine": self.machine.to_dict(),
             "versions": self.versions,
