@@ -17,6 +17,7 @@ from torch import nn
 
 from zeroq_asr.checkpoints.archive import GZIP_MAGIC
 from zeroq_asr.checkpoints.heads import check_head, with_head
+from zeroq_asr.checkpoints.hub import hub_name, resolved
 from zeroq_asr.checkpoints.huggingface import is_huggingface, load_huggingface
 from zeroq_asr.checkpoints.loader import load_with
 from zeroq_asr.checkpoints.nemo import is_nemo_folder, load_nemo, load_nemo_folder
@@ -51,9 +52,10 @@ def load_checkpoint(
 
     ``config`` is the model_config.yaml of weights that come without one.  ``loader`` names a
     function, ``package.module:function``, that reads the file instead and returns an AsrModel.  A folder with
-    model_config.yaml is an unpacked `.nemo` archive.  A folder with config.json, or OWNER/NAME where no such
-    file is, is a Hugging Face model; it takes transformers.  ``language`` chooses one of a Hugging Face model
-    of many languages.
+    model_config.yaml is an unpacked `.nemo` archive.  A folder with config.json is a Hugging Face model; it
+    takes transformers.  OWNER/NAME, or OWNER/NAME@REVISION, where no such file is, is a repository on the
+    Hugging Face hub, with such a model or one .nemo archive.  ``language`` chooses one of a model of many
+    languages.
 
     Raises CheckpointError when the file cannot be read, is damaged, or is not supported, and
     UnsupportedModelError for a transducer, which ``load_model`` reads.
@@ -98,6 +100,9 @@ def _load(
     language: str | None,
     head: str,
 ) -> AsrModel | TransducerModel:
+    name = hub_name(path) if loader is None else None
+    if name is not None:
+        path = resolved(path, name)
     if language is not None and (loader is not None or not is_huggingface(path)):
         raise CheckpointError(path, "has no choice of languages", "leave --language out")
     if loader is not None:
