@@ -73,4 +73,5 @@ def test_python_runs(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for block in _blocks("python"):
         exec(compile(block, str(README), "exec"), {})
     assert (folder / "quartznet.int8.onnx").is_file()
-    assert len(capsys.readouterr().out.splitlines()) == 1
+    # the texts of one call, and the words of it
+    assert len(capsys.readouterr().out.splitlines()) == 2

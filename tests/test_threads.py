@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 import zeroq_asr as zq
-from zeroq_asr.threads import available, one_thread, side_by_side, torch_threads
+from zeroq_asr.threads import available, in_order, one_thread, side_by_side, torch_threads
 
 FEW = zq.SynthesisSpec(batch=2, frames=64, iterations=2, speakers=3, seconds=1.0)
 
@@ -90,3 +91,45 @@ def test_features_are_the_same_on_any_number_of_threads(small_model: Any) -> Non
         with torch_threads(count):
             made.append(zq.synthesize(small_model, FEW).features.tobytes())
     assert made[0] == made[1]
+
+
+@pytest.mark.parametrize("jobs", [1, 2, 5])
+def test_results_come_in_order(jobs: int) -> None:
+    ahead: list[int] = []
+
+    def items() -> Iterator[int]:
+        for number in range(30):
+            ahead.append(number)
+            yield number
+
+    def work(item: int) -> int:
+        time.sleep(0.002 if item % 3 == 0 else 0)
+        return item * item
+
+    found = []
+    for result in in_order(work, items(), jobs):
+        found.append(result)
+        assert len(ahead) - len(found) <= 2 * jobs
+    assert found == [number * number for number in range(30)]
+
+
+@pytest.mark.parametrize("jobs", [1, 3])
+@pytest.mark.parametrize("drawn", [False, True])
+def test_an_error_comes_behind_what_came_before_it(jobs: int, drawn: bool) -> None:
+    def items() -> Iterator[int]:
+        yield from range(4)
+        if drawn:
+            raise KeyError(4)
+        yield from (4, 5)
+
+    def work(item: int) -> int:
+        if item == 4:
+            raise KeyError(item)
+        time.sleep(0.002)
+        return item
+
+    results = in_order(work, items(), jobs)
+    found = [next(results) for _ in range(4)]
+    with pytest.raises(KeyError, match="4"):
+        next(results)
+    assert found == [0, 1, 2, 3]

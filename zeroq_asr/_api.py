@@ -8,7 +8,7 @@ from zeroq_asr.config import BeamSpec, CalibrationSpec, QuantSpec, SynthesisSpec
 from zeroq_asr.config.plan_row import PlanPoint, PlanRow
 from zeroq_asr.decoding.contexts import ScoredHypothesis
 from zeroq_asr.decoding.decoder import BeamDecoder
-from zeroq_asr.decoding.transducer import Hypothesis
+from zeroq_asr.decoding.hypothesis import Hypothesis
 from zeroq_asr.deployment.inspection import inspect_file
 from zeroq_asr.deployment.recognizer import OnnxRecognizer, Recognizer, TorchRecognizer, open_recognizer
 from zeroq_asr.deployment.runtime_folders import RuntimeFolder, runtime_folder
@@ -37,8 +37,9 @@ from zeroq_asr.lowering.plan import Plan
 from zeroq_asr.measure.bench import Benchmark, Timing, bench
 from zeroq_asr.measure.compare import Comparison, compare
 from zeroq_asr.measure.doctor import Diagnosis, diagnose
-from zeroq_asr.measure.evaluate import Evaluation, evaluate, transcribe
+from zeroq_asr.measure.evaluate import Evaluation, evaluate
 from zeroq_asr.measure.plans import FoundPlan, find_plan
+from zeroq_asr.measure.recognize import recognize, transcribe
 from zeroq_asr.measure.report import QualityReport, ValueQuality, report
 from zeroq_asr.measure.sensitivity import LayerSensitivity, Sensitivity, sensitivity
 from zeroq_asr.model import AsrModel, TransducerModel
@@ -46,6 +47,7 @@ from zeroq_asr.pipeline import Prepared, Quantized, build, prepare, quantize
 from zeroq_asr.speech.frontend import Frontend, FrontendConfig
 from zeroq_asr.speech.manifest import Utterance, read_manifest
 from zeroq_asr.speech.tokenizer import Tokenizer
+from zeroq_asr.speech.words import Transcription, Word
 from zeroq_asr.synthesis.features import LayerAccount, SyntheticFeatures
 from zeroq_asr.synthesis.synthesize import gaussian_noise, synthesize
 from zeroq_asr.training.train import TrainingAccount
@@ -98,6 +100,7 @@ __all__ = [
     "TorchRecognizer",
     "TrainingAccount",
     "TrainingSpec",
+    "Transcription",
     "TransducerModel",
     "TransducerRecognizer",
     "UnsupportedModelError",
@@ -105,6 +108,7 @@ __all__ = [
     "Utterance",
     "ValueQuality",
     "VerificationError",
+    "Word",
     "ZeroqError",
     "ZeroqWarning",
     "__version__",
@@ -125,6 +129,7 @@ __all__ = [
     "prepare",
     "quantize",
     "read_manifest",
+    "recognize",
     "report",
     "runtime_folder",
     "save_checkpoint",

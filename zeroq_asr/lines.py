@@ -1,4 +1,4 @@
-"""Text that strangers wrote, shown on one line: nothing in it may steer a terminal or fill a screen."""
+"""Text on one line: what strangers wrote, in which nothing may steer a terminal, and results."""
 
 from __future__ import annotations
 
@@ -52,3 +52,20 @@ def shown(value: object, limit: int = VALUE) -> str:
     except Exception:  # a repr may do anything; ValueError for long integers is the usual one
         return f"a {type(value).__name__} that cannot be shown"
     return printable(shorten(text, limit))
+
+
+def size(count: float) -> str:
+    """Return bytes for people: "5.1 MB"."""
+    if count < 1000:
+        return f"{count:.0f} bytes"
+    for unit in ("kB", "MB", "GB"):
+        count /= 1000
+        if count < 999.5 or unit == "GB":
+            break
+    return f"{count:.3g} {unit}" if count < 100 else f"{count:.0f} {unit}"
+
+
+def summary(of: object, name: object, *facts: str) -> str:
+    """Return the repr of a result, one line of bounded length: its class, its name and a few facts."""
+    told = "".join(f", {fact}" for fact in facts if fact)
+    return f"<{type(of).__name__} {printable(shorten(str(name), 40))}{printable(shorten(told, 120))}>"

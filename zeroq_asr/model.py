@@ -15,7 +15,8 @@ import torch
 from torch import nn
 
 from zeroq_asr.architectures.transducer import Transducer
-from zeroq_asr.lines import printable
+from zeroq_asr.errors import ConfigError
+from zeroq_asr.lines import printable, size, summary
 from zeroq_asr.speech.frontend import FrontendConfig
 from zeroq_asr.speech.tokenizer import Tokenizer
 
@@ -44,6 +45,12 @@ class Model:
         if isinstance(self.name, str):
             object.__setattr__(self, "name", printable(self.name))
 
+    def __repr__(self) -> str:
+        """Show the network, its size and its tokens, on one line."""
+        kind = self.architecture or type(self.network).__name__
+        tokens = f"{len(self.tokenizer.tokens)} {self.tokenizer.kind} tokens"
+        return summary(self, self.name, kind, size(self.float_bytes), tokens)
+
     @property
     def float_bytes(self) -> int:
         """Bytes of the network's parameters and buffers."""
@@ -62,7 +69,7 @@ class Model:
         return features, torch.tensor([frames, frames - frames // 4], dtype=torch.int64)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class AsrModel(Model):
     """A recogniser with a CTC head.
 
@@ -71,7 +78,7 @@ class AsrModel(Model):
     """
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class TransducerModel(Model):
     """A transducer: encoder, predictor and joiner, each of which becomes one program of a bundle.
 
@@ -88,3 +95,11 @@ def model_of(network: nn.Module, **surroundings: Any) -> AsrModel | TransducerMo
     if isinstance(network, Transducer):
         return TransducerModel(network=network, **surroundings)
     return AsrModel(network=network, **surroundings)
+
+
+def require_inference(model: Model) -> None:
+    """Raise ConfigError for a network in training mode, whose dropout and norms compute something else."""
+    training = next((name for name, part in model.network.named_modules() if part.training), None)
+    if training is not None:
+        where = f"{model.name}: {training}" if training else model.name
+        raise ConfigError(where, "is in training mode", "call model.network.eval() first")

@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import ContextVar
 from typing import TypeVar
 
 import torch
 
 Item = TypeVar("Item")
+Result = TypeVar("Result")
 #: threads that the caller of the outermost ``one_thread`` had
 _GIVEN: ContextVar[int | None] = ContextVar("given", default=None)
 
@@ -67,5 +69,36 @@ def side_by_side(
         if stopping is not None:
             stopping.set()
         raise
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def in_order(work: Callable[[Item], Result], items: Iterable[Item], jobs: int) -> Iterator[Result]:
+    """Yield ``work`` of every item, in their order, with so many ``jobs`` at a time.
+
+    ``items`` are drawn here, by one thread and no more than two rounds ahead.  The first error, of an item or
+    of drawing it, is raised behind the results of all that came before, as by one job.
+    """
+    if jobs == 1:
+        yield from map(work, items)
+        return
+    pool = ThreadPoolExecutor(jobs)
+    pending: deque[Future[Result]] = deque()
+    source = iter(items)
+    failure: Exception | None = None
+    try:
+        while failure is None:
+            try:
+                pending.append(pool.submit(work, next(source)))
+            except StopIteration:
+                break
+            except Exception as error:  # raised below, in its turn
+                failure = error
+            while pending and (pending[0].done() or len(pending) >= 2 * jobs):
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+        if failure is not None:
+            raise failure
     finally:
         pool.shutdown(cancel_futures=True)

@@ -17,7 +17,7 @@ import torch
 from typer.testing import CliRunner
 
 import zeroq_asr as zq
-from zeroq_asr.checkpoints import load_checkpoint
+from zeroq_asr.checkpoints import hub, load_checkpoint
 from zeroq_asr.checkpoints.huggingface import is_huggingface
 from zeroq_asr.cli import app
 from zeroq_asr.errors import CheckpointError, UnsupportedModelError
@@ -597,6 +597,7 @@ def test_a_hub_out_of_reach_is_one_line(tmp_path: Path, monkeypatch: pytest.Monk
         raise OSError("We couldn't connect\nto the hub. Check your\nconnection")
 
     monkeypatch.setattr(transformers.AutoConfig, "from_pretrained", unreachable)
+    monkeypatch.setattr(hub, "_listed", lambda library, name: ["config.json"])
     with pytest.raises(CheckpointError) as caught:
         load_checkpoint("owner/model")
     assert str(caught.value) == (

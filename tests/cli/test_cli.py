@@ -28,7 +28,7 @@ from typer.testing import CliRunner
 import zeroq_asr as zq
 from zeroq_asr.cli import app
 from zeroq_asr.cli.exits import CODES, MEANINGS, code_of
-from zeroq_asr.cli.terminal import size
+from zeroq_asr.lines import size
 
 #: the least work that still is a synthesis
 FAST = ("--batch", "2", "--frames", "64", "--iterations", "1")
@@ -44,9 +44,14 @@ def _fails(result: Any, code: int, *words: str) -> str:
     """Check that a command failed as documented: one line on stderr, nothing on stdout."""
     lines = result.stderr.splitlines()
     errors = [line for line in lines if line.startswith("error: ")]
-    others = [line for line in lines if line not in errors and not re.match(r"\w+: [\d.]+ s", line)]
+    others = [
+        line for line in lines if line not in errors and not re.match(r"\w+: ([\d.]+ s|\d+ of \d+, )", line)
+    ]
     assert (result.exit_code, len(errors), others) == (code, 1, []), result.output
-    assert result.stdout == ""
+    if result.stdout:  # with --json, the same in JSON
+        found = json.loads(result.stdout)
+        assert (set(found), found["error"]["exit_code"]) == ({"schema", "error"}, code)
+        assert found["error"]["problem"] in errors[0]
     for word in words:
         assert word in errors[0]
     return str(errors[0])
@@ -180,7 +185,9 @@ def test_transcribe(work: Path, model: str) -> None:
     assert [path for path, _ in lines] == [str(work / "one.wav"), str(work / "half.wav")]
     assert lines[0][1] == one.stdout[:-1]
     report = json.loads(_run("transcribe", work / model, work / "one.wav", "--json").stdout)
-    assert report["transcripts"] == [{"audio": str(work / "one.wav"), "text": lines[0][1]}]
+    (row,) = report["transcripts"]
+    assert (row["audio"], row["text"]) == (str(work / "one.wav"), lines[0][1])
+    assert " ".join(word["word"] for word in row["words"]) == " ".join(lines[0][1].split())
 
 
 def test_transcribe_takes_folders_and_manifests(work: Path, tmp_path: Path) -> None:
@@ -247,25 +254,26 @@ def test_inspect(work: Path) -> None:
 
 def test_sensitivity(work: Path, tmp_path: Path) -> None:
     args = ("inspect", work / "small.pt", "--sensitivity")
-    text = _run(*args, "--source", "noise", "--top", "3").stdout
+    text = _run(*args, "--calibration", "noise", "--top", "3").stdout
     assert "The 3 of " in text
     assert "=16" in text.splitlines()[-1]
     assert _run("synthesize", work / "small.pt", "-o", tmp_path / "f.npz", *FAST).exit_code == 0
-    found = json.loads(_run(*args, "--features", tmp_path / "f.npz", "--json").stdout)
+    found = json.loads(_run(*args, "--calibration", tmp_path / "f.npz", "--json").stdout)
     assert found["source"] == "features"
     first = found["layers"][0]
-    assert first["divergence"] >= found["layers"][1]["divergence"]
+    assert first["divergence_nats"] >= found["layers"][1]["divergence_nats"]
     finer = json.loads(
-        _run(*args, "--features", tmp_path / "f.npz", "--bits", f"{first['name']}=16", "--json").stdout
+        _run(*args, "--calibration", tmp_path / "f.npz", "--bits", f"{first['name']}=16", "--json").stdout
     )
     assert len(finer["layers"]) == len(found["layers"])
 
 
 def test_senseless_sensitivity(work: Path, tmp_path: Path) -> None:
     model = work / "small.pt"
-    _fails(_run("inspect", model, "--source", "noise"), 2, "are of --sensitivity")
-    _fails(_run("inspect", model, "--sensitivity", "--features", tmp_path / "no.npz"), 2, "there is no file")
-    _fails(_run("inspect", model, "--sensitivity", "--features", model), 2, "is no .npz")
+    _fails(_run("inspect", model, "--calibration", "noise"), 2, "are of --sensitivity")
+    absent = tmp_path / "no.npz"
+    _fails(_run("inspect", model, "--sensitivity", "--calibration", absent), 2, "there is no file")
+    _fails(_run("inspect", model, "--sensitivity", "--calibration", model), 3, "is not UTF-8")
     _fails(_run("inspect", model, "--sensitivity", "--bits", "x=12"), 2, "a single layer can have 16")
     _fails(_run("inspect", work / "small.onnx", "--sensitivity"), 3, "small.onnx")
 
@@ -311,7 +319,7 @@ def test_synthesize(work: Path, tmp_path: Path) -> None:
         "--quiet",
         "--calibration",
         file,
-        "--limit",
+        "--calibration-limit",
         1,
     )
     assert made.stdout == f"{tmp_path / 'x.onnx'}\n", made.output
@@ -319,13 +327,13 @@ def test_synthesize(work: Path, tmp_path: Path) -> None:
 
 def test_report(work: Path, tmp_path: Path) -> None:
     command = ("report", work / "small.pt", work / "small.onnx", *FAST)
-    shown = _run(*command, "--worst", 2).stdout
+    shown = _run(*command, "--top", 2).stdout
     assert "another best token" in shown
     assert "2 values with the most noise" in shown
     assert "no error rates" in shown
     found = json.loads(_run(*command, "--json").stdout)
     assert found["values"][-1]["name"] == "logits"
-    assert float(_run(*command, "--quiet").stdout) == pytest.approx(found["divergence"], rel=1e-4)
+    assert float(_run(*command, "--quiet").stdout) == pytest.approx(found["divergence_nats"], rel=1e-4)
     _fails(_run("report", work / "small.pt", tmp_path / "absent.onnx"), 3, "there is no such file")
     (tmp_path / "x.onnx").write_bytes((work / "small.pt").read_bytes())
     _fails(_run("report", work / "small.pt", tmp_path / "x.onnx"), 5, "an ONNX file was expected")
@@ -371,7 +379,7 @@ def test_compare(work: Path, tmp_path: Path) -> None:
     assert json.loads(twice)["utterances"] == 2 * json.loads(_run(*heard, "--json").stdout)["utterances"]
     report = json.loads(_run(*heard, "--json").stdout)
     assert [row["label"] for row in report["rows"]] == ["float", "data-free", "ORT dynamic", "noise"]
-    assert all(row["median"] > 0 and row["speedup"] > 0 for row in report["rows"])
+    assert all(row["median_seconds"] > 0 and row["speedup"] > 0 for row in report["rows"])
     assert report["gaps"][0]["low"] <= report["gaps"][0]["value"] <= report["gaps"][0]["high"]
     bare = _run(*args, "--quiet").stdout.splitlines()
     assert [line.split("\t")[0] for line in bare] == ["float", "data-free", "ORT dynamic", "noise"]
@@ -653,9 +661,9 @@ def test_senseless_options(options: tuple[str, ...], words: str, work: Path, out
         (("quantize", "m", "--target", "z80"), "x86-any"),
         (("quantize", "m", "--nonlinearity", "spline"), "table, polynomial"),
         (("quantize", "m", "--method", "guess"), "minmax, percentile, mse"),
-        (("quantize", "m", "--limit", "0"), "limit"),
+        (("quantize", "m", "--calibration-limit", "0"), "limit"),
         (("quantize", "m", "--nonsense"), "--nonsense"),
-        (("quantize", "m", "--limit", "99999999999999999999999999999x"), "limit"),
+        (("quantize", "m", "--calibration-limit", "99999999999999999999999999999x"), "limit"),
         (("quantize", "m", "--method", "\x1b]0;x\x07"), "\\x1b]0;x\\x07"),
         (("transcribe", "m", "a", "--threads", "513"), "threads"),
         (("transcribe", "m", "a", "--batch-size", "nan"), "batch-size"),
@@ -772,8 +780,10 @@ def test_bad_audio(work: Path, tmp_path: Path) -> None:
     _fails(_run("transcribe", model, tmp_path / "short.wav"), 3, "3 samples are fewer than two frames")
     _fails(_run("transcribe", model, tmp_path / "text.wav"), 3, "not a readable sound file")
     _fails(_run("transcribe", model, tmp_path / "absent.wav"), 3, "no such file")
-    _fails(_run("transcribe", model, work / "long.wav"), 3, "lasts 3 s", "proven for at most 2 s")
-    _fails(_run("transcribe", model, work / "long.wav", "--json"), 3, "--max-seconds")
+    row = {"audio_filepath": str(work / "long.wav"), "text": "a"}
+    manifest = _write(tmp_path / "long.jsonl", json.dumps(row).encode())
+    _fails(_run("evaluate", model, "-m", manifest), 3, "lasts 3 s", "proven for at most 2 s")
+    _fails(_run("evaluate", model, "-m", manifest, "--json"), 3, "--max-seconds")
 
 
 @pytest.mark.parametrize(
@@ -990,7 +1000,7 @@ def test_an_unsupported_operator_is_allowed_in_float(
     assert [island["layers"] for island in report["islands"]] == [["act"]]
     assert report["islands"][0]["operators"] == {"Mish": 1}
     assert _run("transcribe", file, work / "half.wav").exit_code == 0
-    ranked = _run("inspect", *source, "--sensitivity", "--source", "noise", "--allow-float")
+    ranked = _run("inspect", *source, "--sensitivity", "--calibration", "noise", "--allow-float")
     assert ranked.exit_code == 0, ranked.output
     assert "--allow-float" in ranked.stdout
     brief = ("--rounds", 1, "--seconds", 1)

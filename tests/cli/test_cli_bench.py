@@ -53,7 +53,7 @@ def test_bench_of_what_is_kept_in_float(checkpoint: Path) -> None:
     )
     assert result.exit_code == 0, result.output
     rows = {row["label"]: row for row in json.loads(result.stdout)["rows"]}
-    assert rows["fused W8"]["median"] > 0
+    assert rows["fused W8"]["median_seconds"] > 0
     assert rows["strict W8"]["absent"] == "strict cannot hold float islands"
 
 

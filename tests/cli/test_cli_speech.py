@@ -75,7 +75,7 @@ def test_segments_are_heard_like_files_of_their_own(work: Path, tmp_path: Path, 
     cut = _evaluated(work, work / "segments.jsonl", "--batch-size", batch, "-o", output)
     assert [t["hypothesis"] for t in single] == [t["hypothesis"] for t in cut]
     assert len({t["hypothesis"] for t in cut}) == 2
-    assert [(t["offset"], t["duration"]) for t in cut] == [(0.0, 1.0), (1.0, 0.75)]
+    assert [(t["offset_seconds"], t["duration_seconds"]) for t in cut] == [(0.0, 1.0), (1.0, 0.75)]
     # what is written says what was heard, and can be read again
     lines = [json.loads(line) for line in output.read_text().splitlines()]
     assert [(line["offset"], line["duration"]) for line in lines] == [(0.0, 1.0), (1.0, 0.75)]

@@ -3,7 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from zeroq_asr.decoding.greedy import greedy_ctc, greedy_ctc_batch
+from zeroq_asr.decoding.greedy import greedy_ctc, greedy_ctc_batch, greedy_ctc_hypothesis
+from zeroq_asr.decoding.hypothesis import Hypothesis
 
 
 def scores_of(path: list[int], classes: int = 4) -> np.ndarray:
@@ -36,3 +37,13 @@ def test_results_are_plain_integers() -> None:
 def test_batch_is_each_alone() -> None:
     scores = np.stack([scores_of([0, 1, 2]), scores_of([2, 2, 1])])
     assert greedy_ctc_batch(scores, np.array([3, 2]), 3) == [[0, 1, 2], [2]]
+
+
+@pytest.mark.parametrize(
+    ("path", "length", "tokens", "frames"),
+    [([0, 0, 3, 0, 1, 1], 6, [0, 0, 1], [0, 3, 4]), ([3, 2, 2, 1], 3, [2], [1]), ([3], 1, [], [])],
+)
+def test_a_token_is_found_where_its_run_begins(
+    path: list[int], length: int, tokens: list[int], frames: list[int]
+) -> None:
+    assert greedy_ctc_hypothesis(scores_of(path), length, 3) == Hypothesis(tokens, frames)

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zeroq_asr.decoding.transducer import Array, Hypothesis, Labels, State, greedy_transducer
+from zeroq_asr.decoding.hypothesis import Hypothesis
+from zeroq_asr.decoding.transducer import Array, Labels, State, greedy_transducer
 
 #: what a prediction and an encoding may be
 PREDICTIONS, ENCODINGS = 7, 5

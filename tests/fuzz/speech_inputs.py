@@ -412,7 +412,14 @@ def features(rng: random.Random, seeds: Seeds) -> Case:
 def _calibrating(rng: random.Random, seeds: Seeds, content: Any, what: str, label: str) -> Case:
     files = {"conv.nemo": seeds["conv.nemo"], "features.npz": content}
     if rng.random() < 0.3:
-        argv: tuple[str, ...] = ("inspect", "conv.nemo", "--sensitivity", "--features", "features.npz", "-q")
+        argv: tuple[str, ...] = (
+            "inspect",
+            "conv.nemo",
+            "--sensitivity",
+            "--calibration",
+            "features.npz",
+            "-q",
+        )
         return Case(what, label, argv, files)
     argv = ("quantize", "conv.nemo", "--calibration", "features.npz", "-o", "out.onnx", "-q")
     return Case(what, label, argv, files, outputs=("work/out.onnx",))

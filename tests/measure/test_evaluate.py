@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from zeroq_asr.deployment.recognizer import OnnxRecognizer, TorchRecognizer, is_onnx, open_recognizer
 from zeroq_asr.errors import AudioError, CheckpointError, ConfigError, ManifestError, VerificationError
-from zeroq_asr.measure.evaluate import ErrorCounts, count_errors, evaluate, transcribe
+from zeroq_asr.measure.evaluate import ErrorCounts, count_errors, evaluate
+from zeroq_asr.measure.recognize import transcribe
 from zeroq_asr.model import AsrModel
 from zeroq_asr.speech.frontend import FrontendConfig
 from zeroq_asr.speech.manifest import Utterance, read_manifest
@@ -33,6 +34,7 @@ class Fixed:
     """A recogniser that says what it is told, one word a call, and keeps the batch shapes."""
 
     frontend, tokenizer, name, max_seconds = FRONTEND, TOKENIZER, "fixed", 2.0
+    subsampling_factor: int | None = None
 
     def __init__(self) -> None:
         self.shapes: list[tuple[int, ...]] = []
@@ -191,9 +193,10 @@ def test_transcribe_takes_paths_and_samples(recordings: list[Path]) -> None:
     assert transcribe(Fixed(), []) == []
 
 
-def test_too_long_for_the_proof() -> None:
+def test_too_long_for_the_proof(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "long.wav", np.zeros(32001, np.float32), 16000)
     with pytest.raises(AudioError, match=r"lasts 2\.000062 s.*at most 2 s.*--max-seconds"):
-        transcribe(Fixed(), [np.zeros(32001, np.float32)])
+        evaluate(Fixed(), [Utterance(tmp_path / "long.wav", None, "a")])
 
 
 def test_onnx_equals_torch(model: AsrModel, recordings: list[Path], tmp_path: Path) -> None:
@@ -208,7 +211,7 @@ def test_onnx_equals_torch(model: AsrModel, recordings: list[Path], tmp_path: Pa
     assert encoded.tolist() == expected_lengths.tolist() == [6, 3]
     np.testing.assert_allclose(np.exp(scores).sum(-1), 1, rtol=1e-5)
     with pytest.raises(AudioError, match="mine is proven for at most 1 s"):
-        transcribe(recognizer, recordings)
+        evaluate(recognizer, [Utterance(path, None, "a") for path in recordings])
 
 
 @pytest.mark.parametrize("metadata", [{}, {"subsampling_factor": "2"}, {"subsampling_factor": "x"}])

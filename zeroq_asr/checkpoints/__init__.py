@@ -13,15 +13,18 @@ from __future__ import annotations
 
 import os
 
+from torch import nn
+
 from zeroq_asr.checkpoints.archive import GZIP_MAGIC
 from zeroq_asr.checkpoints.heads import check_head, with_head
+from zeroq_asr.checkpoints.hub import hub_name, resolved
 from zeroq_asr.checkpoints.huggingface import is_huggingface, load_huggingface
 from zeroq_asr.checkpoints.loader import load_with
 from zeroq_asr.checkpoints.nemo import is_nemo_folder, load_nemo, load_nemo_folder
 from zeroq_asr.checkpoints.pickles import ZIP_MAGIC
 from zeroq_asr.checkpoints.torchfile import load_torch_file, save_checkpoint
 from zeroq_asr.config.choices import AUTO, CTC
-from zeroq_asr.errors import CheckpointError
+from zeroq_asr.errors import CheckpointError, ConfigError
 from zeroq_asr.files import open_file
 from zeroq_asr.model import AsrModel, TransducerModel
 from zeroq_asr.threads import one_thread
@@ -49,9 +52,10 @@ def load_checkpoint(
 
     ``config`` is the model_config.yaml of weights that come without one.  ``loader`` names a
     function, ``package.module:function``, that reads the file instead and returns an AsrModel.  A folder with
-    model_config.yaml is an unpacked `.nemo` archive.  A folder with config.json, or OWNER/NAME where no such
-    file is, is a Hugging Face model; it takes transformers.  ``language`` chooses one of a Hugging Face model
-    of many languages.
+    model_config.yaml is an unpacked `.nemo` archive.  A folder with config.json is a Hugging Face model; it
+    takes transformers.  OWNER/NAME, or OWNER/NAME@REVISION, where no such file is, is a repository on the
+    Hugging Face hub, with such a model or one .nemo archive.  ``language`` chooses one of a model of many
+    languages.
 
     Raises CheckpointError when the file cannot be read, is damaged, or is not supported, and
     UnsupportedModelError for a transducer, which ``load_model`` reads.
@@ -77,6 +81,15 @@ def load_model(
     Raises UnsupportedModelError where the model has no such head.
     """
     check_head(head)
+    if isinstance(path, nn.Module):
+        raise ConfigError(
+            type(path).__name__,
+            "is a bare network, without the frontend and the tokens that surround it",
+            "give zq.AsrModel(network, zq.FrontendConfig(…), zq.Tokenizer(…), name)",
+        )
+    if not isinstance(path, str | os.PathLike):
+        problem = f"is no checkpoint: expected a path or an AsrModel, received {type(path).__name__}"
+        raise ConfigError("load", problem)
     return with_head(path, _load(path, config, loader, language, head), head)
 
 
@@ -87,6 +100,9 @@ def _load(
     language: str | None,
     head: str,
 ) -> AsrModel | TransducerModel:
+    name = hub_name(path) if loader is None else None
+    if name is not None:
+        path = resolved(path, name)
     if language is not None and (loader is not None or not is_huggingface(path)):
         raise CheckpointError(path, "has no choice of languages", "leave --language out")
     if loader is not None:

@@ -28,6 +28,7 @@ from zeroq_asr.architectures.transformers_ctc import ParakeetCtc, WaveformCtc, r
 from zeroq_asr.architectures.transformers_transducer import parakeet_transducer
 from zeroq_asr.checkpoints.folders import check_folder, read_object, weight_bytes
 from zeroq_asr.checkpoints.heads import require_head
+from zeroq_asr.checkpoints.hub import CONFIG_NAME, INSTALL, hub_name
 from zeroq_asr.checkpoints.huggingface_transducer import check_generation, check_transducer
 from zeroq_asr.checkpoints.weights import freeze, require_finite
 from zeroq_asr.config.choices import CTC
@@ -36,9 +37,6 @@ from zeroq_asr.lines import printable, shorten, shown
 from zeroq_asr.model import AsrModel, TransducerModel, model_of
 from zeroq_asr.speech.frontend import FrontendConfig
 from zeroq_asr.speech.tokenizer import Tokenizer
-
-CONFIG_NAME = "config.json"
-INSTALL = "install it: pip install 'zeroq-asr[huggingface]'"
 
 #: model_type of a configuration → transformers' class
 FAMILIES = {
@@ -67,9 +65,6 @@ _FILES = {
     "tokenizer": ("tokenizer.json",),
 }
 
-_HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
-#: a name that ends so is a file's that is not there
-_FILE_SUFFIXES = (".nemo", ".pt", ".pth", ".pt2", ".ckpt", ".onnx", ".bin", ".safetensors", ".tar", ".gz")
 _HEAD = "lm_head.weight"
 #: bytes of weights that a folder may lack before anybody asks which
 _FREE_BYTES = 64 * 2**20
@@ -113,12 +108,7 @@ def is_huggingface(path: str | os.PathLike[str]) -> bool:
     name = os.fspath(path)
     if os.path.exists(name):
         return os.path.isfile(os.path.join(name, CONFIG_NAME))
-    owner, _, model = name.partition("/")
-    return (
-        _HUB_NAME.fullmatch(name) is not None
-        and not model.lower().endswith(_FILE_SUFFIXES)
-        and not os.path.exists(owner)
-    )
+    return hub_name(name) is not None
 
 
 def load_huggingface(

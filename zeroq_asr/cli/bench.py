@@ -21,9 +21,10 @@ from zeroq_asr.cli.options import (
     alternatives,
 )
 from zeroq_asr.cli.outputs import Force, check_output
-from zeroq_asr.cli.terminal import Terminal, session, size
+from zeroq_asr.cli.terminal import Terminal, session
 from zeroq_asr.config import DEVICES
 from zeroq_asr.errors import ConfigError
+from zeroq_asr.lines import size
 
 COLUMNS: tuple[str, ...] = ("", "device", "ms", "speed-up", "spread", "RTF", "size", "load ms", "memory")
 
@@ -33,7 +34,7 @@ def bench(
     files: Annotated[
         list[Path] | None,
         typer.Argument(
-            metavar="[FILE…]",
+            metavar="FILE",
             help="ONNX files, or one checkpoint, of which every form is measured. By default the model that "
             "comes with the package.",
         ),
@@ -65,7 +66,7 @@ def bench(
     quiet: Quiet = False,
     developer: Developer = False,
 ) -> None:
-    """Measure time, memory and size, all contenders interleaved in one run.
+    """Measure time, memory and size of every form, their runs interleaved.
 
     Example: zeroq-asr bench quartznet.int8.onnx --against quartznet.nemo --threads 1,2
     """

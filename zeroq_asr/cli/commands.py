@@ -24,14 +24,14 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "Verify that FILE is the proven integer program that it says it is; exit code 5 if not.",
     ),
     "transcribe": (
-        "recognize",
+        "transcribe",
         "Print what is said in recordings: a line each, with its path and a tab before it for several.",
     ),
     "evaluate": (
-        "recognize",
+        "evaluate",
         "Measure the error rates and the speed of MODEL on recordings with known text.",
     ),
-    "bench": ("bench", "Measure time, memory and size, all contenders interleaved in one run."),
+    "bench": ("bench", "Measure time, memory and size of every form, their runs interleaved."),
     "compare": (
         "compare",
         "Compare MODEL quantized without data, with real data, from noise, and by ONNX Runtime itself.",
@@ -71,15 +71,30 @@ class _Parsers(Mapping[str, Any]):
     def __getitem__(self, name: str) -> Any:
         if name not in COMMANDS:
             raise KeyError(name)
-        alone = _typer()
+        alone = _typer(add_completion=False)
         alone.command()(function_of(name))
-        return typer.main.get_command(alone)
+        return _with_names(typer.main.get_command(alone))
 
     def __iter__(self) -> Iterator[str]:
         return iter(COMMANDS)
 
     def __len__(self) -> int:
         return len(COMMANDS)
+
+
+#: what --help calls a number, by Python's name of its type
+_NUMBERS = {"int": "N", "float": "X"}
+
+
+def _with_names(command: Any) -> Any:
+    """Return a command whose help shows what a value is called, and no type of Python's."""
+    for param in command.params:
+        if param.param_type_name == "argument":
+            param.display_type_rich = lambda ctx: None
+        elif param.metavar is None and not param.is_flag:
+            kind = param.display_type(None).strip("<>").split(" ")[0]
+            param.metavar = _NUMBERS.get(kind, "TEXT")
+    return command
 
 
 class Commands(TyperGroup):
@@ -99,6 +114,14 @@ class Commands(TyperGroup):
         with formatter.section("Commands"):
             formatter.write_dl([(name, summary) for name, (_, summary) in COMMANDS.items()])
 
+    def get_params(self, ctx: Any) -> list[Any]:
+        """Return the options, those of completion as --help is."""
+        params = super().get_params(ctx)
+        for param in params:
+            if param.name in ("install_completion", "show_completion"):
+                param.default = False
+        return params
+
     def get_help_option(self, ctx: Any) -> Any:
         """Return --help, a plain flag: an option that is neither given nor False is checked by pydantic."""
         option = super().get_help_option(ctx)
@@ -115,7 +138,11 @@ class Commands(TyperGroup):
             if error.__class__.__name__ == "NoArgsIsHelpError":
                 error.show()
             else:
-                print(_line(error), file=sys.stderr)
+                print(exits.line_of(_told(error)), file=sys.stderr)
+                if "--json" in (settings.get("args") or sys.argv):
+                    from zeroq_asr.cli.terminal import json_error
+
+                    print(json_error(_told(error)))
             sys.exit(exits.USAGE)
         sys.exit(code if isinstance(code, int) else exits.OK)
 
@@ -124,16 +151,15 @@ class Commands(TyperGroup):
 _USAGE: Any = typer.BadParameter.__bases__[0]
 
 
-def _line(error: Any) -> str:
+def _told(error: Any) -> ConfigError:
     command = error.ctx.command_path if error.ctx is not None else "zeroq-asr"
     problem = error.format_message().strip().removesuffix(".")
-    return exits.line_of(ConfigError(command, problem, f"see {command} --help"))
+    return ConfigError(command, problem, f"see {command} --help")
 
 
 def _typer(**settings: Any) -> typer.Typer:
     """Return a parser as all of ours are: its help is plain text, which comes without waiting for rich."""
     return typer.Typer(
-        add_completion=False,
         rich_markup_mode=None,
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"]},

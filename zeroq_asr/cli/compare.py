@@ -25,9 +25,10 @@ from zeroq_asr.cli.options import (
 )
 from zeroq_asr.cli.outputs import Force, check_output
 from zeroq_asr.cli.synthesize import Batch, Frames, Iterations, Objective, Patience, Preset, Seed, chosen
-from zeroq_asr.cli.terminal import Terminal, session, size
+from zeroq_asr.cli.terminal import Terminal, session
 from zeroq_asr.cli.training import Reconstruct, Train, training_of
 from zeroq_asr.files import atomic_write_bytes
+from zeroq_asr.lines import size
 
 if TYPE_CHECKING:
     from zeroq_asr.measure.compare import Gap, Row
@@ -65,7 +66,8 @@ def compare(
     bits: Annotated[
         str,
         typer.Option(
-            help="Of weights and activations: 8, w7a8, …; after a comma, others to compare without data."
+            metavar="BITS",
+            help="Of weights and activations: 8, w7a8, …; after a comma, others to compare without data.",
         ),
     ] = "8",
     keep_float: KeepFloat = None,
@@ -76,7 +78,7 @@ def compare(
         typer.Option("--time/--no-time", help="Also time each file on 10 s of features, on one thread."),
     ] = True,
     seeds: Annotated[int, typer.Option(min=1, max=1000, help="Syntheses, each with a row of its own.")] = 1,
-    source: Annotated[
+    calibration: Annotated[
         list[str] | None,
         typer.Option(
             metavar="NAME",
@@ -149,7 +151,7 @@ def compare(
                 calibration_limit=calibration_limit,
                 calibration_channel=heard,
                 seeds=seeds,
-                sources=source or (),
+                sources=calibration or (),
                 timed=time,
                 progress=progress,
             )

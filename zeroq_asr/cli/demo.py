@@ -14,12 +14,13 @@ from zeroq_asr.cli import compare as comparing
 from zeroq_asr.cli import outputs
 from zeroq_asr.cli.options import AsJson, Developer, Quiet
 from zeroq_asr.cli.outputs import Force, check_output
-from zeroq_asr.cli.terminal import Terminal, session, size
+from zeroq_asr.cli.terminal import Terminal, session
+from zeroq_asr.lines import size
 
 
 def demo(
     ctx: typer.Context,
-    folder: Annotated[Path, typer.Argument(metavar="[FOLDER]", help="Where the files go.")] = Path(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where the files go.")] = Path(
         "zeroq-demo"
     ),
     force: Force = False,

@@ -17,20 +17,21 @@ from zeroq_asr.cli.options import (
     All,
     AllowFloat,
     AsJson,
+    Calibration,
     Config,
     Developer,
     KeepFloat,
     Language,
     Loader,
     Quiet,
-    alternatives,
-    one_of,
+    require_source,
 )
 from zeroq_asr.cli.runs_on import runs_on
-from zeroq_asr.cli.terminal import Terminal, session, size
+from zeroq_asr.cli.terminal import Terminal, session
 from zeroq_asr.config import LAYER_BITS
-from zeroq_asr.config.calibration import AUTO, MADE
+from zeroq_asr.config.calibration import AUTO
 from zeroq_asr.errors import ConfigError
+from zeroq_asr.lines import size
 
 #: of the table of layers or values, without --all
 _ROWS = 12
@@ -51,22 +52,11 @@ def inspect(
     ] = False,
     bits: Annotated[
         list[str] | None,
-        typer.Option(help="With --sensitivity: as of quantize; 8 by default, LAYER=16 repeatable."),
+        typer.Option(metavar="BITS", help="With --sensitivity: as of quantize; LAYER=16 repeatable."),
     ] = None,
     keep_float: KeepFloat = None,
     allow_float: AllowFloat = False,
-    features: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE.npz", help="With --sensitivity: features that synthesize saved."),
-    ] = None,
-    source: Annotated[
-        str,
-        typer.Option(
-            metavar=alternatives(MADE),
-            callback=one_of(MADE),
-            help="With --sensitivity: what features are made from.",
-        ),
-    ] = AUTO,
+    calibration: Calibration = AUTO,
     top: Annotated[int, typer.Option(min=1, help="With --sensitivity: rows shown.")] = 20,
     everything: All = False,
     as_json: AsJson = False,
@@ -82,12 +72,14 @@ def inspect(
             kept = {"keep_float": tuple(keep_float or ()), "allow_float": allow_float}
             spec = zq.QuantSpec.parse_bits(*(bits or ()), **kept)
             most = sys.maxsize if everything else top
-            _sensitivity(terminal, file, config, loader, language, bits or (), spec, features, source, most)
+            ranges = zq.CalibrationSpec(calibration)
+            require_source(ranges)
+            _sensitivity(terminal, file, config, loader, language, bits or (), spec, ranges, most)
             return
-        if bits or keep_float or allow_float or features is not None or source != AUTO:
+        if bits or keep_float or allow_float or calibration != AUTO:
             raise ConfigError(
                 "inspect",
-                "--bits, --keep-float, --allow-float, --features and --source are of --sensitivity",
+                "--bits, --keep-float, --allow-float and --calibration are of --sensitivity",
                 "add it, or leave them out",
             )
         with terminal.progress() as progress:
@@ -124,17 +116,9 @@ def _sensitivity(
     language: str | None,
     bits: Sequence[str],
     spec: zq.QuantSpec,
-    features: Path | None,
-    source: str,
+    calibration: zq.CalibrationSpec,
     top: int,
 ) -> None:
-    if features is not None and not features.is_file():
-        raise ConfigError(
-            "--features", f"there is no file {features}", "make it: synthesize MODEL -o FILE.npz"
-        )
-    if features is not None and features.suffix.lower() != ".npz":
-        raise ConfigError("--features", f"{features} is no .npz", "make one: synthesize MODEL -o FILE.npz")
-    calibration = zq.CalibrationSpec(source if features is None else str(features))
     with terminal.progress() as progress:
         progress("load", 0, 1)
         model = zq.load_checkpoint(file, config=config, loader=loader, language=language)
@@ -162,7 +146,9 @@ def _sensitivity(
         left=(0, 1),
     )
     terminal.text()
-    terminal.text("Made features are not speech, and errors of layers mix: these figures only rank.", "dim")
+    terminal.text(
+        "Synthetic features are not speech, and errors of layers mix: these figures only rank.", "dim"
+    )
     finer = next(
         (layer.name for layer in found.layers if layer.can_have_16_bits and layer.bits < LAYER_BITS), None
     )

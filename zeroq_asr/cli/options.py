@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from zeroq_asr.config import CalibrationSpec
+from zeroq_asr.config.calibration import MADE
 from zeroq_asr.config.choices import HEADS
 from zeroq_asr.errors import ConfigError
 from zeroq_asr.lines import shown
@@ -69,12 +72,30 @@ AllowFloat = Annotated[
     bool,
     typer.Option("--allow-float", help="Keep operators without an integer lowering in float, too."),
 ]
+Calibration = Annotated[
+    str,
+    typer.Option(
+        metavar="SOURCE",
+        help="Where ranges come from: features synthesized to match stored statistics (synthetic), made "
+        "speech (speech), both, noise, saved features (.npz), a manifest or a folder. auto: synthetic "
+        "where the network stores statistics, else speech.",
+    ),
+]
+CalibrationLimit = Annotated[
+    int | None, typer.Option(min=1, help="Calibrate on the first so many utterances only.")
+]
 All = Annotated[
     bool, typer.Option("--all", help="Every name there is, too, where the answer has hundreds of them.")
 ]
 BatchSize = Annotated[int, typer.Option(min=1, help="Recordings that run together.")]
 Threads = Annotated[
     int | None, typer.Option(min=1, max=512, help="Threads of the network; all cores by default.")
+]
+Jobs = Annotated[
+    int,
+    typer.Option(
+        min=1, max=256, help="Batches that run side by side; unless --threads says, they share the cores."
+    ),
 ]
 
 
@@ -88,6 +109,16 @@ def channel_of(text: str | None) -> int | str | None:
         problem = f"expected a number from 0, or average, got {shown(text)}"
         raise ConfigError("--channel", problem, "channels are counted from 0")
     return int(text[:9])
+
+
+def require_source(calibration: CalibrationSpec) -> None:
+    """Raise ConfigError where --calibration names a file or a folder that is not there."""
+    if calibration.kind in ("features", "audio") and not os.path.exists(calibration.source):
+        raise ConfigError(
+            "--calibration",
+            f"there is no file or folder {calibration.source}",
+            f"or say one of {', '.join(MADE)}",
+        )
 
 
 def one_of(allowed: Iterable[str]) -> Callable[[str], str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -125,6 +126,16 @@ def transcripts(path: Path, head: bytes) -> bool:
     except (ValueError, RecursionError):
         return False
     return isinstance(line, dict) and _ALWAYS <= set(line) <= _ALWAYS | _SOMETIMES
+
+
+def recognized(path: Path, head: bytes) -> bool:
+    """Tell whether a file is one that ``transcribe`` writes; plain text could be anybody's."""
+    from zeroq_asr.speech.subtitles import VTT_HEADER
+
+    return (
+        head.startswith((VTT_HEADER.encode(), b'{\n  "schema": '))
+        or re.match(rb"1\n\d\d:\d\d:\d\d,\d{3} --> ", head) is not None
+    )
 
 
 def tables(path: Path, head: bytes) -> bool:

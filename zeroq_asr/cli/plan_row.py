@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 import zeroq_asr as zq
-from zeroq_asr.cli.terminal import Terminal, size
+from zeroq_asr.cli.terminal import Terminal
+from zeroq_asr.lines import size
 
 Plot = Annotated[
     Path | None,

@@ -17,6 +17,8 @@ from zeroq_asr.cli.float_parts import show_islands
 from zeroq_asr.cli.options import (
     AllowFloat,
     AsJson,
+    Calibration,
+    CalibrationLimit,
     Channel,
     Config,
     Developer,
@@ -28,6 +30,7 @@ from zeroq_asr.cli.options import (
     alternatives,
     channel_of,
     one_of,
+    require_source,
     with_settings,
 )
 from zeroq_asr.cli.outputs import Force, check_output, check_run
@@ -44,7 +47,7 @@ from zeroq_asr.cli.synthesize import (
     chosen,
     show_statistics,
 )
-from zeroq_asr.cli.terminal import Terminal, session, size
+from zeroq_asr.cli.terminal import Terminal, session
 from zeroq_asr.cli.training import (
     Device,
     MaxLoss,
@@ -57,9 +60,10 @@ from zeroq_asr.cli.training import (
     training_of,
 )
 from zeroq_asr.config import DIALECTS, LAYER_BITS, MADE_MARGIN, METHODS, NONLINEARITIES, TARGETS
-from zeroq_asr.config.calibration import MADE
+from zeroq_asr.config.choices import AUTO
 from zeroq_asr.deployment.machine import best_target, this_machine
 from zeroq_asr.errors import ConfigError, warn
+from zeroq_asr.lines import size
 
 
 def quantize(
@@ -72,9 +76,10 @@ def quantize(
     bits: Annotated[
         list[str] | None,
         typer.Option(
+            metavar="BITS",
             help="Of weights and activations: 8 (the default), w7a8, w4a8 and the like, or the YAML file of "
             "a plan. And, repeatable, LAYER=16 (or 2 to 8) for the result of a layer: a path, a value's name "
-            "or a glob, e.g. 'encoder.layers.*.conv.depthwise_conv=16'."
+            "or a glob, e.g. 'encoder.layers.*.conv.depthwise_conv=16'.",
         ),
     ] = None,
     dialect: Annotated[
@@ -107,15 +112,7 @@ def quantize(
     config: Config = None,
     loader: Loader = None,
     language: Language = None,
-    calibration: Annotated[
-        str,
-        typer.Option(
-            metavar="SOURCE",
-            help="Where ranges come from: features made to match stored statistics (synthetic), made speech "
-            "(speech), both, noise, saved features (.npz), a manifest or a folder. auto: synthetic where the "
-            "network stores statistics, else speech.",
-        ),
-    ] = "auto",
+    calibration: Calibration = AUTO,
     channel: Channel = None,
     method: Annotated[
         str,
@@ -131,7 +128,7 @@ def quantize(
     margin: Annotated[
         float | None,
         typer.Option(
-            help=f"Widen ranges by this factor. By default {MADE_MARGIN} for made features, 1 for audio.",
+            help=f"Widen ranges by this factor; by default {MADE_MARGIN}, of audio 1.",
             show_default=False,
         ),
     ] = None,
@@ -142,7 +139,7 @@ def quantize(
             help="Give back through the biases what rounding the weights takes from the means.",
         ),
     ] = True,
-    limit: Annotated[int | None, typer.Option(min=1, help="Calibrate on so many utterances.")] = None,
+    calibration_limit: CalibrationLimit = None,
     reconstruct: Reconstruct = None,
     train: Train = None,
     progressive: Progressive = False,
@@ -203,7 +200,7 @@ def quantize(
             calibration,
             method,
             percentile=percentile,
-            limit=limit,
+            limit=calibration_limit,
             margin=margin,
             channel=channel_of(channel),
         )
@@ -212,12 +209,7 @@ def quantize(
             terminal.silence()
         training = training_of(preset, reconstruct, train, device, progressive=progressive)
         spec, synthesis, ranges, training = with_settings(fields, spec, synthesis, ranges, training)
-        if ranges.kind in ("features", "audio") and not os.path.exists(calibration):
-            raise ConfigError(
-                "--calibration",
-                f"there is no file or folder {calibration}",
-                f"or say one of {', '.join(MADE)}",
-            )
+        require_source(ranges)
         if together.count > 1 and not training.distills:
             problem = f"started {together.count} processes, which only train together"
             raise ConfigError("torchrun", problem, "say --train TIME, or start one")
@@ -346,7 +338,7 @@ def _report(
         ("program", result.program.digest()),
         (
             "proof",
-            f"holds to {result.deployment.max_seconds:g} s; "
+            f"of recordings up to {result.deployment.max_seconds:g} s; "
             f"int32 has {proof.headroom_bits:.1f} bits of headroom",
         ),
         ("ranges", _ranges(result)),

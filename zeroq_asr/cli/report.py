@@ -1,4 +1,4 @@
-"""``zeroq-asr report``: how good a quantized file is, told by made features alone."""
+"""``zeroq-asr report``: how good a quantized file is, told by synthesized features alone."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def report(
     iterations: Iterations = None,
     batch: Batch = None,
     frames: Frames = None,
-    worst: Annotated[int, typer.Option(min=1, help="Values and layers shown, the worst first.")] = 10,
+    top: Annotated[int, typer.Option(min=1, help="Values and layers shown, the worst first.")] = 10,
     plot: Plot = None,
     force: Force = False,
     as_json: AsJson = False,
@@ -65,7 +65,7 @@ def report(
             draw_row(found.search, plot, file.name)
         terminal.result(found.to_dict(), f"{found.divergence:.6g}")
         if terminal.talks:
-            _show(terminal, found, worst)
+            _show(terminal, found, top)
 
 
 #: what the held-out features are, in words

@@ -18,10 +18,11 @@ from zeroq_asr.cli.terminal import Terminal, session
 from zeroq_asr.synthesis.objectives import OBJECTIVES
 
 Preset = Annotated[
-    str, typer.Option(metavar="NAME", help="Of the synthesis: default, fast, or paper (arXiv 2103.16827).")
+    str,
+    typer.Option(metavar="NAME", help="Of the feature synthesis: default, fast, paper (arXiv 2103.16827)."),
 ]
-Seed = Annotated[int | None, typer.Option(help="Of the synthesis.")]
-Iterations = Annotated[int | None, typer.Option(help="Steps of the synthesis.")]
+Seed = Annotated[int | None, typer.Option(help="Seed of the feature synthesis.")]
+Iterations = Annotated[int | None, typer.Option(help="Steps of the feature synthesis.")]
 Batch = Annotated[int | None, typer.Option(help="Utterances synthesized.")]
 Frames = Annotated[int | None, typer.Option(help="Feature frames of each, 8 or more.")]
 Objective = Annotated[

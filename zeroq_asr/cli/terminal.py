@@ -17,7 +17,7 @@ import typer
 
 from zeroq_asr.cli import signals, streams
 from zeroq_asr.cli.exits import StartError, code_of, is_out_of_memory, line_of
-from zeroq_asr.errors import ZeroqWarning
+from zeroq_asr.errors import ZeroqError, ZeroqWarning
 from zeroq_asr.lines import printable, said
 from zeroq_asr.progress import Progress, silent
 
@@ -29,9 +29,11 @@ if TYPE_CHECKING:  # a tenth of a second, which --help need not wait for
     from rich.table import Table
     from rich.text import Text
 
+#: version of what --json prints (docs/json.md): it changes when a field changes its meaning or goes
+SCHEMA = 1
 #: without a terminal, a stage that took less is not worth a line
 _WORTH_SECONDS = 2.0
-#: and a longer one is told of so often
+#: one that takes longer is told of then, and so often from there on
 _EVERY_SECONDS = 30.0
 
 
@@ -66,7 +68,7 @@ class Terminal:
         ``bare`` is a line, or the fields of several.
         """
         if self.as_json:
-            self._write(json.dumps(_finite(value), indent=2, allow_nan=False))
+            self._write(json_text(value))
         elif self.quiet and bare:
             for fields in [[bare]] if isinstance(bare, str) else bare:
                 self.line(*fields)
@@ -74,6 +76,11 @@ class Terminal:
     def line(self, *fields: str) -> None:
         """Print a line of a result, its fields parted by tabs, without wrapping or colour."""
         self._write("\t".join(printable(field) for field in fields))
+
+    def document(self, text: str) -> None:
+        """Print a result of several lines, which ends its last line itself, as it would be in a file."""
+        self._stdout.write(text)
+        self._stdout.flush()
 
     def _write(self, text: str) -> None:
         self._stdout.write(f"{text}\n")
@@ -144,7 +151,7 @@ class Terminal:
         elif not self.err.is_terminal:
             yield _Lines(self.err)
         else:
-            from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
+            from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
             from rich.progress import Progress as Bars
 
             with Bars(
@@ -152,6 +159,7 @@ class Terminal:
                 BarColumn(bar_width=30),
                 TimeElapsedColumn(),
                 TextColumn("{task.fields[count]}", markup=False),
+                TimeRemainingColumn(),
                 TextColumn("{task.fields[note]}", style="dim", markup=False),
                 console=self.err,
                 transient=True,
@@ -185,6 +193,8 @@ def session(ctx: typer.Context, *, as_json: bool, quiet: bool, developer: bool) 
         if developer or common.get("developer", False):
             traceback.print_exc(file=sys.stderr)
         terminal.err.print(_styled(line_of(error), "red"), soft_wrap=True)
+        if terminal.as_json and not isinstance(error, OSError):
+            terminal.document(f"{json_error(error)}\n")
         raise typer.Exit(code_of(error)) from None
 
 
@@ -266,9 +276,12 @@ class _Lines:
         seconds = now - start
         if done >= total and seconds >= _WORTH_SECONDS:
             self._print(f"{stage}: {seconds:.1f} s", note)
-        elif done < total and now - self._told.setdefault(stage, start) >= _EVERY_SECONDS:
+        elif done < total and now - self._told.get(stage, start - _EVERY_SECONDS + _WORTH_SECONDS) >= (
+            _EVERY_SECONDS
+        ):
             self._told[stage] = now
-            self._print(f"{stage}: {done} of {total}, {seconds:.0f} s", note)
+            left = f", about {seconds / done * (total - done):.0f} s left" if done else ""
+            self._print(f"{stage}: {done} of {total}, {seconds:.0f} s{left}", note)
 
     def _print(self, text: str, note: str) -> None:
         self._console.print(_styled(f"{text}, {note}" if note else text), soft_wrap=True)
@@ -281,15 +294,26 @@ def _styled(text: str, style: str = "") -> Text:
     return Text(printable(text), style)
 
 
-def size(count: float) -> str:
-    """Return bytes for people: "5.1 MB"."""
-    if count < 1000:
-        return f"{count:.0f} bytes"
-    for unit in ("kB", "MB", "GB"):
-        count /= 1000
-        if count < 999.5 or unit == "GB":
-            break
-    return f"{count:.3g} {unit}" if count < 100 else f"{count:.0f} {unit}"
+def json_text(value: Any) -> str:
+    """Return a result as strict JSON, with the version of its schema; what is not a number is null."""
+    return json.dumps({"schema": SCHEMA, **_finite(value)}, indent=2, allow_nan=False)
+
+
+def json_error(error: BaseException) -> str:
+    """Return what --json prints of an error, in place of a result."""
+    if isinstance(error, ZeroqError):
+        parts = (error.where, error.problem, error.remedy)
+    else:
+        parts = ("", line_of(error).removeprefix("error: "), "")
+    where, problem, remedy = (printable(part) for part in parts)
+    told = {
+        "kind": type(error).__name__,
+        "exit_code": code_of(error),
+        "where": where,
+        "problem": problem,
+        "remedy": remedy,
+    }
+    return json_text({"error": told})
 
 
 def _finite(value: Any) -> Any:

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from zeroq_asr.decoding.fusion import Floats, Scorer, log_softmax
-from zeroq_asr.decoding.transducer import Array, Hypothesis, JoinerStep, PredictorStep, State
+from zeroq_asr.decoding.hypothesis import Hypothesis
+from zeroq_asr.decoding.transducer import Array, JoinerStep, PredictorStep, State
 
 Tokens = tuple[int, ...]
 

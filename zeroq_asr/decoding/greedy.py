@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from zeroq_asr.decoding.hypothesis import Hypothesis
+
 
 def greedy_ctc(scores: npt.NDArray[Any], length: int, blank_id: int) -> list[int]:
     """Return the best token of each frame with repeats collapsed and blanks dropped.
@@ -17,11 +19,16 @@ def greedy_ctc(scores: npt.NDArray[Any], length: int, blank_id: int) -> list[int
     ``scores`` [S, V], integers or floats, higher is better; frames at or after ``length`` are
     padding.  A tie goes to the lower identifier.
     """
+    return greedy_ctc_hypothesis(scores, length, blank_id).tokens
+
+
+def greedy_ctc_hypothesis(scores: npt.NDArray[Any], length: int, blank_id: int) -> Hypothesis:
+    """Return what `greedy_ctc` returns, with the first frame of the run that each token stands for."""
     best = np.asarray(scores)[:length].argmax(axis=-1)
     first_of_run = np.ones(len(best), dtype=bool)
     first_of_run[1:] = best[1:] != best[:-1]
-    kept: list[int] = best[first_of_run & (best != blank_id)].tolist()
-    return kept
+    kept = np.flatnonzero(first_of_run & (best != blank_id))
+    return Hypothesis(best[kept].tolist(), kept.tolist())
 
 
 def greedy_ctc_batch(

@@ -18,11 +18,12 @@ the batch that a call is about.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from zeroq_asr.decoding.hypothesis import Hypothesis
 
 Array = npt.NDArray[Any]
 Labels = npt.NDArray[np.int64]
@@ -32,14 +33,6 @@ State = tuple[Array, ...]
 PredictorStep = Callable[[Labels, State], tuple[Array, State]]
 #: (encoding [N, J], prediction [N, J]) → scores [N, V + 1 + K], integers or floats, higher is better
 JoinerStep = Callable[[Array, Array], Array]
-
-
-@dataclass(frozen=True)
-class Hypothesis:
-    """What was recognised in one utterance: tokens, and the encoded frame at which each was found."""
-
-    tokens: list[int] = field(default_factory=list)
-    frames: list[int] = field(default_factory=list)
 
 
 def greedy_transducer(

@@ -9,6 +9,7 @@ from typing import Any
 from zeroq_asr.deployment.runtimes import release
 from zeroq_asr.integer.float_parts import Island
 from zeroq_asr.integer.proof import Proof
+from zeroq_asr.lines import summary
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,17 @@ class Certificate:
     packings: dict[str, tuple[str, int]] = field(default_factory=dict)
     #: of a bundle of several programs: part → its own certificate; of one file none
     parts: dict[str, Certificate] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        """Show what was verified, and of what, on one line."""
+        return summary(
+            self,
+            self.file,
+            f"{self.dialect} for {self.target}" if self.target_bound else self.dialect,
+            "integer-only and proven" if self.integer_only else f"{len(self.islands)} float islands",
+            f"to {self.max_seconds:g} s",
+            f"program {self.program_sha256[:8]}",
+        )
 
     def to_dict(self, *, names: bool = True) -> dict[str, Any]:
         """Return the certificate as JSON values; without ``names``, those of float tensors are left out."""

@@ -46,6 +46,7 @@ from zeroq_asr.integer.extents import Extent
 from zeroq_asr.integer.float_parts import islands
 from zeroq_asr.integer.program import Port, Program, StatePort, is_ctc
 from zeroq_asr.integer.wellformed import Shapes, check
+from zeroq_asr.lines import summary
 
 __all__ = [
     "BUNDLE_FILE",
@@ -90,6 +91,11 @@ class Export:
     backend: OnnxStrictBackend
     #: of the program
     program_sha256: str
+
+    def __repr__(self) -> str:
+        """Show the dialect and the size of the graph, on one line."""
+        nodes = f"{len(self.model.graph.node)} nodes"
+        return summary(self, self.backend.dialect, nodes, f"program {self.program_sha256[:8]}")
 
     def to_bytes(self) -> bytes:
         """Serialize; equal models give equal bytes."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import os
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import onnx
@@ -136,9 +136,32 @@ def load_onnx(path: str | os.PathLike[str]) -> onnx.ModelProto:
     return parsed(read_bytes(path), os.fspath(path))
 
 
+@runtime_checkable
+class InMemory(Protocol):
+    """An ONNX file that need not have been written, such as what ``quantize`` returns."""
+
+    def to_bytes(self) -> bytes:
+        """Return what would be written."""
+
+
+#: an ONNX file, by its name, by what is in it, or as a result that can be written
+OnnxSource = str | os.PathLike[str] | bytes | InMemory
+#: what errors call bytes that have no name
+UNNAMED = "bytes"
+
+
 def read_bytes(path: str | os.PathLike[str]) -> bytes:
     """Return what is in an ONNX file, as long as one can be; CheckpointError if it cannot be read."""
     return read_file(path, CheckpointError, _LARGEST)
+
+
+def bytes_of(source: OnnxSource) -> tuple[str, bytes | None]:
+    """Return what errors call a source, and its bytes; None for the name of a file, which is to be read."""
+    if isinstance(source, InMemory):
+        return UNNAMED, source.to_bytes()
+    if isinstance(source, bytes):
+        return UNNAMED, source
+    return os.fspath(source), None
 
 
 def parsed(data: bytes, where: str) -> onnx.ModelProto:

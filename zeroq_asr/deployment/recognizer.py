@@ -18,11 +18,13 @@ from zeroq_asr.checkpoints.heads import check_head
 from zeroq_asr.config.choices import AUTO, TRANSDUCER
 from zeroq_asr.config.decoding import BeamSpec
 from zeroq_asr.deployment.metadata import own_metadata
+from zeroq_asr.deployment.reading import OnnxSource, bytes_of
 from zeroq_asr.deployment.runtimes import too_new
 from zeroq_asr.deployment.transducer import TokenRecognizer, TransducerRecognizer
 from zeroq_asr.errors import CheckpointError, ConfigError
 from zeroq_asr.files import open_file, read_file
-from zeroq_asr.model import AsrModel, TransducerModel
+from zeroq_asr.lines import size, summary
+from zeroq_asr.model import AsrModel, Model, TransducerModel, require_inference
 from zeroq_asr.speech.frontend import FrontendConfig
 from zeroq_asr.speech.tokenizer import Tokenizer, is_unicode
 
@@ -38,6 +40,8 @@ class Recognizer(Protocol):
     name: str
     #: longest recording accepted, in seconds; None: no limit
     max_seconds: float | None
+    #: feature frames per encoded frame; None: as many as the shapes say
+    subsampling_factor: int | None
 
     def log_probs(self, features: Floats, lengths: Lengths) -> tuple[Floats, Lengths]:
         """Return scores [B, S, V] and lengths [B] of features [B, M, T] with lengths [B] in frames."""
@@ -52,10 +56,16 @@ class TorchRecognizer:
         """Raises ConfigError for a transducer, which gives no scores of frames alone."""
         if not isinstance(model, AsrModel):
             raise ConfigError("TorchRecognizer", "takes a CTC network", "TransducerRecognizer takes others")
+        require_inference(model)
         self.model = model
         self.frontend = model.frontend
         self.tokenizer = model.tokenizer
         self.name = model.name
+        self.subsampling_factor: int | None = model.subsampling_factor
+
+    def __repr__(self) -> str:
+        """Show the model, on one line."""
+        return summary(self, self.name, "float", size(self.model.float_bytes))
 
     @torch.inference_mode()
     def log_probs(self, features: Floats, lengths: Lengths) -> tuple[Floats, Lengths]:
@@ -74,21 +84,26 @@ class OnnxRecognizer:
     ``ceil(length / subsampling factor)`` with the factor of the file's metadata, or of the
     shapes.  Our files carry frontend and tokenizer; for others both must be given.
 
+    ``source`` is a file's name, its bytes, or what ``quantize`` returned.
+
     Raises CheckpointError when ONNX Runtime cannot load the file, or it is no such recogniser,
     VerificationError for one of ours whose account of itself is damaged.
     """
 
     def __init__(
         self,
-        path: str | os.PathLike[str],
+        source: OnnxSource,
         threads: int | None = None,
         *,
         frontend: FrontendConfig | None = None,
         tokenizer: Tokenizer | None = None,
     ) -> None:
-        self.path = Path(path)
-        open_file(path, CheckpointError).close()
-        self._session = open_session(self.path, _readable(self.path), threads)
+        where, data = bytes_of(source)
+        #: of bytes what errors call them
+        self.path = path = Path(where)
+        if data is None:
+            open_file(path, CheckpointError).close()
+        self._session = open_session(path, _readable(path) if data is None else data, threads)
         self._inputs = {value.name for value in self._session.get_inputs()}
         self._outputs = [value.name for value in self._session.get_outputs()]
         if "audio_signal" not in self._inputs or not self._inputs <= {"audio_signal", "length"}:
@@ -103,7 +118,12 @@ class OnnxRecognizer:
         self.name = str(own.get("name", self.path.stem))
         self.max_seconds: float | None = own.get("max_seconds")
         _check_features(self.path, self._session, self.frontend)
-        self._subsampling = _factor(metadata)
+        self.subsampling_factor: int | None = _factor(metadata)
+
+    def __repr__(self) -> str:
+        """Show the file and how long its recordings may be, on one line."""
+        limit = "of any length" if self.max_seconds is None else f"to {self.max_seconds:g} s"
+        return summary(self, self.path, self.name, limit)
 
     def log_probs(self, features: Floats, lengths: Lengths) -> tuple[Floats, Lengths]:
         """Return log-probabilities [B, S, V] and lengths [B].  Raises CheckpointError if the file fails."""
@@ -119,12 +139,17 @@ class OnnxRecognizer:
         if len(results) == 2:
             return scores, np.asarray(results[1], dtype=np.int64)
         steps = scores.shape[1]
-        factor = self._subsampling or max(1, round(features.shape[2] / max(steps, 1)))
+        factor = self.subsampling_factor or frames_per_step(features.shape[2], steps)
         return scores, np.minimum(-(-lengths // factor), steps)
 
 
+def frames_per_step(frames: int, steps: int) -> int:
+    """Return how many feature frames an encoded frame stands for, by how many there are of each."""
+    return max(1, round(frames / max(steps, 1)))
+
+
 def open_recognizer(
-    path: str | os.PathLike[str],
+    path: OnnxSource | Model,
     *,
     config: str | os.PathLike[str] | None = None,
     loader: str | None = None,
@@ -136,6 +161,9 @@ def open_recognizer(
 ) -> Recognizer | TokenRecognizer:
     """Open an ONNX file or a checkpoint, told apart by content.
 
+    It may be given by its name, as a loaded model, as the bytes of an ONNX file, or as what ``quantize``
+    returned.
+
     ``config``, ``loader``, ``language`` and ``head`` are handed to ``load_model``; ``checkpoint`` is the
     checkpoint that a foreign ONNX file came from and lends it frontend and tokenizer;
     ``threads`` is ONNX Runtime's; ``beam`` says how a transducer is decoded, None: greedily.
@@ -143,20 +171,45 @@ def open_recognizer(
     Raises CheckpointError, and ConfigError for a beam where there is no transducer, or that cannot be had.
     """
     check_head(head)
+    if isinstance(path, Model):
+        return _of_model(path, beam)
+    name, data = bytes_of(path)
+    if data is not None:
+        if data[:1] != b"\x08":
+            raise CheckpointError(name, "are no ONNX file", "write a checkpoint to a file, and give its name")
+        _require_no_beam(name, beam)
+        return OnnxRecognizer(data, threads, **_lent(checkpoint, config, loader, language))
+    path = name
     own = (loader is not None or language is not None) and checkpoint is None
     if own or not is_onnx(path):
         model = load_model(path, config=config, loader=loader, language=language, head=head)
-        if isinstance(model, TransducerModel):
-            return TransducerRecognizer(model, beam)
-        _require_no_beam(model.name, beam)
-        return TorchRecognizer(model)
+        return _of_model(model, beam)
     _require_no_beam(path, beam)
     if head == TRANSDUCER:
         raise CheckpointError(path, "is an ONNX file, of which no transducer is read", "leave --head out")
+    return OnnxRecognizer(path, threads, **_lent(checkpoint, config, loader, language))
+
+
+def _of_model(model: Model, beam: BeamSpec | None) -> Recognizer | TokenRecognizer:
+    """Return what runs a loaded model in float."""
+    if isinstance(model, TransducerModel):
+        return TransducerRecognizer(model, beam)
+    assert isinstance(model, AsrModel)
+    _require_no_beam(model.name, beam)
+    return TorchRecognizer(model)
+
+
+def _lent(
+    checkpoint: str | os.PathLike[str] | None,
+    config: str | os.PathLike[str] | None,
+    loader: str | None,
+    language: str | None,
+) -> dict[str, Any]:
+    """Return the frontend and the tokenizer that a checkpoint lends, if one is named."""
     if checkpoint is None:
-        return OnnxRecognizer(path, threads)
+        return {}
     lender = load_model(checkpoint, config=config, loader=loader, language=language)
-    return OnnxRecognizer(path, threads, frontend=lender.frontend, tokenizer=lender.tokenizer)
+    return {"frontend": lender.frontend, "tokenizer": lender.tokenizer}
 
 
 def _require_no_beam(where: str | os.PathLike[str], beam: BeamSpec | None) -> None:

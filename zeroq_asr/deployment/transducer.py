@@ -13,9 +13,11 @@ import torch
 
 from zeroq_asr.config.decoding import BeamSpec
 from zeroq_asr.decoding.decoder import BeamDecoder
-from zeroq_asr.decoding.transducer import Array, Hypothesis, Labels, State, greedy_transducer
+from zeroq_asr.decoding.hypothesis import Hypothesis
+from zeroq_asr.decoding.transducer import Array, Labels, State, greedy_transducer
 from zeroq_asr.errors import CheckpointError
-from zeroq_asr.model import TransducerModel
+from zeroq_asr.lines import size, summary
+from zeroq_asr.model import TransducerModel, require_inference
 from zeroq_asr.speech.frontend import FrontendConfig
 from zeroq_asr.speech.tokenizer import Tokenizer
 
@@ -32,6 +34,8 @@ class TokenRecognizer(Protocol):
     name: str
     #: longest recording accepted, in seconds; None: no limit
     max_seconds: float | None
+    #: feature frames per encoded frame
+    subsampling_factor: int | None
 
     def hypotheses(self, features: Floats, lengths: Lengths) -> list[Hypothesis]:
         """Return what is said in each of features [B, M, T] with lengths [B] in frames."""
@@ -46,12 +50,14 @@ class TransducerRecognizer:
         """Decode as ``beam`` says; None: greedily.
 
         Raises CheckpointError where the network scores other tokens than the tokenizer has, and ConfigError
-        where a beam cannot be had (``BeamDecoder``).
+        where a beam cannot be had (``BeamDecoder``) or the network is in training mode.
         """
+        require_inference(model)
         self.model = model
         self.frontend = model.frontend
         self.tokenizer = model.tokenizer
         self.name = model.name
+        self.subsampling_factor: int | None = model.subsampling_factor
         network = model.network
         scores = network.joiner.output.out_features
         expected = self.tokenizer.blank_id + 1 + len(network.durations)
@@ -62,6 +68,10 @@ class TransducerRecognizer:
                 "is this the tokenizer it was trained with?",
             )
         self.beam = None if beam is None else BeamDecoder(beam, self.tokenizer.tokens, network.durations)
+
+    def __repr__(self) -> str:
+        """Show the model, on one line."""
+        return summary(self, self.name, "float", size(self.model.float_bytes))
 
     @torch.inference_mode()
     def hypotheses(self, features: Floats, lengths: Lengths) -> list[Hypothesis]:

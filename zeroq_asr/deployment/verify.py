@@ -37,7 +37,15 @@ from zeroq_asr.deployment.export import (
     export,
 )
 from zeroq_asr.deployment.float_tensors import float_tensors, makers
-from zeroq_asr.deployment.reading import CHECKPOINT_REMEDY, REMEDY, parsed, read_bytes, read_program
+from zeroq_asr.deployment.reading import (
+    CHECKPOINT_REMEDY,
+    REMEDY,
+    OnnxSource,
+    bytes_of,
+    parsed,
+    read_bytes,
+    read_program,
+)
 from zeroq_asr.deployment.reading import load_onnx as load_onnx
 from zeroq_asr.deployment.runtimes import oldest_runtime, packings_of
 from zeroq_asr.errors import ConfigError, VerificationError, ZeroqError
@@ -61,24 +69,33 @@ class _Verified:
     exported: Export
 
 
-def verify(path: str | os.PathLike[str]) -> Certificate:
+def verify(source: OnnxSource) -> Certificate:
     """Verify what ``quantize`` or ``write_bundle`` wrote, a file or a folder, and return its certificate.
+
+    The bytes of a file, and what ``quantize`` returned, are verified as the file would be.
 
     Raises VerificationError, saying what differs, when a file is not exactly the export of the
     program that it holds, a folder not exactly the bundle of the programs in it, or a program's proof fails;
     CheckpointError when something cannot be read.
     """
-    if Path(path).is_dir():
+    where, data = bytes_of(source)
+    if data is not None:
+        return _verified_bytes(where, data).certificate
+    path = Path(where)
+    if path.is_dir():
         if is_huggingface(path):
             problem = "is the folder of a Hugging Face model, an ONNX file was expected"
             raise VerificationError(path, problem, CHECKPOINT_REMEDY)
         return _verified_folder(path)
-    return _verified_file(path).certificate
+    return _verified_file(where).certificate
 
 
 def _verified_file(path: str | os.PathLike[str]) -> _Verified:
     # what is verified is what was read: nobody can change the file in between
-    where, data = os.fspath(path), read_bytes(path)
+    return _verified_bytes(os.fspath(path), read_bytes(path))
+
+
+def _verified_bytes(where: str, data: bytes) -> _Verified:
     model = parsed(data, where)
     try:
         return _verified(model, data, where)

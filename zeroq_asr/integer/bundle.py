@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from zeroq_asr.errors import ConfigError
 from zeroq_asr.integer.program import Program
+from zeroq_asr.lines import summary
 
 #: the part of a bundle of one
 NETWORK = "network"
@@ -31,6 +32,10 @@ class Bundle:
             raise ConfigError(
                 "bundle", f"{odd[0]!r} cannot name a file", "use letters, digits and underscores"
             )
+
+    def __repr__(self) -> str:
+        """Show the parts, on one line."""
+        return summary(self, self.digest()[:8], ", ".join(self.programs))
 
     @staticmethod
     def of(program: Program) -> Bundle:

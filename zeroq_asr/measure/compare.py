@@ -28,6 +28,7 @@ from zeroq_asr.deployment.float_onnx import export_float
 from zeroq_asr.deployment.recognizer import OnnxRecognizer, Recognizer, TorchRecognizer
 from zeroq_asr.errors import AudioError, CheckpointError, ConfigError
 from zeroq_asr.files import temporary_folder
+from zeroq_asr.lines import summary
 from zeroq_asr.measure.bench.contenders import noise, of_path
 from zeroq_asr.measure.bench.measure import clock
 from zeroq_asr.measure.bootstrap import Difference, paired_bootstrap
@@ -108,6 +109,11 @@ class Comparison:
     #: seconds of features that files were timed on; None if they were not
     timed_seconds: float | None = None
 
+    def __repr__(self) -> str:
+        """Show what was compared, and on what, on one line."""
+        heard = f"{self.utterances} {'utterances' if 'recordings' in self.heard else 'synthetic features'}"
+        return summary(self, self.name, self.bits, f"{len(self.rows)} rows", f"on {heard}")
+
     def to_dict(self) -> dict[str, Any]:
         """Return everything as JSON values."""
         return {
@@ -123,8 +129,8 @@ class Comparison:
                     "words": None if row.words is None else row.words.to_dict(),
                     "agreement": None if row.agreement is None else row.agreement.to_dict(),
                     "frames": row.frames,
-                    "divergence": row.divergence,
-                    "median": row.median,
+                    "divergence_nats": row.divergence,
+                    "median_seconds": row.median,
                     "speedup": row.speedup,
                 }
                 for row in self.rows

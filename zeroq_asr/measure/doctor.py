@@ -9,7 +9,7 @@ import math
 import platform
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -46,6 +46,16 @@ class Kernel:
     #: rate over that of float32
     speedup: float
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON values."""
+        return {
+            "shape": self.shape,
+            "name": self.name,
+            "exact": self.exact,
+            "products_per_second": self.rate,
+            "speedup": self.speedup,
+        }
+
 
 @dataclass(frozen=True)
 class Diagnosis:
@@ -69,7 +79,7 @@ class Diagnosis:
             "system": self.system,
             "versions": self.versions,
             "cuda": self.cuda,
-            "kernels": [asdict(kernel) for kernel in self.kernels],
+            "kernels": [kernel.to_dict() for kernel in self.kernels],
             "targets": {str(bits): list(choice) for bits, choice in self.targets.items()},
             "openvino": None if self.openvino is None else asdict(self.openvino),
         }

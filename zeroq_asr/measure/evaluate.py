@@ -1,4 +1,4 @@
-"""Transcripts, error rates and speed of a recogniser on recordings.
+"""Error rates and speed of a recogniser on recordings with known text.
 
 Words and characters are counted by jiwer (``process_words``, ``process_characters``) over all
 utterances together: errors over the length of the references, as is usual for corpora, not a
@@ -9,28 +9,20 @@ normalised, so punctuation or numerals in a reference count as errors.
 from __future__ import annotations
 
 import dataclasses
-import os
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import jiwer
-import numpy as np
-import numpy.typing as npt
 
-from zeroq_asr.decoding.greedy import greedy_ctc_batch
 from zeroq_asr.deployment.recognizer import Recognizer
 from zeroq_asr.deployment.transducer import TokenRecognizer
-from zeroq_asr.errors import AudioError, ConfigError, ManifestError
+from zeroq_asr.errors import ConfigError, ManifestError
+from zeroq_asr.lines import summary
+from zeroq_asr.measure.recognize import Listening
 from zeroq_asr.progress import Progress, silent
-from zeroq_asr.speech.audio import AudioReader, audio_duration, check_segments
-from zeroq_asr.speech.frontend import Frontend
+from zeroq_asr.speech.audio import audio_duration, check_segments
 from zeroq_asr.speech.manifest import Channel, Utterance
-
-Recording = str | os.PathLike[str] | npt.NDArray[np.float32] | Utterance
-_Heard = npt.NDArray[np.float32] | Utterance
 
 
 @dataclass(frozen=True)
@@ -74,6 +66,17 @@ class Transcript:
     duration: float | None = None
     channel: Channel = None
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return the texts, and what was heard, as JSON values."""
+        return {
+            "audio": self.audio_path,
+            "offset_seconds": self.offset,
+            "duration_seconds": self.duration,
+            "channel": self.channel,
+            "reference": self.reference,
+            "hypothesis": self.hypothesis,
+        }
+
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -90,6 +93,13 @@ class Evaluation:
     #: of these, the network's; of a transducer with decoding, which runs parts of it
     network_seconds: float
 
+    def __repr__(self) -> str:
+        """Show the error rates and on how much they were measured, on one line."""
+        rates = {"words": self.words.rate, "characters": self.characters.rate}
+        told = [f"{100 * rate:.2f} % of {what} wrong" for what, rate in rates.items() if rate is not None]
+        heard = f"{len(self.transcripts)} utterances of {self.audio_seconds:.1f} s"
+        return summary(self, self.name, heard, *told)
+
     @property
     def real_time_factor(self) -> float:
         """Processing time over the duration of the sound: below 1 is faster than real time."""
@@ -105,7 +115,7 @@ class Evaluation:
             "seconds": self.seconds,
             "network_seconds": self.network_seconds,
             "real_time_factor": self.real_time_factor,
-            "transcripts": [dataclasses.asdict(transcript) for transcript in self.transcripts],
+            "transcripts": [transcript.to_dict() for transcript in self.transcripts],
         }
 
 
@@ -166,12 +176,11 @@ def evaluate(
     if by_duration:
         known = [u.duration or audio_duration(u) for u in utterances]
         order.sort(key=lambda index: -known[index])
-    run = _Run(recognizer)
-    batches = run.batches([utterances[index] for index in order], batch_size, "evaluate", progress)
-    texts = [text for batch in batches for text in batch]
+    run = Listening([recognizer], batch_size, cuts=False)
+    found = run.hear([utterances[index] for index in order], "evaluate", progress)
     hypotheses = [""] * len(utterances)
-    for index, text in zip(order, texts, strict=True):
-        hypotheses[index] = text
+    for index, one in zip(order, found, strict=True):
+        hypotheses[index] = one.text
     words, characters = count_errors(references, hypotheses)
     transcripts = tuple(
         Transcript(
@@ -187,100 +196,6 @@ def evaluate(
     return Evaluation(
         recognizer.name, words, characters, transcripts, run.audio_seconds, run.seconds, run.network_seconds
     )
-
-
-def transcribe(
-    recognizer: Recognizer | TokenRecognizer,
-    recordings: Sequence[Recording],
-    batch_size: int = 1,
-    progress: Progress = silent,
-    channel: Channel = None,
-) -> list[str]:
-    """Return the text of each recording: a path, an Utterance, or samples float32 [N] at the frontend's rate.
-
-    ``channel`` is what is heard of files with several: a number from 0, "average", or None, which averages,
-    too, and says so by a ZeroqWarning.
-
-    Raises AudioError when a recording cannot be read or is longer than the recogniser takes.
-    """
-    batches = transcribe_batches(recognizer, recordings, batch_size, progress, channel)
-    return [text for batch in batches for text in batch]
-
-
-def transcribe_batches(
-    recognizer: Recognizer | TokenRecognizer,
-    recordings: Sequence[Recording],
-    batch_size: int = 1,
-    progress: Progress = silent,
-    channel: Channel = None,
-) -> Iterator[list[str]]:
-    """Yield what `transcribe` returns, batch by batch, as it is found."""
-    heard = [
-        recording if isinstance(recording, np.ndarray | Utterance) else Utterance(Path(recording))
-        for recording in recordings
-    ]
-    for i, each in enumerate(heard):
-        if isinstance(each, Utterance) and each.channel is None:
-            heard[i] = dataclasses.replace(each, channel=channel)
-    return _Run(recognizer).batches(heard, batch_size, "transcribe", progress)
-
-
-class _Run:
-    """Batches through frontend, network and decoder, with a clock."""
-
-    def __init__(self, recognizer: Recognizer | TokenRecognizer) -> None:
-        self.recognizer = recognizer
-        self.frontend = Frontend(recognizer.frontend)
-        self.audio_seconds = self.seconds = self.network_seconds = 0.0
-
-    def batches(
-        self, recordings: Sequence[_Heard], batch_size: int, stage: str, progress: Progress
-    ) -> Iterator[list[str]]:
-        if batch_size < 1:
-            raise ConfigError(stage, f"batch_size must be 1 or more, got {batch_size}")
-        progress(stage, 0, len(recordings))
-        with AudioReader(self.recognizer.frontend.sample_rate, self.recognizer.max_seconds) as reader:
-            for start in range(0, len(recordings), batch_size):
-                batch = recordings[start : start + batch_size]
-                waveforms = [self._load(recording, reader) for recording in batch]
-                yield self._transcribe(waveforms, [_name(recording) for recording in batch])
-                progress(stage, start + len(batch), len(recordings))
-
-    def _load(self, recording: _Heard, reader: AudioReader) -> npt.NDArray[np.float32]:
-        rate, limit = self.recognizer.frontend.sample_rate, self.recognizer.max_seconds
-        if isinstance(recording, np.ndarray):
-            samples, seconds = recording, len(recording) / rate
-        else:
-            samples, seconds = reader.hear(recording)
-        if limit is not None and seconds > limit:
-            raise AudioError(
-                _name(recording),
-                f"lasts {seconds:.7g} s, {self.recognizer.name} is proven for at most {limit:g} s",
-                "quantize with a larger --max-seconds, or cut the recording",
-            )
-        self.audio_seconds += len(samples) / rate
-        return samples
-
-    def _transcribe(self, waveforms: list[npt.NDArray[np.float32]], names: list[str]) -> list[str]:
-        tokenizer = self.recognizer.tokenizer
-        start = time.perf_counter()
-        features, lengths = self.frontend.batch(waveforms, names)
-        before = time.perf_counter()
-        if isinstance(self.recognizer, TokenRecognizer):
-            found = [hypothesis.tokens for hypothesis in self.recognizer.hypotheses(features, lengths)]
-            after = time.perf_counter()
-        else:
-            scores, encoded = self.recognizer.log_probs(features, lengths)
-            after = time.perf_counter()
-            found = greedy_ctc_batch(scores, encoded, tokenizer.blank_id)
-        texts = [tokenizer.decode(tokens) for tokens in found]
-        self.network_seconds += after - before
-        self.seconds += time.perf_counter() - start
-        return texts
-
-
-def _name(recording: _Heard) -> str:
-    return "waveform" if isinstance(recording, np.ndarray) else recording.name
 
 
 def _counts(output: jiwer.WordOutput | jiwer.CharacterOutput) -> ErrorCounts:

@@ -26,6 +26,7 @@ from zeroq_asr.integer.backends.torch import TorchBackend
 from zeroq_asr.integer.grid import Grid, symmetric
 from zeroq_asr.integer.packing import A_BYTE
 from zeroq_asr.integer.program import Program
+from zeroq_asr.lines import size, summary
 from zeroq_asr.lowering.plan import Plan
 from zeroq_asr.measure.report import FrameMeter
 from zeroq_asr.measure.sensitivity import Replay, on_grid
@@ -49,6 +50,11 @@ class FoundPlan:
     chosen: PlanPoint
     #: the whole row, from 8 bits on down
     points: tuple[PlanPoint, ...]
+
+    def __repr__(self) -> str:
+        """Show the size and the loss of what was found, on one line."""
+        told = f"{self.chosen.predicted:.3g} nats predicted"
+        return summary(self, size(self.chosen.bytes), told, f"of {len(self.points)} plans")
 
     @property
     def row(self) -> PlanRow:

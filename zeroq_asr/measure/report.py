@@ -27,6 +27,7 @@ from zeroq_asr.deployment.verify import verify
 from zeroq_asr.errors import ConfigError
 from zeroq_asr.integer.backends.torch import TorchBackend
 from zeroq_asr.integer.program import Instruction, Program, ValueInfo, is_ctc
+from zeroq_asr.lines import summary
 from zeroq_asr.measure.compare import HELD_OUT
 from zeroq_asr.model import AsrModel
 from zeroq_asr.progress import Progress, silent
@@ -75,6 +76,16 @@ class QualityReport:
     #: plans that the file's was chosen from; None where none was searched for
     search: PlanRow | None = None
 
+    def __repr__(self) -> str:
+        """Show how near the file is to its checkpoint, on one line."""
+        return summary(
+            self,
+            self.file,
+            f"{100 * self.frames:.2f} % of frames differ",
+            f"divergence {self.divergence:.3g}",
+            f"confidence {'low' if self.blind else 'high'}",
+        )
+
     @property
     def blind(self) -> bool:
         """Whether ranges or held-out features stay so far within made speech that the figures say little."""
@@ -82,7 +93,11 @@ class QualityReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as JSON values."""
-        return dataclasses.asdict(self) | {"confidence": "low" if self.blind else "high"}
+        data = dataclasses.asdict(self) | {"confidence": "low" if self.blind else "high"}
+        data["divergence_nats"] = data.pop("divergence")
+        for value in data["values"]:
+            value["sqnr_db"] = value.pop("sqnr")
+        return data
 
 
 @one_thread()

@@ -23,6 +23,7 @@ from zeroq_asr.graph.float_graph import FloatGraph
 from zeroq_asr.integer.grid import Grid, symmetric
 from zeroq_asr.integer.program import ValueInfo
 from zeroq_asr.integer.types import U8
+from zeroq_asr.lines import summary
 from zeroq_asr.lowering.formats import byte_format, named_values, wide_formats
 from zeroq_asr.lowering.keep_float import with_islands
 from zeroq_asr.lowering.plan import Plan, ResolvedPlan
@@ -74,11 +75,18 @@ class Sensitivity:
     frames: int
     layers: tuple[LayerSensitivity, ...]
 
+    def __repr__(self) -> str:
+        """Show what was measured, and the layer that loses most, on one line."""
+        first = f"most at {self.layers[0].layer}" if self.layers else ""
+        return summary(self, self.name, f"{len(self.layers)} layers", first)
+
     def to_dict(self) -> dict[str, Any]:
-        """Return the ranking as JSON values; ``sqnr`` is null where there is no noise."""
+        """Return the ranking as JSON values; ``sqnr_db`` is null where there is no noise."""
         data = dataclasses.asdict(self)
         for layer in data["layers"]:
-            layer["sqnr"] = layer["sqnr"] if math.isfinite(layer["sqnr"]) else None
+            sqnr = layer.pop("sqnr")
+            layer["sqnr_db"] = sqnr if math.isfinite(sqnr) else None
+            layer["divergence_nats"] = layer.pop("divergence")
         return data
 
 

@@ -23,11 +23,11 @@ from zeroq_asr.deployment.machine import settled
 from zeroq_asr.deployment.metadata import Deployment
 from zeroq_asr.errors import CalibrationError, ConfigError, warn
 from zeroq_asr.graph.float_graph import FloatGraph
-from zeroq_asr.lines import printable
+from zeroq_asr.lines import printable, summary
 from zeroq_asr.lowering.keep_float import with_islands
 from zeroq_asr.lowering.lower import check_operators
 from zeroq_asr.lowering.plan import Plan
-from zeroq_asr.model import AsrModel, TransducerModel
+from zeroq_asr.model import AsrModel, TransducerModel, require_inference
 from zeroq_asr.pipeline.clock import Clock
 from zeroq_asr.progress import Progress, silent
 from zeroq_asr.speech.audio import AudioReader, check_segments
@@ -62,6 +62,14 @@ class Prepared:
     #: where the source was left to choose: median shortfall of matched features for which made speech was
     #: taken beside them; None where they were taken alone
     joined_for: float | None = None
+
+    def __repr__(self) -> str:
+        """Show the network, what it was observed on and for which formats, on one line."""
+        formats = ", ".join(dict.fromkeys(f"w{one.weight_bits}a{one.activation_bits}" for one in self.specs))
+        values = f"{len(self.graph.nodes)} operators"
+        return summary(
+            self, self.model.name, values, f"ranges from {self.calibration.source}", f"for {formats}"
+        )
 
     @property
     def spec(self) -> QuantSpec:
@@ -155,6 +163,7 @@ def prepare(
             if isinstance(source, AsrModel)
             else load_checkpoint(source, config=config, loader=loader, language=language)
         )
+    require_inference(model)
     chosen = given.kind == AUTO
     with clock("source"):
         calibration = replace(given, source=source_for(model, given.source))

@@ -13,11 +13,15 @@ from zeroq_asr.config import CalibrationSpec, QuantSpec, SynthesisSpec, Training
 from zeroq_asr.config.plan_row import PlanRow
 from zeroq_asr.deployment.export import Export, export
 from zeroq_asr.deployment.metadata import Deployment
+from zeroq_asr.deployment.recognizer import OnnxRecognizer
+from zeroq_asr.deployment.verify import Certificate, verify
 from zeroq_asr.errors import ConfigError
 from zeroq_asr.files import atomic_write_bytes
 from zeroq_asr.integer.float_parts import Island, islands
 from zeroq_asr.integer.program import Program
 from zeroq_asr.integer.proof import Proof, prove
+from zeroq_asr.lines import size as sized
+from zeroq_asr.lines import summary as summarized
 from zeroq_asr.lowering.keep_float import with_islands
 from zeroq_asr.lowering.plan import Plan
 from zeroq_asr.model import AsrModel
@@ -55,6 +59,37 @@ class Quantized:
     joined_for: float | None = None
     #: what training weights did; None where none were
     training: TrainingAccount | None = None
+
+    def __repr__(self) -> str:
+        """Show where it is, how large and what it holds, on one line."""
+        return summarized(
+            self,
+            self.deployment.name if self.path is None else self.path,
+            f"{self.exported.backend.dialect}, {sized(self.size)}",
+            f"{self.float_bytes / self.size:.1f} times smaller than float",
+            "integer-only" if not self.islands else f"{len(self.islands)} float islands",
+            f"program {self.exported.program_sha256[:8]}",
+        )
+
+    def to_bytes(self) -> bytes:
+        """Return the file, as ``quantize`` writes it."""
+        return self.exported.to_bytes()
+
+    def save(self, path: str | os.PathLike[str]) -> Quantized:
+        """Write the file, whole or not at all, and return the result with its path.
+
+        Raises ConfigError where no file can be written by that name.
+        """
+        atomic_write_bytes(path, self.to_bytes())
+        return replace(self, path=Path(path))
+
+    def verify(self) -> Certificate:
+        """Verify the file where it was written, or what would be written; raises as ``zq.verify``."""
+        return verify(self if self.path is None else self.path)
+
+    def recognizer(self, threads: int | None = None) -> OnnxRecognizer:
+        """Open what would be written in ONNX Runtime, with so many ``threads``; by default all cores."""
+        return OnnxRecognizer(self, threads)
 
     @property
     def islands(self) -> tuple[Island, ...]:

@@ -143,7 +143,7 @@ class AudioReader:
             problem = f"samples reach {loudest:.3g}, full scale is 1: their energy is beyond float32"
             raise AudioError(path, problem, "scale it down, or convert it to 16 bits")
         if pick is None and utterance.channel is None:
-            self._note(path, *_averaged(channels))
+            self.note(path, *_averaged(channels))
         if rate != self.sample_rate:
             mono = soxr.resample(mono, rate, self.sample_rate)
             if not len(mono):
@@ -170,9 +170,9 @@ class AudioReader:
         """Note what header or list say of the length that is not so; ``end``: samples, if it ended."""
         path, rate = utterance.audio_path, sound.samplerate
         if length.guessed:
-            self._note(path, "guessed", "the length in its header is not filled in; it was read to its end")
+            self.note(path, "guessed", "the length in its header is not filled in; it was read to its end")
         if length.surplus:
-            self._note(path, "surplus", f"{length.surplus} bytes behind its sound are of no known kind")
+            self.note(path, "surplus", f"{length.surplus} bytes behind its sound are of no known kind")
         missing = 0.0
         if length.missing and 0 < sound.frames < _ENDLESS:
             missing = length.missing * sound.frames / (length.claimed - length.missing) / rate
@@ -182,16 +182,17 @@ class AudioReader:
                 expected = min(expected, round(utterance.duration * rate))
             missing = max(missing, (expected - end) / rate)
         if missing > _ROUNDED:
-            self._note(path, "cut", f"is cut off: {missing:.4g} s of what its header says are missing")
+            self.note(path, "cut", f"is cut off: {missing:.4g} s of what its header says are missing")
         there = end if sound.frames >= _ENDLESS else sound.frames - start
         if utterance.duration and there is not None and utterance.duration > there / rate + _TOLERATED:
             if utterance.offset:
                 raise _beyond(utterance, start + there, rate)
             name = utterance.where or path
             problem = f"the list says {utterance.duration:g} s, the recording lasts {there / rate:.4g} s"
-            self._note(name, "shorter", problem)
+            self.note(name, "shorter", problem)
 
-    def _note(self, where: str | os.PathLike[str], kind: str, problem: str) -> None:
+    def note(self, where: str | os.PathLike[str], kind: str, problem: str) -> None:
+        """Keep what is odd about a recording, of a kind in ``_REMEDIES``, for the end of the block."""
         self._notes.setdefault(kind, {}).setdefault(os.fspath(where), problem)
 
 
@@ -202,6 +203,7 @@ _REMEDIES = {
     "surplus": "is the header damaged?",
     "cut": "get the whole file",
     "shorter": "correct the list",
+    "pieces": "a larger quantize --max-seconds takes more at once",
 }
 
 

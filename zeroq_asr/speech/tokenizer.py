@@ -74,18 +74,23 @@ class Tokenizer:
 
         Raises ConfigError for an identifier that is not a token's.
         """
+        return "".join(self.texts(ids)).strip()
+
+    def texts(self, ids: Iterable[int]) -> list[str]:
+        """Return what each token adds to the text, white space included; joined they are all of it.
+
+        Characters that several byte tokens make together stand at the first of these.  Raises as `decode`.
+        """
         pieces = []
         for number in ids:
             if not 0 <= number < len(self.tokens):
                 raise ConfigError("tokenizer", f"{number} is not one of the {len(self.tokens)} tokens")
             pieces.append(self.tokens[number])
         if self.kind == "characters":
-            return "".join(pieces).strip()
+            return pieces
         if self.kind == "sentencepiece":
-            text = "".join(_join_bytes(pieces))
-            return text.replace(_WORD_START, " ").strip()
-        words = " ".join(piece for piece in pieces if piece not in _SPECIAL_WORDPIECES)
-        return words.replace(" ##", "").removeprefix("##").strip()
+            return [text.replace(_WORD_START, " ") for text in _join_bytes(pieces)]
+        return _join_wordpieces(pieces)
 
     def to_dict(self) -> dict[str, Any]:
         """Return a dictionary that JSON can hold; `from_dict` is its inverse."""
@@ -137,14 +142,29 @@ class Tokenizer:
 def _join_bytes(pieces: list[str]) -> list[str]:
     """Replace special pieces by their text and runs of byte pieces (``<0x41>``) by characters."""
     out: list[str] = []
-    run = bytearray()
+    run, start = bytearray(), 0
     for piece in [*pieces, ""]:
         match = _BYTE_PIECE.fullmatch(piece)
         if match:
+            start = start if run else len(out)
             run.append(int(match[1], 16))
+            out.append("")
             continue
         if run:
-            out.append(run.decode(errors="replace"))
+            out[start] = run.decode(errors="replace")
             run.clear()
         out.append(_SPECIAL_PIECES.get(piece, piece))
+    return out[:-1]
+
+
+def _join_wordpieces(pieces: list[str]) -> list[str]:
+    """Put a space before each piece but those that continue a word, and leave special pieces out."""
+    out: list[str] = []
+    begun = False
+    for piece in pieces:
+        if piece in _SPECIAL_WORDPIECES:
+            out.append("")
+            continue
+        out.append((f" {piece}" if begun else piece.removeprefix("##")).replace(" ##", ""))
+        begun = True
     return out

@@ -17,6 +17,7 @@ from torch import Tensor
 from zeroq_asr.config import SynthesisSpec
 from zeroq_asr.errors import CalibrationError, ConfigError
 from zeroq_asr.files import atomic_write
+from zeroq_asr.lines import summary
 from zeroq_asr.synthesis.saved import damaged, read_arrays
 
 
@@ -49,6 +50,11 @@ class SyntheticFeatures:
     #: the objective before the first step and after each, one more than the steps taken
     losses: tuple[float, ...] = ()
     account: tuple[LayerAccount, ...] = ()
+
+    def __repr__(self) -> str:
+        """Show the shape, and how far matching came, on one line."""
+        loss = f"loss {self.losses[0]:.3g} to {self.losses[-1]:.3g}" if self.losses else ""
+        return summary(self, list(self.features.shape), loss)
 
     def utterances(self, count: int | None = None) -> Iterator[Tensor]:
         """Give the first ``count``, or all of them, each of its own length: [M, T]."""

@@ -3,8 +3,8 @@
 Times are medians of one interleaved run; what matters is their ratio to float in that run.
 
 Imported by: cli.
-Imports: _version, errors, progress, files, threads, config, integer, graph, model, capture, deployment,
-pipeline.
+Imports: _version, errors, lines, progress, files, threads, config, integer, graph, model, capture,
+deployment, pipeline.
 Never imports: cli.
 """
 
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -20,6 +20,7 @@ import torch
 from zeroq_asr.config import DEVICES, QuantSpec
 from zeroq_asr.deployment.machine import Machine, this_machine
 from zeroq_asr.errors import ConfigError
+from zeroq_asr.lines import summary
 from zeroq_asr.measure.bench.contenders import BASELINE, Contender, noise, of_file, of_model
 from zeroq_asr.measure.bench.measure import Timing, measure
 from zeroq_asr.model import AsrModel
@@ -40,9 +41,13 @@ class Benchmark:
     rows: list[Timing]
     versions: dict[str, str]
 
+    def __repr__(self) -> str:
+        """Show where it was measured, and how much, on one line."""
+        return summary(self, self.machine.processor, f"{len(self.rows)} rows", f"{self.rounds} rounds")
+
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
-        rows = [{**asdict(row), "real_time_factor": row.real_time_factor} for row in self.rows]
+        rows = [row.to_dict() for row in self.rows]
         return {
             "machine": self.machine.to_dict(),
             "versions": self.versions,
@@ -113,7 +118,7 @@ def bench(
         raise ConfigError("bench", "there is nothing to measure", "name an ONNX file or a checkpoint")
     if len(mels) > 1 or len(rates) > 1:
         taken = f"{_listed(mels)} mels, {_listed(rates)} frames a second"
-        raise ConfigError("bench", f"the contenders take different features: {taken}", "measure them apart")
+        raise ConfigError("bench", f"the networks take different features: {taken}", "measure them apart")
     rate = min(rates, default=_USUAL_RATE)
     contenders = _distinct(contenders)
     labels = [c.label for c in contenders if not c.absent]

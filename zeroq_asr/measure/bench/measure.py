@@ -15,6 +15,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -56,6 +57,25 @@ class Timing:
     load_seconds: float | None = None
     #: bytes that loading and one run add to a fresh process at most; on a GPU what they take of its memory
     peak_bytes: int | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the row as JSON values."""
+        return {
+            "label": self.label,
+            "engine": self.engine,
+            "dialect": self.dialect,
+            "device": self.device,
+            "threads": self.threads,
+            "audio_seconds": self.seconds,
+            "absent": self.absent,
+            "median_seconds": self.median,
+            "spread": self.spread,
+            "speedup": self.speedup,
+            "bytes": self.size,
+            "load_seconds": self.load_seconds,
+            "peak_bytes": self.peak_bytes,
+            "real_time_factor": self.real_time_factor,
+        }
 
     @property
     def real_time_factor(self) -> float | None:

@@ -1,8 +1,7 @@
-"""``zeroq-asr transcribe`` and ``zeroq-asr evaluate``: a recogniser on recordings."""
+"""``zeroq-asr evaluate``: the error rates and the speed of a recogniser."""
 
 from __future__ import annotations
 
-import contextlib
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -37,94 +36,13 @@ from zeroq_asr.cli.options import (
     channel_of,
 )
 from zeroq_asr.cli.outputs import Force, check_output
+from zeroq_asr.cli.recognizers import Model, open_recognizers
 from zeroq_asr.cli.terminal import Terminal, session
 from zeroq_asr.config.choices import AUTO
 from zeroq_asr.files import atomic_write_bytes
-from zeroq_asr.progress import Progress, silent
 
 if TYPE_CHECKING:
     from zeroq_asr.measure.evaluate import ErrorCounts, Transcript
-
-Model = Annotated[
-    Path, typer.Argument(metavar="MODEL", help="An ONNX file, or a checkpoint, which runs in float.")
-]
-
-
-def transcribe(
-    ctx: typer.Context,
-    model: Model,
-    audio: Annotated[
-        list[Path],
-        typer.Argument(
-            metavar="AUDIO...",
-            help="Recordings (WAV, FLAC, OGG, MP3), folders of them, or manifests (.jsonl, .json).",
-        ),
-    ],
-    channel: Channel = None,
-    batch_size: BatchSize = 1,
-    threads: Threads = None,
-    checkpoint: Checkpoint = None,
-    config: Config = None,
-    loader: Loader = None,
-    language: Language = None,
-    head: Head = AUTO,
-    beam: Beam = None,
-    beam_search: BeamSearch = None,
-    lm: Lm = None,
-    lm_weight: LmWeight = None,
-    source_lm: SourceLm = None,
-    source_lm_weight: SourceLmWeight = None,
-    ilm_weight: IlmWeight = None,
-    length_bonus: LengthBonus = None,
-    as_json: AsJson = False,
-    quiet: Quiet = False,
-    developer: Developer = False,
-) -> None:
-    """Print what is said in recordings: a line each, with its path and a tab before it for several.
-
-    Example: zeroq-asr transcribe quartznet.int8.onnx speech.wav
-    """
-    with session(ctx, as_json=as_json, quiet=quiet, developer=developer) as terminal:
-        heard = channel_of(channel)
-        decoding = beam_of(
-            beam, beam_search, lm, lm_weight, source_lm, source_lm_weight, ilm_weight, length_bonus
-        )
-        from zeroq_asr.measure.evaluate import transcribe_batches
-        from zeroq_asr.speech.audio import check_segments
-
-        with terminal.progress() as progress:
-            recordings = [one for path in audio for one in _recordings(path)]
-            check_segments(recordings)
-            recognizer = _open(model, config, loader, language, head, decoding, checkpoint, threads, progress)
-        texts: list[str] = []
-        alone = len(recordings) == 1 and recordings[0].audio_path == audio[0]
-        # lines on a terminal are progress enough, and a bar would be in their way
-        bars = contextlib.nullcontext(silent) if terminal.out.is_terminal else terminal.progress()
-        with bars as progress:
-            for found in transcribe_batches(recognizer, recordings, batch_size, progress, heard):
-                for text in found:
-                    name = recordings[len(texts)].name
-                    texts.append(text)
-                    if not terminal.as_json:
-                        terminal.line(*([text] if alone else [name, text]))
-        pairs = [
-            {"audio": str(one.audio_path), **_part(one), "text": text}
-            for one, text in zip(recordings, texts, strict=True)
-        ]
-        terminal.result({"model": str(model), "transcripts": pairs}, "")
-
-
-def _recordings(path: Path) -> list[zq.Utterance]:
-    """What an argument names: a recording, or those that a folder or a manifest lists."""
-    if path.is_dir() or path.suffix.lower() in (".jsonl", ".json"):
-        return zq.read_manifest(path)
-    return [zq.Utterance(path)]
-
-
-def _part(one: zq.Utterance) -> dict[str, float | int | str]:
-    """Which part of its file an utterance is, where it is not all of it."""
-    fields = {"offset": one.offset, "duration": one.duration, "channel": one.channel}
-    return {name: value for name, value in fields.items() if value is not None}
 
 
 def evaluate(
@@ -182,7 +100,18 @@ def evaluate(
 
         references_of(utterances)  # a line without text shows before the model is read
         with terminal.progress() as progress:
-            recognizer = _open(model, config, loader, language, head, decoding, checkpoint, threads, progress)
+            (recognizer,) = open_recognizers(
+                model,
+                1,
+                config=config,
+                loader=loader,
+                language=language,
+                head=head,
+                beam=decoding,
+                checkpoint=checkpoint,
+                threads=threads,
+                progress=progress,
+            )
             result = zq.evaluate(
                 recognizer, utterances, batch_size=batch_size, by_duration=batch_size > 1, progress=progress
             )
@@ -192,36 +121,6 @@ def evaluate(
         terminal.result(result.to_dict(), "" if rate is None else f"{100 * rate:.2f}")
         if terminal.talks:
             _report(terminal, result, output)
-
-
-def _open(
-    model: Path,
-    config: Path | None,
-    loader: str | None,
-    language: str | None,
-    head: str,
-    beam: zq.BeamSpec | None,
-    checkpoint: Path | None,
-    threads: int | None,
-    progress: Progress,
-) -> zq.Recognizer | zq.TokenRecognizer:
-    if threads is not None:
-        import torch
-
-        torch.set_num_threads(threads)  # of the frontend, and of a checkpoint's network
-    progress("load", 0, 1)
-    recognizer = zq.open_recognizer(
-        model,
-        config=config,
-        loader=loader,
-        language=language,
-        head=head,
-        beam=beam,
-        checkpoint=checkpoint,
-        threads=threads,
-    )
-    progress("load", 1, 1)
-    return recognizer
 
 
 def _report(terminal: Terminal, result: zq.Evaluation, output: Path | None) -> None:
