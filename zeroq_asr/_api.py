@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from zeroq_asr._version import __version__
 from zeroq_asr.checkpoints import load_checkpoint, load_model, save_checkpoint
-from zeroq_asr.config import BeamSpec, CalibrationSpec, QuantSpec, SynthesisSpec, TrainingSpec
+from zeroq_asr.config import BeamSpec, CalibrationSpec, LabelSpec, QuantSpec, SynthesisSpec, TrainingSpec
 from zeroq_asr.config.plan_row import PlanPoint, PlanRow
 from zeroq_asr.decoding.contexts import ScoredHypothesis
 from zeroq_asr.decoding.decoder import BeamDecoder
 from zeroq_asr.decoding.transducer import Hypothesis
+from zeroq_asr.deployment.bundle_recognizer import IntegerTransducer
 from zeroq_asr.deployment.inspection import inspect_file
 from zeroq_asr.deployment.recognizer import OnnxRecognizer, Recognizer, TorchRecognizer, open_recognizer
 from zeroq_asr.deployment.transducer import TokenRecognizer, TransducerRecognizer
@@ -41,7 +42,18 @@ from zeroq_asr.measure.plans import FoundPlan, find_plan
 from zeroq_asr.measure.report import QualityReport, ValueQuality, report
 from zeroq_asr.measure.sensitivity import LayerSensitivity, Sensitivity, sensitivity
 from zeroq_asr.model import AsrModel, TransducerModel
-from zeroq_asr.pipeline import Prepared, Quantized, build, prepare, quantize
+from zeroq_asr.pipeline import (
+    Prepared,
+    PreparedTransducer,
+    Quantized,
+    QuantizedTransducer,
+    build,
+    build_transducer,
+    prepare,
+    prepare_transducer,
+    quantize,
+    quantize_transducer,
+)
 from zeroq_asr.speech.frontend import Frontend, FrontendConfig
 from zeroq_asr.speech.manifest import Utterance, read_manifest
 from zeroq_asr.speech.tokenizer import Tokenizer
@@ -71,7 +83,9 @@ __all__ = [
     "Frontend",
     "FrontendConfig",
     "Hypothesis",
+    "IntegerTransducer",
     "Island",
+    "LabelSpec",
     "LayerAccount",
     "LayerSensitivity",
     "ManifestError",
@@ -80,10 +94,12 @@ __all__ = [
     "PlanPoint",
     "PlanRow",
     "Prepared",
+    "PreparedTransducer",
     "ProofError",
     "QualityReport",
     "QuantSpec",
     "Quantized",
+    "QuantizedTransducer",
     "Recognizer",
     "ScoredHypothesis",
     "Sensitivity",
@@ -108,6 +124,7 @@ __all__ = [
     "__version__",
     "bench",
     "build",
+    "build_transducer",
     "compare",
     "copy_embedded",
     "diagnose",
@@ -121,7 +138,9 @@ __all__ = [
     "load_model",
     "open_recognizer",
     "prepare",
+    "prepare_transducer",
     "quantize",
+    "quantize_transducer",
     "read_manifest",
     "report",
     "save_checkpoint",

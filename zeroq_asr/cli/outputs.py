@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from zeroq_asr.cli.terminal import Terminal
+from zeroq_asr.deployment.metadata import BUNDLE_FILE
 from zeroq_asr.errors import ConfigError
 from zeroq_asr.files import open_file, written_at
 
@@ -66,6 +67,8 @@ def _is(file: Path, target: Path) -> bool:
 
 
 def _ours(path: Path, ours: Ours) -> bool:
+    if path.is_dir():
+        return ours is bundle and bundle(path, b"")
     try:
         with open_file(path, ConfigError) as stream:
             head = stream.read(_HEAD)
@@ -80,6 +83,15 @@ def _ours(path: Path, ours: Ours) -> bool:
 def onnx(path: Path, head: bytes) -> bool:
     """Tell whether a file is ONNX of ours, quantized or float: it begins with the name of its writer."""
     return head[:1] == b"\x08" and _WRITER in head[:64]
+
+
+def bundle(path: Path, head: bytes) -> bool:
+    """Tell whether a folder holds nothing, or a list of parts and the ONNX files beside it."""
+    if not path.is_dir():
+        return False
+    there = [*path.iterdir()]
+    listed = any(one.name == BUNDLE_FILE for one in there)
+    return not there or (listed and all(one.suffix in (".onnx", ".json") for one in there))
 
 
 def features(path: Path, head: bytes) -> bool:

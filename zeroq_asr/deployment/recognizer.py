@@ -15,16 +15,19 @@ import torch
 
 from zeroq_asr.checkpoints import load_model
 from zeroq_asr.checkpoints.heads import check_head
-from zeroq_asr.config.choices import AUTO, TRANSDUCER
+from zeroq_asr.config.choices import AUTO, CTC, TRANSDUCER
 from zeroq_asr.config.decoding import BeamSpec
+from zeroq_asr.deployment.bundle_recognizer import IntegerTransducer, is_bundle
 from zeroq_asr.deployment.metadata import own_metadata
-from zeroq_asr.deployment.runtimes import too_new
+from zeroq_asr.deployment.sessions import open_session as open_session
+from zeroq_asr.deployment.sessions import read_metadata as read_metadata
+from zeroq_asr.deployment.sessions import readable, reason
 from zeroq_asr.deployment.transducer import TokenRecognizer, TransducerRecognizer
 from zeroq_asr.errors import CheckpointError, ConfigError
-from zeroq_asr.files import open_file, read_file
+from zeroq_asr.files import open_file
 from zeroq_asr.model import AsrModel, TransducerModel
 from zeroq_asr.speech.frontend import FrontendConfig
-from zeroq_asr.speech.tokenizer import Tokenizer, is_unicode
+from zeroq_asr.speech.tokenizer import Tokenizer
 
 Floats = npt.NDArray[np.float32]
 Lengths = npt.NDArray[np.int64]
@@ -88,7 +91,7 @@ class OnnxRecognizer:
     ) -> None:
         self.path = Path(path)
         open_file(path, CheckpointError).close()
-        self._session = open_session(self.path, _readable(self.path), threads)
+        self._session = open_session(self.path, readable(self.path), threads)
         self._inputs = {value.name for value in self._session.get_inputs()}
         self._outputs = [value.name for value in self._session.get_outputs()]
         if "audio_signal" not in self._inputs or not self._inputs <= {"audio_signal", "length"}:
@@ -113,7 +116,7 @@ class OnnxRecognizer:
             results = self._session.run(wanted, {name: feed[name] for name in self._inputs})
         except Exception as error:  # onnxruntime's exceptions share no base of their own
             raise CheckpointError(
-                self.path, f"fails on features {list(features.shape)} ({_reason(error)})"
+                self.path, f"fails on features {list(features.shape)} ({reason(error)})"
             ) from None
         scores = _fitting(self.path, np.asarray(results[0], dtype=np.float32), self.tokenizer)
         if len(results) == 2:
@@ -134,7 +137,7 @@ def open_recognizer(
     head: str = AUTO,
     beam: BeamSpec | None = None,
 ) -> Recognizer | TokenRecognizer:
-    """Open an ONNX file or a checkpoint, told apart by content.
+    """Open an ONNX file, the folder of a transducer's bundle, or a checkpoint, told apart by content.
 
     ``config``, ``loader``, ``language`` and ``head`` are handed to ``load_model``; ``checkpoint`` is the
     checkpoint that a foreign ONNX file came from and lends it frontend and tokenizer;
@@ -143,6 +146,16 @@ def open_recognizer(
     Raises CheckpointError, and ConfigError for a beam where there is no transducer, or that cannot be had.
     """
     check_head(head)
+    if is_bundle(path):
+        if head == CTC:
+            raise CheckpointError(path, "is a transducer's bundle, which has no CTC head", "leave --head out")
+        if checkpoint is not None:
+            raise CheckpointError(
+                path, "a bundle brings its frontend and its tokens", "leave --checkpoint out"
+            )
+        if beam is not None:
+            raise ConfigError(path, "is a bundle, which is decoded greedily", "leave --beam out")
+        return IntegerTransducer.of_folder(path, threads)
     own = (loader is not None or language is not None) and checkpoint is None
     if own or not is_onnx(path):
         model = load_model(path, config=config, loader=loader, language=language, head=head)
@@ -152,7 +165,7 @@ def open_recognizer(
         return TorchRecognizer(model)
     _require_no_beam(path, beam)
     if head == TRANSDUCER:
-        raise CheckpointError(path, "is an ONNX file, of which no transducer is read", "leave --head out")
+        raise CheckpointError(path, "is an ONNX file; a transducer is a folder of them", "leave --head out")
     if checkpoint is None:
         return OnnxRecognizer(path, threads)
     lender = load_model(checkpoint, config=config, loader=loader, language=language)
@@ -179,43 +192,6 @@ def is_onnx(path: str | os.PathLike[str]) -> bool:
     return len(head) == 2 and head[0] == 0x08 and 0 < head[1] < 0x80
 
 
-def open_session(
-    where: str | os.PathLike[str], model: str | bytes, threads: int | None, *, spin: bool = True
-) -> Any:
-    """Return ONNX Runtime's session on the CPU of a file, by its name or its bytes.
-
-    ``spin=False``: its threads sleep as soon as a run is over, so as not to take the cores of another.
-    Raises CheckpointError when it cannot be run.
-    """
-    import onnxruntime  # here, since a tenth of a second matters to commands that do not need it
-
-    if threads is not None and threads < 1:
-        raise ConfigError("threads", f"must be 1 or more, got {threads}")
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # its own log lines; what it raises says the same
-    if not spin:
-        options.add_session_config_entry("session.force_spinning_stop", "1")
-    if threads is not None:
-        options.intra_op_num_threads = threads
-    try:
-        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime's exceptions share no base of their own
-        if (found := too_new(model, onnxruntime.__version__)) is not None:
-            raise CheckpointError(where, *found) from None
-        raise CheckpointError(where, f"is not an ONNX file that can be run ({_reason(error)})") from None
-
-
-def _readable(path: Path) -> str | bytes:
-    """Return what ONNX Runtime opens a file by: its name, or what is in it if the name is no Unicode."""
-    return str(path) if is_unicode(str(path)) else read_file(path, CheckpointError)
-
-
-def _reason(error: Exception) -> str:
-    """Return the first line of onnxruntime's message, shortened."""
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0] if len(lines[0]) <= 200 else f"{lines[0][:200]}…"
-
-
 def read_surroundings(
     path: str | os.PathLike[str],
     own: dict[str, Any],
@@ -238,14 +214,6 @@ def read_surroundings(
             "name the checkpoint it came from with --checkpoint",
         )
     return frontend, tokenizer
-
-
-def read_metadata(path: str | os.PathLike[str], session: Any) -> dict[str, str]:
-    """Return the metadata of a file that ONNX Runtime has opened; CheckpointError if it is no text."""
-    try:
-        return dict(session.get_modelmeta().custom_metadata_map)
-    except UnicodeDecodeError:
-        raise CheckpointError(path, "its metadata is damaged: it is no Unicode", "export it again") from None
 
 
 def _check_features(path: Path, session: Any, frontend: FrontendConfig) -> None:

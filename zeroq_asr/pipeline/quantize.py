@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from zeroq_asr.deployment.metadata import Deployment
 from zeroq_asr.errors import ConfigError
 from zeroq_asr.files import atomic_write_bytes
 from zeroq_asr.integer.float_parts import Island, islands
-from zeroq_asr.integer.program import Program
+from zeroq_asr.integer.program import Program, ValueInfo
 from zeroq_asr.integer.proof import Proof, prove
 from zeroq_asr.lowering.keep_float import with_islands
 from zeroq_asr.lowering.lower import lower
@@ -83,10 +84,16 @@ class Quantized:
 
 
 @one_thread()
-def build(prepared: Prepared, spec_or_plan: QuantSpec | Plan | None = None) -> Program:
+def build(
+    prepared: Prepared,
+    spec_or_plan: QuantSpec | Plan | None = None,
+    *,
+    fixed: Mapping[str, ValueInfo] | None = None,
+) -> Program:
     """Lower a prepared network to an integer program of a format, by default that which it was prepared for.
 
     A plan gives every layer its grid and every value its bits; all else is as the network was prepared for.
+    ``fixed``: formats of values that another program reads.
     Raises as ``Prepared.calibrated`` does, and ConfigError for a plan that does not fit the network.
     """
     spec, plan = spec_and_plan(prepared, spec_or_plan)
@@ -103,6 +110,7 @@ def build(prepared: Prepared, spec_or_plan: QuantSpec | Plan | None = None) -> P
         covariances=calibration.covariances if by_feedback else None,
         waveform=model.frontend.is_waveform,
         plan=plan,
+        fixed=fixed,
     )
 
 
