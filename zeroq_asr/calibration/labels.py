@@ -111,9 +111,9 @@ def _some(rows: Array) -> Array:
 def sequences(spec: LabelSpec, met: Met, tokens: int) -> list[list[int]]:
     """Return label sequences without the blank in front, from every source of ``spec``; some may be empty.
 
-    ``tokens``: V.  The same ``spec.seed`` gives the same ones.
+    ``tokens``: V.  The same ``spec.label_seed`` gives the same ones.
     """
-    generator = np.random.default_rng(spec.seed)
+    generator = np.random.default_rng(spec.label_seed)
 
     def pieces() -> list[list[int]]:
         order = generator.permutation(tokens).tolist()
@@ -183,7 +183,7 @@ def _predictions(decoder: Decoder, labels: Sequence[Sequence[int]]) -> Array:
 
 def _pairs(met: Met, predictions: Array, spec: LabelSpec) -> Iterator[tuple[Tensor, ...]]:
     """Pairs that decoding met, then pairs by chance."""
-    generator = np.random.default_rng(spec.seed)
+    generator = np.random.default_rng(spec.label_seed)
     drawn = [generator.integers(0, len(rows), spec.joint_pairs) for rows in (met.encoded, predictions)]
     encoded = np.concatenate((met.encoded, met.encoded[drawn[0]]))
     predicted = np.concatenate((met.predicted, predictions[drawn[1]]))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import time
 from pathlib import Path
 from typing import Annotated
 
@@ -204,14 +205,8 @@ def quantize(
         if not together.leads:
             terminal.silence()
         training = training_of(preset, reconstruct, train)
-        labels, spec, synthesis, ranges, training = with_settings(
-            # its seed is that of the synthesis
-            fields,
-            zq.LabelSpec(),
-            spec,
-            synthesis,
-            ranges,
-            training,
+        spec, synthesis, ranges, training, labels = with_settings(
+            fields, spec, synthesis, ranges, training, zq.LabelSpec()
         )
         if ranges.kind in ("features", "audio") and not os.path.exists(calibration):
             raise ConfigError(
@@ -255,21 +250,23 @@ def quantize(
             pictures.check(plot)
             check_output(terminal, plot, outputs.plots, *sources, force=force)
         with terminal.progress() as progress:
-            source = _loaded(model, config, loader, language, head, progress)
+            source, loading = _loaded(model, config, loader, language, head, progress)
             if tokens is not None:  # what cannot be a line shows before the long work begins
                 source.tokenizer.token_lines()
+            bundle = None
             if isinstance(source, zq.TransducerModel):
-                unfit = {
-                    "--max-size": max_size,
-                    "--max-loss": max_loss,
-                    "--train": train,
-                    "--reconstruct": reconstruct,
-                    "--resume": resume,
-                }
-                refuse(model, unfit)
+                refuse(
+                    model,
+                    {
+                        "--max-size": max_size,
+                        "--max-loss": max_loss,
+                        "--train": train,
+                        "--reconstruct": reconstruct,
+                        "--resume": resume,
+                    },
+                )
                 path = output or Path(default_name(model, spec, dialect)).with_suffix("")
                 check_output(terminal, path, outputs.bundle, *sources, force=force)
-                labels = dataclasses.replace(labels, seed=synthesis.seed)
                 bundle = zq.quantize_transducer(
                     source,
                     path,
@@ -280,8 +277,12 @@ def quantize(
                     dialect=dialect,
                     progress=progress,
                 )
-                show_bundle(terminal, bundle, path, tokens, chosen_target=spec.target == "auto")
-                return
+                bundle.seconds["load"] = loading
+        if bundle is not None:
+            show_bundle(terminal, bundle, path, tokens, chosen_target=spec.target == "auto")
+            return
+        assert isinstance(source, zq.AsrModel)
+        with terminal.progress() as progress:
             if output is None:
                 check_output(terminal, path, outputs.onnx, *sources, force=force)
             prepared = zq.prepare(
@@ -293,6 +294,7 @@ def quantize(
                 calibration=ranges,
                 progress=progress,
             )
+            prepared.seconds["load"] = loading
             found = None
             if searches:
                 found = zq.find_plan(
@@ -348,8 +350,10 @@ def _loaded(
     language: str | None,
     head: str,
     progress: Progress,
-) -> zq.AsrModel | zq.TransducerModel:
+) -> tuple[zq.AsrModel | zq.TransducerModel, float]:
+    """The model of a checkpoint, and how many seconds it took to read."""
+    begun = time.perf_counter()
     progress("load", 0, 1)
     found = zq.load_model(model, config=config, loader=loader, language=language, head=head)
     progress("load", 1, 1)
-    return found
+    return found, round(time.perf_counter() - begun, 3)

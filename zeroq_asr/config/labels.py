@@ -32,7 +32,7 @@ class LabelSpec:
     label_length: int = 48
     #: pairs that are drawn by chance
     joint_pairs: int = 2048
-    seed: int = 0
+    label_seed: int = 0
 
     def __post_init__(self) -> None:
         where = "LabelSpec"
@@ -44,7 +44,7 @@ class LabelSpec:
         whole(where, "label_sequences", self.label_sequences, 1, 1 << 16)
         whole(where, "label_length", self.label_length, 1, 1 << 16)
         whole(where, "joint_pairs", self.joint_pairs, 1, 1 << 20)
-        whole(where, "seed", self.seed, 0, (1 << 32) - 1)
+        whole(where, "label_seed", self.label_seed, 0, (1 << 32) - 1)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
