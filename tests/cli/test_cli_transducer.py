@@ -148,7 +148,7 @@ def test_the_commands_on_a_bundle(transducer: Path, clips: list[Path], tmp_path:
     assert run("quantize", transducer, "-o", folder, *fast).exit_code == 0
     (folder / "notes.txt").write_text("mine")
     result = run("quantize", transducer, "-o", folder, *fast)
-    assert (result.exit_code, "not a file that this command writes" in result.stderr) == (2, True), (
+    assert (result.exit_code, "is a folder, a file name was expected" in result.stderr) == (2, True), (
         result.output
     )
     for args, words in (

@@ -59,6 +59,30 @@ def check_output(
     terminal.note(f"replaces {path}")
 
 
+def check_folder(terminal: Terminal, path: Path) -> None:
+    """Raise ConfigError, before any work, if a bundle's folder cannot be written at ``path``.
+
+    What is there already must be such a folder, or an empty one.  Tell on stderr of one that is replaced.
+    """
+    if not os.path.lexists(path):
+        written_at(path)
+        return
+    if not path.is_dir():
+        raise ConfigError(path, "is a file, a folder was to be written", "choose another output path")
+    if not is_replaceable(path):
+        raise ConfigError(
+            path, "is there already, and no bundle of this command", "choose another output path"
+        )
+    terminal.note(f"replaces {path}")
+
+
+def is_replaceable(path: Path) -> bool:
+    """Tell whether a folder holds nothing, or a list of parts and ONNX files beside it."""
+    there = [*path.iterdir()] if path.is_dir() else [path]
+    listed = any(one.name == BUNDLE_FILE for one in there)
+    return not there or (listed and all(one.suffix in (".onnx", ".json") for one in there))
+
+
 def _is(file: Path, target: Path) -> bool:
     try:
         return file.samefile(target)
@@ -67,8 +91,6 @@ def _is(file: Path, target: Path) -> bool:
 
 
 def _ours(path: Path, ours: Ours) -> bool:
-    if path.is_dir():
-        return ours is bundle and bundle(path, b"")
     try:
         with open_file(path, ConfigError) as stream:
             head = stream.read(_HEAD)
@@ -83,15 +105,6 @@ def _ours(path: Path, ours: Ours) -> bool:
 def onnx(path: Path, head: bytes) -> bool:
     """Tell whether a file is ONNX of ours, quantized or float: it begins with the name of its writer."""
     return head[:1] == b"\x08" and _WRITER in head[:64]
-
-
-def bundle(path: Path, head: bytes) -> bool:
-    """Tell whether a folder holds nothing, or a list of parts and the ONNX files beside it."""
-    if not path.is_dir():
-        return False
-    there = [*path.iterdir()]
-    listed = any(one.name == BUNDLE_FILE for one in there)
-    return not there or (listed and all(one.suffix in (".onnx", ".json") for one in there))
 
 
 def features(path: Path, head: bytes) -> bool:

@@ -30,7 +30,7 @@ from zeroq_asr.cli.options import (
     one_of,
     with_settings,
 )
-from zeroq_asr.cli.outputs import Force, check_output
+from zeroq_asr.cli.outputs import Force, check_folder, check_output, is_replaceable
 from zeroq_asr.cli.plan_row import Plot, show_row
 from zeroq_asr.cli.quantize_report import report
 from zeroq_asr.cli.quantize_transducer import refuse, show_bundle
@@ -241,9 +241,9 @@ def quantize(
         )
         if tokens is not None and os.path.realpath(tokens) == os.path.realpath(path):
             raise ConfigError("--tokens", f"{tokens} is the output itself", "choose another name")
-        if output is not None:
-            ours = outputs.bundle if output.is_dir() else outputs.onnx
-            check_output(terminal, path, ours, *sources, force=force)
+        # what a transducer is written to is a folder, which shows when it is read
+        if output is not None and not (output.is_dir() and is_replaceable(output)):
+            check_output(terminal, path, outputs.onnx, *sources, force=force)
         if tokens is not None:
             check_output(terminal, tokens, outputs.tokens, *sources, force=force)
         if plot is not None:
@@ -266,7 +266,7 @@ def quantize(
                     },
                 )
                 path = output or Path(default_name(model, spec, dialect)).with_suffix("")
-                check_output(terminal, path, outputs.bundle, *sources, force=force)
+                check_folder(terminal, path)
                 bundle = zq.quantize_transducer(
                     source,
                     path,
@@ -283,7 +283,7 @@ def quantize(
             return
         assert isinstance(source, zq.AsrModel)
         with terminal.progress() as progress:
-            if output is None:
+            if output is None or output.is_dir():
                 check_output(terminal, path, outputs.onnx, *sources, force=force)
             prepared = zq.prepare(
                 source,
