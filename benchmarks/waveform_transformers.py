@@ -22,11 +22,11 @@ import transformers
 
 import zeroq_asr as zq
 from zeroq_asr.capture.capture import capture
-from zeroq_asr.cli.terminal import size
 from zeroq_asr.deployment.export import export
 from zeroq_asr.deployment.float_onnx import export_float
 from zeroq_asr.deployment.machine import this_machine
 from zeroq_asr.deployment.recognizer import open_session
+from zeroq_asr.lines import size
 from zeroq_asr.measure.bench.contenders import BASELINE, of_onnx
 from zeroq_asr.measure.bench.measure import measure
 from zeroq_asr.model import AsrModel

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from zeroq_asr._version import __version__
 from zeroq_asr.checkpoints import load_checkpoint, load_model, save_checkpoint
-from zeroq_asr.config import BeamSpec, CalibrationSpec, QuantSpec, SynthesisSpec, TrainingSpec
+from zeroq_asr.config import BeamSpec, CalibrationSpec, LabelSpec, QuantSpec, SynthesisSpec, TrainingSpec
 from zeroq_asr.config.plan_row import PlanPoint, PlanRow
 from zeroq_asr.decoding.contexts import ScoredHypothesis
 from zeroq_asr.decoding.decoder import BeamDecoder
 from zeroq_asr.decoding.hypothesis import Hypothesis
+from zeroq_asr.deployment.bundle_recognizer import IntegerTransducer
 from zeroq_asr.deployment.inspection import inspect_file
 from zeroq_asr.deployment.recognizer import OnnxRecognizer, Recognizer, TorchRecognizer, open_recognizer
 from zeroq_asr.deployment.runtime_folders import RuntimeFolder, runtime_folder
@@ -43,7 +44,18 @@ from zeroq_asr.measure.recognize import recognize, transcribe
 from zeroq_asr.measure.report import QualityReport, ValueQuality, report
 from zeroq_asr.measure.sensitivity import LayerSensitivity, Sensitivity, sensitivity
 from zeroq_asr.model import AsrModel, TransducerModel
-from zeroq_asr.pipeline import Prepared, Quantized, build, prepare, quantize
+from zeroq_asr.pipeline import (
+    Prepared,
+    PreparedTransducer,
+    Quantized,
+    QuantizedTransducer,
+    build,
+    build_transducer,
+    prepare,
+    prepare_transducer,
+    quantize,
+    quantize_transducer,
+)
 from zeroq_asr.speech.frontend import Frontend, FrontendConfig
 from zeroq_asr.speech.manifest import Utterance, read_manifest
 from zeroq_asr.speech.tokenizer import Tokenizer
@@ -74,7 +86,9 @@ __all__ = [
     "Frontend",
     "FrontendConfig",
     "Hypothesis",
+    "IntegerTransducer",
     "Island",
+    "LabelSpec",
     "LayerAccount",
     "LayerSensitivity",
     "ManifestError",
@@ -83,10 +97,12 @@ __all__ = [
     "PlanPoint",
     "PlanRow",
     "Prepared",
+    "PreparedTransducer",
     "ProofError",
     "QualityReport",
     "QuantSpec",
     "Quantized",
+    "QuantizedTransducer",
     "Recognizer",
     "RuntimeFolder",
     "ScoredHypothesis",
@@ -114,6 +130,7 @@ __all__ = [
     "__version__",
     "bench",
     "build",
+    "build_transducer",
     "compare",
     "copy_embedded",
     "diagnose",
@@ -127,7 +144,9 @@ __all__ = [
     "load_model",
     "open_recognizer",
     "prepare",
+    "prepare_transducer",
     "quantize",
+    "quantize_transducer",
     "read_manifest",
     "recognize",
     "report",

@@ -128,7 +128,7 @@ def test_a_transducer_is_transformers_own(huggingface_folder: Folder, kind: str)
 
 @pytest.mark.filterwarnings("ignore")
 def test_a_transducer_is_no_ctc_network(huggingface_folder: Folder) -> None:
-    with pytest.raises(UnsupportedModelError, match="is a transducer, which cannot be quantized yet"):
+    with pytest.raises(UnsupportedModelError, match="is a transducer, a CTC head was expected"):
         load_checkpoint(huggingface_folder("parakeet tdt"))
     with pytest.raises(UnsupportedModelError, match="has no transducer's head"):
         zq.load_model(huggingface_folder("parakeet"), head="transducer")

@@ -18,7 +18,9 @@ from zeroq_asr.errors import CheckpointError, ConfigError, UnsupportedModelError
 from zeroq_asr.model import AsrModel, TransducerModel
 
 Write = Callable[..., Path]
-REFUSED = "is a transducer, which cannot be quantized yet; transcribe and evaluate run it in float"
+REFUSED = (
+    "is a transducer, a CTC head was expected; quantize, transcribe, evaluate and inspect take transducers"
+)
 
 
 def read(path: Path, **options: Any) -> TransducerModel:

@@ -1,4 +1,4 @@
-"""Commands on a transducer's checkpoint: those that run it in float, and those that say they cannot yet."""
+"""Commands on transducers, checkpoints and bundles, and those that say that they take none."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import zeroq_asr as zq
 from zeroq_asr.cli import app
 
 Write = Callable[..., Path]
-REFUSED = "is a transducer, which cannot be quantized yet"
+REFUSED = "is a transducer, a CTC head was expected"
 
 
 def run(*args: object) -> Any:
@@ -87,14 +87,13 @@ def test_a_head_of_a_hybrid_is_chosen(hybrid: Path, clips: list[Path]) -> None:
     assert texts == {"auto": {"b"}, "ctc": {"b"}, "transducer": {"a"}}
 
 
-@pytest.mark.parametrize("command", ["quantize", "synthesize", "compare", "bench", "sensitivity"])
-def test_what_cannot_be_done_yet_is_said_in_one_line(
+@pytest.mark.parametrize("command", ["synthesize", "compare", "bench", "sensitivity"])
+def test_what_takes_no_transducer_says_so_in_one_line(
     transducer: Path, clips: list[Path], tmp_path: Path, command: str
 ) -> None:
     manifest = tmp_path / "list.jsonl"
     manifest.write_text(json.dumps({"audio_filepath": str(clips[0]), "text": "a"}) + "\n")
     args: dict[str, tuple[object, ...]] = {
-        "quantize": ("quantize", transducer, "-o", tmp_path / "x.onnx"),
         "synthesize": ("synthesize", transducer, "-o", tmp_path / "x.npz"),
         "compare": ("compare", transducer, "-m", manifest, "--no-time"),
         "bench": ("bench", transducer),
@@ -106,6 +105,66 @@ def test_what_cannot_be_done_yet_is_said_in_one_line(
     (line,) = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
     assert REFUSED in line
     assert set(tmp_path.iterdir()) == before
+
+
+def test_the_commands_on_a_bundle(transducer: Path, clips: list[Path], tmp_path: Path) -> None:
+    folder = tmp_path / "small.int8"
+    fast = ("--calibration", "noise", "--max-seconds", "5", "--set", 'label_sources=["pieces", "random"]')
+    result = run("quantize", transducer, "-o", folder, *fast, "--tokens", tmp_path / "tokens.txt", "--json")
+    assert result.exit_code == 0, result.output
+    made = json.loads(result.stdout)
+    assert made["recipe"]["labels"]["label_sources"] == ["pieces", "random"]
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "bundle.json",
+        "encoder.onnx",
+        "joiner.onnx",
+        "predictor.onnx",
+    ]
+    assert (tmp_path / "tokens.txt").read_text().splitlines()[1] == "a 1"
+    result = run("verify", folder, "--hash", made["program_sha256"][:12], "--json")
+    assert result.exit_code == 0, result.output
+    assert set(json.loads(result.stdout)["parts"]) == {"encoder", "predictor", "joiner"}
+    opened = zq.open_recognizer(folder)
+    assert isinstance(opened, zq.IntegerTransducer)
+    expected = []
+    for clip in clips:
+        features, lengths = zq.Frontend(opened.frontend).batch([soundfile.read(clip, dtype="float32")[0]])
+        (found,) = opened.hypotheses(features, lengths)
+        expected.append(opened.tokenizer.decode(found.tokens))
+    result = run("transcribe", folder, *clips, "--json", "--threads", 1)
+    assert result.exit_code == 0, result.output
+    assert [row["text"] for row in json.loads(result.stdout)["transcripts"]] == expected
+    manifest = tmp_path / "list.jsonl"
+    manifest.write_text("".join(json.dumps({"audio_filepath": str(c), "text": "a"}) + "\n" for c in clips))
+    result = run("evaluate", folder, "-m", manifest, "--batch-size", 2, "--json")
+    assert result.exit_code == 0, result.output
+    heard = {t["hypothesis"] for t in json.loads(result.stdout)["transcripts"]}
+    assert heard == {" ".join(text.split()) for text in expected}
+    result = run("inspect", folder, "--json")
+    assert (result.exit_code, json.loads(result.stdout)["kind"]) == (0, "bundle"), result.output
+    assert run("inspect", folder).exit_code == 0
+    assert run("verify", folder).exit_code == 0
+    # a bundle is replaced, anything else is not
+    assert run("quantize", transducer, "-o", folder, *fast).exit_code == 0
+    (folder / "notes.txt").write_text("mine")
+    result = run("quantize", transducer, "-o", folder, *fast)
+    assert (result.exit_code, "is a folder, a file name was expected" in result.stderr) == (2, True), (
+        result.output
+    )
+    for args, words in (
+        (("transcribe", folder, clips[0], "--head", "ctc"), "has no CTC head"),
+        (("transcribe", folder, clips[0], "--checkpoint", transducer), "leave --checkpoint out"),
+        (("bench", folder), "verify, transcribe, evaluate and inspect take bundles"),
+        (("transcribe", folder / "encoder.onnx", clips[0]), "a recogniser gives logprobs"),
+        (("quantize", transducer, "-o", tmp_path / "x", "--bits", "w4a8"), "have 8 bits, not 4 and 8"),
+        (("quantize", transducer, "-o", tmp_path / "x", "--max-size", "1MB"), "which has 8 bits throughout"),
+        (("quantize", transducer, "-o", tmp_path / "x", "--dialect", "qdq"), "use fused or strict"),
+    ):
+        result = run(*args)
+        assert result.exit_code in (2, 3), result.output
+        (line,) = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+        assert words in line
+    assert not (tmp_path / "x").exists()
 
 
 def test_inspect_shows_the_parts(transducer: Path) -> None:
@@ -130,7 +189,7 @@ def test_heads_that_are_not_there(transducer: Path, clips: list[Path], tmp_path:
     assert (result.exit_code, "has no transducer's head" in result.stderr) == (4, True), result.output
     (tmp_path / "x.onnx").write_bytes(b"\x08\x07")
     result = run("transcribe", tmp_path / "x.onnx", clips[0], "--head", "transducer")
-    assert (result.exit_code, "of which no transducer is read" in result.stderr) == (3, True), result.output
+    assert (result.exit_code, "a transducer is a folder of them" in result.stderr) == (3, True), result.output
     result = run("transcribe", transducer, clips[0], "--head", "rnnt")
     assert (result.exit_code, "not one of auto, ctc, transducer" in result.stderr) == (2, True), result.output
 
@@ -148,7 +207,7 @@ def test_a_tokenizer_of_another_model(transducer: Path) -> None:
 def test_python_refuses_what_the_command_refuses(transducer: Path) -> None:
     model = zq.load_model(transducer)
     for work in (zq.prepare, zq.quantize, zq.sensitivity):
-        with pytest.raises(zq.ZeroqError, match="is a transducer, which cannot be quantized yet"):
+        with pytest.raises(zq.ConfigError, match="takes a CTC network; prepare_transducer takes others"):
             work(model)  # type: ignore[operator]  # what it takes no transducer for
     with pytest.raises(zq.ConfigError, match="takes a CTC network"):
         zq.TorchRecognizer(model)  # type: ignore[arg-type]  # what it takes no transducer for

@@ -13,11 +13,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from zeroq_asr.graph.float_graph import FloatNode
+from zeroq_asr.config import QuantSpec
+from zeroq_asr.graph.float_graph import FloatGraph, FloatNode
 from zeroq_asr.graph.frame_tables import distinct
 from zeroq_asr.integer.backends.numpy import NumpyBackend
 from zeroq_asr.integer.program import ValueInfo
 from zeroq_asr.lowering.context import Range
+from zeroq_asr.lowering.lower import lower
 from zeroq_asr.operators.attention.scores import aligned
 from zeroq_asr.operators.float_island.cases import form as island_form
 from zeroq_asr.operators.float_island.cases import spelled
@@ -314,6 +316,28 @@ def measure_input() -> float:
     return worst - FLOAT32
 
 
+def measure_embedding() -> float:
+    """Rows that lowering rounds, against the weights themselves."""
+    generator = torch.Generator().manual_seed(0)
+    worst = 0.0
+    for labels, width, places in ((29, 48, 1), (1000, 7, 3)):
+        tables = [torch.randn(labels, width, generator=generator) for _ in range(places)]
+        reach = min(float(w.min()) for w in tables), max(float(w.max()) for w in tables)
+        nodes = [
+            FloatNode("embedding", f"y{place}", ("x",), {"weight": table, "place": place, "reach": reach})
+            for place, table in enumerate(tables)
+        ]
+        names = tuple(node.out for node in nodes)
+        graph = FloatGraph(("x",), names, nodes, names, single=("x",))
+        made = ValueInfo("int32", 1.0, 0, 0, labels - 1)
+        program = lower(graph, {}, QuantSpec(), channels={"x": places}, max_frames=1, fixed={"x": made})
+        x = torch.randint(0, labels, (200, places, 1), generator=generator)
+        found = program.run(NumpyBackend(), x.numpy().astype(np.int32))
+        for node, one, wanted in zip(nodes, found, graph.run(x), strict=True):
+            worst = max(worst, distance(one, wanted.double().numpy(), program.values[node.out]))
+    return worst
+
+
 def measure_moves() -> float:
     f = NumpyBackend()
     x, lengths = edge_bytes((2, 4, 9), 0), np.array([9, 4])
@@ -501,6 +525,7 @@ MEASURES: dict[str, Callable[[], float]] = {
     "frame_table": measure_frame_table,
     "rotate": measure_rotate,
     "quantize_input": measure_input,
+    "embedding": measure_embedding,
     **dict.fromkeys(MOVES, measure_moves),
     "float_island": measure_island,
     "conv_wide_requant": lambda: measure_wide_conv("conv1d"),

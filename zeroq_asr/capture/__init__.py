@@ -4,7 +4,7 @@ Importing this folder registers the handlers of what is no operator of the graph
 constants and moves.
 
 Imported by: operators, pipeline, measure.
-Imports: errors, lines, registry, graph.
+Imports: errors, lines, registry, decoding, graph, architectures.
 Never imports: model, checkpoints, lowering, operators, embedded, synthesis, calibration, deployment,
 pipeline, measure, cli.
 """

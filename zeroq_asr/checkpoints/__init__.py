@@ -38,6 +38,9 @@ _ONNX_MAGIC = b"\x08"
 _ONNX_REMEDY = (
     "name the checkpoint that it was made of; verify, transcribe, evaluate, bench and inspect take ONNX files"
 )
+_BUNDLE_REMEDY = (
+    "name the checkpoint that it was made of; verify, transcribe, evaluate and inspect take bundles"
+)
 _TAR_MAGIC_AT, _TAR_MAGIC = 257, b"ustar"
 
 
@@ -145,7 +148,7 @@ def kind_of(head: bytes) -> str:
 def _read_head(path: str | os.PathLike[str]) -> bytes:
     """Return the first bytes of a file, enough to know its format."""
     if os.path.isfile(os.path.join(path, "bundle.json")):
-        raise CheckpointError(path, "is a bundle of ONNX files, a checkpoint was expected", _ONNX_REMEDY)
+        raise CheckpointError(path, "is a bundle of ONNX files, a checkpoint was expected", _BUNDLE_REMEDY)
     if os.path.isdir(path):
         raise CheckpointError(
             path,

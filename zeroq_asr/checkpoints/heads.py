@@ -21,8 +21,8 @@ def require_head(path: str | os.PathLike[str], is_transducer: bool, head: str) -
     if is_transducer and head == CTC:
         raise UnsupportedModelError(
             path,
-            "is a transducer, which cannot be quantized yet",
-            "transcribe and evaluate run it in float",
+            "is a transducer, a CTC head was expected",
+            "quantize, transcribe, evaluate and inspect take transducers",
         )
     if not is_transducer and head == TRANSDUCER:
         raise UnsupportedModelError(path, "has no transducer's head", "ask for its CTC head")

@@ -89,9 +89,8 @@ def inspect(
         terminal.result(found if everything else _without_names(found), found["kind"])
         if not terminal.talks:
             return
-        rows = {"checkpoint": _checkpoint, "quantized": _quantized, "onnx": _onnx}[found["kind"]](
-            terminal, found, None if everything else _ROWS
-        )
+        show = {"checkpoint": _checkpoint, "quantized": _quantized, "bundle": _bundle, "onnx": _onnx}
+        rows = show[found["kind"]](terminal, found, None if everything else _ROWS)
         if rows > _ROWS and not everything:
             options = [] if loader is None else ["--loader", loader]
             options += [] if config is None else ["--config", str(config)]
@@ -103,6 +102,8 @@ def inspect(
 def _without_names(found: dict[str, Any]) -> dict[str, Any]:
     """The account without its lists of one entry for every layer, value or token."""
     short = {key: value for key, value in found.items() if key not in ("layers", "values")}
+    if "parts" in found:
+        short["parts"] = {name: _without_names(part) for name, part in found["parts"].items()}
     if "tokenizer" in found:
         short["tokenizer"] = {key: value for key, value in found["tokenizer"].items() if key != "tokens"}
     return short
@@ -234,6 +235,37 @@ def _quantized(terminal: Terminal, found: dict[str, Any], most: int | None) -> i
         left=(0, 1),
     )
     return len(found["values"])
+
+
+def _bundle(terminal: Terminal, found: dict[str, Any], most: int | None) -> int:
+    terminal.title(found["file"], "a bundle of quantized files, as it says itself: not verified")
+    terminal.facts(
+        [
+            ("name", str(found["name"])),
+            ("size", size(found["bytes"])),
+            ("dialect", f"{found['dialect']}, for {found['target']}"),
+            ("runs on", runs_on(found)),
+            ("max seconds", f"{found['max_seconds']:g}"),
+            *_surroundings(found),
+            *((("decoding", _pairs(found["decoding"])),) if found["decoding"] else ()),
+            *((name, _pairs(part)) for name, part in found["recipe"].items() if isinstance(part, dict)),
+        ]
+    )
+    show_islands(terminal, found["islands"])
+    for name, part in found["parts"].items():
+        terminal.text()
+        terminal.text(f"{name}: {size(part['bytes'])}, program {part['program_sha256']}", "bold")
+        terminal.facts(
+            [
+                *(
+                    (kind.removesuffix("s"), _tensor(port))
+                    for kind in ("inputs", "outputs", "states")
+                    for port in part["ports"][kind]
+                ),
+                ("instructions", _counts(part["instructions"])),
+            ]
+        )
+    return 0
 
 
 def _onnx(terminal: Terminal, found: dict[str, Any], most: int | None) -> int:

@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 
 from zeroq_asr.cli.terminal import Terminal
+from zeroq_asr.deployment.metadata import BUNDLE_FILE
 from zeroq_asr.errors import ConfigError
 from zeroq_asr.files import open_file, written_at
 
@@ -77,6 +78,30 @@ def check_run(terminal: Terminal, path: Path, *sources: Path | None, force: bool
         "say --resume, or --force to begin anew",
     )
     check_output(terminal, path, lambda *_: False, *sources, force=force, otherwise=stopped)
+
+
+def check_folder(terminal: Terminal, path: Path) -> None:
+    """Raise ConfigError, before any work, if a bundle's folder cannot be written at ``path``.
+
+    What is there already must be such a folder, or an empty one.  Tell on stderr of one that is replaced.
+    """
+    if not os.path.lexists(path):
+        written_at(path)
+        return
+    if not path.is_dir():
+        raise ConfigError(path, "is a file, a folder was to be written", "choose another output path")
+    if not is_replaceable(path):
+        raise ConfigError(
+            path, "is there already, and no bundle of this command", "choose another output path"
+        )
+    terminal.note(f"replaces {path}")
+
+
+def is_replaceable(path: Path) -> bool:
+    """Tell whether a folder holds nothing, or a list of parts and ONNX files beside it."""
+    there = [*path.iterdir()] if path.is_dir() else [path]
+    listed = any(one.name == BUNDLE_FILE for one in there)
+    return not there or (listed and all(one.suffix in (".onnx", ".json") for one in there))
 
 
 def _is(file: Path, target: Path) -> bool:

@@ -5,15 +5,14 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-import shlex
+import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 import zeroq_asr as zq
 from zeroq_asr.cli import outputs
-from zeroq_asr.cli.float_parts import show_islands
 from zeroq_asr.cli.options import (
     AllowFloat,
     AsJson,
@@ -22,6 +21,7 @@ from zeroq_asr.cli.options import (
     Channel,
     Config,
     Developer,
+    Head,
     KeepFloat,
     Language,
     Loader,
@@ -33,8 +33,10 @@ from zeroq_asr.cli.options import (
     require_source,
     with_settings,
 )
-from zeroq_asr.cli.outputs import Force, check_output, check_run
+from zeroq_asr.cli.outputs import Force, check_folder, check_output, check_run, is_replaceable
 from zeroq_asr.cli.plan_row import Plot, show_row
+from zeroq_asr.cli.quantize_report import report
+from zeroq_asr.cli.quantize_transducer import refuse, show_bundle
 from zeroq_asr.cli.synthesize import (
     Batch,
     Frames,
@@ -45,9 +47,8 @@ from zeroq_asr.cli.synthesize import (
     Seed,
     account,
     chosen,
-    show_statistics,
 )
-from zeroq_asr.cli.terminal import Terminal, session
+from zeroq_asr.cli.terminal import session
 from zeroq_asr.cli.training import (
     Device,
     MaxLoss,
@@ -61,9 +62,9 @@ from zeroq_asr.cli.training import (
 )
 from zeroq_asr.config import DIALECTS, LAYER_BITS, MADE_MARGIN, METHODS, NONLINEARITIES, TARGETS
 from zeroq_asr.config.choices import AUTO
-from zeroq_asr.deployment.machine import best_target, this_machine
 from zeroq_asr.errors import ConfigError, warn
 from zeroq_asr.lines import size
+from zeroq_asr.progress import Progress
 
 
 def quantize(
@@ -71,7 +72,12 @@ def quantize(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="A checkpoint: .nemo, .pt, .ckpt or .pt2.")],
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", metavar="FILE", help="By default MODEL's name with .int8.onnx, here."),
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE",
+            help="By default MODEL's name with .int8.onnx, here; of a transducer a folder, with .int8.",
+        ),
     ] = None,
     bits: Annotated[
         list[str] | None,
@@ -112,6 +118,7 @@ def quantize(
     config: Config = None,
     loader: Loader = None,
     language: Language = None,
+    head: Head = AUTO,
     calibration: Calibration = AUTO,
     channel: Channel = None,
     method: Annotated[
@@ -208,7 +215,9 @@ def quantize(
         if not together.leads:
             terminal.silence()
         training = training_of(preset, reconstruct, train, device, progressive=progressive)
-        spec, synthesis, ranges, training = with_settings(fields, spec, synthesis, ranges, training)
+        spec, synthesis, ranges, training, labels = with_settings(
+            fields, spec, synthesis, ranges, training, zq.LabelSpec()
+        )
         require_source(ranges)
         if together.count > 1 and not training.distills:
             problem = f"started {together.count} processes, which only train together"
@@ -242,7 +251,9 @@ def quantize(
         )
         if tokens is not None and os.path.realpath(tokens) == os.path.realpath(path):
             raise ConfigError("--tokens", f"{tokens} is the output itself", "choose another name")
-        check_output(terminal, path, outputs.onnx, *sources, force=force)
+        # what a transducer is written to is a folder, which shows when it is read
+        if output is not None and not (output.is_dir() and is_replaceable(output)):
+            check_output(terminal, path, outputs.onnx, *sources, force=force)
         run = Path(f"{path}.training")
         if not resume and may_train(spec, training):
             check_run(terminal, run, *sources, force=force)
@@ -252,10 +263,41 @@ def quantize(
             pictures.check(plot)
             check_output(terminal, plot, outputs.plots, *sources, force=force)
         with terminal.progress() as progress:
-            source: Path | zq.AsrModel = model
+            source, loading = _loaded(model, config, loader, language, head, progress)
             if tokens is not None:  # what cannot be a line shows before the long work begins
-                source = zq.load_checkpoint(model, config=config, loader=loader, language=language)
                 source.tokenizer.token_lines()
+            bundle = None
+            if isinstance(source, zq.TransducerModel):
+                refuse(
+                    model,
+                    {
+                        "--max-size": max_size,
+                        "--max-loss": max_loss,
+                        "--train": train,
+                        "--reconstruct": reconstruct,
+                        "--resume": resume,
+                    },
+                )
+                path = output or Path(default_name(model, spec, dialect)).with_suffix("")
+                check_folder(terminal, path)
+                bundle = zq.quantize_transducer(
+                    source,
+                    path,
+                    spec=spec,
+                    synthesis=synthesis,
+                    calibration=ranges,
+                    labels=labels,
+                    dialect=dialect,
+                    progress=progress,
+                )
+                bundle.seconds["load"] = loading
+        if bundle is not None:
+            show_bundle(terminal, bundle, path, tokens, chosen_target=spec.target == "auto")
+            return
+        assert isinstance(source, zq.AsrModel)
+        with terminal.progress() as progress:
+            if output is None or output.is_dir():
+                check_output(terminal, path, outputs.onnx, *sources, force=force)
             prepared = zq.prepare(
                 source,
                 spec=spec,
@@ -263,11 +305,9 @@ def quantize(
                 also=[dataclasses.replace(spec, weight_bits=4)] if searches else (),
                 synthesis=synthesis,
                 calibration=ranges,
-                config=config,
-                loader=loader,
-                language=language,
                 progress=progress,
             )
+            prepared.seconds["load"] = loading
             found = None
             if searches:
                 found = zq.find_plan(
@@ -302,7 +342,7 @@ def quantize(
         if terminal.talks:
             if found is not None:
                 show_row(terminal, found.row)
-            _report(terminal, result, path, tokens, chosen_target=spec.target == "auto")
+            report(terminal, result, path, tokens, chosen_target=spec.target == "auto")
 
 
 def default_name(model: Path, spec: zq.QuantSpec, dialect: str, *, planned: bool = False) -> str:
@@ -316,111 +356,17 @@ def default_name(model: Path, spec: zq.QuantSpec, dialect: str, *, planned: bool
     return ".".join([model.stem, bits, *([] if dialect == "fused" else [dialect]), "onnx"])
 
 
-#: where ranges come from, in words
-_SOURCES = {
-    "synthetic": "of features that were made to match what the network stores",
-    "speech": "of made speech, through the network's own frontend",
-    "both": "of matched features and of made speech",
-    "noise": "of noise",
-}
-#: keys of the ends of a value's range, its own and on made speech
-_ENDS = (("low", "high"), ("speech_low", "speech_high"))
-
-
-def _report(
-    terminal: Terminal, result: zq.Quantized, path: Path, tokens: Path | None, *, chosen_target: bool
-) -> None:
-    proof, backend = result.proof, result.exported.backend
-    times = f", {result.float_bytes / result.size:.1f} times smaller than float" if result.float_bytes else ""
-    rows = [
-        ("size", f"{size(result.size)}{times} ({size(result.float_bytes)})"),
-        ("dialect", _dialect(backend.dialect, result.deployment.recipe, chosen_target)),
-        ("program", result.program.digest()),
-        (
-            "proof",
-            f"of recordings up to {result.deployment.max_seconds:g} s; "
-            f"int32 has {proof.headroom_bits:.1f} bits of headroom",
-        ),
-        ("ranges", _ranges(result)),
-        *_trained(result.training),
-        ("time", seconds(result.seconds)),
-    ]
-    if tokens is not None:
-        rows.insert(0, ("tokens", str(tokens)))
-    terminal.title(str(path), "" if not result.islands else "not integer-only")
-    terminal.facts(rows)
-    show_islands(terminal, result.to_dict()["islands"])
-    if result.features is not None and result.features.account:
-        terminal.text()
-        show_statistics(terminal, result.features.account, worst=3)
-    short = result.to_dict()["shortfall"]
-    if short is not None and short["blind"]:
-        terminal.text()
-        terminal.text("Where the ranges fall shortest of what made speech reaches:")
-        terminal.table(
-            ["value", "reaches", "speech reaches", "missed"], [_missed(one) for one in short["worst"]]
-        )
-    after = "inspect" if backend.dialect == "qdq" else "verify"
-    terminal.next(f"{after} {shlex.quote(str(path))}")
-
-
-def _ranges(result: zq.Quantized) -> str:
-    """Where ranges come from, and why from two sources if nobody asked for both."""
-    source = result.deployment.recipe["calibration"]["source"]
-    told = _SOURCES.get(source, "of recordings or saved features")
-    if result.joined_for is None:
-        return told
-    missed = f"{100 * result.joined_for:.0f} %"
-    return f"{told}: the first alone miss {missed} or more of what speech reaches at half of the values"
-
-
-def _trained(account: zq.TrainingAccount | None) -> list[tuple[str, str]]:
-    """What training did, a row for sections and one for the whole."""
-    if account is None:
-        return []
-    rows = []
-    if account.sections:
-        fell = [100 * (1 - one.after / one.before) for one in account.sections if one.before > 0]
-        better = sum(one.after < one.before for one in account.sections)
-        rows.append(
-            (
-                "weights",
-                f"reconstructed in {better} of {len(account.sections)} sections; "
-                f"squared error on held-out features fell by {sum(fell) / max(1, len(fell)):.0f} %",
-            )
-        )
-    if (ends := account.clipping) is not None:
-        told = f"divergence {ends.before:.3g} → {ends.after:.3g} nats a frame"
-        rows.append(("clipping", f"of {ends.values} values, {ends.steps} steps; {told}"))
-    for one in account.wider:
-        at, steps, after = one.distillation.before, one.distillation.steps, one.distillation.after
-        rows.append((f"at {one.bits} bits", f"{steps} steps; divergence {at:.3g} → {after:.3g} nats a frame"))
-    if (done := account.distillation) is not None:
-        rows.append(
-            (
-                "training",
-                f"{done.steps} steps in {done.seconds:.0f} s; divergence on held-out features "
-                f"{done.before:.3g} → {done.after:.3g} nats a frame",
-            )
-        )
-    return rows
-
-
-def _missed(one: dict[str, Any]) -> list[str]:
-    own, speech = (f"{one[low]:.3g} to {one[high]:.3g}" for low, high in _ENDS)
-    return [one["name"], own, speech, f"{100 * one['share']:.0f} %"]
-
-
-def _dialect(dialect: str, recipe: dict[str, Any], chosen_target: bool) -> str:
-    if dialect == "fused":
-        spec = recipe["quantization"]
-        reason = best_target(this_machine(), spec["weight_bits"])[1] if chosen_target else ""
-        return f"fused, for {spec['target']}" + (f": {reason}" if reason else "")
-    return "qdq: float between integers, not exact" if dialect == "qdq" else dialect
-
-
-def seconds(stages: dict[str, float]) -> str:
-    """Return the time of the stages, those below a tenth of a second left out."""
-    parts = [f"{name} {value:.1f}" for name, value in stages.items() if value >= 0.05]
-    total = f"{sum(stages.values()):.1f} s"
-    return f"{total} ({', '.join(parts)})" if parts else total
+def _loaded(
+    model: Path,
+    config: Path | None,
+    loader: str | None,
+    language: str | None,
+    head: str,
+    progress: Progress,
+) -> tuple[zq.AsrModel | zq.TransducerModel, float]:
+    """The model of a checkpoint, and how many seconds it took to read."""
+    begun = time.perf_counter()
+    progress("load", 0, 1)
+    found = zq.load_model(model, config=config, loader=loader, language=language, head=head)
+    progress("load", 1, 1)
+    return found, round(time.perf_counter() - begun, 3)

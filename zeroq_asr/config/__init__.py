@@ -14,6 +14,7 @@ lowering, operators, embedded, synthesis, calibration, deployment, pipeline, mea
 from zeroq_asr.config.calibration import MADE_MARGIN, METHODS, CalibrationSpec
 from zeroq_asr.config.choices import DEVICES, DIALECTS
 from zeroq_asr.config.decoding import SEARCHES, BeamSpec
+from zeroq_asr.config.labels import LABEL_SOURCES, LabelSpec
 from zeroq_asr.config.plan_file import LAYER_BITS
 from zeroq_asr.config.quantization import NONLINEARITIES, ROUNDINGS, TARGETS, QuantSpec
 from zeroq_asr.config.synthesis import INITS, SCHEDULES, SynthesisSpec
@@ -23,6 +24,7 @@ __all__ = [
     "DEVICES",
     "DIALECTS",
     "INITS",
+    "LABEL_SOURCES",
     "LAYER_BITS",
     "MADE_MARGIN",
     "METHODS",
@@ -34,6 +36,7 @@ __all__ = [
     "TARGETS",
     "BeamSpec",
     "CalibrationSpec",
+    "LabelSpec",
     "QuantSpec",
     "SynthesisSpec",
     "TrainingSpec",

@@ -1,7 +1,7 @@
 """ONNX files: writing them, verifying them, reading what they hold and running them.
 
 Imported by: pipeline, measure, cli.
-Imports: _version, errors, files, lines, config, speech, decoding, integer, graph, model, checkpoints,
-synthesis.
+Imports: _version, errors, files, lines, config, speech, decoding, integer, graph, architectures, model,
+checkpoints, synthesis.
 Never imports: pipeline, measure, cli.
 """

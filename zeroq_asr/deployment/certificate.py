@@ -116,13 +116,13 @@ def of_parts(where: str, digest: str, file_digest: str, parts: dict[str, Certifi
         float_tensors=[f"{name}: {tensor}" for name, one in parts.items() for tensor in one.float_tensors],
         float_makers=dict(sum((Counter(one.float_makers) for one in parts.values()), Counter())),
         onnxruntime=max((one.onnxruntime for one in parts.values()), key=release),
-        packings=_together(*(one.packings for one in parts.values())),
+        packings=packed_together(*(one.packings for one in parts.values())),
         parts=parts,
     )
 
 
-def _together(*found: dict[str, tuple[str, int]]) -> dict[str, tuple[str, int]]:
-    """The packings of several programs."""
+def packed_together(*found: dict[str, tuple[str, int]]) -> dict[str, tuple[str, int]]:
+    """Return the packings of several programs: name → the oldest runtime, and how many it stores."""
     together: dict[str, tuple[str, int]] = {}
     for packings in found:
         for name, (runtime, count) in packings.items():

@@ -26,6 +26,7 @@ from onnx import NodeProto, TensorProto, ValueInfoProto, helper
 from zeroq_asr._version import __version__
 from zeroq_asr.config import DIALECTS
 from zeroq_asr.deployment.metadata import (
+    BUNDLE_FILE,
     COMPACT_VERSION,
     METADATA_KEY,
     METADATA_VERSION,
@@ -34,6 +35,7 @@ from zeroq_asr.deployment.metadata import (
     metadata_digest,
     own_text,
 )
+from zeroq_asr.deployment.parts import check_transducer
 from zeroq_asr.deployment.runtimes import OPSETS, opset_of
 from zeroq_asr.errors import ExportError
 from zeroq_asr.files import atomic_write_bytes, atomic_write_folder
@@ -68,8 +70,6 @@ __all__ = [
 
 #: those of files in which nothing needs a later one
 OPSET, IR_VERSION = OPSETS[0].version, OPSETS[0].ir_version
-#: what a bundle's folder says of its files
-BUNDLE_FILE = "bundle.json"
 
 #: least and largest distance of two logits that a softmax in float32 is of use for
 _LEAST_SPREAD, _MOST_SPREAD = 2.0**-20, 2.0**40
@@ -279,7 +279,11 @@ def _ctc_metadata(deployment: Deployment) -> dict[str, str]:
 def export_bundle(
     bundle: Bundle, deployment: Deployment, dialect: str, target: str = "x86-any"
 ) -> dict[str, Export]:
-    """Spell every program of a bundle in a dialect, as ``export`` does; returns the parts' files."""
+    """Spell every program of a bundle in a dialect, as ``export`` does; returns the parts' files.
+
+    Raises ExportError for a transducer's whose programs are not what decoding takes, too.
+    """
+    check_transducer(bundle, deployment)
     return {part: export(one, deployment, dialect, target, part) for part, one in bundle.programs.items()}
 
 

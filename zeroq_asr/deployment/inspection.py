@@ -19,10 +19,12 @@ from onnx import TensorProto, helper
 from torch import nn
 
 from zeroq_asr.checkpoints import load_model
-from zeroq_asr.deployment.metadata import METADATA_KEY
+from zeroq_asr.deployment.bundle_recognizer import is_bundle
+from zeroq_asr.deployment.certificate import packed_together
+from zeroq_asr.deployment.metadata import BUNDLE_FILE, METADATA_KEY
 from zeroq_asr.deployment.reading import load_onnx, read_program
 from zeroq_asr.deployment.recognizer import is_onnx
-from zeroq_asr.deployment.runtimes import oldest_runtime, packings_of
+from zeroq_asr.deployment.runtimes import oldest_runtime, packings_of, release
 from zeroq_asr.errors import CheckpointError, VerificationError
 from zeroq_asr.integer.backends.onnx_loops import every_node
 from zeroq_asr.integer.float_parts import islands
@@ -33,6 +35,20 @@ from zeroq_asr.synthesis.statistics import DEAD_SHARE
 
 #: metadata longer than this is cut: it is a file inside the file
 _MAX_METADATA = 200
+#: of a bundle, what its files say alike
+_OF_ALL = (
+    "name",
+    "dialect",
+    "target",
+    "version",
+    "format",
+    "max_seconds",
+    "subsampling_factor",
+    "frontend",
+    "tokenizer",
+    "decoding",
+    "recipe",
+)
 #: of an output channel in an int8 file: an int32 bias and an int32 multiplier
 _CHANNEL_BYTES = 8
 
@@ -44,16 +60,19 @@ def inspect_file(
     loader: str | None = None,
     language: str | None = None,
 ) -> dict[str, Any]:
-    """Return what ``path`` holds as JSON values; ``kind`` says which of three it is.
+    """Return what ``path`` holds as JSON values; ``kind`` says which of four it is.
 
     - ``"checkpoint"``: the float network, layer by layer, and what surrounds it.
     - ``"quantized"``: a file that ``quantize`` wrote: its program, formats and recipe, as the file
       tells them: ``verified`` is always False here.
+    - ``"bundle"``: a folder that ``quantize`` wrote: what is of all of its files, and each under ``parts``.
     - ``"onnx"``: any other ONNX file: its interface, operators and size.
 
     ``config``, ``loader`` and ``language`` are as in ``load_model``.  Raises CheckpointError for a file
     that is none of them, VerificationError for one of ours whose account of itself is damaged.
     """
+    if loader is None and language is None and is_bundle(path):
+        return _bundle(path)
     if loader is not None or language is not None or not is_onnx(path):
         return _checkpoint(path, load_model(path, config=config, loader=loader, language=language))
     try:
@@ -126,8 +145,31 @@ def _quantized(path: str | os.PathLike[str], model: onnx.ModelProto) -> dict[str
         "subsampling_factor": deployment.subsampling_factor,
         "frontend": deployment.frontend.to_dict(),
         "tokenizer": _tokenizer(deployment.tokenizer),
+        "decoding": None if deployment.decoding is None else deployment.decoding.to_dict(),
         "recipe": deployment.recipe,
         "values": _values(program),
+    }
+
+
+def _bundle(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The account of a folder's files, each as of a file of its own, and of what is of all."""
+    files = sorted(file for file in Path(path).iterdir() if file.suffix == ".onnx")
+    if not files:
+        raise CheckpointError(path, "is a bundle without a file", "is it whole?")
+    parts = {file.stem: _quantized(file, load_onnx(file)) for file in files}
+    first = next(iter(parts.values()))
+    runtimes = (part["onnxruntime"] for part in parts.values())
+    return {
+        "kind": "bundle",
+        "file": os.fspath(path),
+        "bytes": sum(part["bytes"] for part in parts.values()) + _size(Path(path) / BUNDLE_FILE),
+        "verified": False,
+        **{name: first[name] for name in _OF_ALL},
+        "integer_only": all(part["integer_only"] for part in parts.values()),
+        "islands": [island for part in parts.values() for island in part["islands"]],
+        "onnxruntime": max(runtimes, key=release),
+        "packings": packed_together(*(part["packings"] for part in parts.values())),
+        "parts": parts,
     }
 
 

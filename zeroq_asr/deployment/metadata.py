@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from zeroq_asr.config import DIALECTS, CalibrationSpec, QuantSpec, SynthesisSpec, TrainingSpec
+from zeroq_asr.config import DIALECTS, CalibrationSpec, LabelSpec, QuantSpec, SynthesisSpec, TrainingSpec
 from zeroq_asr.config.plan_row import PlanRow
 from zeroq_asr.errors import ConfigError, VerificationError
 from zeroq_asr.integer.program import canonical_json
@@ -26,6 +26,8 @@ from zeroq_asr.lines import shown
 from zeroq_asr.speech.frontend import FrontendConfig
 from zeroq_asr.speech.tokenizer import Tokenizer
 
+#: what a bundle's folder says of its files
+BUNDLE_FILE = "bundle.json"
 #: key of our own JSON object in a file's metadata
 METADATA_KEY = "zeroq_asr"
 #: version of that object's layout
@@ -51,14 +53,49 @@ TARGET_BOUNDS = {
 _REMEDY = "do not trust this file; quantize the checkpoint again"
 #: longest name of a model, and most seconds and frames of input that stand for one encoded
 _NAME, _SECONDS, _FACTOR = 1000, 1e6, 1 << 20
+#: most durations of a transducer, and the longest of them in encoded frames
+_MOST_DURATIONS, _LONGEST = 1000, 10_000
+#: field of what is of a transducer alone
+_DECODING = "decoding"
 #: sections of a recipe, and what reads them
 _RECIPE: Mapping[str, Callable[[Any], object]] = {
     "quantization": QuantSpec.from_dict,
     "calibration": CalibrationSpec.from_dict,
     "synthesis": SynthesisSpec.from_dict,
+    "labels": LabelSpec.from_dict,
     "training": TrainingSpec.from_dict,
     "search": PlanRow.from_dict,
 }
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How a transducer is decoded greedily; what the fields mean says ``decoding.transducer``."""
+
+    #: encoded frames that each score behind the blank's stands for; none of a transducer without durations
+    durations: tuple[int, ...]
+    #: most labels that one encoded frame gives
+    max_symbols: int
+
+    def __post_init__(self) -> None:
+        given = self.durations
+        fits = isinstance(given, tuple) and len(given) <= _MOST_DURATIONS
+        fits = fits and all(_is_whole(one) and 0 <= one <= _LONGEST for one in given)
+        _require(fits, "durations", given, f"a list of whole numbers from 0 to {_LONGEST}")
+        fits = _is_whole(self.max_symbols) and 1 <= self.max_symbols <= _LONGEST
+        _require(fits, "max_symbols", self.max_symbols, f"a whole number from 1 to {_LONGEST}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON values."""
+        return {"durations": list(self.durations), "max_symbols": self.max_symbols}
+
+    @classmethod
+    def from_dict(cls, data: Any) -> Decoding:
+        """Rebuild what ``to_dict`` wrote; ConfigError, naming the field, for anything else."""
+        names = {"durations", "max_symbols"}
+        fits = isinstance(data, dict) and data.keys() == names and isinstance(data["durations"], list)
+        _require(fits, _DECODING, data, "an object of durations, a list, and max_symbols")
+        return cls(tuple(data["durations"]), data["max_symbols"])
 
 
 @dataclass(frozen=True)
@@ -75,6 +112,8 @@ class Deployment:
     subsampling_factor: int
     #: the specifications it was made by, for the record
     recipe: dict[str, Any] = field(default_factory=dict)
+    #: of a transducer; None of a CTC network
+    decoding: Decoding | None = None
 
     def __post_init__(self) -> None:
         named = isinstance(self.name, str) and 0 < len(self.name) <= _NAME and self.name.isprintable()
@@ -91,8 +130,10 @@ class Deployment:
         return math.ceil(self.max_seconds * self.frontend.frames_per_second) + 1
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields as JSON values."""
+        """Return the fields as JSON values; that of a transducer is there of one alone."""
+        told = {} if self.decoding is None else {_DECODING: self.decoding.to_dict()}
         return {
+            **told,
             "name": self.name,
             "frontend": self.frontend.to_dict(),
             "tokenizer": self.tokenizer.to_dict(),
@@ -115,6 +156,7 @@ class Deployment:
             max_seconds=data["max_seconds"],
             subsampling_factor=data["subsampling_factor"],
             recipe=data["recipe"],
+            decoding=Decoding.from_dict(data[_DECODING]) if _DECODING in data else None,
         )
 
 
@@ -289,7 +331,7 @@ def check_own(path: str | os.PathLike[str], own: Mapping[str, Any]) -> None:
 
 def _surroundings(path: str | os.PathLike[str], own: Mapping[str, Any], beside: Any) -> None:
     """Require what surrounds a program, those other fields, and no more."""
-    unknown = sorted(own.keys() - _SURROUNDINGS - set(beside))
+    unknown = sorted(own.keys() - _SURROUNDINGS - {_DECODING} - set(beside))
     if unknown:
         raise VerificationError(path, f"its metadata is damaged: unknown field {shown(unknown[0])}", _REMEDY)
     try:

@@ -15,18 +15,21 @@ import torch
 
 from zeroq_asr.checkpoints import load_model
 from zeroq_asr.checkpoints.heads import check_head
-from zeroq_asr.config.choices import AUTO, TRANSDUCER
+from zeroq_asr.config.choices import AUTO, CTC, TRANSDUCER
 from zeroq_asr.config.decoding import BeamSpec
+from zeroq_asr.deployment.bundle_recognizer import IntegerTransducer, is_bundle
 from zeroq_asr.deployment.metadata import own_metadata
 from zeroq_asr.deployment.reading import OnnxSource, bytes_of
-from zeroq_asr.deployment.runtimes import too_new
+from zeroq_asr.deployment.sessions import open_session as open_session
+from zeroq_asr.deployment.sessions import read_metadata as read_metadata
+from zeroq_asr.deployment.sessions import readable, reason
 from zeroq_asr.deployment.transducer import TokenRecognizer, TransducerRecognizer
 from zeroq_asr.errors import CheckpointError, ConfigError
-from zeroq_asr.files import open_file, read_file
+from zeroq_asr.files import open_file
 from zeroq_asr.lines import size, summary
 from zeroq_asr.model import AsrModel, Model, TransducerModel, require_inference
 from zeroq_asr.speech.frontend import FrontendConfig
-from zeroq_asr.speech.tokenizer import Tokenizer, is_unicode
+from zeroq_asr.speech.tokenizer import Tokenizer
 
 Floats = npt.NDArray[np.float32]
 Lengths = npt.NDArray[np.int64]
@@ -103,7 +106,7 @@ class OnnxRecognizer:
         self.path = path = Path(where)
         if data is None:
             open_file(path, CheckpointError).close()
-        self._session = open_session(path, _readable(path) if data is None else data, threads)
+        self._session = open_session(path, readable(path) if data is None else data, threads)
         self._inputs = {value.name for value in self._session.get_inputs()}
         self._outputs = [value.name for value in self._session.get_outputs()]
         if "audio_signal" not in self._inputs or not self._inputs <= {"audio_signal", "length"}:
@@ -133,7 +136,7 @@ class OnnxRecognizer:
             results = self._session.run(wanted, {name: feed[name] for name in self._inputs})
         except Exception as error:  # onnxruntime's exceptions share no base of their own
             raise CheckpointError(
-                self.path, f"fails on features {list(features.shape)} ({_reason(error)})"
+                self.path, f"fails on features {list(features.shape)} ({reason(error)})"
             ) from None
         scores = _fitting(self.path, np.asarray(results[0], dtype=np.float32), self.tokenizer)
         if len(results) == 2:
@@ -159,7 +162,7 @@ def open_recognizer(
     head: str = AUTO,
     beam: BeamSpec | None = None,
 ) -> Recognizer | TokenRecognizer:
-    """Open an ONNX file or a checkpoint, told apart by content.
+    """Open an ONNX file, the folder of a transducer's bundle, or a checkpoint, told apart by content.
 
     It may be given by its name, as a loaded model, as the bytes of an ONNX file, or as what ``quantize``
     returned.
@@ -180,13 +183,23 @@ def open_recognizer(
         _require_no_beam(name, beam)
         return OnnxRecognizer(data, threads, **_lent(checkpoint, config, loader, language))
     path = name
+    if is_bundle(path):
+        if head == CTC:
+            raise CheckpointError(path, "is a transducer's bundle, which has no CTC head", "leave --head out")
+        if checkpoint is not None:
+            raise CheckpointError(
+                path, "a bundle brings its frontend and its tokens", "leave --checkpoint out"
+            )
+        if beam is not None:
+            raise ConfigError(path, "is a bundle, which is decoded greedily", "leave --beam out")
+        return IntegerTransducer.of_folder(path, threads)
     own = (loader is not None or language is not None) and checkpoint is None
     if own or not is_onnx(path):
         model = load_model(path, config=config, loader=loader, language=language, head=head)
         return _of_model(model, beam)
     _require_no_beam(path, beam)
     if head == TRANSDUCER:
-        raise CheckpointError(path, "is an ONNX file, of which no transducer is read", "leave --head out")
+        raise CheckpointError(path, "is an ONNX file; a transducer is a folder of them", "leave --head out")
     return OnnxRecognizer(path, threads, **_lent(checkpoint, config, loader, language))
 
 
@@ -232,43 +245,6 @@ def is_onnx(path: str | os.PathLike[str]) -> bool:
     return len(head) == 2 and head[0] == 0x08 and 0 < head[1] < 0x80
 
 
-def open_session(
-    where: str | os.PathLike[str], model: str | bytes, threads: int | None, *, spin: bool = True
-) -> Any:
-    """Return ONNX Runtime's session on the CPU of a file, by its name or its bytes.
-
-    ``spin=False``: its threads sleep as soon as a run is over, so as not to take the cores of another.
-    Raises CheckpointError when it cannot be run.
-    """
-    import onnxruntime  # here, since a tenth of a second matters to commands that do not need it
-
-    if threads is not None and threads < 1:
-        raise ConfigError("threads", f"must be 1 or more, got {threads}")
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # its own log lines; what it raises says the same
-    if not spin:
-        options.add_session_config_entry("session.force_spinning_stop", "1")
-    if threads is not None:
-        options.intra_op_num_threads = threads
-    try:
-        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime's exceptions share no base of their own
-        if (found := too_new(model, onnxruntime.__version__)) is not None:
-            raise CheckpointError(where, *found) from None
-        raise CheckpointError(where, f"is not an ONNX file that can be run ({_reason(error)})") from None
-
-
-def _readable(path: Path) -> str | bytes:
-    """Return what ONNX Runtime opens a file by: its name, or what is in it if the name is no Unicode."""
-    return str(path) if is_unicode(str(path)) else read_file(path, CheckpointError)
-
-
-def _reason(error: Exception) -> str:
-    """Return the first line of onnxruntime's message, shortened."""
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0] if len(lines[0]) <= 200 else f"{lines[0][:200]}…"
-
-
 def read_surroundings(
     path: str | os.PathLike[str],
     own: dict[str, Any],
@@ -291,14 +267,6 @@ def read_surroundings(
             "name the checkpoint it came from with --checkpoint",
         )
     return frontend, tokenizer
-
-
-def read_metadata(path: str | os.PathLike[str], session: Any) -> dict[str, str]:
-    """Return the metadata of a file that ONNX Runtime has opened; CheckpointError if it is no text."""
-    try:
-        return dict(session.get_modelmeta().custom_metadata_map)
-    except UnicodeDecodeError:
-        raise CheckpointError(path, "its metadata is damaged: it is no Unicode", "export it again") from None
 
 
 def _check_features(path: Path, session: Any, frontend: FrontendConfig) -> None:

@@ -37,6 +37,7 @@ from zeroq_asr.deployment.export import (
     export,
 )
 from zeroq_asr.deployment.float_tensors import float_tensors, makers
+from zeroq_asr.deployment.parts import check_transducer
 from zeroq_asr.deployment.reading import (
     CHECKPOINT_REMEDY,
     REMEDY,
@@ -48,14 +49,14 @@ from zeroq_asr.deployment.reading import (
 )
 from zeroq_asr.deployment.reading import load_onnx as load_onnx
 from zeroq_asr.deployment.runtimes import oldest_runtime, packings_of
-from zeroq_asr.errors import ConfigError, VerificationError, ZeroqError
+from zeroq_asr.errors import ConfigError, ExportError, ProofError, VerificationError, ZeroqError
 from zeroq_asr.integer.apart import reads_behind
 from zeroq_asr.integer.backends.onnx_fused import OnnxFusedBackend
 from zeroq_asr.integer.backends.onnx_loops import every_node
 from zeroq_asr.integer.bundle import Bundle
 from zeroq_asr.integer.float_parts import islands
 from zeroq_asr.integer.program import Program
-from zeroq_asr.integer.proof import prove
+from zeroq_asr.integer.proof import check_boundaries, prove
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,8 @@ def verify(source: OnnxSource) -> Certificate:
     The bytes of a file, and what ``quantize`` returned, are verified as the file would be.
 
     Raises VerificationError, saying what differs, when a file is not exactly the export of the
-    program that it holds, a folder not exactly the bundle of the programs in it, or a program's proof fails;
+    program that it holds, a folder not exactly the bundle of the programs in it, a program's proof fails, or
+    programs hand each other integers of different grids;
     CheckpointError when something cannot be read.
     """
     where, data = bytes_of(source)
@@ -165,11 +167,16 @@ def _verified_folder(path: str | os.PathLike[str]) -> Certificate:
     if odd:
         part = found[odd[0]].part
         raise VerificationError(folder / f"{odd[0]}.onnx", f"is the part {part!r} of a bundle", REMEDY)
+    first = next(iter(found.values()), None)
     try:
         bundle = Bundle({name: one.program for name, one in found.items()})
+        assert first is not None
+        check_boundaries(bundle, {name: one.certificate.proof for name, one in found.items()})
+        check_transducer(bundle, first.deployment)
     except ConfigError as error:
         raise VerificationError(where, error.problem, REMEDY) from None
-    first = next(iter(found.values()))
+    except (ProofError, ExportError) as error:
+        raise VerificationError(where, f"its programs do not fit each other: {error}", REMEDY) from None
     made = bundle_files({name: one.exported for name, one in found.items()}, first.deployment)
     if made[BUNDLE_FILE] != listed:
         raise VerificationError(folder / BUNDLE_FILE, "does not list the files beside it as they are", REMEDY)

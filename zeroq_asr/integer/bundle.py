@@ -3,6 +3,10 @@
 A CTC network is a bundle of one, ``network``.  A transducer is one of an encoder, a predictor and a joiner.
 A bundle has one certificate, one set of tokens and one frontend, and is one file, or one folder of files
 where it has several programs.
+
+Programs hand integers to each other, never floats: an input port that has the name of another part's output
+port is given what leaves there.  So both are the same integers of the same meaning, one type, one scale, one
+zero point, and what may leave may enter (``integer.proof.check_boundaries``).
 """
 
 from __future__ import annotations

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from zeroq_asr.errors import ProofError
 from zeroq_asr.integer.backends.interval import Interval, IntervalBackend, length_interval
 from zeroq_asr.integer.bundle import Bundle
-from zeroq_asr.integer.program import Instruction, Port, Program, StatePort
+from zeroq_asr.integer.program import Instruction, Port, Program, StatePort, ValueInfo
 from zeroq_asr.integer.types import I32, TYPES
 from zeroq_asr.integer.wellformed import check
 
@@ -24,6 +25,8 @@ class Proof:
     peak_at: str
     #: fewest frames of an input of which every value keeps one; shorter inputs are no inputs
     least_frames: int = 1
+    #: output port → the lowest and the highest integer that can leave there
+    leaving: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
     @property
     def headroom_bits(self) -> float:
@@ -73,7 +76,8 @@ def prove(program: Program) -> Proof:
         require_kept(state, v)
     where = max(prover.peaks, key=lambda name: prover.peaks[name], default="")
     least = max(shapes.least.values(), default=1)
-    return Proof(program.max_frames, len(program.code), prover.peaks.get(where, 0), where, least)
+    bounds = {port.name: (int(v.min), int(v.max)) for port, v in zip(program.outputs, leaving, strict=False)}
+    return Proof(program.max_frames, len(program.code), prover.peaks.get(where, 0), where, least, bounds)
 
 
 def require_kept(state: StatePort, leaves: Interval) -> None:
@@ -89,8 +93,58 @@ def require_kept(state: StatePort, leaves: Interval) -> None:
 
 
 def prove_bundle(bundle: Bundle) -> dict[str, Proof]:
-    """Prove every program of a bundle: part → its proof.  Raises ProofError for the first that fails."""
-    return {part: prove(program) for part, program in bundle.programs.items()}
+    """Prove every program of a bundle, and that they fit each other: part → its proof.
+
+    Raises ProofError for the first that fails.
+    """
+    proofs = {part: prove(program) for part, program in bundle.programs.items()}
+    check_boundaries(bundle, proofs)
+    return proofs
+
+
+def check_boundaries(bundle: Bundle, proofs: Mapping[str, Proof] | None = None) -> None:
+    """Raise ProofError unless every input that another part gives has the grid of what leaves there.
+
+    ``proofs``: part → that of its program, which bounds what leaves; without them its port's word is taken.
+    """
+    for part, program in bundle.programs.items():
+        for port in program.inputs:
+            if port.is_features or port.is_lengths:
+                continue
+            givers = [
+                (name, leaving)
+                for name, other in bundle.programs.items()
+                for leaving in other.outputs
+                if name != part and leaving.name == port.name
+            ]
+            where = f"{part}.{port.name}"
+            if len(givers) > 1:
+                parts = " and ".join(name for name, _ in givers)
+                raise ProofError(where, f"is given by {parts}", "let one part give it")
+            for name, leaving in givers:
+                given = bundle.programs[name].values.get(leaving.value)
+                _check_grids(where, program.values.get(port.value), name, given)
+                if (port.type, port.dims[1]) != (leaving.type, leaving.dims[1]):
+                    told = [f"{one.type} of {one.dims[1]} channels" for one in (port, leaving)]
+                    problem = f"takes {told[0]}, {name} gives {told[1]}"
+                    raise ProofError(where, problem, "a boundary has one grid")
+                low, high = leaving.lo, leaving.hi
+                if proofs is not None:
+                    low, high = proofs[name].leaving[leaving.name]
+                if not port.lo <= low <= high <= port.hi:
+                    problem = f"takes [{port.lo}, {port.hi}], {name} gives [{low}, {high}]"
+                    raise ProofError(where, problem, "what may leave must be what may enter")
+
+
+def _check_grids(where: str, taken: ValueInfo | None, giver: str, given: ValueInfo | None) -> None:
+    """Require what is taken to mean what is given."""
+    grids = [None if one is None else (one.type, one.scale, one.zero_point) for one in (taken, given)]
+    if None in grids or grids[0] != grids[1]:
+        told = [
+            "no meaning" if grid is None else "{} of scale {!r} and zero point {}".format(*grid)
+            for grid in grids
+        ]
+        raise ProofError(where, f"takes {told[0]}, {giver} gives {told[1]}", "a boundary has one grid")
 
 
 def entering_bounds(program: Program) -> list[Interval]:

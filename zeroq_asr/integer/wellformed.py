@@ -27,7 +27,7 @@ from zeroq_asr.integer.ports import (
     require,
     sizes_of,
 )
-from zeroq_asr.integer.program import Instruction, Program
+from zeroq_asr.integer.program import Instruction, Port, Program, StatePort
 from zeroq_asr.integer.types import I32, TYPES, U8
 from zeroq_asr.lines import shown
 from zeroq_asr.registry import EVERY, INTEGER_OPERATORS, Attrs, IntegerOperator
@@ -128,6 +128,7 @@ def check(program: Program) -> Shapes:
         _check_zero_points(record, i, program, where)
         made.update(zip(i.outs, _shapes(backend, i, made, program), strict=True))
         givers.update(dict.fromkeys(i.outs, i))
+    _check_entering_meaning(program)
     odd = sorted(program.values.keys() - made.keys())
     require(not odd, "program", f"says what {shown(odd)} mean, which are never made")
     check_leaving(program, made)
@@ -229,6 +230,24 @@ def _check_meaning(i: Instruction, program: Program, where: str) -> None:
     require(info.zero_point == zero_point, where, f"is said to have zero point {info.zero_point}")
     if info.type == I32.name:
         require(info.zero_point == 0, where, f"is int32 with zero point {info.zero_point}, not 0")
+
+
+def _check_entering_meaning(program: Program) -> None:
+    """What the integers that enter are said to mean agrees with what may enter."""
+    entering: list[tuple[str, Port | StatePort]] = [(port.value, port) for port in program.inputs]
+    entering += [(state.enters, state) for state in program.states]
+    for name, port in entering:
+        info = program.values.get(name)
+        if info is None:
+            continue
+        meant = is_positive(info.scale) and info.type in _MEANT
+        meant = meant and all(is_whole(v, I32.lo, I32.hi) for v in (info.zero_point, info.lo, info.hi))
+        require(meant, port.name, "its scale, zero point and range are not those of an integer value")
+        require(info.type == port.type, port.name, f"is said to be {info.type}")
+        inside = info.lo <= port.lo and port.hi <= info.hi
+        require(inside, port.name, f"is said to lie in [{info.lo}, {info.hi}]")
+        if info.type == I32.name:
+            require(info.zero_point == 0, port.name, f"is int32 with zero point {info.zero_point}, not 0")
 
 
 def _check_zero_points(record: IntegerOperator, i: Instruction, program: Program, where: str) -> None:

@@ -50,6 +50,7 @@ def lower(
     covariances: Mapping[str, np.ndarray] | None = None,
     waveform: bool = False,
     plan: Plan | None = None,
+    fixed: Mapping[str, ValueInfo] | None = None,
 ) -> Program:
     """Lower every node, those that ``spec`` keeps in float as islands.
 
@@ -58,7 +59,8 @@ def lower(
     must be proven for; ``means``: input of a convolution → its mean a channel [C], to correct biases by;
     ``covariances``: a convolution → covariance of its inputs, to round its weights by, those of a grid where
     that gains something; ``waveform``: the input is one, and gets 16 bits; ``plan``: grids and bits, in
-    place of those of ``spec``.
+    place of those of ``spec``; ``fixed``: formats of values that other programs make or read.  An input
+    among these enters as the integers that it is.
     Raises CalibrationError for a value without a range, UnsupportedOperatorError for an operator
     without a lowering, ConfigError for a plan that does not fit the graph.
     """
@@ -67,16 +69,18 @@ def lower(
     resolved = (plan or Plan.of(spec)).resolve(graph)
     real = channels if isinstance(channels, Mapping) else {graph.inputs[0]: channels}
     context = _Context(
-        graph, ranges, spec, resolved, real, max_frames, means or {}, covariances or {}, waveform
+        graph, ranges, spec, resolved, real, max_frames, means or {}, covariances or {}, waveform, fixed or {}
     )
     for name in graph.inputs:
-        if name in real:
+        if name in context.fixed:
+            context.values[name] = context.fixed[name]
+        elif name in real:
             context.enter(name)
     for node in graph.nodes:
         lowering = operator_of(node).lower
         assert lowering is not None
         lowering(context, context.with_bytes(node))
-    inputs, outputs = ports_of(graph, context.shapes, context.values, context.entered)
+    inputs, outputs = ports_of(graph, context.shapes, context.values)
     return Program(
         inputs=inputs,
         outputs=outputs,
@@ -116,8 +120,10 @@ class _Context(Lowering):
         means: Mapping[str, np.ndarray],
         covariances: Mapping[str, np.ndarray],
         waveform: bool,
+        fixed: Mapping[str, ValueInfo],
     ) -> None:
         self.graph = graph
+        self.fixed = fixed
         self.spec = spec
         self.max_frames = max_frames
         self.means = dict(means)
@@ -263,6 +269,7 @@ class _Context(Lowering):
             plan_formats = OPERATORS[op].plan_formats
             if plan_formats is not None:
                 plan_formats(self, given)
+        self._formats.update(self.fixed)
         self._plan_states()
 
     def _plan_states(self) -> None:

@@ -19,12 +19,12 @@ def ports_of(
     graph: FloatGraph,
     shapes: Mapping[str, Shape],
     values: Mapping[str, ValueInfo],
-    real: Mapping[str, str],
 ) -> tuple[Ports, Ports]:
     """Return the inputs and outputs of the program of a graph.
 
-    ``real``: inputs that enter as features; ``values``: value → its integer format.  A graph of features and
-    lengths that gives logits and lengths has the ports of a CTC network; another has those that it names.
+    ``values``: value → its integer format; a real input that has none enters as features.  A graph of
+    features and lengths that gives logits and lengths has the ports of a CTC network; another has those that
+    it names.
     """
     lengths = [shapes[name].lengths for name in (*graph.inputs, *graph.outputs)]
     if lengths == [False, True, False, True] and graph.output_ports[0] == LOGITS and not graph.states:
@@ -46,7 +46,11 @@ def ports_of(
         dims = ("batch", channels, extent, "bins") if shape.image else ("batch", channels, extent)
         return Port(name, value, type, dims, lo, hi)
 
-    inputs = tuple(port(name, name, "float32", 0, 0) for name in graph.inputs)
+    def entering(name: str) -> Port:
+        info = values.get(name)
+        return port(name, name, *(("float32", 0, 0) if info is None else (info.type, info.lo, info.hi)))
+
+    inputs = tuple(map(entering, graph.inputs))
     outputs = []
     for name, value in zip(graph.output_ports, graph.outputs, strict=True):
         info = values.get(value)

@@ -15,10 +15,8 @@ from zeroq_asr.calibration.equalize import equalize, smooth
 from zeroq_asr.calibration.shortfall import BLIND, Shortfall, median_shortfall, shortfalls
 from zeroq_asr.capture.capture import capture, prepared_graph
 from zeroq_asr.checkpoints import load_checkpoint
-from zeroq_asr.checkpoints.heads import require_head
 from zeroq_asr.config import CalibrationSpec, QuantSpec, SynthesisSpec
 from zeroq_asr.config.calibration import AUTO, BOTH, MADE, MATCHED, SPEECH
-from zeroq_asr.config.choices import CTC
 from zeroq_asr.deployment.machine import settled
 from zeroq_asr.deployment.metadata import Deployment
 from zeroq_asr.errors import CalibrationError, ConfigError, warn
@@ -157,7 +155,7 @@ def prepare(
     clock = Clock(seconds, progress)
     with clock("load"):
         if isinstance(source, TransducerModel):
-            require_head(source.name, True, CTC)
+            raise ConfigError("prepare", "takes a CTC network", "prepare_transducer takes others")
         model = (
             source
             if isinstance(source, AsrModel)

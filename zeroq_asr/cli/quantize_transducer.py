@@ -1,0 +1,66 @@
+"""``zeroq-asr quantize`` of a transducer: what it takes no option for, and what is said of its bundle."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+
+import zeroq_asr as zq
+from zeroq_asr.cli.quantize_report import dialect_of, seconds
+from zeroq_asr.cli.synthesize import account
+from zeroq_asr.cli.terminal import Terminal
+from zeroq_asr.errors import ConfigError
+from zeroq_asr.lines import size
+
+
+def refuse(model: Path, options: Mapping[str, object]) -> None:
+    """Raise ConfigError for the first option that was given, of what a transducer cannot be asked for."""
+    given = [name for name, value in options.items() if value]
+    if given:
+        raise ConfigError(given[0], f"{model} is a transducer, which has 8 bits throughout", "leave it out")
+
+
+def show_bundle(
+    terminal: Terminal,
+    result: zq.QuantizedTransducer,
+    path: Path,
+    tokens: Path | None,
+    *,
+    chosen_target: bool,
+) -> None:
+    """Write the tokens if that was asked for, and tell what was made."""
+    if tokens is not None:
+        result.deployment.tokenizer.write_tokens(tokens)
+    features = result.prepared.encoder.features
+    told = {"tokens": None if tokens is None else str(tokens), "synthesis": account(features)}
+    terminal.result({**result.to_dict(), **told}, str(path))
+    if not terminal.talks:
+        return
+    times = f", {result.float_bytes / result.size:.1f} times smaller than float" if result.size else ""
+    proof, recipe = result.proofs[result.nearest], result.deployment.recipe
+    exported = next(iter(result.exports.values()))
+    terminal.title(str(path), "")
+    rows = [
+        ("size", f"{size(result.size)}{times} ({size(result.float_bytes)})"),
+        ("dialect", dialect_of(exported.backend.dialect, recipe, chosen_target)),
+        ("program", result.bundle.digest()),
+        (
+            "proof",
+            f"holds to {result.deployment.max_seconds:g} s, and for labels without end; "
+            f"int32 has {proof.headroom_bits:.1f} bits of headroom, in the {result.nearest}",
+        ),
+        ("labels", ", ".join(recipe["labels"]["label_sources"])),
+        ("time", seconds(result.seconds)),
+    ]
+    terminal.facts([*([("tokens", str(tokens))] if tokens is not None else []), *rows])
+    terminal.text()
+    terminal.table(
+        ["part", "program", "instructions", "headroom, bits"],
+        [
+            [part, program.digest(), str(len(program.code)), f"{result.proofs[part].headroom_bits:.1f}"]
+            for part, program in result.bundle.programs.items()
+        ],
+        left=(0, 1),
+    )
+    terminal.next(f"verify {shlex.quote(str(path))}")
