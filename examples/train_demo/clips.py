@@ -13,11 +13,11 @@ import json
 import shutil
 from pathlib import Path
 
-from zeroq_asr.embedded import CALIBRATION, CLIPS, CONFORMER, HUBERT, MODEL, TEST
+from zeroq_asr.embedded import CALIBRATION, CLIPS, CONFORMER, HUBERT, MODEL, TEST, TRANSDUCER
 
 TESTED, CALIBRATED = 60, 12
 #: what is trained, and the name that it ships under
-CHECKPOINTS = {"quartznet": MODEL, "conformer": CONFORMER}
+CHECKPOINTS = {"quartznet": MODEL, "conformer": CONFORMER, "transducer": TRANSDUCER}
 
 
 def main() -> None:
