@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ def test_what_ships_is_small_enough() -> None:
     assert files.model.stat().st_size <= 4_000_000
     assert files.conformer.stat().st_size <= 4_000_000
     assert files.transducer.stat().st_size <= 4_000_000
+    assert files.grams.stat().st_size <= 300_000
     assert sum(file.stat().st_size for file in files.hubert.iterdir()) <= 4_000_000
     clips = list((files.folder / "clips").iterdir())
     assert sum(clip.stat().st_size for clip in clips) <= 3_000_000
@@ -77,6 +79,14 @@ def test_a_transducer_says_what_it_never_heard() -> None:
     result = zq.evaluate(zq.TransducerRecognizer(model), zq.read_manifest(zq.embedded_files().test))
     assert result.words.rate is not None
     assert result.words.rate <= 0.15
+
+
+def test_ngrams_are_of_the_transducers_pieces() -> None:
+    text = gzip.decompress(zq.embedded_files().grams.read_bytes()).decode()
+    start = text.index("\\1-grams:\n") + len("\\1-grams:\n")
+    words = [line.split("\t")[1] for line in text[start : text.index("\n\n", start)].splitlines()]
+    tokens = zq.embedded_model("transducer").tokenizer.tokens
+    assert sorted(words) == sorted((*tokens, "<s>", "</s>"))
 
 
 def test_models_by_name() -> None:

@@ -176,9 +176,9 @@ def test_pieces_are_of_the_texts_alone_and_spell_them(demo: SimpleNamespace, wor
 SENTENCES = [["a", "b", "a", "c"], ["a", "b"], ["b", "b", "a"], ["a", "b", "a"], []]
 
 
-@pytest.mark.parametrize("least", [(), (2, 2)])
-def test_ngrams_of_every_history_sum_to_one(demo: SimpleNamespace, least: tuple[int, ...]) -> None:
-    grams = demo.arpa.estimate(SENTENCES, ["a", "b", "c", "d"], 3, least)
+@pytest.mark.parametrize("gain", [-math.inf, 0.5])
+def test_ngrams_of_every_history_sum_to_one(demo: SimpleNamespace, gain: float) -> None:
+    grams = demo.arpa.estimate(SENTENCES, ["a", "b", "c", "d"], 3, gain)
     for history in itertools.product(("<s>", "a", "b", "c", "d"), repeat=2):
         total = sum(10 ** grams.score(piece, history) for piece in ("a", "b", "c", "d", "</s>"))
         assert total == pytest.approx(1, abs=1e-9)
@@ -199,11 +199,22 @@ def test_ngrams_are_those_of_witten_and_bell(demo: SimpleNamespace) -> None:
     assert grams.sentence([]) == pytest.approx(grams.score("</s>", ("<s>",)))
 
 
-def test_rare_long_ngrams_are_left_out(demo: SimpleNamespace) -> None:
-    grams = demo.arpa.estimate(SENTENCES, ["a", "b", "c", "d"], 3, (2, 2))
-    assert ("a", "b") in grams.probabilities
-    assert ("a", "c") not in grams.probabilities
-    assert ("<s>", "a", "b") in grams.probabilities
+def test_ngrams_that_say_little_are_left_out(demo: SimpleNamespace) -> None:
+    whole = demo.arpa.estimate(SENTENCES, ["a", "b", "c", "d"], 3)
+    grams = demo.arpa.estimate(SENTENCES, ["a", "b", "c", "d"], 3, 0.5)
+    kept, lost = grams.probabilities, whole.probabilities.keys() - grams.probabilities.keys()
+    assert kept.items() <= whole.probabilities.items()
+    # four times, and much more often than b in general; once, and no more than c in general
+    assert ("a", "b") in kept
+    assert lost
+    for gram in lost:
+        times = sum(
+            tuple(padded[n : n + len(gram)]) == gram
+            for padded in (["<s>", *sentence, "</s>"] for sentence in SENTENCES)
+            for n in range(len(padded))
+        )
+        nats = math.log(10) * (whole.probabilities[gram] - whole.score(gram[-1], gram[1:-1]))
+        assert times * nats < 0.5
     # every history has its own entry
     assert all(gram[:-1] in grams.probabilities for gram in grams.probabilities if len(gram) > 1)
 
@@ -258,6 +269,14 @@ def test_language_models_learn(
 
 
 # the transducer
+
+
+def test_what_ships_is_of_this_recipe(demo: SimpleNamespace) -> None:
+    shipped = zq.embedded_model("transducer")
+    recipe = demo.recipe.transducer(shipped.tokenizer)
+    assert shipped.tokenizer.tokens[0] == "<unk>"
+    assert (shipped.config, shipped.frontend, shipped.name) == (recipe.config, recipe.frontend, recipe.name)
+    assert shipped.network.state_dict().keys() == recipe.network.state_dict().keys()
 
 
 @pytest.fixture(scope="module")

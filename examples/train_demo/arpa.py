@@ -4,8 +4,9 @@ With c(h w) the times that w follows h, and t(h) the number of different pieces 
 
     P(w | h) = (c(h w) + t(h) · P(w | h without its first piece)) / (c(h) + t(h)),
 
-and below single pieces stands a uniform distribution.  Rare long n-grams may be left out of the file; the
-weight of backing off makes up for them, so that every distribution sums to one.
+and below single pieces stands a uniform distribution.  N-grams that say little more than shorter ones may be
+left out of the file (weighted differences: Seymore and Rosenfeld, ICSLP 1996); the weight of backing off
+makes up for them, so that every distribution sums to one.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 BEGIN, END = "<s>", "</s>"
 Gram = tuple[str, ...]
@@ -26,7 +28,7 @@ class Arpa:
     probabilities: dict[Gram, float]
     weights: dict[Gram, float]
 
-    @property
+    @cached_property
     def order(self) -> int:
         """The length of the longest n-grams."""
         return max(map(len, self.probabilities))
@@ -63,32 +65,33 @@ class Arpa:
 
 
 def estimate(
-    sentences: Iterable[Sequence[str]], pieces: Sequence[str], order: int, least: Sequence[int] = ()
+    sentences: Iterable[Sequence[str]], pieces: Sequence[str], order: int, gain: float = -math.inf
 ) -> Arpa:
     """Return the n-grams of ``sentences`` up to ``order`` over a vocabulary of ``pieces``.
 
-    ``least`` says for the lengths from 2 on how often an n-gram occurs that is kept, by default once.
+    Those of two pieces and more are kept that make the sentences more probable than shorter ones do by a
+    factor of e to the ``gain``, all of their occurrences together, and what those begin with; by default all.
     """
     follow = _count(sentences, order)
     vocabulary = [*pieces, END]
-    thresholds = (1, *least, *[1] * order)
     smooth: dict[Gram, float] = {}
     for piece in vocabulary:
         after = follow[()]
         rest = len(after) / len(vocabulary)
         smooth[(piece,)] = (after[piece] + rest) / (after.total() + len(after))
-    kept = dict(smooth)
+    kept = set(smooth)
     for history in sorted(follow, key=lambda h: (len(h), h)):
         if not history:
             continue
         after = follow[history]
         for piece, count in after.items():
             lower = smooth[(*history[1:], piece)]
-            smooth[(*history, piece)] = (count + len(after) * lower) / (after.total() + len(after))
-            # a history without its own entry has nowhere to keep its weight
-            if count >= thresholds[len(history)] and (history in kept or history == (BEGIN,)):
-                kept[(*history, piece)] = smooth[(*history, piece)]
-    return _with_weights(kept)
+            found = (count + len(after) * lower) / (after.total() + len(after))
+            smooth[(*history, piece)] = found
+            if count * math.log(found / lower) >= gain:
+                # a history without its own entry has nowhere to keep its weight
+                kept.update((*history, piece)[:length] for length in range(2, len(history) + 2))
+    return _with_weights({gram: smooth[gram] for gram in sorted(kept)})
 
 
 def _count(sentences: Iterable[Sequence[str]], order: int) -> dict[Gram, Counter[str]]:

@@ -128,9 +128,8 @@ def main() -> None:
     parser.add_argument("--batch-texts", type=int, default=128)
     parser.add_argument("--peak", type=float, default=4e-3, help="the highest learning rate")
     parser.add_argument("--dropout", type=float, default=0.1)
-    parser.add_argument("--order", type=int, default=4, help="pieces of the longest n-grams")
-    parser.add_argument("--least", type=int, nargs="*", default=[1, 4, 8], metavar="COUNT",
-                        help="how often n-grams of 2, 3, … pieces occur that are kept")  # fmt: skip
+    parser.add_argument("--order", type=int, default=5, help="pieces of the longest n-grams")
+    parser.add_argument("--gain", type=float, default=10, help="nats by which an n-gram that is kept helps")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
@@ -147,7 +146,7 @@ def main() -> None:
     print(f"LSTM: perplexity of a held-out piece {perplexity(network, held_out, end):.2f}", flush=True)
 
     named = [[tokens[i] for i in text] for text in texts]
-    grams = arpa.estimate(named, tokens, options.order, options.least)
+    grams = arpa.estimate(named, tokens, options.order, options.gain)
     data = gzip.compress(grams.text().encode(), mtime=0)
     (options.work / GRAMS).write_bytes(data)
     total = sum(grams.sentence([tokens[i] for i in text]) for text in held_out)

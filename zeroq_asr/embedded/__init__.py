@@ -33,6 +33,8 @@ CONFORMER = "conformer.pt"
 HUBERT = "hubert"
 #: the checkpoint of three parts, which say pieces of words
 TRANSDUCER = "transducer.pt"
+#: n-grams of the transducer's pieces
+GRAMS = "pieces.arpa.gz"
 #: what lies where, by the name that `embedded_model` takes
 _MODELS = {"quartznet": MODEL, "conformer": CONFORMER, "hubert": HUBERT, "transducer": TRANSDUCER}
 
@@ -62,6 +64,11 @@ class DemoFiles:
     def transducer(self) -> Path:
         """The checkpoint of the transducer."""
         return self.folder / TRANSDUCER
+
+    @property
+    def grams(self) -> Path:
+        """An ARPA file, compressed by gzip, of n-grams whose words are the pieces of the transducer."""
+        return self.folder / GRAMS
 
     @property
     def test(self) -> Path:
@@ -129,7 +136,7 @@ def other_files(folder: Path) -> list[Path]:
 
 def _names() -> list[str]:
     inside = (f"{name}/{file.name}" for name in (HUBERT, CLIPS) for file in sorted((_HERE / name).iterdir()))
-    return [MODEL, CONFORMER, TRANSDUCER, TEST, CALIBRATION, *inside]
+    return [MODEL, CONFORMER, TRANSDUCER, GRAMS, TEST, CALIBRATION, *inside]
 
 
 def _equal(ours: Path, theirs: Path) -> bool:
