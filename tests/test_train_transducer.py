@@ -359,7 +359,7 @@ def test_a_transducer_learns_what_it_hears(
     judge = lambda: demo.train_transducer.evaluate(learner, speech, encodings)  # noqa: E731
     before = judge()
     demo.train_transducer.learn(
-        learner, speech, lambda rows, _: encodings.batch(rows), judge, 0.12, 5e-3, options
+        learner, speech, lambda rows, _: encodings.batch(rows), judge, 0.05, 5e-3, options
     )
     assert judge()[0] < 20 < before[0]
 
