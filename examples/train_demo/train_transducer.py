@@ -126,11 +126,12 @@ def evaluate(
     recognizer, found = TransducerRecognizer(model), []
     if encodings is not None:
         # what is encoded already goes through the projection alone
-        body: nn.Module = _Same()
-        encoder = ProjectedEncoder(body, model.network.encoder.projection)
-        network = copy.copy(model.network)
-        network._modules = {**model.network._modules, "encoder": encoder}
-        recognizer = TransducerRecognizer(dataclasses.replace(model, network=network))
+        whole = model.network
+        encoder = ProjectedEncoder(_Same(), whole.encoder.projection)
+        projected = Transducer(
+            encoder, whole.predictor, whole.joiner, whole.durations, whole.max_symbols
+        ).eval()
+        recognizer = TransducerRecognizer(dataclasses.replace(model, network=projected))
     order = np.argsort(speech.frames, kind="stable")
     for rows in np.array_split(order, -(-len(order) // 64)):
         inputs, lengths = (encodings or speech).batch(rows)
