@@ -5,8 +5,9 @@
 
 The encoder stays as it is: it runs once over the speech of `prepare.py`, and predictor, joiner and
 projections learn from what it gave.  The predictor begins as the language model of `train_lm.py`.  With
-``--tune-minutes`` all of it goes on learning together, from features that are masked anew each time.  Minutes
-are those of the processor, by thread.  Every evaluation is on held-out sentences in held-out voices.
+``--tune-minutes`` all of it goes on learning together, from features that are masked anew each time.  With
+``--resume`` the transducer that is there goes through one more cycle of the learning rate.  Minutes are those
+of the processor, by thread.  Every evaluation is on held-out sentences in held-out voices.
 """
 
 from __future__ import annotations
@@ -223,6 +224,7 @@ def main() -> None:
     parser.add_argument("--tune-peak", type=float, default=4e-4, help="the highest learning rate of tuning")
     parser.add_argument("--dropout", type=float, default=0.1, help="of the predictor")
     parser.add_argument("--evaluate-every", type=float, default=2, help="minutes")
+    parser.add_argument("--resume", action="store_true", help="begin as the transducer that is there already")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
@@ -235,9 +237,12 @@ def main() -> None:
     body, predictor = network.encoder.body, network.predictor
     assert isinstance(predictor, LstmPredictor)
     body.load_state_dict(zq.load_checkpoint(options.encoder).network.encoder.state_dict())
-    language = train_lm.load(options.work / train_lm.NETWORK, spelled.tokenizer.tokens)
-    predictor.embedding.load_state_dict(language.embedding.state_dict())
-    predictor.lstm.load_state_dict(language.lstm.state_dict())
+    if options.resume:
+        network.load_state_dict(zq.load_model(options.work / CHECKPOINT).network.state_dict())
+    else:
+        language = train_lm.load(options.work / train_lm.NETWORK, spelled.tokenizer.tokens)
+        predictor.embedding.load_state_dict(language.embedding.state_dict())
+        predictor.lstm.load_state_dict(language.lstm.state_dict())
 
     body.requires_grad_(False)
     begun = time.process_time()
