@@ -5,9 +5,10 @@
 
 The encoder stays as it is: it runs once over the speech of `prepare.py`, and predictor, joiner and
 projections learn from what it gave.  The predictor begins as the language model of `train_lm.py`.  With
-``--tune-minutes`` all of it goes on learning together, from features that are masked anew each time.  With
-``--resume`` the transducer that is there goes through one more cycle of the learning rate.  Minutes are those
-of the processor, by thread.  Every evaluation is on held-out sentences in held-out voices.
+``--tune-minutes`` the last layers of the encoder go on learning with all the rest, from features that are
+masked anew each time: CTC has taught them characters, and they come to say pieces.  With ``--resume`` the
+transducer that is there goes on.  Minutes are those of the processor, by thread.  Every evaluation is on
+held-out sentences in held-out voices.
 """
 
 from __future__ import annotations
@@ -163,6 +164,8 @@ def learn(
     options: argparse.Namespace,
 ) -> None:
     """Train what requires gradients for so many minutes, and tell how it goes."""
+    if not minutes:
+        return
     learnt = [p for p in model.network.parameters() if p.requires_grad]
     decayed, rest = [p for p in learnt if p.ndim > 1], [p for p in learnt if p.ndim <= 1]
     optimizer = torch.optim.AdamW(
@@ -218,7 +221,10 @@ def main() -> None:
     parser.add_argument("--encoder", type=Path, default=zq.embedded_files().conformer,
                         help="the checkpoint of a Conformer (default: the one that ships)")  # fmt: skip
     parser.add_argument("--minutes", type=float, default=12, help="with the encoder as it is")
-    parser.add_argument("--tune-minutes", type=float, default=0, help="with all of it, afterwards")
+    parser.add_argument(
+        "--tune-minutes", type=float, default=0, help="with layers of the encoder, afterwards"
+    )
+    parser.add_argument("--tune-layers", type=int, default=3, help="of the encoder, the last ones")
     parser.add_argument("--batch-seconds", type=float, default=60)
     parser.add_argument("--peak", type=float, default=3e-3, help="the highest learning rate")
     parser.add_argument("--tune-peak", type=float, default=4e-4, help="the highest learning rate of tuning")
@@ -270,7 +276,8 @@ def main() -> None:
         options,
     )
     if options.tune_minutes:
-        body.requires_grad_(True)
+        for layer in body.layers[-options.tune_layers :]:
+            layer.requires_grad_(True)
         judge = lambda: evaluate(model, held_out, None)  # noqa: E731
         learn(model, training, anew, judge, options.tune_minutes, options.tune_peak, options)
 
