@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,8 @@ def test_what_ships_is_small_enough() -> None:
     files = zq.embedded_files()
     assert files.model.stat().st_size <= 4_000_000
     assert files.conformer.stat().st_size <= 4_000_000
+    assert files.transducer.stat().st_size <= 4_000_000
+    assert files.grams.stat().st_size <= 300_000
     assert sum(file.stat().st_size for file in files.hubert.iterdir()) <= 4_000_000
     clips = list((files.folder / "clips").iterdir())
     assert sum(clip.stat().st_size for clip in clips) <= 3_000_000
@@ -70,10 +73,37 @@ def test_waveforms_keep_their_words_without_data_or_statistics(tmp_path: Path) -
     assert found.words.rate <= exact.words.rate + 0.02
 
 
+def test_a_transducer_says_what_it_never_heard() -> None:
+    model = zq.embedded_model("transducer")
+    assert isinstance(model, zq.TransducerModel)
+    result = zq.evaluate(zq.TransducerRecognizer(model), zq.read_manifest(zq.embedded_files().test))
+    assert result.words.rate is not None
+    assert result.words.rate <= 0.15
+
+
+def test_ngrams_are_of_the_transducers_pieces() -> None:
+    text = gzip.decompress(zq.embedded_files().grams.read_bytes()).decode()
+    start = text.index("\\1-grams:\n") + len("\\1-grams:\n")
+    words = [line.split("\t")[1] for line in text[start : text.index("\n\n", start)].splitlines()]
+    tokens = zq.embedded_model("transducer").tokenizer.tokens
+    assert sorted(words) == sorted((*tokens, "<s>", "</s>"))
+
+
+def test_models_by_name() -> None:
+    files = zq.embedded_files()
+    assert zq.embedded_model().name == zq.embedded_model("quartznet").name == "demo"
+    assert zq.embedded_model("conformer").name == zq.load_checkpoint(files.conformer).name
+    assert zq.embedded_model("hubert").frontend.is_waveform
+    assert zq.embedded_model("transducer").name == "demo-transducer"
+    with pytest.raises(zq.ConfigError, match="unknown name 'whisper'; use one of quartznet, conformer, hub"):
+        zq.embedded_model("whisper")
+
+
 def test_a_copy_has_all_files(tmp_path: Path) -> None:
     files = zq.copy_embedded(tmp_path / "a" / "demo")
     assert zq.load_checkpoint(files.model).name == "demo"
     assert zq.load_checkpoint(files.hubert).frontend.is_waveform
+    assert zq.load_model(files.transducer).name == "demo-transducer"
     assert len(zq.read_manifest(files.test)) == 60
     assert all(Path(u.audio_path).is_file() for u in zq.read_manifest(files.calibration))
     # once more over the old one

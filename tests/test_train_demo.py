@@ -225,14 +225,17 @@ def test_clips_are_the_first_of_the_held_out_ones(
     (work / "held-out" / "utterances.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     for row in rows:
         (work / "held-out" / str(row["audio_filepath"])).write_bytes(b"a clip")
-    for kind in MODELS:
+    for kind in (*MODELS, "transducer"):
         (work / f"{kind}.pt").write_text(kind)
+    (work / "pieces.arpa.gz").write_bytes(b"n-grams")
     (work / "demo-hubert").mkdir()
     (work / "demo-hubert" / "config.json").write_text("hubert")
     monkeypatch.setattr(sys, "argv", ["clips.py", "--work", str(work), "--output", str(output)])
     demo.clips.main()
     assert (output / "model.pt").read_text() == "quartznet"
     assert (output / "conformer.pt").read_text() == "conformer"
+    assert (output / "transducer.pt").read_text() == "transducer"
+    assert (output / "pieces.arpa.gz").read_bytes() == b"n-grams"
     assert (output / "hubert" / "config.json").read_text() == "hubert"
     test, calibration = (zq.read_manifest(output / f"{name}.jsonl") for name in ("test", "calibration"))
     assert len(test) == 60

@@ -2,7 +2,7 @@
 
     python clips.py --work /tmp/demo --output ../../zeroq_asr/embedded
 
-writes the checkpoints, 60 clips to judge by (`test.jsonl`) and 12 others to calibrate on
+writes the checkpoints, n-grams of pieces, 60 clips to judge by (`test.jsonl`) and 12 others to calibrate on
 (`calibration.jsonl`).
 """
 
@@ -13,11 +13,11 @@ import json
 import shutil
 from pathlib import Path
 
-from zeroq_asr.embedded import CALIBRATION, CLIPS, CONFORMER, HUBERT, MODEL, TEST
+from zeroq_asr.embedded import CALIBRATION, CLIPS, CONFORMER, GRAMS, HUBERT, MODEL, TEST, TRANSDUCER
 
 TESTED, CALIBRATED = 60, 12
 #: what is trained, and the name that it ships under
-CHECKPOINTS = {"quartznet": MODEL, "conformer": CONFORMER}
+CHECKPOINTS = {"quartznet": MODEL, "conformer": CONFORMER, "transducer": TRANSDUCER}
 
 
 def main() -> None:
@@ -33,6 +33,7 @@ def main() -> None:
     (options.output / CLIPS).mkdir(parents=True)
     for kind, name in CHECKPOINTS.items():
         shutil.copyfile(options.work / f"{kind}.pt", options.output / name)
+    shutil.copyfile(options.work / GRAMS, options.output / GRAMS)
     # a folder of transformers' files
     shutil.copytree(options.work / "demo-hubert", options.output / HUBERT, dirs_exist_ok=True)
     for name, chosen in ((TEST, rows[:TESTED]), (CALIBRATION, rows[TESTED : TESTED + CALIBRATED])):

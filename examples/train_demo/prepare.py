@@ -3,9 +3,10 @@
     python prepare.py --books /tmp/austen --work /tmp/demo --hours 50
 
 writes, for training and for what is held out, ``features.npy`` (float16 [frames, MELS], one
-utterance after another) and ``utterances.jsonl`` (text, voice, frames, samples); and the held-out
-waveforms as FLAC with a manifest.  With ``--waveforms`` also ``waves.npy`` (int16, one utterance
-after another), which networks that take waveforms are trained on.
+utterance after another) and ``utterances.jsonl`` (text, voice, frames, samples); the held-out
+waveforms as FLAC with a manifest; and ``texts.txt``, all training texts, spoken or not.  With
+``--waveforms`` also ``waves.npy`` (int16, one utterance after another), which networks that take
+waveforms are trained on.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typing import Any
 
 import books
 import numpy as np
+import pieces
 import soundfile
 import speech
 import torch
@@ -100,6 +102,7 @@ def main() -> None:
     parser.add_argument("--espeak-data", type=Path, default=Path("/usr/lib/x86_64-linux-gnu/espeak-ng-data"))
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--hours", type=float, default=50)
+    parser.add_argument("--skip", type=int, default=0, help="texts that another network has been trained on")
     parser.add_argument("--waveforms", action="store_true", help="keep the waveforms of training, too")
     parser.add_argument("--voices", type=int, default=800)
     parser.add_argument("--processes", type=int, default=2)
@@ -109,6 +112,8 @@ def main() -> None:
     training, held_out = books.split(books.read_books(options.books), options.seed)
     words = len({word for text in training for word in text.split()})
     print(f"{len(training)} training texts of {words} words, {len(held_out)} held-out texts", flush=True)
+    options.work.mkdir(parents=True, exist_ok=True)
+    (options.work / pieces.TEXTS).write_text("".join(f"{text}\n" for text in training))
     variants = voices.write_variants(
         options.espeak_data, options.work / "voices", options.voices, options.seed
     )
@@ -123,6 +128,7 @@ def main() -> None:
         options.processes, _start, (options.work / "voices", variants)
     ) as pool:
         tasks = [(base + 1_000_000 + n, text, False) for n, text in enumerate(training)]
+        tasks = tasks[options.skip :]
         write(options.work / "training", tasks, pool, options.hours, clips=False, waveforms=options.waveforms)
         pool.terminate()
 

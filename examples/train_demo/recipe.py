@@ -7,6 +7,7 @@ from typing import Any
 
 import zeroq_asr as zq
 from zeroq_asr.architectures import ARCHITECTURES, SUBSAMPLING
+from zeroq_asr.architectures.transducer import LSTM
 
 MELS = 64
 TOKENS = (" ", *"abcdefghijklmnopqrstuvwxyz", "'")
@@ -16,6 +17,9 @@ FRONTEND = zq.FrontendConfig(features=MELS, window_size=0.025, window_stride=0.0
 _WIDTH, _LAST_WIDTH = 256, 320
 _KERNELS = (11, 13, 15, 17, 19)
 _CONFORMER_WIDTH = 96
+#: of the transducer, and of the language model that its predictor begins as
+PREDICTOR_WIDTH, PREDICTOR_LAYERS = 160, 2
+_JOINT_WIDTH = 128
 
 
 def _layer(filters: int, kernel: int, **options: Any) -> dict[str, Any]:
@@ -60,6 +64,21 @@ def _conformer() -> dict[str, Any]:
     return {"encoder": encoder, "decoder": {"feat_in": _CONFORMER_WIDTH, "num_classes": len(TOKENS)}}
 
 
+def _transducer(tokens: int) -> dict[str, Any]:
+    """Return the sections of a transducer behind the encoder of the Conformer."""
+    prednet = {"pred_hidden": PREDICTOR_WIDTH, "pred_rnn_layers": PREDICTOR_LAYERS}
+    return {
+        "encoder": _conformer()["encoder"],
+        "decoder": {"_target_": LSTM, "vocab_size": tokens, "prednet": prednet},
+        "joint": {
+            "_target_": "RNNTJoint",
+            "num_classes": tokens,
+            "jointnet": {"joint_hidden": _JOINT_WIDTH, "activation": "relu"},
+        },
+        "decoding": {"durations": [], "max_symbols": 5},
+    }
+
+
 @dataclass(frozen=True)
 class Recipe:
     """A network, and how fast it learns."""
@@ -89,4 +108,18 @@ def model(kind: str) -> zq.AsrModel:
         architecture=recipe.architecture,
         config=recipe.config,
         subsampling_factor=SUBSAMPLING[recipe.architecture](recipe.config),
+    )
+
+
+def transducer(tokenizer: zq.Tokenizer) -> zq.TransducerModel:
+    """Return the transducer of the pieces of ``tokenizer`` with random weights, in eval mode."""
+    name, config = "conformer_transducer", _transducer(len(tokenizer.tokens))
+    return zq.TransducerModel(
+        network=ARCHITECTURES[name](config).eval(),
+        frontend=FRONTEND,
+        tokenizer=tokenizer,
+        name="demo-transducer",
+        architecture=name,
+        config=config,
+        subsampling_factor=SUBSAMPLING[name](config),
     )

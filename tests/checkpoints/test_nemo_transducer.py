@@ -144,6 +144,40 @@ def test_our_own_format_keeps_a_transducer(write_nemo: Write, tmp_path: Path) ->
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (
+            lambda c: c["state_dict"].pop("joiner.output.bias"),
+            r"1 weights are missing: joiner\.output\.bias",
+        ),
+        (
+            lambda c: c["state_dict"].update({"predictor.lstm.weight_hh_l0": torch.zeros(48, 11)}),
+            r"wrong shape: predictor\.lstm\.weight_hh_l0 \[48, 11\] instead of \[48, 12\]",
+        ),
+        (
+            lambda c: c["config"]["joint"]["jointnet"].update(joint_hidden=11, encoder_hidden=None),
+            r"wrong shape: encoder\.projection\.bias \[10\] instead of \[11\], encoder\.projection\.weight",
+        ),
+        (lambda c: c["config"].pop("decoding"), "decoding: is missing"),
+        (
+            lambda c: c["config"]["decoder"].update(vocab_size=4),
+            r"decoder\.vocab_size: is 4, joint\.num_classes is 5",
+        ),
+    ],
+)
+def test_our_own_format_of_a_transducer_is_checked(
+    write_nemo: Write, tmp_path: Path, damage: Callable[[Any], object], message: str
+) -> None:
+    config = nemo_config()
+    save_checkpoint(read(write_nemo(config, nemo_state(config))), tmp_path / "own.pt")
+    content = torch.load(tmp_path / "own.pt", weights_only=True)
+    damage(content)
+    torch.save(content, tmp_path / "own.pt")
+    with pytest.raises(CheckpointError, match=message):
+        load_model(tmp_path / "own.pt")
+
+
 def test_weights_beside_a_configuration(tmp_path: Path) -> None:
     config = nemo_config()
     (tmp_path / "model_config.yaml").write_text(yaml.safe_dump(config))

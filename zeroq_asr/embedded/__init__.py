@@ -1,11 +1,12 @@
 """The recognisers and the clips that come with the package.
 
-A QuartzNet and a Conformer of 1.5 million parameters each and a HuBERT of 1.8 that spell English, trained by
-``examples/train_demo`` on speech that espeak-ng made from public-domain books, and clips of sentences and
-voices that they never heard: enough to try everything, no recognisers for real use.
+A QuartzNet and a Conformer of 1.5 million parameters each and a HuBERT of 1.8 that spell English, and a
+transducer of 2.0 behind the Conformer's encoder, trained by ``examples/train_demo`` on speech that espeak-ng
+made from public-domain books, and clips of sentences and voices that they never heard: enough to try
+everything, no recognisers for real use.
 
 Imported by: nothing but the package itself.
-Imports: errors, files, model, checkpoints.
+Imports: lines, errors, files, model, checkpoints.
 Never imports: operators, synthesis, calibration, deployment, pipeline, measure, cli.
 """
 
@@ -15,11 +16,13 @@ import filecmp
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, overload
 
-from zeroq_asr.checkpoints import load_checkpoint
+from zeroq_asr.checkpoints import load_model
 from zeroq_asr.errors import ConfigError
 from zeroq_asr.files import atomic_write_bytes
-from zeroq_asr.model import AsrModel
+from zeroq_asr.lines import shown
+from zeroq_asr.model import AsrModel, TransducerModel
 
 _HERE = Path(__file__).parent
 #: the checkpoint, held-out clips with their text, and other clips to calibrate on
@@ -28,6 +31,12 @@ MODEL, TEST, CALIBRATION, CLIPS = "model.pt", "test.jsonl", "calibration.jsonl",
 CONFORMER = "conformer.pt"
 #: the folder of transformers' files whose network takes waveforms and stores no statistics
 HUBERT = "hubert"
+#: the checkpoint of three parts, which say pieces of words
+TRANSDUCER = "transducer.pt"
+#: n-grams of the transducer's pieces
+GRAMS = "pieces.arpa.gz"
+#: what lies where, by the name that `embedded_model` takes
+_MODELS = {"quartznet": MODEL, "conformer": CONFORMER, "hubert": HUBERT, "transducer": TRANSDUCER}
 
 
 @dataclass(frozen=True)
@@ -52,6 +61,16 @@ class DemoFiles:
         return self.folder / HUBERT
 
     @property
+    def transducer(self) -> Path:
+        """The checkpoint of the transducer."""
+        return self.folder / TRANSDUCER
+
+    @property
+    def grams(self) -> Path:
+        """An ARPA file, compressed by gzip, of n-grams whose words are the pieces of the transducer."""
+        return self.folder / GRAMS
+
+    @property
     def test(self) -> Path:
         """The manifest of the clips with text."""
         return self.folder / TEST
@@ -67,13 +86,25 @@ def embedded_files() -> DemoFiles:
     return DemoFiles(_HERE)
 
 
-def embedded_model() -> AsrModel:
-    """Load the QuartzNet that comes with the package; ``embedded_files()`` tells of the others."""
-    return load_checkpoint(embedded_files().model)
+@overload
+def embedded_model(name: Literal["quartznet", "conformer", "hubert"] = "quartznet") -> AsrModel: ...
+@overload
+def embedded_model(name: Literal["transducer"]) -> TransducerModel: ...
+@overload
+def embedded_model(name: str) -> AsrModel | TransducerModel: ...
+def embedded_model(name: str = "quartznet") -> AsrModel | TransducerModel:
+    """Load a recogniser that comes with the package: "quartznet", "conformer", "hubert" or "transducer".
+
+    Raises ConfigError for another name.
+    """
+    if name not in _MODELS:
+        known = ", ".join(_MODELS)
+        raise ConfigError("embedded model", f"unknown name {shown(name)}", f"use one of {known}")
+    return load_model(_HERE / _MODELS[name])
 
 
 def copy_embedded(folder: str | os.PathLike[str], *, replace: bool = False) -> DemoFiles:
-    """Copy checkpoint, clips and manifests to ``folder``, which is made if need be.
+    """Copy checkpoints, clips and manifests to ``folder``, which is made if need be.
 
     Raises ConfigError, before anything is written, where another file would be lost, unless that is to be
     replaced, and when the folder cannot be written.
@@ -105,7 +136,7 @@ def other_files(folder: Path) -> list[Path]:
 
 def _names() -> list[str]:
     inside = (f"{name}/{file.name}" for name in (HUBERT, CLIPS) for file in sorted((_HERE / name).iterdir()))
-    return [MODEL, CONFORMER, TEST, CALIBRATION, *inside]
+    return [MODEL, CONFORMER, TRANSDUCER, GRAMS, TEST, CALIBRATION, *inside]
 
 
 def _equal(ours: Path, theirs: Path) -> bool:
