@@ -38,7 +38,8 @@ def test_a_warning_is_one_line_on_stderr_and_told_once(option: str | None) -> No
     result = CliRunner().invoke(app, [option] if option else [])
     assert result.exit_code == 0
     assert result.stderr == "warning: a\\x1b[2J.wav: is odd; look at it\n"
-    assert result.stdout == {"--json": '{\n  "a": 1\n}\n', "--quiet": "bare\n", None: ""}[option]
+    as_json = '{\n  "schema": 1,\n  "a": 1\n}\n'
+    assert result.stdout == {"--json": as_json, "--quiet": "bare\n", None: ""}[option]
 
 
 def test_warnings_of_others_go_where_they_would() -> None:
