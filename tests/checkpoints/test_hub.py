@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import shutil
 import socket
 import time
@@ -17,7 +18,7 @@ from zeroq_asr.checkpoints.hub import HubName, hub_name
 from zeroq_asr.errors import CheckpointError
 
 huggingface_hub = pytest.importorskip("huggingface_hub")
-CONSTANTS = huggingface_hub.constants
+CONSTANTS = importlib.import_module("huggingface_hub.constants")
 Write = Callable[..., Path]
 
 

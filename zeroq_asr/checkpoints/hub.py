@@ -61,11 +61,12 @@ def resolved(path: str | os.PathLike[str], name: HubName) -> str:
     """
     try:
         library = importlib.import_module("huggingface_hub")
+        constants = importlib.import_module("huggingface_hub.constants")
     except ImportError as error:
         problem = f"is a name on the Hugging Face hub, which takes the package huggingface_hub ({error})"
         raise CheckpointError(path, problem, INSTALL) from None
     cached: str | None = None
-    if library.constants.HF_HUB_OFFLINE:
+    if constants.HF_HUB_OFFLINE:
         cached = _cached(library, name)
         if cached is None:
             problem = "is not in the hub's cache, and HF_HUB_OFFLINE forbids to ask for it"
