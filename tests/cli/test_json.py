@@ -112,6 +112,7 @@ RUNS: dict[str, tuple[str, ...]] = {
     "inspect --sensitivity": ("inspect", "m.pt", "--sensitivity", "--calibration", "noise"),
     "synthesize": ("synthesize", "m.pt", *FAST),
     "doctor": ("doctor",),
+    "bundle": ("bundle", "m.onnx", "--for", "onnx-asr", "--own-features", "-o", "folder"),
 }
 
 
