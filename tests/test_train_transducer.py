@@ -388,6 +388,6 @@ def test_training_writes_a_checkpoint(
     # one more cycle begins where the last one ended
     monkeypatch.setattr(demo.train_transducer, "learn", lambda model, *_: resumed.append(model))
     resumed: list[zq.TransducerModel] = []
-    run(demo.train_transducer, monkeypatch, "--work", str(work), "--resume", "--minutes", "0.02")
+    run(demo.train_transducer, monkeypatch, "--work", str(work), "--resume", *minutes)
     ours, theirs = resumed[0].network.state_dict(), made.network.state_dict()
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)

@@ -1,7 +1,7 @@
 """Train a transducer behind the encoder of a Conformer that CTC has trained, and write ``transducer.pt``.
 
     python train_lm.py --work /tmp/demo
-    python train_transducer.py --work /tmp/demo --minutes 12 --tune-minutes 0
+    python train_transducer.py --work /tmp/demo --minutes 7 --tune-minutes 6
 
 The encoder stays as it is: it runs once over the speech of `prepare.py`, and predictor, joiner and
 projections learn from what it gave.  The predictor begins as the language model of `train_lm.py`.  With
@@ -220,14 +220,14 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--encoder", type=Path, default=zq.embedded_files().conformer,
                         help="the checkpoint of a Conformer (default: the one that ships)")  # fmt: skip
-    parser.add_argument("--minutes", type=float, default=12, help="with the encoder as it is")
+    parser.add_argument("--minutes", type=float, default=7, help="with the encoder as it is")
     parser.add_argument(
-        "--tune-minutes", type=float, default=0, help="with layers of the encoder, afterwards"
+        "--tune-minutes", type=float, default=6, help="with layers of the encoder, afterwards"
     )
     parser.add_argument("--tune-layers", type=int, default=3, help="of the encoder, the last ones")
     parser.add_argument("--batch-seconds", type=float, default=60)
     parser.add_argument("--peak", type=float, default=3e-3, help="the highest learning rate")
-    parser.add_argument("--tune-peak", type=float, default=4e-4, help="the highest learning rate of tuning")
+    parser.add_argument("--tune-peak", type=float, default=8e-4, help="the highest learning rate of tuning")
     parser.add_argument("--dropout", type=float, default=0.1, help="of the predictor")
     parser.add_argument("--evaluate-every", type=float, default=2, help="minutes")
     parser.add_argument("--resume", action="store_true", help="begin as the transducer that is there already")
