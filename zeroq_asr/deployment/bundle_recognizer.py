@@ -1,7 +1,8 @@
-"""A transducer's bundle as a recogniser: three integer programs, decoded greedily.
+"""A transducer's bundle as a recogniser: three integer programs, decoded greedily or by a beam.
 
-Encodings, predictions and scores are integers, which the decoder compares as they are: no float is made
-between the features and the tokens.  What runs the programs is ONNX Runtime on their files, or any backend
+Encodings, predictions and scores are integers, which greedy decoding compares as they are: no float is made
+between the features and the tokens.  A beam adds log-probabilities, which it makes of the scores at their
+scale.  What runs the programs is ONNX Runtime on their files, or any backend
 that holds arrays on the programs themselves.
 
 Shapes: B batch, M mels, T feature frames, S encoded frames, J joint width, N utterances of a call.
@@ -16,6 +17,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from zeroq_asr.config.decoding import BeamSpec
+from zeroq_asr.decoding.decoder import BeamDecoder
 from zeroq_asr.decoding.ports import PortedPredictor, ported_joiner
 from zeroq_asr.decoding.transducer import Array, Hypothesis, State, greedy_transducer
 from zeroq_asr.deployment.metadata import BUNDLE_FILE, METADATA_KEY, Deployment, own_metadata
@@ -24,7 +27,7 @@ from zeroq_asr.deployment.sessions import open_session, read_metadata, readable,
 from zeroq_asr.errors import CheckpointError, ConfigError, ZeroqError
 from zeroq_asr.files import open_file
 from zeroq_asr.integer.bundle import Bundle
-from zeroq_asr.integer.program import Program
+from zeroq_asr.integer.program import Program, ValueInfo
 from zeroq_asr.integer.proof import check_boundaries
 
 #: what enters a program, inputs, then states → what leaves, outputs, then states
@@ -40,12 +43,15 @@ def is_bundle(path: str | os.PathLike[str]) -> bool:
 
 
 class IntegerTransducer:
-    """Encoder, predictor and joiner as integer programs, decoded greedily."""
+    """Encoder, predictor and joiner as integer programs, decoded greedily, or by a beam."""
 
-    def __init__(self, bundle: Bundle, deployment: Deployment, runs: Mapping[str, Run]) -> None:
+    def __init__(
+        self, bundle: Bundle, deployment: Deployment, runs: Mapping[str, Run], beam: BeamSpec | None = None
+    ) -> None:
         """``runs``: part → what runs its program; the programs themselves need no constants.
 
-        Raises ExportError or ProofError where the parts are no transducer's, or do not fit each other.
+        ``beam``: how it is decoded; None: greedily.  Raises ExportError or ProofError where the parts are no
+        transducer's, or do not fit each other, and ConfigError for a beam that cannot be had.
         """
         if deployment.decoding is None:
             raise ConfigError(deployment.name, "is no transducer's bundle", "verify says what it holds")
@@ -56,13 +62,19 @@ class IntegerTransducer:
         self.subsampling_factor: int | None = deployment.subsampling_factor
         self._decoding, self._runs = deployment.decoding, dict(runs)
         self._predictor = bundle.programs["predictor"]
+        durations = self._decoding.durations
+        self.beam = None if beam is None else BeamDecoder(beam, self.tokenizer.tokens, durations)
+        self._scores = _meaning(bundle.programs["joiner"])
+        self._silence = _meaning(bundle.programs["encoder"])
 
     @classmethod
-    def of_folder(cls, path: str | os.PathLike[str], threads: int | None = None) -> IntegerTransducer:
+    def of_folder(
+        cls, path: str | os.PathLike[str], threads: int | None = None, beam: BeamSpec | None = None
+    ) -> IntegerTransducer:
         """Open a bundle's folder with ONNX Runtime; nothing of it is proven (``verify`` does that).
 
         Raises CheckpointError where it cannot be read or run, or is no transducer's, VerificationError where
-        a file's account of itself is damaged.
+        a file's account of itself is damaged, and ConfigError for a beam that cannot be had.
         """
         programs: dict[str, Program] = {}
         deployments: dict[str, Deployment] = {}
@@ -89,15 +101,20 @@ class IntegerTransducer:
         if any(one != first for one in deployments.values()):
             raise CheckpointError(path, "holds parts of different recognisers", "quantize it again")
         try:
-            return cls(Bundle(programs), first, runs)
+            return cls(Bundle(programs), first, runs, beam)
+        except ConfigError:
+            raise
         except ZeroqError as error:
             raise CheckpointError(path, f"is no transducer that can be run: {error}", "verify it") from None
 
     @classmethod
-    def of_programs(cls, bundle: Bundle, deployment: Deployment, torch: bool = False) -> IntegerTransducer:
+    def of_programs(
+        cls, bundle: Bundle, deployment: Deployment, torch: bool = False, beam: BeamSpec | None = None
+    ) -> IntegerTransducer:
         """Interpret the programs of a bundle by numpy, which is the reference, or by PyTorch."""
         run = _torch_run if torch else _numpy_run
-        return cls(bundle, deployment, {part: run(program) for part, program in bundle.programs.items()})
+        runs = {part: run(program) for part, program in bundle.programs.items()}
+        return cls(bundle, deployment, runs, beam)
 
     def hypotheses(
         self, features: npt.NDArray[np.float32], lengths: npt.NDArray[np.int64]
@@ -114,16 +131,33 @@ class IntegerTransducer:
 
         blank, batch = self.tokenizer.blank_id, len(features)
         predictor = PortedPredictor(predict, int(self._predictor.inputs[0].dims[1]), blank)
+        states = predictor.start(self._predictor.initial_states(batch=batch), batch)
+        joiner = ported_joiner(join)
+        encodings = encoded.transpose(0, 2, 1)
+        if self.beam is not None:
+            scores = self._scores
+
+            def real(encoding: Array, prediction: Array) -> Array:
+                integers = joiner(encoding, prediction)
+                return ((integers - scores.zero_point) * np.float32(scores.scale)).astype(np.float32)
+
+            quiet = np.full(encodings.shape[2], self._silence.zero_point, dtype=encodings.dtype)
+            return [*self.beam(encodings, ends, predictor, real, states, silence=quiet)]
         return greedy_transducer(
-            encoded.transpose(0, 2, 1),
+            encodings,
             ends,
             predictor,
-            ported_joiner(join),
-            predictor.start(self._predictor.initial_states(batch=batch), batch),
+            joiner,
+            states,
             blank_id=blank,
             durations=self._decoding.durations,
             max_symbols=self._decoding.max_symbols,
         )
+
+
+def _meaning(program: Program) -> ValueInfo:
+    """What the integers mean that a program gives first."""
+    return program.values[program.outputs[0].value]
 
 
 def _session_run(path: Path, session: object, program: Program) -> Run:

@@ -190,9 +190,7 @@ def open_recognizer(
             raise CheckpointError(
                 path, "a bundle brings its frontend and its tokens", "leave --checkpoint out"
             )
-        if beam is not None:
-            raise ConfigError(path, "is a bundle, which is decoded greedily", "leave --beam out")
-        return IntegerTransducer.of_folder(path, threads)
+        return IntegerTransducer.of_folder(path, threads, beam)
     own = (loader is not None or language is not None) and checkpoint is None
     if own or not is_onnx(path):
         model = load_model(path, config=config, loader=loader, language=language, head=head)
