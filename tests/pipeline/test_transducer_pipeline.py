@@ -146,6 +146,41 @@ def test_the_words_are_those_of_the_float_network(made: QuantizedTransducer) -> 
     assert same >= 18
 
 
+def test_a_beam_says_what_the_float_networks_beam_says(made: QuantizedTransducer, tmp_path: Path) -> None:
+    features, _ = speech(20, 20, 1234)
+    lengths = np.full(len(features), features.shape[2])
+    beam = zq.BeamSpec(width=3, ilm_weight=0.1, length_bonus=0.2)
+    given = (features.numpy(), lengths)
+    wanted = zq.TransducerRecognizer(made.prepared.model, beam).hypotheses(*given)
+    found = zq.IntegerTransducer.of_programs(made.bundle, made.deployment, beam=beam).hypotheses(*given)
+    assert sum(a.tokens == b.tokens for a, b in zip(wanted, found, strict=True)) >= 18
+    near = [
+        (a.score, b.score)
+        for a, b in zip(wanted, found, strict=True)
+        if isinstance(a, zq.ScoredHypothesis) and isinstance(b, zq.ScoredHypothesis) and a.tokens == b.tokens
+    ]
+    # a nat of a whole utterance, whose scores are those of 20 tokens
+    assert len(near) >= 18
+    assert all(abs(a - b) < 1.0 for a, b in near)
+    write_bundle(tmp_path / "b", made.exports, made.deployment)
+    opened = zq.open_recognizer(tmp_path / "b", beam=beam)
+    assert isinstance(opened, zq.IntegerTransducer)
+    assert opened.hypotheses(*given) == found
+
+
+def test_a_beam_of_one_is_greedy_with_one_token_a_frame() -> None:
+    made = quantized("lstm")
+    deployment = dataclasses.replace(
+        made.deployment, decoding=dataclasses.replace(made.deployment.decoding, max_symbols=1)
+    )
+    features, _ = speech(6, 12, 3)
+    given = (features.numpy(), np.full(len(features), features.shape[2]))
+    narrow = zq.IntegerTransducer.of_programs(made.bundle, deployment, beam=zq.BeamSpec(width=1))
+    greedy = zq.IntegerTransducer.of_programs(made.bundle, deployment)
+    told = [[one.tokens for one in recognizer.hypotheses(*given)] for recognizer in (narrow, greedy)]
+    assert told[0] == told[1]
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_best_token_along_the_float_path(kind: str) -> None:
     made = quantized(kind)
