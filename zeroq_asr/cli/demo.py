@@ -70,6 +70,8 @@ def demo(
                 "verify model.int8.onnx",
                 "transcribe model.int8.onnx clips",
                 "evaluate model.int8.onnx --manifest test.jsonl",
+                "quantize transducer.pt --bits 8",
+                "evaluate transducer.int8 --manifest test.jsonl --beam 4",
             ):
                 terminal.line(
                     f"  cd {where} && zeroq-asr {command}" if folder != Path() else f"  zeroq-asr {command}"
