@@ -13,7 +13,6 @@ from typing import Annotated
 import typer
 
 from zeroq_asr.cli.terminal import Terminal
-from zeroq_asr.deployment.metadata import BUNDLE_FILE
 from zeroq_asr.errors import ConfigError
 from zeroq_asr.files import open_file, written_at
 
@@ -99,6 +98,9 @@ def check_folder(terminal: Terminal, path: Path) -> None:
 
 def is_replaceable(path: Path) -> bool:
     """Tell whether a folder holds nothing, or a list of parts and ONNX files beside it."""
+    # here, since it takes a second that --help need not take
+    from zeroq_asr.deployment.metadata import BUNDLE_FILE
+
     there = [*path.iterdir()] if path.is_dir() else [path]
     listed = any(one.name == BUNDLE_FILE for one in there)
     return not there or (listed and all(one.suffix in (".onnx", ".json") for one in there))
