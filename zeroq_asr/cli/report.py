@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from click.core import ParameterSource
 
 import zeroq_asr as zq
 from zeroq_asr.cli import outputs
@@ -137,19 +136,21 @@ def _heard(model: zq.AsrModel, file: Path, utterances: list[zq.Utterance], progr
 
 
 def _command(ctx: typer.Context) -> str:
-    """Return the command line that is running, spelled with its long options."""
-    words, ahead = ["zeroq-asr", "report"], []
+    """Return the command line that is running, its options spelled out and its files without folders."""
+    options, files = [], []
     for parameter in ctx.command.params:
         name = parameter.name or ""
-        if ctx.get_parameter_source(name) is not ParameterSource.COMMANDLINE:
+        source = ctx.get_parameter_source(name)
+        if source is None or source.name != "COMMANDLINE":
             continue
         value = ctx.params[name]
+        told = value.name if isinstance(value, Path) else str(value)
         if parameter.param_type_name == "argument":
-            ahead.append(str(value))
+            files.append(told)
         else:
             option = max(parameter.opts, key=len)
-            words += [option] if value is True else [option, str(value)]
-    return shlex.join([*words[:2], *ahead, *words[2:]])
+            options += [option] if value is True else [option, told]
+    return shlex.join(["zeroq-asr", "report", *files, *options])
 
 
 #: what the held-out features are, in words

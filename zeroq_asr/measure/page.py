@@ -7,6 +7,7 @@ strangers' text: all of it goes through ``zeroq_asr.measure.page_svg.escaped``.
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -185,17 +186,18 @@ def _depth(found: QualityReport) -> str:
     worst = sorted(found.values, key=lambda value: value.sqnr)[:10]
     rows = "".join(
         f"<tr><td>{escaped(value.name)}</td><td>{value.sqnr:.1f}</td><td>{value.low:.3g}</td>"
-        f"<td>{value.high:.3g}</td><td>{100 * value.reach:.0f} %</td><td>{100 * value.clipped:.2g} %</td></tr>"
+        f"<td>{value.high:.3g}</td><td>{100 * value.reach:.0f} %</td>"
+        f"<td>{100 * value.clipped:.2g} %</td></tr>"
         for value in worst
     )
-    heads = ("value", "SQNR dB", "from", "to", "reached", "clipped")
+    heads = "".join(f"<th>{head}</th>" for head in ("value", "SQNR dB", "from", "to", "reached", "clipped"))
     return (
         "<p>Above: signal over quantization noise of every value, the noise of all before it included. "
-        'Below: each value’s calibrated range, <span class="key reached-key">what is reached of it</span>, and '
-        '<span class="key clipped-key">what is clipped</span>.</p>'
+        'Below: each value’s calibrated range, <span class="key reached-key">what is reached of it</span>, '
+        'and <span class="key clipped-key">what is clipped</span>.</p>'
         f'<div class="scroll">{depth(found.values)}</div>'
         f"<details><summary>The {len(worst)} values with the most noise</summary>"
-        f'<div class="scroll"><table><tr>{"".join(f"<th>{head}</th>" for head in heads)}</tr>{rows}</table></div>'
+        f'<div class="scroll"><table><tr>{heads}</tr>{rows}</table></div>'
         "</details>"
     )
 
@@ -223,7 +225,12 @@ def _plans(found: QualityReport) -> str:
 
 def _recipe(found: QualityReport, account: Account, commands: Sequence[str]) -> str:
     recipe = account.file["recipe"]
-    made = quantize_command(recipe, account.model, found.file, str(account.file["dialect"]))
+    # folders of the maker's machine stay out of it
+    model, file = Path(account.model).name, Path(found.file).name
+    made = quantize_command(recipe, model, file, str(account.file["dialect"]))
+    digest = str(account.file["program_sha256"])[:16]
+    if account.certificate is not None:
+        commands = (shlex.join(["zeroq-asr", "verify", file, "--hash", digest]), *commands)
     lines = "\n".join(escaped(line, _COMMAND) for line in (made, *commands))
     plan = recipe.get("plan", {}).get("yaml", "")
     shown = {name: part for name, part in recipe.items() if name not in ("plan", "search")}

@@ -15,7 +15,8 @@ main{max-width:1080px;margin:0 auto;padding:24px 20px 48px}
 h1{font-size:1.7rem;margin:0;overflow-wrap:anywhere}h2{font-size:1.15rem;margin:0 0 10px}
 h3{font-size:1rem;margin:18px 0 4px}p{margin:0 0 10px}
 header p,footer,.note{color:var(--dim);overflow-wrap:anywhere}
-section{background:var(--card);border:1px solid var(--rule);border-radius:10px;padding:18px 20px;margin:18px 0}
+section{background:var(--card);border:1px solid var(--rule);border-radius:10px;
+padding:18px 20px;margin:18px 0}
 .headline{font-size:1.35rem;font-weight:650}
 .good-text{color:var(--good)}.middling-text{color:var(--middling)}.bad-text{color:var(--bad)}
 dl{display:grid;grid-template-columns:max-content 1fr;gap:4px 18px;margin:0 0 10px}
@@ -29,7 +30,8 @@ circle.before{fill:var(--card);stroke:var(--float);stroke-width:1.5}
 circle.ring{fill:none;stroke:var(--ink);stroke-width:1.5}
 rect.range{fill:var(--rule)}rect.reached{fill:var(--integer)}rect.clipped{fill:var(--bad)}
 g:hover>rect,g:hover>circle{opacity:.7}
-.key{border-bottom:3px solid}.reached-key{border-color:var(--integer)}.float-key,.before-key{border-color:var(--float)}
+.key{border-bottom:3px solid}.reached-key{border-color:var(--integer)}
+.float-key,.before-key{border-color:var(--float)}
 .clipped-key,.bad-key{border-color:var(--bad)}.good-key{border-color:var(--good)}
 table{border-collapse:collapse;font-size:.92rem}td,th{padding:3px 10px 3px 0;text-align:right}
 td:first-child,th:first-child{text-align:left}

@@ -158,7 +158,9 @@ def plans(row: PlanRow) -> str:
     # of a long row every so many points: the line is the same to the eye
     step = max(1, -(-len(points) // MARKS))
     kept = [k for k, p in enumerate(points) if k % step == 0 or k == row.chosen or p.measured is not None]
-    line = " ".join(f"{_n(across(sizes[k]))},{_n(scale(points[k].predicted))}" for k in kept)
+    # what was built has its own bytes, the others about as many as they will have
+    about = [k for k in kept if points[k].measured is None]
+    line = " ".join(f"{_n(across(sizes[k]))},{_n(scale(points[k].predicted))}" for k in about)
     drawn.append(f'<polyline class="path" points="{line}"/>')
     for k in kept:
         point = points[k]
@@ -180,7 +182,7 @@ def plans(row: PlanRow) -> str:
 
 
 def worst_of_neighbours(items: Sequence[T], key: Callable[[T], float]) -> list[T]:
-    """Return at most ``MARKS`` of the items, in their order: of each run of neighbours that with least key."""
+    """Return at most ``MARKS`` of the items, in their order: the least, by its key, of each run."""
     run = max(1, -(-len(items) // MARKS))
     return [min(items[k : k + run], key=key) for k in range(0, len(items), run)]
 

@@ -5,7 +5,7 @@ Utterances are told worst first: those in which the integers lose most against t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -87,13 +87,15 @@ def _utterance(heard: Heard, place: int, real_errors: int, errors: int) -> str:
         if kind in ("substitute", "insert")
         for k in range(first, last)
     }
+    # words left out by the integers alone, by their places in what was said
+    lost = _left_out(said, ours) - _left_out(said, theirs)
     name = Path(integer.audio_path).name
     segment = "" if integer.offset is None else f" from {integer.offset:g} s"
     told = f"{escaped(name)}{escaped(segment)}: {errors} of {len(said)} words wrong, {real_errors} in float"
     rows = (
-        ("said", " ".join(_word(word, "", "") for word in said[:_WORDS]), len(said)),
-        ("float", _marked(said, theirs, frozenset()), len(theirs)),
-        ("integers", _marked(said, ours, moved), len(ours)),
+        ("said", " ".join(escaped(word, _WORD) for word in said[:_WORDS]), len(said)),
+        ("float", _marked(said, theirs), len(theirs)),
+        ("integers", _marked(said, ours, moved, lost), len(ours)),
     )
     cells = "".join(
         f"<tr><th>{label}</th><td>{text}{' …' if count > _WORDS else ''}</td></tr>"
@@ -110,28 +112,39 @@ def _aligned(said: Sequence[str], found: Sequence[str]) -> list[tuple[str, int, 
     return [(c.type, c.ref_start_idx, c.ref_end_idx, c.hyp_start_idx, c.hyp_end_idx) for c in chunks]
 
 
-def _marked(said: Sequence[str], found: Sequence[str], moved: frozenset[int] | set[int]) -> str:
-    """Return recognised words, those that are wrong marked, and those left out in their places."""
+def _left_out(said: Sequence[str], found: Sequence[str]) -> set[int]:
+    return {
+        k for kind, first, last, _, _ in _aligned(said, found) if kind == "delete" for k in range(first, last)
+    }
+
+
+def _marked(
+    said: Sequence[str],
+    found: Sequence[str],
+    moved: Container[int] = (),
+    lost: Container[int] = (),
+) -> str:
+    """Return recognised words, those that are wrong marked, and those left out in their places.
+
+    Boxed are the words at the places ``moved`` of ``found``, and those left out at the places ``lost`` of
+    ``said``.
+    """
     parts = []
     for kind, first, last, start, end in _aligned(said, found):
         if kind == "delete":
-            parts += [_word(word, "del", f"left out: {word}") for word in said[first:last]]
-            continue
+            parts += [_word(said[k], "del", f"left out: {said[k]}", k in lost) for k in range(first, last)]
         for k in range(start, end):
-            title = {
-                "equal": "",
-                "insert": f"not said: {found[k]}",
-                "substitute": f"said: {said[first + k - start] if kind == 'substitute' else ''}",
-            }[kind]
-            classes = f"{_KINDS[kind]} {'moved' if k in moved else ''}".strip()
-            if k in moved:
-                title = f"{title}; not as in float".removeprefix("; ")
-            parts.append(_word(found[k], classes, title))
+            told = {"insert": f"not said: {found[k]}"}.get(kind, "")
+            if kind == "substitute":
+                told = f"said: {said[first + k - start]}"
+            parts.append(_word(found[k], _KINDS[kind], told, k in moved))
     return " ".join(parts[:_WORDS])
 
 
-def _word(word: str, classes: str, title: str) -> str:
+def _word(word: str, kind: str, title: str, boxed: bool = False) -> str:
     text = escaped(word, _WORD)
+    classes = f"{kind} moved".strip() if boxed else kind
     if not classes:
         return text
+    title = "; ".join(part for part in (title, "not as in float" if boxed else "") if part)
     return f'<span class="{classes}" title="{escaped(title)}">{text}</span>'
