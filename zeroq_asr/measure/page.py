@@ -29,6 +29,8 @@ from zeroq_asr.measure.page_words import Heard, words
 from zeroq_asr.measure.report import QualityReport
 
 FORMATS = (".html", ".htm")
+#: bytes of a page at most, but for its head: sections beyond are left out, the largest first
+_MOST = 950_000
 #: characters of a recipe, of a command, and of a problem that are shown
 _RECIPE, _COMMAND, _PROBLEM = 60_000, 4_000, 400
 
