@@ -103,6 +103,11 @@ def page(
         ("Plans", "" if found.search is None else _plans(found)),
         ("Make it again", _recipe(found, account, commands)),
     ]
+    while sum(len(content.encode()) for _, content in sections) > _MOST:
+        place = max(range(len(sections)), key=lambda k: len(sections[k][1]))
+        title, content = sections[place]
+        told = f"Left out, for it would take {size(len(content.encode()))}."
+        sections[place] = title, f"<p class=note>{told}</p>"
     body = "".join(f"<section><h2>{title}</h2>{content}</section>" for title, content in sections if content)
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'

@@ -45,9 +45,10 @@ def quantize_command(recipe: Mapping[str, Any], model: str, output: str, dialect
 
 
 def changed(fields: Mapping[str, Any], kind: Any) -> dict[str, Any]:
-    """Return those of ``fields``, JSON values, that are not what ``kind`` has by default."""
+    """Return those of ``fields``, as JSON values, that are not what ``kind`` has by default."""
     defaults = json.loads(json.dumps(dataclasses.asdict(kind())))
-    return {name: value for name, value in fields.items() if name in defaults and value != defaults[name]}
+    given = json.loads(json.dumps({**fields}))
+    return {name: value for name, value in given.items() if name in defaults and value != defaults[name]}
 
 
 def notes(recipe: Mapping[str, Any]) -> list[str]:
