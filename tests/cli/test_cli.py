@@ -373,9 +373,11 @@ def test_what_a_page_cannot_be(work: Path, tmp_path: Path, out: Path) -> None:
     (tmp_path / "untold.jsonl").write_text(json.dumps({"audio_filepath": str(work / "one.wav")}))
     untold = ("--manifest", tmp_path / "untold.jsonl")
     _fails(_run(*command, "--html", out / "x.html", *untold), 3, "has no text to compare with")
-    (tmp_path / "x.html").write_text((work / "manifest.jsonl").read_text())
+    line = json.dumps({"audio_filepath": str(work / "one.wav"), "text": "a"})
+    (tmp_path / "x.html").write_text(line)
     same = ("--html", tmp_path / "x.html", "--manifest", tmp_path / "x.html", "--force")
     _fails(_run(*command, *same), 2, "is the input itself")
+    assert (tmp_path / "x.html").read_text() == line
     # longer than the file takes: nothing is written
     (tmp_path / "long.jsonl").write_text(json.dumps({"audio_filepath": str(work / "long.wav"), "text": "a"}))
     long = ("--manifest", tmp_path / "long.jsonl")
