@@ -347,7 +347,7 @@ def test_report_as_a_page(work: Path, tmp_path: Path) -> None:
     assert found["values"][-1]["name"] == "logits"
     text = page.read_text()
     assert json.loads((work / "report.json").read_text())["program_sha256"] in text
-    assert "1 utterances" in text
+    assert "<p>1 utterance, 0.0 minutes, 3 words.</p>" in text
     line = (
         "zeroq-asr report small.pt small.onnx --iterations 1 --batch 2 --frames 64 "
         "--html &#x27;&lt;b&gt; page.html&#x27; --manifest manifest.jsonl --limit 1 --json"

@@ -16,7 +16,7 @@ import zeroq_asr as zq
 from zeroq_asr.config.plan_row import PlanPoint, PlanRow
 from zeroq_asr.measure import page_svg
 from zeroq_asr.measure.evaluate import Evaluation, Transcript, count_errors
-from zeroq_asr.measure.page import Account, account_of, check, page, write_page
+from zeroq_asr.measure.page import Account, account_of, check, named, page, write_page
 from zeroq_asr.measure.page_recipe import changed, quantize_command
 from zeroq_asr.measure.page_words import Heard, words
 from zeroq_asr.measure.report import QualityReport, ValueQuality
@@ -290,6 +290,11 @@ def test_commands_name_what_is_not_a_default() -> None:
     assert "--bits plan.yaml" in planned
     assert "weight_bits" not in planned
     assert changed(zq.QuantSpec().to_dict(), zq.QuantSpec) == {}
+
+
+def test_files_are_named_without_folders_and_the_hubs_checkpoints_whole(checkpoint: Path) -> None:
+    assert named(checkpoint) == "small.pt"
+    assert named(Path("nvidia/some_model@main")) == "nvidia/some_model@main"
 
 
 def test_pages_have_their_ending() -> None:

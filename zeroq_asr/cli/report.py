@@ -137,6 +137,8 @@ def _heard(model: zq.AsrModel, file: Path, utterances: list[zq.Utterance], progr
 
 def _command(ctx: typer.Context) -> str:
     """Return the command line that is running, its options spelled out and its files without folders."""
+    from zeroq_asr.measure.page import named
+
     options, files = [], []
     for parameter in ctx.command.params:
         name = parameter.name or ""
@@ -145,6 +147,8 @@ def _command(ctx: typer.Context) -> str:
             continue
         value = ctx.params[name]
         told = value.name if isinstance(value, Path) else str(value)
+        if name == "model":
+            told = named(value)
         if parameter.param_type_name == "argument":
             files.append(told)
         else:

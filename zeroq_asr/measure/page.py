@@ -47,7 +47,7 @@ class Account:
     float_bytes: int
     #: runtime → what it does otherwise; or why it does not take the file
     runtimes: dict[str, tuple[str, ...] | str]
-    #: the checkpoint's name, as it was given
+    #: the checkpoint's name: of a file without its folders
     model: str
 
 
@@ -56,6 +56,11 @@ def check(path: Path) -> None:
     if path.suffix.lower() not in FORMATS:
         kind = path.suffix or "a file without ending"
         raise ConfigError("--html", f"cannot write {kind}", f"use {' or '.join(FORMATS)}")
+
+
+def named(model: Path) -> str:
+    """Return how a page names a checkpoint: a file by its name alone, one of the hub by its whole name."""
+    return model.name if model.exists() else str(model)
 
 
 def account_of(file: Path, model: Path, float_bytes: int) -> Account:
@@ -71,7 +76,7 @@ def account_of(file: Path, model: Path, float_bytes: int) -> Account:
             runtimes[runtime] = runtime_folder(file, runtime).differences
         except ExportError as error:
             runtimes[runtime] = error.problem
-    return Account(found, certificate, float_bytes, runtimes, str(model))
+    return Account(found, certificate, float_bytes, runtimes, named(model))
 
 
 def write_page(
@@ -118,7 +123,7 @@ def page(
         '<meta name="color-scheme" content="light dark">'
         f"<title>{file} – report</title><style>{STYLE}</style></head>"
         f"<body><main><header><h1>{escaped(found.name)}</h1>"
-        f"<p>{file}, against {escaped(Path(account.model).name)}</p></header>{body}"
+        f"<p>{file}, against {escaped(account.model)}</p></header>{body}"
         f"<footer>zeroq-asr {__version__}</footer></main></body></html>\n"
     )
 
@@ -232,9 +237,8 @@ def _plans(found: QualityReport) -> str:
 
 def _recipe(found: QualityReport, account: Account, commands: Sequence[str]) -> str:
     recipe = account.file["recipe"]
-    # folders of the maker's machine stay out of it
-    model, file = Path(account.model).name, Path(found.file).name
-    made = quantize_command(recipe, model, file, str(account.file["dialect"]))
+    file = Path(found.file).name
+    made = quantize_command(recipe, account.model, file, str(account.file["dialect"]))
     digest = str(account.file["program_sha256"])[:16]
     if account.certificate is not None:
         commands = (shlex.join(["zeroq-asr", "verify", file, "--hash", digest]), *commands)

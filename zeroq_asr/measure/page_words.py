@@ -46,7 +46,8 @@ def words(heard: Heard) -> str:
         if rate is not None
     ]
     minutes = f"{heard.integer.audio_seconds / 60:.1f} minutes, {sum(lengths)} words"
-    parts = [f"<p>{len(lengths)} utterances, {minutes}.</p>"]
+    count = f"{len(lengths)} utterance{'' if len(lengths) == 1 else 's'}"
+    parts = [f"<p>{count}, {minutes}.</p>"]
     if gap is None:
         return parts[0] + "<p>No reference has a word, so there is no rate.</p>"
     parts.append(bars(rows, "word error rate of float and of integers, with 95 % intervals"))
@@ -64,7 +65,7 @@ def words(heard: Heard) -> str:
     if not worst:
         return "".join(parts) + "<p>Every utterance was recognised without an error, in both.</p>"
     parts.append(
-        f"<h3>The {len(worst)} worst utterances</h3><p>Those first in which the integers lose most. "
+        f"<h3>The worst utterances, {len(worst)} of {len(lengths)}</h3><p>Those first in which the integers lose most. "
         '<span class="sub">another word</span>, <span class="ins">a word too many</span>, '
         '<span class="del">a word left out</span>; <span class="moved">boxed</span>: '
         "not as the float network has it.</p>"
