@@ -65,7 +65,8 @@ def words(heard: Heard) -> str:
     if not worst:
         return "".join(parts) + "<p>Every utterance was recognised without an error, in both.</p>"
     parts.append(
-        f"<h3>The worst utterances, {len(worst)} of {len(lengths)}</h3><p>Those first in which the integers lose most. "
+        f"<h3>The worst utterances, {len(worst)} of {len(lengths)}</h3>"
+        "<p>Those first in which the integers lose most. "
         '<span class="sub">another word</span>, <span class="ins">a word too many</span>, '
         '<span class="del">a word left out</span>; <span class="moved">boxed</span>: '
         "not as the float network has it.</p>"
