@@ -339,6 +339,51 @@ def test_report(work: Path, tmp_path: Path) -> None:
     _fails(_run("report", work / "small.pt", tmp_path / "x.onnx"), 5, "an ONNX file was expected")
 
 
+def test_report_as_a_page(work: Path, tmp_path: Path) -> None:
+    page = tmp_path / "<b> page.html"
+    command = ("report", work / "small.pt", work / "small.onnx", *FAST, "--html", page)
+    heard = ("--manifest", work / "manifest.jsonl", "--limit", 1)
+    found = json.loads(_run(*command, *heard, "--json").stdout)
+    assert found["values"][-1]["name"] == "logits"
+    text = page.read_text()
+    assert json.loads((work / "report.json").read_text())["program_sha256"] in text
+    assert "<p>1 utterance, 0.0 minutes, 3 words.</p>" in text
+    line = (
+        "zeroq-asr report small.pt small.onnx --iterations 1 --batch 2 --frames 64 "
+        "--html &#x27;&lt;b&gt; page.html&#x27; --manifest manifest.jsonl --limit 1 --json"
+    )
+    assert line in text
+    assert "<b> page" not in text
+    # its own page is replaced with a word, another's is not
+    again = _run(*command, "--quiet")
+    assert again.stderr == f"replaces {page}\n"
+    assert "<h2>Words</h2>" not in page.read_text()
+    page.write_text("<!doctype html>\nof another")
+    _fails(_run(*command), 2, "is there already, and not a file that this command writes")
+    assert page.read_text() == "<!doctype html>\nof another"
+
+
+def test_what_a_page_cannot_be(work: Path, tmp_path: Path, out: Path) -> None:
+    command = ("report", work / "small.pt", work / "small.onnx", *FAST)
+    manifest = ("--manifest", work / "manifest.jsonl")
+    _fails(_run(*command, "--html", out / "page.pdf"), 2, "--html: cannot write .pdf; use .html or .htm")
+    _fails(_run(*command, *manifest), 2, "--manifest: is for the page of a report; say --html FILE too")
+    _fails(_run(*command, "--html", out / "x.html", "--limit", 1), 2, "--limit: is of recordings")
+    _fails(_run(*command, "--html", out / "x.html", "--channel", 0), 2, "--channel: is of recordings")
+    (tmp_path / "untold.jsonl").write_text(json.dumps({"audio_filepath": str(work / "one.wav")}))
+    untold = ("--manifest", tmp_path / "untold.jsonl")
+    _fails(_run(*command, "--html", out / "x.html", *untold), 3, "has no text to compare with")
+    line = json.dumps({"audio_filepath": str(work / "one.wav"), "text": "a"})
+    (tmp_path / "x.html").write_text(line)
+    same = ("--html", tmp_path / "x.html", "--manifest", tmp_path / "x.html", "--force")
+    _fails(_run(*command, *same), 2, "is the input itself")
+    assert (tmp_path / "x.html").read_text() == line
+    # longer than the file takes: nothing is written
+    (tmp_path / "long.jsonl").write_text(json.dumps({"audio_filepath": str(work / "long.wav"), "text": "a"}))
+    long = ("--manifest", tmp_path / "long.jsonl")
+    _fails(_run(*command, "--html", out / "x.html", *long), 3, "long.wav")
+
+
 def test_files_in_the_place_of_others(work: Path, tmp_path: Path) -> None:
     model, made = work / "small.pt", work / "small.onnx"
     _fails(_run("report", made, model, *FAST), 2, "MODEL and FILE are swapped; name the checkpoint first")

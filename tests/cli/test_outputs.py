@@ -124,9 +124,10 @@ def test_ours_are_known_by_what_is_in_them(written: Path, tmp_path: Path) -> Non
         for other in [*kinds, "m.jsonl", f"{ODD}.wav", f"{ODD}.pt"]:
             path = written / other
             assert ours(path, path.read_bytes()[: 1 << 20]) == (name == other), (name, other)
-    for ours in (*kinds.values(), outputs.tables, outputs.plots):
+    for ours in (*kinds.values(), outputs.tables, outputs.plots, outputs.pages):
         for data in (
             b"text\n",
+            b"<!doctype html>\n",
             b"\x08\x08\x12\x07pytorch",
             b"PK\x03\x04",
             b"[" * 9999,

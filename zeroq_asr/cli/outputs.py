@@ -173,3 +173,8 @@ def tables(path: Path, head: bytes) -> bool:
 def plots(path: Path, head: bytes) -> bool:
     """Tell whether a file is a plot that names us as its creator."""
     return head.startswith((b"\x89PNG", b"<?xml", b"%PDF")) and _WRITER in head
+
+
+def pages(path: Path, head: bytes) -> bool:
+    """Tell whether a file is a page of ``report``: it names us as its generator."""
+    return head.startswith(b"<!doctype html>") and b'<meta name="generator" content="zeroq-asr ' in head[:400]

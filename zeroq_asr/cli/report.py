@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 import zeroq_asr as zq
 from zeroq_asr.cli import outputs
-from zeroq_asr.cli.options import AsJson, Config, Developer, Language, Loader, Quiet
+from zeroq_asr.cli.options import AsJson, Channel, Config, Developer, Language, Loader, Quiet, channel_of
 from zeroq_asr.cli.outputs import Force, check_output
 from zeroq_asr.cli.plan_row import Plot, show_row
 from zeroq_asr.cli.synthesize import Batch, Frames, Iterations, Preset, Seed, chosen, show_statistics
 from zeroq_asr.cli.terminal import Terminal, session
 from zeroq_asr.errors import ConfigError
+from zeroq_asr.progress import Progress
+
+if TYPE_CHECKING:
+    from zeroq_asr.measure.page_words import Heard
 
 
 def report(
@@ -31,6 +36,25 @@ def report(
     frames: Frames = None,
     top: Annotated[int, typer.Option(min=1, help="Values and layers shown, the worst first.")] = 10,
     plot: Plot = None,
+    html: Annotated[
+        Path | None,
+        typer.Option(
+            "--html",
+            metavar="FILE",
+            help="Also write one page with all of it, in pictures: whole in itself, without scripts.",
+        ),
+    ] = None,
+    manifest: Annotated[
+        Path | None,
+        typer.Option(
+            "--manifest",
+            "-m",
+            metavar="PATH",
+            help="For the page: recordings with text, which MODEL and FILE both recognize.",
+        ),
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many of --manifest.")] = None,
+    channel: Channel = None,
     force: Force = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -38,11 +62,11 @@ def report(
 ) -> None:
     """Report how near FILE is to MODEL, on features that are made for it: no recording is needed.
 
-    Example: zeroq-asr report quartznet.nemo quartznet.int8.onnx
+    Example: zeroq-asr report quartznet.nemo quartznet.int8.onnx --html report.html
     """
     with session(ctx, as_json=as_json, quiet=quiet, developer=developer) as terminal:
         from zeroq_asr.deployment.recognizer import is_onnx
-        from zeroq_asr.measure import pictures
+        from zeroq_asr.measure import page, pictures
         from zeroq_asr.measure.plan_picture import draw_row
 
         if is_onnx(model) and not is_onnx(file):
@@ -55,17 +79,82 @@ def report(
             if "search" not in zq.inspect_file(file).get("recipe", {}):
                 problem = f"{file} was not made by a search for a plan, so there are none to draw"
                 raise ConfigError("--plot", problem, "make it with quantize --max-size or --max-loss")
+        if html is None:
+            _of_page(manifest=manifest, limit=limit, channel=channel)
+        elif manifest is None:
+            _of_manifest(limit=limit, channel=channel)
+        utterances = [] if manifest is None else _with_text(manifest, channel, limit)
+        if html is not None:
+            page.check(html)
+            recordings = (Path(one.audio_path) for one in utterances)
+            sources = (model, file, config, manifest, *recordings)
+            check_output(terminal, html, outputs.pages, *sources, force=force)
         synthesis = chosen(preset, seed=seed, iterations=iterations, batch=batch, frames=frames)
         with terminal.progress() as progress:
             progress("load", 0, 1)
             loaded = zq.load_checkpoint(model, config=config, loader=loader, language=language)
             progress("load", 1, 1)
             found = zq.report(loaded, file, synthesis, progress)
+            if html is not None:
+                heard = _heard(loaded, file, utterances, progress) if utterances else None
+                account = page.account_of(file, model, loaded.float_bytes)
+                page.write_page(html, found, account, heard, [_command(ctx)])
         if plot is not None and found.search is not None:
             draw_row(found.search, plot, file.name)
         terminal.result(found.to_dict(), f"{found.divergence:.6g}")
         if terminal.talks:
             _show(terminal, found, top)
+
+
+def _of_page(**given: object) -> None:
+    for name, value in given.items():
+        if value is not None:
+            raise ConfigError(f"--{name}", "is for the page of a report", "say --html FILE too, or evaluate")
+
+
+def _of_manifest(**given: object) -> None:
+    for name, value in given.items():
+        if value is not None:
+            raise ConfigError(f"--{name}", "is of recordings, and there are none", "say --manifest too")
+
+
+def _with_text(manifest: Path, channel: str | None, limit: int | None) -> list[zq.Utterance]:
+    from zeroq_asr.measure.evaluate import references_of
+
+    utterances = zq.read_manifest(manifest, channel_of(channel))[:limit]
+    references_of(utterances)  # a line without text shows before the model is read
+    return [*utterances]
+
+
+def _heard(model: zq.AsrModel, file: Path, utterances: list[zq.Utterance], progress: Progress) -> Heard:
+    from zeroq_asr.measure.page_words import Heard
+
+    real, integer = (
+        zq.evaluate(zq.open_recognizer(source), utterances, progress=progress) for source in (model, file)
+    )
+    return Heard(real, integer)
+
+
+def _command(ctx: typer.Context) -> str:
+    """Return the command line that is running, its options spelled out and its files without folders."""
+    from zeroq_asr.measure.page import named
+
+    options, files = [], []
+    for parameter in ctx.command.params:
+        name = parameter.name or ""
+        source = ctx.get_parameter_source(name)
+        if source is None or source.name != "COMMANDLINE":
+            continue
+        value = ctx.params[name]
+        told = value.name if isinstance(value, Path) else str(value)
+        if name == "model":
+            told = named(value)
+        if parameter.param_type_name == "argument":
+            files.append(told)
+        else:
+            option = max(parameter.opts, key=len)
+            options += [option] if value is True else [option, told]
+    return shlex.join(["zeroq-asr", "report", *files, *options])
 
 
 #: what the held-out features are, in words

@@ -25,12 +25,14 @@ from zeroq_asr.config.plan_row import PlanRow
 from zeroq_asr.deployment.reading import load_onnx, read_program
 from zeroq_asr.deployment.verify import verify
 from zeroq_asr.errors import ConfigError
+from zeroq_asr.graph.float_graph import FloatGraph, FloatNode
 from zeroq_asr.integer.backends.torch import TorchBackend
 from zeroq_asr.integer.program import Instruction, Program, ValueInfo, is_ctc
 from zeroq_asr.lines import summary
 from zeroq_asr.measure.compare import HELD_OUT
 from zeroq_asr.model import AsrModel
 from zeroq_asr.progress import Progress, silent
+from zeroq_asr.registry import operator_of
 from zeroq_asr.synthesis.features import LayerAccount, SyntheticFeatures
 from zeroq_asr.synthesis.made_speech import little_speech
 from zeroq_asr.synthesis.sources import make_features, source_for
@@ -47,9 +49,10 @@ class ValueQuality:
     high: float
     #: how far the float values reach, as a share of the range; above 1 some are clipped
     reach: float
-    #: share of float values outside of the range
+    #: share of float values outside of the range; of what one elementwise function alone reads, of those that
+    #: it does not give alike within half a step: a range may end where the function is flat
     clipped: float
-    #: signal to quantization noise in dB, the noise of all that came before included
+    #: signal to quantization noise in dB, the noise of all that came before included; behind that function
     sqnr: float
 
 
@@ -140,7 +143,10 @@ def report(
         skipped |= {place.value for place in depthwise_places(graph)}
     if made_with.get("smoothing"):
         skipped |= {name for place in places(graph) for name in (place.value, place.maker)}
-    meters = {name: _Meter(info) for name, info in program.values.items() if name not in skipped}
+    read = _functions(graph, program)
+    meters = {
+        name: _Meter(info, read.get(name)) for name, info in program.values.items() if name not in skipped
+    }
     frames = FrameMeter(program.values[program.output("logits").value].scale)
     progress("report", 0, len(made.lengths))
     for done, (features, length) in enumerate(zip(made.features, made.lengths, strict=True), start=1):
@@ -177,6 +183,33 @@ def _against(speech: Observations, reached: dict[str, tuple[float, float]]) -> f
     return median_shortfall(tuple(found))
 
 
+@dataclass(frozen=True)
+class _Function:
+    """An elementwise function that is all that reads a value, and the step of what it gives."""
+
+    node: FloatNode
+    step: float
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        return self.node.compute([x])[0]
+
+
+def _functions(graph: FloatGraph, program: Program) -> dict[str, _Function]:
+    """Values that one elementwise function alone reads → the function.
+
+    Their ranges end where it is flat (``zeroq_asr.lowering.formats``): what lies beyond is not lost.
+    """
+    consumers = graph.consumers()
+    return {
+        node.ins[0]: _Function(node, program.values[node.out].scale)
+        for node in graph.nodes
+        if operator_of(node).function is not None
+        and node.out in program.values
+        and len(consumers[node.ins[0]]) == 1
+        and node.ins[0] not in graph.leaving
+    }
+
+
 @torch.inference_mode()
 def _integers(
     program: Program,
@@ -197,10 +230,13 @@ def _integers(
 
 
 class _Meter:
-    """Power of a value and of its error, and what lies outside of its range."""
+    """Power of a value and of its error, and what lies outside of its range.
 
-    def __init__(self, info: ValueInfo) -> None:
-        self.info = info
+    Both are those behind the function that alone reads the value, if there is one: nobody else sees it.
+    """
+
+    def __init__(self, info: ValueInfo, function: _Function | None = None) -> None:
+        self.info, self.function = info, function
         self.low, self.high = (info.scale * (end - info.zero_point) for end in (info.lo, info.hi))
         self.count = self.outside = 0
         self.signal = self.noise = 0.0
@@ -214,7 +250,12 @@ class _Meter:
         half = self.info.scale / 2
         self.count += wanted.numel()
         self.least, self.most = min(self.least, float(wanted.min())), max(self.most, float(wanted.max()))
-        self.outside += int(((wanted < self.low - half) | (wanted > self.high + half)).sum())
+        outside = (wanted < self.low - half) | (wanted > self.high + half)
+        if self.function is not None:
+            kept = self.function(wanted.clamp(self.low, self.high))
+            wanted, meant = self.function(wanted), self.function(meant)
+            outside &= (wanted - kept).abs() > self.function.step / 2
+        self.outside += int(outside.sum())
         self.signal += float(wanted.square().sum())
         self.noise += float((wanted - meant).square().sum())
 
