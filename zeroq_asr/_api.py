@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from zeroq_asr._version import __version__
 from zeroq_asr.checkpoints import load_checkpoint, load_model, save_checkpoint
-from zeroq_asr.config import BeamSpec, CalibrationSpec, LabelSpec, QuantSpec, SynthesisSpec, TrainingSpec
+from zeroq_asr.config import (
+    BeamSpec,
+    CalibrationSpec,
+    LabelSpec,
+    QuantSpec,
+    SweepModel,
+    SweepSpec,
+    SynthesisSpec,
+    TrainingSpec,
+    read_sweep,
+)
 from zeroq_asr.config.plan_row import PlanPoint, PlanRow
 from zeroq_asr.decoding.contexts import ScoredHypothesis
 from zeroq_asr.decoding.decoder import BeamDecoder
@@ -43,6 +53,7 @@ from zeroq_asr.measure.plans import FoundPlan, find_plan
 from zeroq_asr.measure.recognize import recognize, transcribe
 from zeroq_asr.measure.report import QualityReport, ValueQuality, report
 from zeroq_asr.measure.sensitivity import LayerSensitivity, Sensitivity, sensitivity
+from zeroq_asr.measure.sweep import Sweep, SweepRow, sweep
 from zeroq_asr.model import AsrModel, TransducerModel
 from zeroq_asr.pipeline import (
     Prepared,
@@ -107,6 +118,10 @@ __all__ = [
     "RuntimeFolder",
     "ScoredHypothesis",
     "Sensitivity",
+    "Sweep",
+    "SweepModel",
+    "SweepRow",
+    "SweepSpec",
     "SynthesisError",
     "SynthesisSpec",
     "SyntheticFeatures",
@@ -148,11 +163,13 @@ __all__ = [
     "quantize",
     "quantize_transducer",
     "read_manifest",
+    "read_sweep",
     "recognize",
     "report",
     "runtime_folder",
     "save_checkpoint",
     "sensitivity",
+    "sweep",
     "synthesize",
     "transcribe",
     "verify",

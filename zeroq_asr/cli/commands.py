@@ -36,6 +36,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "compare",
         "Compare MODEL quantized without data, with real data, from noise, and by ONNX Runtime itself.",
     ),
+    "sweep": (
+        "sweep",
+        "Quantize and evaluate every combination of models, formats, seeds, sources and recordings in PLAN.",
+    ),
     "report": (
         "report",
         "Report how near FILE is to MODEL, on features that are made for it: no recording is needed.",

@@ -25,6 +25,7 @@ from zeroq_asr.cli.options import (
 )
 from zeroq_asr.cli.outputs import Force, check_output
 from zeroq_asr.cli.synthesize import Batch, Frames, Iterations, Objective, Patience, Preset, Seed, chosen
+from zeroq_asr.cli.tables import markdown_table
 from zeroq_asr.cli.terminal import Terminal, session
 from zeroq_asr.cli.training import Reconstruct, Train, training_of
 from zeroq_asr.files import atomic_write_bytes
@@ -250,9 +251,5 @@ def _markdown(result: zq.Comparison) -> str:
     if result.gaps:
         tables.append((GAP_COLUMNS, [_gap(gap) for gap in result.gaps]))
     for columns, rows in tables:
-        lines += [_line(columns), "|---|" + "--:|" * (len(columns) - 1), *(_line(row) for row in rows), ""]
+        lines += [*markdown_table(columns, rows), ""]
     return "\n".join([*lines, *_legend(result), ""])
-
-
-def _line(cells: list[str] | tuple[str, ...]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"

@@ -1,7 +1,8 @@
 """Exit codes: the one place where errors become numbers.
 
 The codes tell a script *whose* turn it is: the command line's author (2), the owner of the files
-(3), of the network (4), nobody's, for the file must not be used (5), the machine's (6).
+(3), of the network (4), nobody's, for the file must not be used (5), the machine's (6),
+or that of whoever reads a sweep's table (7).
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from zeroq_asr.errors import (
 )
 from zeroq_asr.lines import printable, said
 
-OK, INTERNAL, USAGE, INPUT, UNSUPPORTED, UNPROVEN, MACHINE = 0, 1, 2, 3, 4, 5, 6
+OK, INTERNAL, USAGE, INPUT, UNSUPPORTED, UNPROVEN, MACHINE, CELLS = 0, 1, 2, 3, 4, 5, 6, 7
 #: as shells say it: 128 and the number of the signal
 INTERRUPTED, READER_LEFT = 130, 141
 
@@ -39,6 +40,7 @@ MEANINGS = {
     UNSUPPORTED: "the network cannot be quantized, or not as asked",
     UNPROVEN: "a proof or a verification failed: do not use the file",
     MACHINE: "the machine failed: disk full, out of memory",
+    CELLS: "cells of a sweep failed: its table says why, and the others are there",
     INTERRUPTED: "interrupted, and 129 and 143: told to end; nothing half-written is left",
     READER_LEFT: "nobody reads the output any more",
 }

@@ -14,6 +14,7 @@ import typer
 from zeroq_asr.config import CalibrationSpec
 from zeroq_asr.config.calibration import MADE
 from zeroq_asr.config.choices import HEADS
+from zeroq_asr.config.settings import with_fields
 from zeroq_asr.errors import ConfigError
 from zeroq_asr.lines import shown
 
@@ -154,17 +155,17 @@ def with_settings(given: Iterable[str] | None, *specs: Any) -> tuple[Any, ...]:
     Values are JSON where they read as such, else strings.  Raises ConfigError for a name that none has
     or a value that its specification refuses.
     """
-    changes: list[dict[str, Any]] = [{} for _ in specs]
-    places = {field.name: i for i, spec in enumerate(specs) for field in dataclasses.fields(spec)}
+    known = [field.name for spec in specs for field in dataclasses.fields(spec)]
+    values: dict[str, Any] = {}
     for text in given or ():
         name, equals, value = text.partition("=")
         name = name.strip().replace("-", "_")
-        if not equals or name not in places:
+        if not equals or name not in known:
             raise ConfigError(
-                "--set", f"cannot read {shown(text)}", f"NAME=VALUE with one of {', '.join(places)}"
+                "--set", f"cannot read {shown(text)}", f"NAME=VALUE with one of {', '.join(known)}"
             )
         try:
-            changes[places[name]][name] = json.loads(value)
+            values[name] = json.loads(value)
         except (ValueError, RecursionError):  # no JSON, or a number of more digits than Python reads
-            changes[places[name]][name] = value
-    return tuple(dataclasses.replace(spec, **fields) for spec, fields in zip(specs, changes, strict=True))
+            values[name] = value
+    return with_fields("--set", values, *specs)

@@ -170,6 +170,11 @@ def tables(path: Path, head: bytes) -> bool:
     return head.startswith(b"**") and b"\n| | size | WER % | " in head
 
 
+def sweeps(path: Path, head: bytes) -> bool:
+    """Tell whether a file begins as the table of ``sweep`` does."""
+    return head.startswith(b"| model | bits | calibration | seed | recordings | WER % | ")
+
+
 def plots(path: Path, head: bytes) -> bool:
     """Tell whether a file is a plot that names us as its creator."""
     return head.startswith((b"\x89PNG", b"<?xml", b"%PDF")) and _WRITER in head

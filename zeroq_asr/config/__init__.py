@@ -17,6 +17,7 @@ from zeroq_asr.config.decoding import SEARCHES, BeamSpec
 from zeroq_asr.config.labels import LABEL_SOURCES, LabelSpec
 from zeroq_asr.config.plan_file import LAYER_BITS
 from zeroq_asr.config.quantization import NONLINEARITIES, ROUNDINGS, TARGETS, QuantSpec
+from zeroq_asr.config.sweep import SweepModel, SweepSpec, read_sweep
 from zeroq_asr.config.synthesis import INITS, SCHEDULES, SynthesisSpec
 from zeroq_asr.config.training import RECONSTRUCTIONS, TrainingSpec
 
@@ -38,6 +39,9 @@ __all__ = [
     "CalibrationSpec",
     "LabelSpec",
     "QuantSpec",
+    "SweepModel",
+    "SweepSpec",
     "SynthesisSpec",
     "TrainingSpec",
+    "read_sweep",
 ]

@@ -23,3 +23,6 @@ GRID_OF_BITS = {
 #: speech runtimes that folders are written for (``zeroq_asr.deployment.runtime_folders``)
 SHERPA_ONNX, ONNX_ASR = "sherpa-onnx", "onnx-asr"
 RUNTIMES = (SHERPA_ONNX, ONNX_ASR)
+#: where the cells of a sweep are computed (``zeroq_asr.measure.sweep``): processes of this machine, or Ray
+LOCAL, RAY = "local", "ray"
+RUNNERS = (LOCAL, RAY)

@@ -1,7 +1,7 @@
-"""Figures: word errors, comparisons, reports, sensitivity, times, and what a machine computes exactly.
+"""Figures: word errors, comparisons, sweeps, reports, sensitivity, times, and what is exact on a machine.
 
 Imported by: cli.
 Imports: _version, errors, lines, progress, files, threads, config, registry, speech, decoding, integer,
-graph, model, capture, lowering, operators, synthesis, calibration, deployment, pipeline.
+graph, model, checkpoints, capture, lowering, operators, synthesis, calibration, deployment, pipeline.
 Never imports: cli.
 """
