@@ -132,9 +132,7 @@ def read_sweep(path: str | os.PathLike[str]) -> SweepSpec:
     settings = data.get("set") or {}
     if not isinstance(settings, dict):
         raise ConfigError(where, f"set must be a mapping of fields, got {shown(settings)}")
-    fields = tuple(
-        dict.fromkeys(f.name for s in _SPECS for f in dataclasses.fields(s))  # type: ignore[arg-type]
-    )
+    fields = tuple(dict.fromkeys(f.name for s in _SPECS for f in dataclasses.fields(s)))
     refuse_unknown(where, "a field that set can change", settings, fields)
     seeds: Any = _listed(data, "seeds", [0])
     given: dict[str, Any] = {

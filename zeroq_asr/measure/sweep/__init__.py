@@ -17,12 +17,12 @@ from typing import Any
 
 from zeroq_asr.config import SweepSpec
 from zeroq_asr.config.checks import choice, whole
-from zeroq_asr.config.choices import LOCAL, RUNNERS
+from zeroq_asr.config.choices import LOCAL, RAY, RUNNERS
 from zeroq_asr.lines import summary
 from zeroq_asr.measure.sweep.cells import FLOAT, Cell, Task, cells_of, tasks_of
 from zeroq_asr.measure.sweep.folder import ResultFolder
 from zeroq_asr.measure.sweep.local import LocalRunner
-from zeroq_asr.measure.sweep.on_ray import RayRunner
+from zeroq_asr.measure.sweep.on_ray import RayRunner, ray_module
 from zeroq_asr.measure.sweep.runners import Computed, Died, Runner
 from zeroq_asr.measure.sweep.work import References, Result
 from zeroq_asr.progress import Progress, silent
@@ -128,6 +128,8 @@ def sweep(
     """
     whole("sweep", "jobs", jobs, 1, 256)
     choice("sweep", "on", on, RUNNERS)
+    if on == RAY:
+        ray_module()
     floats, others = cells_of(spec)
     with ResultFolder(out).opened(spec) as folder:
         results: dict[str, Result] = {}

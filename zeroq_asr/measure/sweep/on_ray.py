@@ -27,11 +27,7 @@ class RayRunner:
     """
 
     def __init__(self, jobs: int) -> None:
-        try:
-            self._ray: Any = importlib.import_module("ray")
-        except ImportError:
-            remedy = "pip install 'zeroq-asr[ray]', or leave --on out"
-            raise ConfigError("--on ray", "Ray is not installed", remedy) from None
+        self._ray = ray_module()
         # Ray takes SIGTERM for itself
         handler = signal.getsignal(signal.SIGTERM)
         self._ours = not self._ray.is_initialized()
@@ -72,6 +68,15 @@ class RayRunner:
         self._pending.clear()
         if self._ours:
             self._ray.shutdown()
+
+
+def ray_module() -> Any:
+    """Return Ray; ConfigError where it is not installed."""
+    try:
+        return importlib.import_module("ray")
+    except ImportError:
+        remedy = "pip install 'zeroq-asr[ray]', or leave --on out"
+        raise ConfigError("--on ray", "Ray is not installed", remedy) from None
 
 
 def _results(task: Task, references: References, threads: int) -> list[tuple[str, Result]]:

@@ -1,0 +1,25 @@
+"""A loader of checkpoints whose process may be killed, or be slow, as files beside the checkpoint say."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+
+def load(path: str) -> Any:
+    from zeroq_asr.checkpoints import load_checkpoint
+
+    folder, name = Path(path).parent, Path(path).stem
+    with open(folder / "loads.txt", "ab") as stream:
+        stream.write(f"{name} {os.getpid()}\n".encode())
+    count = len((folder / "loads.txt").read_text().splitlines())
+    deadly = folder / "kill.txt"
+    if name == "deadly" or (deadly.exists() and count == int(deadly.read_text())):
+        os.kill(os.getpid(), signal.SIGKILL)
+    if name == "slow":
+        time.sleep(600)
+    print("a loader may print")
+    return load_checkpoint(path)
