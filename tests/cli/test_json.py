@@ -95,6 +95,9 @@ def work(small_model: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     utterances = zq.read_manifest(zq.embedded_files().test)[:2]
     rows = [{"audio_filepath": str(u.audio_path), "text": u.text} for u in utterances]
     (folder / "l.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    keys = {"models": ["m.pt", "absent.pt"], "bits": 8, "calibration": "noise", "manifests": "l.jsonl"}
+    fast = {"batch": 2, "frames": 64, "iterations": 1}
+    (folder / "s.yaml").write_text(json.dumps({**keys, "set": fast}))
     return folder
 
 
@@ -106,6 +109,7 @@ RUNS: dict[str, tuple[str, ...]] = {
     "evaluate": ("evaluate", "m.onnx", "-m", "l.jsonl"),
     "bench": ("bench", "m.onnx", "--rounds", "1", "--seconds", "1"),
     "compare": ("compare", "m.pt", "-m", "l.jsonl", "--no-time", *FAST),
+    "sweep": ("sweep", "s.yaml", "--out", "swept"),
     "report": ("report", "m.pt", "m.onnx", *FAST),
     "inspect of a checkpoint": ("inspect", "m.pt"),
     "inspect of a quantized file": ("inspect", "m.onnx"),
@@ -119,9 +123,10 @@ RUNS: dict[str, tuple[str, ...]] = {
 @pytest.mark.parametrize("heading", [*RUNS])
 def test_the_page_has_every_field(work: Path, monkeypatch: pytest.MonkeyPatch, heading: str) -> None:
     monkeypatch.chdir(work)
-    compare_with_page(
-        run(*RUNS[heading], "--json", *(("--force",) if heading == "quantize" else ())), heading
-    )
+    forced = ("--force",) if heading == "quantize" else ()
+    # one of the sweep's models is absent
+    code = 7 if heading == "sweep" else 0
+    compare_with_page(run(*RUNS[heading], "--json", *forced, code=code), heading)
 
 
 def test_the_page_has_every_command() -> None:
