@@ -15,7 +15,10 @@ def load(path: str) -> Any:
     folder, name = Path(path).parent, Path(path).stem
     with open(folder / "loads.txt", "ab") as stream:
         stream.write(f"{name} {os.getpid()}\n".encode())
-    count = len((folder / "loads.txt").read_text().splitlines())
+        stream.flush()
+        end = stream.tell()
+    # others may have written behind it since
+    count = (folder / "loads.txt").read_bytes()[:end].count(b"\n")
     deadly = folder / "kill.txt"
     if name == "deadly" or (deadly.exists() and count == int(deadly.read_text())):
         os.kill(os.getpid(), signal.SIGKILL)

@@ -278,7 +278,7 @@ def test_ray_computes_the_same_cells(work: Path, tmp_path: Path, monkeypatch: py
     pytest.importorskip("ray", reason="Ray is not installed: pip install 'zeroq-asr[ray]'")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([p for p in sys.path if p]))
     (work / "loads.txt").unlink(missing_ok=True)
-    (work / "kill.txt").write_text("2")  # the task of Ray that reads a network to quantize it
+    (work / "kill.txt").write_text("2")  # whichever task of Ray reads a network second
     try:
         found = zq.sweep(zq.read_sweep(plan(work, "one", "deadly", bits=[8, 7])), tmp_path / "ray", on="ray")
     finally:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import signal
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -40,7 +41,7 @@ class RayRunner:
                 "--on ray", f"Ray cannot be started ({said(error)})", "see ray status"
             ) from error
         finally:
-            if handler is not None:
+            if handler is not None and threading.current_thread() is threading.main_thread():
                 signal.signal(signal.SIGTERM, handler)
         self._threads = min(threads_of(jobs), max(1, int(cores)))
         self.workers = max(1, int(cores) // self._threads)
