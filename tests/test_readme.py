@@ -50,6 +50,8 @@ def folder(
     write_nemo(nemo_config(), nemo_state(nemo_config()), name=TRANSDUCER)
     soundfile.write(tmp_path / "call.flac", speech_like, 16000)
     line = {"audio_filepath": "call.flac", "duration": 0.5, "text": "a call"}
+    swept = {"models": CHECKPOINT, "bits": 8, "calibration": "noise", "manifests": "test.jsonl"}
+    (tmp_path / "sweep.yaml").write_text(json.dumps(swept))
     for name in ("test.jsonl", "real.jsonl"):
         (tmp_path / name).write_text(json.dumps(line) + "\n")
     return tmp_path

@@ -38,7 +38,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     ),
     "sweep": (
         "sweep",
-        "Quantize and evaluate every combination of models, formats, seeds, sources and recordings in PLAN.",
+        "Quantize and evaluate every combination of models, formats, seeds, sources and recordings in FILE.",
     ),
     "report": (
         "report",

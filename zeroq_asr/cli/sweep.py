@@ -39,9 +39,9 @@ ERROR = "error"
 
 def sweep(
     ctx: typer.Context,
-    plan: Annotated[
+    file: Annotated[
         Path,
-        typer.Argument(metavar="PLAN", help="What to combine: a YAML file (docs/sweeps.md)."),
+        typer.Argument(metavar="FILE", help="What to combine: a YAML file (docs/sweeps.md)."),
     ],
     out: Annotated[
         Path,
@@ -68,14 +68,14 @@ def sweep(
     quiet: Quiet = False,
     developer: Developer = False,
 ) -> None:
-    """Quantize and evaluate every combination of models, formats, seeds, sources and recordings in PLAN.
+    """Quantize and evaluate every combination of models, formats, seeds, sources and recordings in FILE.
 
-    Example: zeroq-asr sweep plan.yaml --out results --jobs 4
+    Example: zeroq-asr sweep sweep.yaml --out results --jobs 4
     """
     with session(ctx, as_json=as_json, quiet=quiet, developer=developer) as terminal:
-        spec = zq.read_sweep(plan)
+        spec = zq.read_sweep(file)
         if markdown is not None:
-            check_output(terminal, markdown, outputs.sweeps, plan, force=force)
+            check_output(terminal, markdown, outputs.sweeps, file, force=force)
         with terminal.progress() as progress:
             result = zq.sweep(spec, out, jobs=jobs, on=on, progress=progress)
         columns = (*COLUMNS, ERROR) if result.failed else COLUMNS
