@@ -72,8 +72,8 @@ def leave() -> None:
 
 def cause_of(error: BaseException) -> BaseException:
     """Return the interruption, if there was one, whatever a library has made of it; else ``error``."""
-    if isinstance(error, KeyboardInterrupt) or not _received:
-        return error
+    if isinstance(error, Stopped) or not _received:
+        return error  # also a KeyboardInterrupt that nothing here has raised
     return _interruption(_received[0])
 
 
