@@ -48,6 +48,8 @@ def folder(
     monkeypatch.chdir(tmp_path)
     write_nemo(conv_config, conv_state, name=CHECKPOINT)
     write_nemo(nemo_config(), nemo_state(nemo_config()), name=TRANSDUCER)
+    durations = nemo_config(durations=(0, 1, 2))
+    write_nemo(durations, nemo_state(durations), name="parakeet_tdt.nemo")
     soundfile.write(tmp_path / "call.flac", speech_like, 16000)
     line = {"audio_filepath": "call.flac", "duration": 0.5, "text": "a call"}
     swept = {"models": CHECKPOINT, "bits": 8, "calibration": "noise", "manifests": "test.jsonl"}

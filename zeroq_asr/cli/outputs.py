@@ -82,7 +82,7 @@ def check_run(terminal: Terminal, path: Path, *sources: Path | None, force: bool
 def check_folder(terminal: Terminal, path: Path) -> None:
     """Raise ConfigError, before any work, if a bundle's folder cannot be written at ``path``.
 
-    What is there already must be such a folder, or an empty one.  Tell on stderr of one that is replaced.
+    What is there already must be such a folder.  Tell on stderr that it is replaced.
     """
     if not os.path.lexists(path):
         written_at(path)
@@ -97,13 +97,13 @@ def check_folder(terminal: Terminal, path: Path) -> None:
 
 
 def is_replaceable(path: Path) -> bool:
-    """Tell whether a folder holds nothing, or a list of parts and ONNX files beside it."""
+    """Tell whether a folder holds a list of parts, and ONNX files beside it alone."""
     # here, since it takes a second that --help need not take
     from zeroq_asr.deployment.metadata import BUNDLE_FILE
 
     there = [*path.iterdir()] if path.is_dir() else [path]
     listed = any(one.name == BUNDLE_FILE for one in there)
-    return not there or (listed and all(one.suffix in (".onnx", ".json") for one in there))
+    return listed and all(one.suffix in (".onnx", ".json") for one in there)
 
 
 def _is(file: Path, target: Path) -> bool:

@@ -252,7 +252,7 @@ def quantize(
         if tokens is not None and os.path.realpath(tokens) == os.path.realpath(path):
             raise ConfigError("--tokens", f"{tokens} is the output itself", "choose another name")
         # what a transducer is written to is a folder, which shows when it is read
-        if output is not None and not (output.is_dir() and is_replaceable(output)):
+        if not (path.is_dir() and is_replaceable(path)):
             check_output(terminal, path, outputs.onnx, *sources, force=force)
         run = Path(f"{path}.training")
         if not resume and may_train(spec, training):
@@ -276,6 +276,8 @@ def quantize(
                         "--train": train,
                         "--reconstruct": reconstruct,
                         "--resume": resume,
+                        "--progressive": progressive,
+                        "--device": device,
                     },
                 )
                 path = output or Path(default_name(model, spec, dialect)).with_suffix("")
@@ -296,7 +298,7 @@ def quantize(
             return
         assert isinstance(source, zq.AsrModel)
         with terminal.progress() as progress:
-            if output is None or output.is_dir():
+            if path.is_dir():
                 check_output(terminal, path, outputs.onnx, *sources, force=force)
             prepared = zq.prepare(
                 source,
