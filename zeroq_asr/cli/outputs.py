@@ -87,7 +87,7 @@ def check_folder(terminal: Terminal, path: Path) -> None:
     if not os.path.lexists(path):
         written_at(path)
         return
-    if not path.is_dir():
+    if not os.path.isdir(path):
         raise ConfigError(path, "is a file, a folder was to be written", "choose another output path")
     if not is_replaceable(path):
         raise ConfigError(
@@ -101,7 +101,7 @@ def is_replaceable(path: Path) -> bool:
     # here, since it takes a second that --help need not take
     from zeroq_asr.deployment.metadata import BUNDLE_FILE
 
-    there = [*path.iterdir()] if path.is_dir() else [path]
+    there = [*path.iterdir()] if os.path.isdir(path) else [path]
     listed = any(one.name == BUNDLE_FILE for one in there)
     return listed and all(one.suffix in (".onnx", ".json") for one in there)
 

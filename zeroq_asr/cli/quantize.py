@@ -252,7 +252,7 @@ def quantize(
         if tokens is not None and os.path.realpath(tokens) == os.path.realpath(path):
             raise ConfigError("--tokens", f"{tokens} is the output itself", "choose another name")
         # what a transducer is written to is a folder, which shows when it is read
-        if not (path.is_dir() and is_replaceable(path)):
+        if not (os.path.isdir(path) and is_replaceable(path)):
             check_output(terminal, path, outputs.onnx, *sources, force=force)
         run = Path(f"{path}.training")
         if not resume and may_train(spec, training):
@@ -298,7 +298,7 @@ def quantize(
             return
         assert isinstance(source, zq.AsrModel)
         with terminal.progress() as progress:
-            if path.is_dir():
+            if os.path.isdir(path):
                 check_output(terminal, path, outputs.onnx, *sources, force=force)
             prepared = zq.prepare(
                 source,
