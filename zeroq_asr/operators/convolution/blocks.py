@@ -15,6 +15,8 @@ import numpy as np
 
 from zeroq_asr.integer.program import Instruction
 from zeroq_asr.integer.types import I64, U8
+from zeroq_asr.operators.convolution.kernels import linear_convolution
+from zeroq_asr.registry import Attrs
 
 if TYPE_CHECKING:
     from zeroq_asr.integer.backends.kernels import Kernels
@@ -65,24 +67,7 @@ def by_blocks(b: Kernels, i: Instruction, ins: list[Sym]) -> Sym:
     split = b.node("Reshape", [padded, b.axes(-1, 2, _STRIDE, 2, _STRIDE)], None)
     joined = b.node("Transpose", [split], None, perm=[0, 2, 4, 1, 3])
     weight = b.node("Reshape", [joined, b.axes(-1, _STRIDE**2, 2, 2)], None)
-    y = b.node(
-        "QLinearConv",
-        [
-            blocks,
-            b.float_scalar(1.0),
-            b.scalar(a["zx"], U8),
-            weight,
-            b.multiplier(m, a["c"]),
-            zero,
-            b.float_scalar(1.0),
-            b.scalar(a["zy"], U8),
-            b.vector(bias),
-        ],
-        None,
-        "com.microsoft",
-        kernel_shape=[2, 2],
-        pads=[1, 1, 0, 0],
-        channels_last=1,
-    )
+    layout: Attrs = {"kernel_shape": [2, 2], "pads": [1, 1, 0, 0], "channels_last": 1}
+    y = linear_convolution(b, i, blocks, (weight, zero), bias, m, "com.microsoft", layout)
     back = b.node("Transpose", [y], U8, perm=[0, 3, 1, 2])
     return b.clip_u8(back, a["lo"], a["hi"])

@@ -66,24 +66,34 @@ def emit_kernel(b: Kernels, i: Instruction, ins: list[Sym], layout: dict[str, li
         # as ONNX Runtime computes it in any case
         x, domain = b.frames_first(x), "com.microsoft"
         whole["channels_last"] = 1
-    y = b.node(
-        "QLinearConv",
-        [
-            x,
-            b.float_scalar(1.0),
-            b.scalar(a["zx"], U8),
-            weight,
-            b.multiplier(m, a["c"]),
-            weight_zero_point,
-            b.float_scalar(1.0),
-            b.scalar(a["zy"], U8),
-            b.vector(bias),
-        ],
-        U8,
-        domain,
-        **whole,
-    )
+    y = linear_convolution(b, i, x, (weight, weight_zero_point), bias, m, domain, whole)
     return replace(b.clip_u8(y, a["lo"], a["hi"]), frames_first=axes == 1)
+
+
+def linear_convolution(
+    b: Kernels,
+    i: Instruction,
+    x: Sym | str,
+    weight: tuple[str, str],
+    bias: Sym,
+    m: Sym,
+    domain: str,
+    layout: Attrs,
+) -> Sym:
+    """QLinearConv with ``weight``, a tensor and its zero point, for bytes that are not yet clipped."""
+    a = i.attrs
+    operands: list[Sym | str] = [
+        x,
+        b.float_scalar(1.0),
+        b.scalar(a["zx"], U8),
+        weight[0],
+        b.multiplier(m, a["c"]),
+        weight[1],
+        b.float_scalar(1.0),
+        b.scalar(a["zy"], U8),
+        b.vector(bias),
+    ]
+    return b.node("QLinearConv", operands, U8, domain, **layout)
 
 
 def emit_product(b: Kernels, i: Instruction, ins: list[Sym]) -> Sym:
