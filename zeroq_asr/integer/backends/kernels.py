@@ -63,8 +63,8 @@ class Kernels(Protocol):
     def called(self, kernel: str) -> None:
         """Name the nodes of the instruction at hand, which else are called after the first of them."""
 
-    def tell_dims(self, name: str, dims: Dims) -> None:
-        """Say what shape a tensor has, where ONNX cannot follow."""
+    def tell_dims(self, name: str, dims: Dims, kind: IntType | None = None) -> None:
+        """Say what shape a tensor has, and its type, where ONNX cannot follow."""
 
     # -- scalars and vectors ---------------------------------------------------------------------
 

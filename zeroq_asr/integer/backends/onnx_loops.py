@@ -62,7 +62,10 @@ class OnnxLoops(GraphBuilder):
             return self._blocks(body, queries, positions, distances, count, rows)
 
         few = self.add_node("Squeeze", [self.add_node("LessOrEqual", [count, self.axes(WHOLE)])])
-        return self._either(few, whole, loop)
+        either = self._either(few, whole, loop)
+        if dims := self.dims.get(queries.name):
+            self.tell_dims(either.name, dims)
+        return either
 
     def _either(self, condition: str, first: Callable[[], Sym], second: Callable[[], Sym]) -> Sym:
         """What ``first`` makes where a scalar bool holds, else what ``second`` makes."""
@@ -81,8 +84,6 @@ class OnnxLoops(GraphBuilder):
         name = self.add_node("If", [condition], **graphs)
         self._types[name] = type_of(made[0])
         self._told.append(name)
-        if dims := self.dims.get(made[0].name):
-            self.tell_dims(name, dims)
         return Sym(name, made[0].interval)
 
     def _blocks(

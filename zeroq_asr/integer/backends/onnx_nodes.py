@@ -130,9 +130,11 @@ class NodeBuilder:
 
     # -- shapes ------------------------------------------------------------------------------
 
-    def tell_dims(self, name: str, dims: Dims) -> None:
-        """Say what shape ``name`` has."""
+    def tell_dims(self, name: str, dims: Dims, kind: IntType | None = None) -> None:
+        """Say what shape ``name`` has, and of which type it is, if that is not known."""
         self.dims[name] = dims
+        if kind is not None:
+            self._types[name] = onnx_type(kind)
 
     def tell(self, name: str, like: str) -> str:
         """Say that ``name`` has the shape of ``like``; returns ``name``."""

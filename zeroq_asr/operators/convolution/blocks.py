@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from zeroq_asr.integer.program import Instruction
-from zeroq_asr.integer.types import I64, U8
+from zeroq_asr.integer.types import I8, I64, U8, IntType
 from zeroq_asr.operators.convolution.kernels import linear_convolution
 from zeroq_asr.registry import Attrs
 
@@ -51,23 +51,47 @@ def by_blocks(b: Kernels, i: Instruction, ins: list[Sym]) -> Sym:
     x, w, bias, m = ins
     a = i.attrs
     b.called("QLinearConv")
-    frequencies = int(b.dims[x.name][-1])
-    odd = frequencies % _STRIDE
+    batch, _, count, frequencies = b.dims[x.name]
+    odd = int(frequencies) % _STRIDE
+    half, across = _half(count), (int(frequencies) + odd) // _STRIDE
+
+    def told(name: str, *dims: int | str, kind: IntType = U8) -> str:
+        b.tell_dims(name, dims, kind)
+        return name
+
     frames = b.node("Shape", [x], None, start=2, end=3)
     missing = b.node("Mod", [frames, b.scalar(_STRIDE, I64)], None)
     ends = b.node("Concat", [b.axes(0, 0, 0, 0, 0, 0), missing, b.axes(odd)], None, axis=0)
     even = b.node("Pad", [x, ends, b.scalar(a["zx"], U8)], None)
-    across = (frequencies + odd) // _STRIDE
+    whole = half * _STRIDE if isinstance(half, int) else f"({half}*{_STRIDE})"
+    told(even, batch, 1, whole, across * _STRIDE)
     parts = b.node("Reshape", [even, b.axes(0, -1, _STRIDE, across, _STRIDE)], None)
+    told(parts, batch, half, _STRIDE, across, _STRIDE)
     turned = b.node("Transpose", [parts], None, perm=[0, 1, 3, 2, 4])
     blocks = b.node("Reshape", [turned, b.axes(0, 0, 0, _STRIDE**2)], None)
+    told(blocks, batch, half, across, _STRIDE**2)
     weight, zero = b.kernel_weight(x, w, 1, a["zx"], blocks_of(w.exact))
     # constants, which ONNX Runtime turns once
+    outputs, kind = len(w.exact), I8 if zero == b.scalar(0, I8) else U8
     padded = b.node("Pad", [weight, b.axes(0, 0, 1, 1, 0, 0, 0, 0), zero], None)
+    told(padded, outputs, 1, 2 * _STRIDE, 2 * _STRIDE, kind=kind)
     split = b.node("Reshape", [padded, b.axes(-1, 2, _STRIDE, 2, _STRIDE)], None)
+    told(split, outputs, 2, _STRIDE, 2, _STRIDE, kind=kind)
     joined = b.node("Transpose", [split], None, perm=[0, 2, 4, 1, 3])
-    weight = b.node("Reshape", [joined, b.axes(-1, _STRIDE**2, 2, 2)], None)
-    layout: Attrs = {"kernel_shape": [2, 2], "pads": [1, 1, 0, 0], "channels_last": 1}
+    last = b.node("Reshape", [joined, b.axes(-1, _STRIDE**2, 2, 2)], None)
+    weight = told(last, outputs, _STRIDE**2, 2, 2, kind=kind)
+    layout: Attrs = {
+        "kernel_shape": [2, 2],
+        "pads": [1, 1, 0, 0],
+        "strides": [1, 1],
+        "dilations": [1, 1],
+        "channels_last": 1,
+    }
     y = linear_convolution(b, i, blocks, (weight, zero), bias, m, "com.microsoft", layout)
     back = b.node("Transpose", [y], U8, perm=[0, 3, 1, 2])
     return b.clip_u8(back, a["lo"], a["hi"])
+
+
+def _half(extent: int | str) -> int | str:
+    """⌈extent / 2⌉, in the words in which the extent of any such convolution is told."""
+    return (extent - 1) // _STRIDE + 1 if isinstance(extent, int) else f"(({extent}-1)/{_STRIDE}+1)"
