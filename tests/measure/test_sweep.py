@@ -224,6 +224,8 @@ def test_ctrl_c_leaves_a_folder_to_go_on_with(work: Path, tmp_path: Path) -> Non
         stdout=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        # a shell starts what runs in the background with SIGINT ignored, and children inherit that
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     try:
         until = time.monotonic() + 120
