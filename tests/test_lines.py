@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zeroq_asr.errors import ConfigError
-from zeroq_asr.lines import PART, printable, shorten, shown
+from zeroq_asr.lines import PART, against_float, printable, shorten, shown
 
 
 @given(st.text(st.characters()))
@@ -52,3 +52,8 @@ def test_errors_have_a_bounded_line() -> None:
     text = str(ConfigError("w" * 10**5, "p\n" * 10**5, "r" * 10**5))
     assert len(text) <= 3 * PART + 10
     assert "\n" not in text
+
+
+def test_sizes_beside_float() -> None:
+    assert against_float(100, 370) == "3.7 times smaller than float"
+    assert against_float(960, 407) == "2.4 times as large as float"

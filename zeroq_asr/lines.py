@@ -69,3 +69,10 @@ def summary(of: object, name: object, *facts: str) -> str:
     """Return the repr of a result, one line of bounded length: its class, its name and a few facts."""
     told = "".join(f", {fact}" for fact in facts if fact)
     return f"<{type(of).__name__} {printable(shorten(str(name), 40))}{printable(shorten(told, 120))}>"
+
+
+def against_float(written: int, float_bytes: int) -> str:
+    """Return how many bytes were written, more than 0, beside those of the float network, in words."""
+    if written <= float_bytes:
+        return f"{float_bytes / written:.1f} times smaller than float"
+    return f"{written / max(1, float_bytes):.1f} times as large as float"

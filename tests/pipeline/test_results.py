@@ -39,7 +39,7 @@ def one_line(result: object, *words: str) -> None:
 def test_results_fit_a_line(small_model: Any, prepared: zq.Prepared, result: zq.Quantized) -> None:
     one_line(small_model, small_model.name, f"{len(small_model.tokenizer.tokens)} characters tokens")
     one_line(prepared, small_model.name, "for w8a8, w7a8", "ranges from synthetic")
-    one_line(result, small_model.name, "fused", "times smaller than float", "integer-only")
+    one_line(result, small_model.name, "fused", "times as large as float", "integer-only")
     one_line(result.features, "[2, ")
     one_line(result.exported, "fused", result.program.digest()[:8])
     certificate = result.verify()

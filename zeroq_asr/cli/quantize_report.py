@@ -11,7 +11,7 @@ from zeroq_asr.cli.float_parts import show_islands
 from zeroq_asr.cli.synthesize import show_statistics
 from zeroq_asr.cli.terminal import Terminal
 from zeroq_asr.deployment.machine import best_target, this_machine
-from zeroq_asr.lines import size
+from zeroq_asr.lines import against_float, size
 
 #: where ranges come from, in words
 _SOURCES = {
@@ -29,7 +29,7 @@ def report(
 ) -> None:
     """Tell what was made, and what to do next."""
     proof, backend = result.proof, result.exported.backend
-    times = f", {result.float_bytes / result.size:.1f} times smaller than float" if result.float_bytes else ""
+    times = f", {against_float(result.size, result.float_bytes)}" if result.float_bytes else ""
     rows = [
         ("size", f"{size(result.size)}{times} ({size(result.float_bytes)})"),
         ("dialect", dialect_of(backend.dialect, result.deployment.recipe, chosen_target)),

@@ -11,7 +11,7 @@ from zeroq_asr.cli.quantize_report import dialect_of, seconds
 from zeroq_asr.cli.synthesize import account
 from zeroq_asr.cli.terminal import Terminal
 from zeroq_asr.errors import ConfigError
-from zeroq_asr.lines import size
+from zeroq_asr.lines import against_float, size
 
 
 def refuse(model: Path, options: Mapping[str, object]) -> None:
@@ -37,7 +37,7 @@ def show_bundle(
     terminal.result({**result.to_dict(), **told}, str(path))
     if not terminal.talks:
         return
-    times = f", {result.float_bytes / result.size:.1f} times smaller than float" if result.size else ""
+    times = f", {against_float(result.size, result.float_bytes)}"
     proof, recipe = result.proofs[result.nearest], result.deployment.recipe
     exported = next(iter(result.exports.values()))
     terminal.title(str(path), "")

@@ -20,6 +20,7 @@ from zeroq_asr.files import atomic_write_bytes
 from zeroq_asr.integer.float_parts import Island, islands
 from zeroq_asr.integer.program import Program
 from zeroq_asr.integer.proof import Proof, prove
+from zeroq_asr.lines import against_float
 from zeroq_asr.lines import size as sized
 from zeroq_asr.lines import summary as summarized
 from zeroq_asr.lowering.keep_float import with_islands
@@ -66,7 +67,7 @@ class Quantized:
             self,
             self.deployment.name if self.path is None else self.path,
             f"{self.exported.backend.dialect}, {sized(self.size)}",
-            f"{self.float_bytes / self.size:.1f} times smaller than float",
+            against_float(self.size, self.float_bytes),
             "integer-only" if not self.islands else f"{len(self.islands)} float islands",
             f"program {self.exported.program_sha256[:8]}",
         )

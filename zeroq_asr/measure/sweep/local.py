@@ -13,6 +13,7 @@ import sys
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any
@@ -112,6 +113,8 @@ class LocalRunner:
         context = multiprocessing.get_context("spawn")
         ours, its = context.Pipe()
         process = context.Process(target=_work, args=(its, self._threads), daemon=True)
+        # where a process is spawned for the first time this starts another, and has SIGINT heard again
+        resource_tracker.ensure_running()
         with _uninterrupted(), _environment(dict.fromkeys(_THREADS, str(self._threads))):
             process.start()
         its.close()
