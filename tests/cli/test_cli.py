@@ -135,7 +135,7 @@ def test_quantize_for_people(work: Path, tmp_path: Path, monkeypatch: pytest.Mon
     )
     assert result.exit_code == 0, result.output
     assert result.stdout.startswith("small.w4a8.strict.onnx\n")
-    assert "times smaller than float" in result.stdout
+    assert "times as large as float" in result.stdout
     assert "strict" in result.stdout
     assert "bits of headroom" in result.stdout
     assert "the worst 3:" in result.stdout
