@@ -154,6 +154,11 @@ def test_the_commands_on_a_bundle(transducer: Path, clips: list[Path], tmp_path:
     for args, words in (
         (("transcribe", folder, clips[0], "--head", "ctc"), "has no CTC head"),
         (("transcribe", folder, clips[0], "--checkpoint", transducer), "leave --checkpoint out"),
+        (("transcribe", folder, clips[0], "--config", "x.yaml"), "leave --config out"),
+        (("transcribe", folder, clips[0], "--loader", "a:b"), "leave --loader out"),
+        (("transcribe", folder, clips[0], "--language", "fra"), "leave --language out"),
+        (("transcribe", transducer, clips[0], "--checkpoint", transducer), "leave --checkpoint out"),
+        (("quantize", transducer, "-o", tmp_path / "x", "--set", "clipping_steps=1"), "error: --set: "),
         (("bench", folder), "verify, transcribe, evaluate and inspect take bundles"),
         (("transcribe", folder / "encoder.onnx", clips[0]), "a recogniser gives logprobs"),
         (("quantize", transducer, "-o", tmp_path / "x", "--bits", "w4a8"), "have 8 bits, not 4 and 8"),
@@ -165,6 +170,23 @@ def test_the_commands_on_a_bundle(transducer: Path, clips: list[Path], tmp_path:
         (line,) = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
         assert words in line
     assert not (tmp_path / "x").exists()
+
+
+def test_labels_are_not_set_of_a_ctc_network(tmp_path: Path) -> None:
+    output = tmp_path / "x.onnx"
+    result = run("quantize", zq.embedded_files().model, "-o", output, "--set", "joint_pairs=4")
+    assert (result.exit_code, "error: --set: changes the labels" in result.stderr) == (2, True), result.output
+    assert not output.exists()
+
+
+def test_a_file_takes_no_configuration_of_its_own(tmp_path: Path, clips: list[Path]) -> None:
+    file = tmp_path / "x.onnx"
+    file.write_bytes(b"")
+    result = run("transcribe", file, clips[0], "--config", "x.yaml")
+    assert (result.exit_code, "leave --config out" in result.stderr) == (3, True), result.output
+    model = zq.embedded_model()
+    with pytest.raises(zq.CheckpointError, match="a loaded model is whole; leave --loader out"):
+        zq.open_recognizer(model, loader="a:b")
 
 
 def test_inspect_shows_the_parts(transducer: Path) -> None:

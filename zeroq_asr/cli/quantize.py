@@ -278,6 +278,7 @@ def quantize(
                         "--resume": resume,
                         "--progressive": progressive,
                         "--device": device,
+                        "--set": training != training_of(preset, reconstruct, train, device),
                     },
                 )
                 path = output or Path(default_name(model, spec, dialect)).with_suffix("")
@@ -297,6 +298,9 @@ def quantize(
             show_bundle(terminal, bundle, path, tokens, chosen_target=spec.target == "auto")
             return
         assert isinstance(source, zq.AsrModel)
+        if labels != zq.LabelSpec():
+            problem = f"changes the labels of a transducer, {model} is a CTC network"
+            raise ConfigError("--set", problem, "leave fields of LabelSpec out")
         with terminal.progress() as progress:
             if os.path.isdir(path):
                 check_output(terminal, path, outputs.onnx, *sources, force=force)

@@ -6,6 +6,7 @@ Shapes: B batch, M mels, T feature frames, S encoded frames, V tokens with the C
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -174,7 +175,9 @@ def open_recognizer(
     Raises CheckpointError, and ConfigError for a beam where there is no transducer, or that cannot be had.
     """
     check_head(head)
+    given = {"config": config, "loader": loader, "language": language, "checkpoint": checkpoint}
     if isinstance(path, Model):
+        _require_none(path.name, given, "a loaded model is whole")
         return _of_model(path, beam)
     name, data = bytes_of(path)
     if data is not None:
@@ -186,16 +189,16 @@ def open_recognizer(
     if is_bundle(path):
         if head == CTC:
             raise CheckpointError(path, "is a transducer's bundle, which has no CTC head", "leave --head out")
-        if checkpoint is not None:
-            raise CheckpointError(
-                path, "a bundle brings its frontend and its tokens", "leave --checkpoint out"
-            )
+        _require_none(path, given, "a bundle brings its frontend and its tokens")
         return IntegerTransducer.of_folder(path, threads, beam)
     own = (loader is not None or language is not None) and checkpoint is None
     if own or not is_onnx(path):
+        _require_none(path, {"checkpoint": checkpoint}, "a checkpoint brings its frontend and its tokens")
         model = load_model(path, config=config, loader=loader, language=language, head=head)
         return _of_model(model, beam)
     _require_no_beam(path, beam)
+    if checkpoint is None:
+        _require_none(path, {"config": config}, "an ONNX file takes none but for --checkpoint")
     if head == TRANSDUCER:
         raise CheckpointError(path, "is an ONNX file; a transducer is a folder of them", "leave --head out")
     return OnnxRecognizer(path, threads, **_lent(checkpoint, config, loader, language))
@@ -221,6 +224,13 @@ def _lent(
         return {}
     lender = load_model(checkpoint, config=config, loader=loader, language=language)
     return {"frontend": lender.frontend, "tokenizer": lender.tokenizer}
+
+
+def _require_none(where: str | os.PathLike[str], options: Mapping[str, object], why: str) -> None:
+    """Raise CheckpointError for the first of ``options`` that is given where nothing would read it."""
+    for name, value in options.items():
+        if value is not None:
+            raise CheckpointError(where, why, f"leave --{name} out")
 
 
 def _require_no_beam(where: str | os.PathLike[str], beam: BeamSpec | None) -> None:
