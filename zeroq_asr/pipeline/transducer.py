@@ -30,6 +30,8 @@ from zeroq_asr.integer.bundle import Bundle
 from zeroq_asr.integer.program import Program, ValueInfo
 from zeroq_asr.integer.proof import Proof, prove_bundle
 from zeroq_asr.integer.types import signed_range
+from zeroq_asr.lines import against_float, summary
+from zeroq_asr.lines import size as sized
 from zeroq_asr.lowering.formats import WIDE_BITS, WIDE_MARGIN
 from zeroq_asr.lowering.lower import lower
 from zeroq_asr.model import AsrModel, TransducerModel
@@ -58,6 +60,10 @@ class PreparedTransducer:
     labels: LabelSpec
     #: stage → seconds
     seconds: dict[str, float] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        """Show the model and what it was observed on, on one line."""
+        return summary(self, self.model.name, f"ranges from {self.encoder.calibration.source}")
 
     @property
     def spec(self) -> QuantSpec:
@@ -91,6 +97,16 @@ class QuantizedTransducer:
     float_bytes: int
     #: stage → seconds
     seconds: dict[str, float] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        """Show where it is, how large and what it holds, on one line."""
+        return summary(
+            self,
+            self.deployment.name if self.path is None else self.path,
+            sized(self.size),
+            against_float(self.size, self.float_bytes),
+            f"bundle {self.bundle.digest()[:8]}",
+        )
 
     @property
     def nearest(self) -> str:
