@@ -36,7 +36,7 @@ for file in sys.argv[1:]:
             if not np.array_equal(session.run(["logits"], feed)[0], stored[f"logits{k}"]):
                 raise RuntimeError(f"clip {k} has other integers")
         print(f"onnxruntime {ort.__version__}: {file.rpartition('/')[2]} gives the same integers")
-    except Exception as error:
+    except Exception as error:  # exceptions of ONNX Runtime share no base of their own
         wrong = 1
         print(f"onnxruntime {ort.__version__}: {file.rpartition('/')[2]}: {str(error).splitlines()[0]}")
 sys.exit(wrong)

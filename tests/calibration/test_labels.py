@@ -72,6 +72,6 @@ def test_decoding_by_graphs_is_that_of_the_network() -> None:
 )
 def test_specifications_that_make_no_sense(fields: dict[str, object], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
-        zq.LabelSpec(**fields)  # type: ignore[arg-type]
+        zq.LabelSpec(**fields)  # type: ignore[arg-type]  # wrong types are the point
     spec = zq.LabelSpec(label_sources=("pieces",), label_seed=3)
     assert zq.LabelSpec.from_dict(spec.to_dict()) == spec

@@ -169,4 +169,4 @@ def test_a_specification_survives_json_and_checks_itself() -> None:
 )
 def test_what_makes_no_sense_is_refused(fields: dict[str, object], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
-        BeamSpec(**fields)  # type: ignore[arg-type]
+        BeamSpec(**fields)  # type: ignore[arg-type]  # wrong types are the point

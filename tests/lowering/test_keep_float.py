@@ -386,9 +386,9 @@ def test_specifications_survive_json() -> None:
     assert zq.QuantSpec.from_dict(json.loads(json.dumps(spec.to_dict()))) == spec
     for wrong in ("a", (1,), ("",)):
         with pytest.raises(zq.ConfigError, match="keep_float"):
-            zq.QuantSpec(keep_float=wrong)  # type: ignore[arg-type]
+            zq.QuantSpec(keep_float=wrong)  # type: ignore[arg-type]  # wrong types are the point
     with pytest.raises(zq.ConfigError, match="allow_float must be"):
-        zq.QuantSpec(allow_float=1)  # type: ignore[arg-type]
+        zq.QuantSpec(allow_float=1)  # type: ignore[arg-type]  # wrong types are the point
 
 
 def test_sensitivity_and_report_know_what_is_kept(tmp_path: Path) -> None:

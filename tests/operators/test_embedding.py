@@ -75,6 +75,6 @@ def test_what_labels_mean_is_what_may_enter() -> None:
         ({"hi": 3}, r"is said to lie in \[0, 3\]"),
         ({"zero_point": 1}, "is int32 with zero point 1, not 0"),
     ):
-        info = dataclasses.replace(made.values["labels"], **change)  # type: ignore[arg-type]
+        info = dataclasses.replace(made.values["labels"], **change)  # type: ignore[arg-type]  # fields of several types
         with pytest.raises(ProofError, match=words):
             prove(dataclasses.replace(made, values={**made.values, "labels": info}))

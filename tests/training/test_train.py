@@ -249,7 +249,7 @@ def test_a_stopped_step_down_goes_on(
 def test_progressive_widths_are_checked(prepared: zq.Prepared) -> None:
     for widths, said in (((4, 8), "from wide to narrow"), ((8, 1), "from 2 to 8"), (8, "a list of bits")):
         with pytest.raises(ConfigError, match=said):
-            zq.TrainingSpec(progressive=widths, distillation_steps=9)  # type: ignore[arg-type]
+            zq.TrainingSpec(progressive=widths, distillation_steps=9)  # type: ignore[arg-type]  # wrong types are the point
     with pytest.raises(ConfigError, match="and there is none"):
         zq.TrainingSpec(progressive=(8,))
     few = dataclasses.replace(PROGRESSIVE, distillation_steps=2)
