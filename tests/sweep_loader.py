@@ -12,6 +12,9 @@ from typing import Any
 def load(path: str) -> Any:
     from zeroq_asr.checkpoints import load_checkpoint
 
+    if not os.path.exists(path):
+        # a sweep does not look for it beside its file, so its folder would be the working directory
+        return load_checkpoint(path)
     folder, name = Path(path).parent, Path(path).stem
     with open(folder / "loads.txt", "ab") as stream:
         stream.write(f"{name} {os.getpid()}\n".encode())
