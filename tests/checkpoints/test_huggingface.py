@@ -154,6 +154,12 @@ def test_a_transducer_is_no_ctc_network(huggingface_folder: Folder) -> None:
             r"suppress_tokens = \[2\] in its gener",
         ),
         ("generation_config.json", {"repetition_penalty": 5.0}, "repetition_penalty = 5.0 in its generation"),
+        (
+            "generation_config.json",
+            {"max_new_tokens": 5},
+            "max_new_tokens = 5 in its generation_config is not",
+        ),
+        ("generation_config.json", {"guidance_scale": 2.0}, "guidance_scale = 2.0 in its generation_config"),
         ("generation_config.json", {"num_beams": 4}, "num_beams = 4 in its generation_config is not supp"),
     ],
 )

@@ -9,7 +9,7 @@ from zeroq_asr.errors import CheckpointError, UnsupportedModelError
 from zeroq_asr.lines import shown
 
 _MOST = 2**24
-#: settings of generation that change which token is taken → the value that changes nothing
+#: settings of generation that change which tokens are taken, or when it ends → the value that changes nothing
 _GENERATION = {
     "suppress_tokens": None,
     "begin_suppress_tokens": None,
@@ -19,6 +19,17 @@ _GENERATION = {
     "no_repeat_ngram_size": 0,
     "forced_bos_token_id": None,
     "forced_eos_token_id": None,
+    "encoder_repetition_penalty": 1.0,
+    "encoder_no_repeat_ngram_size": 0,
+    "exponential_decay_length_penalty": None,
+    "force_words_ids": None,
+    "constraints": None,
+    "guidance_scale": 1.0,
+    "penalty_alpha": 0.0,
+    "watermarking_config": None,
+    "stop_strings": None,
+    "max_time": None,
+    "max_new_tokens": None,
     "num_beams": 1,
     "do_sample": False,
 }
