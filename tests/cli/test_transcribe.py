@@ -154,6 +154,12 @@ def test_what_makes_no_sense_is_refused(
     assert not [*tmp_path.iterdir()]
 
 
+def test_json_leaves_no_place_for_subtitles(work: Path) -> None:
+    result = run("transcribe", work / "model.onnx", work / "a.wav", "--format", "srt", "--json", code=2)
+    assert "--json prints JSON, which leaves no place for srt" in result.output
+    assert "transcripts" not in result.output
+
+
 def test_two_recordings_of_one_name_are_no_one_file(work: Path, tmp_path: Path) -> None:
     shutil.copy(work / "b.wav", tmp_path / "a.wav")
     result = run(

@@ -116,6 +116,9 @@ def transcribe(
     """
     with session(ctx, as_json=as_json, quiet=quiet, developer=developer) as terminal:
         heard = channel_of(channel)
+        if terminal.as_json and output is None and format_ in ("srt", "vtt"):
+            problem = f"--json prints JSON, which leaves no place for {format_}"
+            raise ConfigError("--format", problem, "name a file: --output, or leave --json out")
         decoding = beam_of(
             beam, beam_search, lm, lm_weight, source_lm, source_lm_weight, ilm_weight, length_bonus
         )
