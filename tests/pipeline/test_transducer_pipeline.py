@@ -114,6 +114,16 @@ def test_every_part_gives_the_same_integers_everywhere(made: QuantizedTransducer
     everywhere(programs["joiner"], [one["joiner"] for one in exports], pairs)
 
 
+def test_results_show_themselves_on_one_line() -> None:
+    result = quantized("lstm")
+    for one in (result, result.prepared):
+        text = repr(one)
+        assert "\n" not in text
+        assert len(text) < 200
+    assert f"bundle {result.bundle.digest()[:8]}" in repr(result)
+    assert f"{result.prepared.model.name}, ranges from " in repr(result.prepared)
+
+
 def test_boundaries_are_one_grid(made: QuantizedTransducer) -> None:
     programs = made.bundle.programs
     grids = {
