@@ -13,6 +13,7 @@ network's layers instead, ``--verify`` verifies the file, too, in a process of i
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import os
 import resource
@@ -28,11 +29,10 @@ from typing import Any
 import torch
 
 import zeroq_asr as zq
-import zeroq_asr.pipeline.prepare
-import zeroq_asr.pipeline.quantize
 from zeroq_asr.architectures.conformer import ConformerCtc, subsampling_factor
 from zeroq_asr.pipeline.clock import Clock
 from zeroq_asr.speech.frontend import FrontendConfig
+from zeroq_asr.threads import torch_threads
 
 #: a checkpoint that the command line names
 CHECKPOINT = "conformer-small"
@@ -65,7 +65,8 @@ def fast_conformer(name: str) -> zq.AsrModel:
             module.momentum = None
     network.train()
     mels = FAST[name]["feat_in"]
-    with torch.no_grad():
+    # sums, and with them the statistics, are rounded differently by each number of threads
+    with torch.no_grad(), torch_threads(1):
         network(torch.randn(2, mels, 512), torch.tensor([512, 512]))
     return zq.AsrModel(
         network=network.eval().requires_grad_(False),
@@ -161,8 +162,10 @@ def measured(work: str, name: str, checkpoint: str | None, file: Path) -> dict[s
         with watch("verify"):
             zq.verify(file)
         return {"stages": watch.stages}
-    for module in (zeroq_asr.pipeline.prepare, zeroq_asr.pipeline.quantize):
-        module.Clock = watching(watch)  # type: ignore[attr-defined]  # where the pipeline looks it up
+    for name_of_module in ("prepare", "quantize"):
+        # the package's own attributes of these names are the functions
+        module: Any = importlib.import_module(f"zeroq_asr.pipeline.{name_of_module}")
+        module.Clock = watching(watch)
     with watch("make"), made(name, checkpoint) as model:
         pass
     found: dict[str, Any] = {"float_bytes": model.float_bytes}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -501,3 +502,33 @@ def test_definition_runs_without_a_program() -> None:
     found = conv_requant(f, x, *constants.values(), **attrs)
     # (2x + 1)·3 / 2 half to even: 1.5, 4.5, 7.5
     assert found.tolist() == [[[2, 4, 8]]]
+
+
+# -- memory --------------------------------------------------------------------------------------
+
+
+def test_a_proof_takes_little_memory_beside_the_weights() -> None:
+    weight = np.random.default_rng(0).integers(-127, 128, (1024, 4096, 1)).astype(np.int8)
+    tracemalloc.start()
+    try:
+        backend = IntervalBackend()
+        layout: dict[str, Any] = {"strides": (1,), "pads": ((0, 0),), "dilations": (1,), "groups": 1}
+        found = backend.conv(Interval.of(0, 255, U8), backend.constant("w", weight), zero_point=3, **layout)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    # as Python ints they would take 16 bytes each
+    assert peak < 4 * weight.size
+    wide = weight[:, :, 0].astype(np.int64)
+    positive, negative = np.maximum(wide, 0).sum(axis=1), np.minimum(wide, 0).sum(axis=1)
+    assert np.array_equal(found.hi[:, 0], 252 * positive - 3 * negative)
+    assert np.array_equal(found.lo[:, 0], 252 * negative - 3 * positive)
+
+
+def test_bounds_of_a_constant_are_its_integers() -> None:
+    array = np.array([[3, -2], [7, 0]], dtype=np.int32)
+    known = IntervalBackend().constant("c", array)
+    assert (known.min, known.max, known.type) == (-2, 7, I32)
+    assert np.array_equal(known.lo, array)
+    assert np.array_equal(known.hi, array)
+    assert known.exact is array

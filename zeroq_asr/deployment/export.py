@@ -125,7 +125,6 @@ def export(
         "zeroq_asr",
         [_tensor(port.name, port) for port in entering],
         outputs,
-        list(backend.initializers.values()),
         value_info=backend.value_infos(),
     )
     opset = opset_of(backend.opset)
@@ -136,6 +135,8 @@ def export(
         producer_name="zeroq-asr",
         producer_version=__version__,
     )
+    # behind make_model, which copies its graph: weights are copied once
+    model.graph.initializer.extend(backend.initializers.values())
     digest = program.digest()
     own: dict[str, Any] = {
         "format": COMPACT_VERSION if backend.packs else METADATA_VERSION,

@@ -10,45 +10,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from zeroq_asr.errors import ProofError
 from zeroq_asr.integer.backends.base import Body, Bound, Step, interpreted
+from zeroq_asr.integer.backends.bounds import Interval as Interval
+from zeroq_asr.integer.backends.bounds import Known, exact
 from zeroq_asr.integer.backends.patterns import parse
 from zeroq_asr.integer.types import BOOL, I32, I64, U8, IntType
 
-
-@dataclass(frozen=True)
-class Interval:
-    """Bounds lo ≤ value ≤ hi (object arrays of Python ints) of a value of integer type ``type``."""
-
-    lo: np.ndarray
-    hi: np.ndarray
-    type: IntType
-    #: the array itself where the value is a constant
-    exact: np.ndarray | None = None
-
-    @staticmethod
-    def of(lo: int | np.ndarray, hi: int | np.ndarray, kind: IntType) -> Interval:
-        """Build an interval from ints or arrays."""
-        return Interval(_exact(lo), _exact(hi), kind)
-
-    @property
-    def min(self) -> int:
-        """Smallest possible value of any element."""
-        return int(self.lo.min())
-
-    @property
-    def max(self) -> int:
-        """Largest possible value of any element."""
-        return int(self.hi.max())
-
-
-def _exact(v: int | np.ndarray) -> np.ndarray:
-    return np.asarray(v).astype(object) if isinstance(v, np.ndarray) else np.array(v, dtype=object)
+#: weights that are bounded at once
+_AT_ONCE = 1 << 18
 
 
 class IntervalBackend:
@@ -69,7 +43,7 @@ class IntervalBackend:
         """Constants are known exactly."""
         flat = np.asarray(array)
         kind = U8 if flat.dtype == np.uint8 else I32
-        return Interval(_exact(flat), _exact(flat), kind, exact=flat)
+        return Known(flat, kind)
 
     def array(self, v: Interval) -> np.ndarray:
         """The constant itself."""
@@ -114,7 +88,7 @@ class IntervalBackend:
 
     def clamp(self, v: Interval, lo: Bound, hi: Bound) -> Interval:
         """Clamp to ints or to per-channel vectors [C]."""
-        low, high = (_exact(b[:, None] if isinstance(b, np.ndarray) else b) for b in (lo, hi))
+        low, high = (exact(b[:, None] if isinstance(b, np.ndarray) else b) for b in (lo, hi))
         return self._checked(
             np.minimum(np.maximum(v.lo, low), high), np.maximum(np.minimum(v.hi, high), low), v.type, "clamp"
         )
@@ -132,7 +106,7 @@ class IntervalBackend:
 
     def bit_and(self, v: Interval, mask: int) -> Interval:
         """Bitwise and with a non-negative mask."""
-        return self._checked(_exact(0), _exact(mask), v.type, "bit_and")
+        return self._checked(exact(0), exact(mask), v.type, "bit_and")
 
     def low_bits_equal(self, v: Interval, c: int, bit: int) -> Interval:
         """Either truth value, where v is within what the spellings can take."""
@@ -161,7 +135,7 @@ class IntervalBackend:
     ) -> Interval:
         """Σ over inputs and taps of the worst product, for any subset of taps (padding is zero)."""
         taps, axes = self.array(w), self.array(w).ndim - 2
-        weight = taps.astype(np.int64).reshape(*taps.shape[:2], -1)
+        weight = taps.reshape(*taps.shape[:2], -1)
         if axes > 1:
             x = Interval.of(x.min, x.max, x.type)
         channels = weight.shape[1] * groups
@@ -169,25 +143,31 @@ class IntervalBackend:
         # every partial sum, whatever order a kernel adds in
         low = np.minimum(np.broadcast_to(x.lo - zero_point, (channels, 1)), 0).astype(np.int64)[:, 0]
         high = np.maximum(np.broadcast_to(x.hi - zero_point, (channels, 1)), 0).astype(np.int64)[:, 0]
-        positive, negative = np.maximum(weight, 0).sum(axis=2), np.minimum(weight, 0).sum(axis=2)
-        rows = weight.shape[0] // groups
-        group = np.arange(weight.shape[0]) // rows
-        low, high = low.reshape(groups, -1)[group], high.reshape(groups, -1)[group]
-        upper = (positive * high + negative * low).sum(axis=1)
-        lower = (positive * low + negative * high).sum(axis=1)
+        low, high = low.reshape(groups, -1), high.reshape(groups, -1)
+        group = np.arange(weight.shape[0]) // (weight.shape[0] // groups)
+        lower, upper = np.empty(len(weight), np.int64), np.empty(len(weight), np.int64)
+        # a few rows at a time: wide integers of all weights would be most of what a proof takes of memory
+        few = max(1, _AT_ONCE // max(weight[0].size, 1))
+        for first in range(0, len(weight), few):
+            rows = slice(first, first + few)
+            positive = np.maximum(weight[rows], 0).sum(axis=2, dtype=np.int64)
+            negative = np.minimum(weight[rows], 0).sum(axis=2, dtype=np.int64)
+            least, most = low[group[rows]], high[group[rows]]
+            upper[rows] = (positive * most + negative * least).sum(axis=1)
+            lower[rows] = (positive * least + negative * most).sum(axis=1)
         # kernels with unsigned operands accumulate the raw bytes before they subtract zero points
-        self._checked(_exact(0), _exact(255 * 255 * weight[0].size), I32, "raw accumulator")
+        self._checked(exact(0), exact(255 * 255 * weight[0].size), I32, "raw accumulator")
         shape = (-1, *(1,) * axes)
-        return self._checked(_exact(lower.reshape(shape)), _exact(upper.reshape(shape)), I32, "accumulator")
+        return self._checked(exact(lower.reshape(shape)), exact(upper.reshape(shape)), I32, "accumulator")
 
     def matmul(self, a: Interval, b: Interval, *, za: int, zb: int, terms: Interval | int) -> Interval:
         """The worst product as often as there are terms."""
         count = terms if isinstance(terms, int) else terms.max
         corners = [(p - za) * (q - zb) for p in (a.min, a.max) for q in (b.min, b.max)]
         # kernels accumulate the raw bytes before they subtract zero points
-        self._checked(_exact(0), _exact(255 * 255 * count), I32, "raw accumulator")
+        self._checked(exact(0), exact(255 * 255 * count), I32, "raw accumulator")
         low, high = min(0, *corners) * count, max(0, *corners) * count
-        return self._checked(_exact(low), _exact(high), I32, "accumulator")
+        return self._checked(exact(low), exact(high), I32, "accumulator")
 
     def rearrange(self, v: Interval, pattern: str, **sizes: int) -> Interval:
         """Bounds of the whole."""
@@ -221,11 +201,11 @@ class IntervalBackend:
 
     def below_peak(self, v: Interval) -> Interval:
         """From nothing to the whole spread."""
-        return self._checked(_exact(0), _exact(v.max - v.min), v.type, "below_peak")
+        return self._checked(exact(0), exact(v.max - v.min), v.type, "below_peak")
 
     def append_column(self, v: Interval, value: int) -> Interval:
         """As wide as to hold the new column."""
-        return self._checked(_exact(min(v.min, value)), _exact(max(v.max, value)), v.type, "append_column")
+        return self._checked(exact(min(v.min, value)), exact(max(v.max, value)), v.type, "append_column")
 
     def split_columns(self, v: Interval, size: int) -> tuple[Interval, Interval]:
         """Both may be anything."""
@@ -242,17 +222,17 @@ class IntervalBackend:
         if kind == "peak":
             # the smaller end where zero lies outside
             low = max(0, v.min, -v.max)
-            return self._checked(_exact(low), _exact(max(-v.min, v.max)), v.type, "peak")
+            return self._checked(exact(low), exact(max(-v.min, v.max)), v.type, "peak")
         count = terms if isinstance(terms, int) else terms.max
         if axis == "frames":
             # at most so many frames differ from zero (``wellformed`` sees to the mask)
             count = max(count, self.max_frames)
             ends = np.minimum(v.lo, 0) * count, np.maximum(v.hi, 0) * count
             return self._checked(*ends, v.type, f"sum over {count} frames")
-        lo, hi = (np.broadcast_to(_exact(end).reshape(-1), (count,)) for end in (v.lo, v.hi))
-        partial = _exact(int(np.minimum(lo, 0).sum())), _exact(int(np.maximum(hi, 0).sum()))
+        lo, hi = (np.broadcast_to(exact(end).reshape(-1), (count,)) for end in (v.lo, v.hi))
+        partial = exact(int(np.minimum(lo, 0).sum())), exact(int(np.maximum(hi, 0).sum()))
         self._checked(*partial, v.type, f"partial sum over {count} channels")
-        return self._checked(_exact(int(lo.sum())), _exact(int(hi.sum())), v.type, "sum over channels")
+        return self._checked(exact(int(lo.sum())), exact(int(hi.sum())), v.type, "sum over channels")
 
     def quotient(self, a: Interval | int, b: Interval | int) -> Interval:
         """Extremes at the ends of both; requires b ≥ 1."""
@@ -267,7 +247,7 @@ class IntervalBackend:
         kind = like.type if isinstance(like, Interval) else I32
         first = _bounds(a)
         if isinstance(a, int):
-            self._checked(_exact(a), _exact(a), kind, "dividend")
+            self._checked(exact(a), exact(a), kind, "dividend")
         corners = np.broadcast_arrays(*(_cut(p, q) for p in first for q in (lo, hi)))
         return self._checked(np.minimum.reduce(corners), np.maximum.reduce(corners), kind, "quotient")
 
@@ -275,7 +255,7 @@ class IntervalBackend:
         """Roots of the ends."""
         if v.min < 1 or v.max >= 1 << 52:
             raise ProofError(self.where, f"isqrt needs 1 ≤ v < 2^52, found {v.min}, {v.max}")
-        return self._checked(_exact(math.isqrt(v.min)), _exact(math.isqrt(v.max)), v.type, "isqrt")
+        return self._checked(exact(math.isqrt(v.min)), exact(math.isqrt(v.max)), v.type, "isqrt")
 
     def low_byte(self, v: Interval) -> Interval:
         """A byte."""
@@ -297,7 +277,7 @@ class IntervalBackend:
         if v.min < 0 or v.max >= len(entries):
             raise ProofError(self.where, f"lookup in {len(entries)} entries may reach [{v.min}, {v.max}]")
         reachable = entries[v.min : v.max + 1]
-        return self._checked(_exact(int(reachable.min())), _exact(int(reachable.max())), table.type, "lookup")
+        return self._checked(exact(int(reachable.min())), exact(int(reachable.max())), table.type, "lookup")
 
     def take_channels(self, v: Interval, index: tuple[int, ...]) -> Interval:
         """Reorder the channels' bounds."""
@@ -308,7 +288,7 @@ class IntervalBackend:
 
     def filled(self, like: Interval, channels: int, value: int, to: IntType) -> Interval:
         """The integer."""
-        return self._checked(_exact(value), _exact(value), to, "filled")
+        return self._checked(exact(value), exact(value), to, "filled")
 
     def join_channels(self, a: Interval, b: Interval) -> Interval:
         """Bounds of both."""
@@ -328,7 +308,7 @@ class IntervalBackend:
         """Induction: with anything within the bounds carried in, what is carried out lies within them."""
         held = []
         for place, (v, (lo, hi)) in enumerate(zip(carried, bounds, strict=True)):
-            held.append(self._checked(_exact(lo), _exact(hi), v.type, f"the bounds of carried value {place}"))
+            held.append(self._checked(exact(lo), exact(hi), v.type, f"the bounds of carried value {place}"))
             self._within(v, held[place], f"carried value {place} at first")
         out, results = step([*held], [Interval.of(v.min, v.max, v.type) for v in inputs])
         for place, (v, bound) in enumerate(zip(out, held, strict=True)):
@@ -345,7 +325,7 @@ class IntervalBackend:
         self, v: Interval, to: IntType, *, scale: float, zero_point: int, lo: int, hi: int
     ) -> Interval:
         """Anything within the saturation bounds."""
-        return self._checked(_exact(lo), _exact(hi), to, "quantize")
+        return self._checked(exact(lo), exact(hi), to, "quantize")
 
     def dequantize(self, v: Interval, *, scale: float, zero_point: int) -> Interval:
         """No integer, where float32 holds the integers exactly: its bounds say nothing."""
@@ -360,11 +340,11 @@ class IntervalBackend:
 
     def _operand(self, b: Interval | int, kind: IntType) -> tuple[np.ndarray, np.ndarray]:
         if isinstance(b, int):  # an attribute of the instruction, which must fit as well
-            self._checked(_exact(b), _exact(b), kind, "constant")
+            self._checked(exact(b), exact(b), kind, "constant")
         return _bounds(b)
 
     def _checked(self, lo: np.ndarray, hi: np.ndarray, kind: IntType, what: str) -> Interval:
-        lo, hi = _exact(np.asarray(lo)), _exact(np.asarray(hi))
+        lo, hi = exact(np.asarray(lo)), exact(np.asarray(hi))
         low, high = int(lo.min()), int(hi.max())
         if kind is I32:
             self.peak = max(self.peak, abs(low), abs(high))
@@ -391,7 +371,7 @@ def _cut(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 def _bounds(b: Interval | int) -> tuple[np.ndarray, np.ndarray]:
     if isinstance(b, Interval):
         return b.lo, b.hi
-    return _exact(b), _exact(b)
+    return exact(b), exact(b)
 
 
 def length_interval(max_frames: int) -> Interval:
