@@ -22,6 +22,7 @@ from zeroq_asr.decoding.hypothesis import Hypothesis
 from zeroq_asr.deployment.bundle_recognizer import IntegerTransducer
 from zeroq_asr.deployment.inspection import inspect_file
 from zeroq_asr.deployment.recognizer import OnnxRecognizer, Recognizer, TorchRecognizer, open_recognizer
+from zeroq_asr.deployment.reexport import Reexported, reexport
 from zeroq_asr.deployment.runtime_folders import RuntimeFolder, runtime_folder
 from zeroq_asr.deployment.transducer import TokenRecognizer, TransducerRecognizer
 from zeroq_asr.deployment.verify import Certificate, verify
@@ -115,6 +116,7 @@ __all__ = [
     "Quantized",
     "QuantizedTransducer",
     "Recognizer",
+    "Reexported",
     "RuntimeFolder",
     "ScoredHypothesis",
     "Sensitivity",
@@ -165,6 +167,7 @@ __all__ = [
     "read_manifest",
     "read_sweep",
     "recognize",
+    "reexport",
     "report",
     "runtime_folder",
     "save_checkpoint",

@@ -13,7 +13,8 @@ from zeroq_asr.checkpoints import load_checkpoint
 from zeroq_asr.checkpoints.archive import Files
 from zeroq_asr.checkpoints.nemo import check_filterbank, parse_config
 from zeroq_asr.errors import CheckpointError, ZeroqWarning
-from zeroq_asr.speech.frontend import FrontendConfig, mel_filterbank
+from zeroq_asr.speech.frontend_config import FrontendConfig
+from zeroq_asr.speech.mel import mel_filterbank
 
 Config = dict[str, Any]
 State = dict[str, torch.Tensor]

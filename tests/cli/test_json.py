@@ -116,6 +116,7 @@ RUNS: dict[str, tuple[str, ...]] = {
     "inspect --sensitivity": ("inspect", "m.pt", "--sensitivity", "--calibration", "noise"),
     "synthesize": ("synthesize", "m.pt", *FAST),
     "doctor": ("doctor",),
+    "export": ("export", "m.onnx", "-o", "a.onnx"),
     "bundle": ("bundle", "m.onnx", "--for", "onnx-asr", "--own-features", "-o", "folder"),
 }
 

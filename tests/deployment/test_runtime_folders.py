@@ -202,7 +202,7 @@ def test_filters_are_those_of_onnx_asr() -> None:
     required("onnx_asr")
     from importlib.resources import files as resources
 
-    from zeroq_asr.speech.frontend import mel_filterbank
+    from zeroq_asr.speech.mel import mel_filterbank
 
     with np.load(str(resources("onnx_asr.preprocessors") / "data" / "fbanks.npz")) as stored:
         for mels in (80, 128):

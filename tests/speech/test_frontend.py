@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from zeroq_asr.errors import AudioError, ConfigError
-from zeroq_asr.speech.frontend import Frontend, FrontendConfig, hz_to_mel, mel_filterbank, mel_to_hz
+from zeroq_asr.speech.frontend import Frontend, FrontendConfig
+from zeroq_asr.speech.mel import hz_to_mel, mel_filterbank, mel_to_hz
 
 
 def test_config_survives_json() -> None:

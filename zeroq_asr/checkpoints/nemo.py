@@ -26,7 +26,8 @@ from zeroq_asr.errors import CheckpointError, ConfigError, UnsupportedModelError
 from zeroq_asr.files import read_file
 from zeroq_asr.lines import shown
 from zeroq_asr.model import AsrModel, TransducerModel, model_of
-from zeroq_asr.speech.frontend import FrontendConfig, mel_filterbank
+from zeroq_asr.speech.frontend_config import FrontendConfig
+from zeroq_asr.speech.mel import mel_filterbank
 from zeroq_asr.speech.tokenizer import Tokenizer
 
 CONFIG_NAME = "model_config.yaml"

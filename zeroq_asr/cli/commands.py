@@ -49,6 +49,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "bundle",
         "Write the folder in which sherpa-onnx or onnx-asr takes FILE, which stays the same byte for byte.",
     ),
+    "export": (
+        "export",
+        "Write FILE again, its program unchanged: to take audio, with its frontend in it, or features.",
+    ),
     "synthesize": (
         "synthesize",
         "Make features that MODEL takes for speech, and say how well its statistics are met.",

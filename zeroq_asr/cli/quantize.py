@@ -104,6 +104,13 @@ def quantize(
             help="The processors on which the fused kernels are exact; auto: the fastest for this one.",
         ),
     ] = "x86-any",
+    with_frontend: Annotated[
+        bool,
+        typer.Option(
+            "--with-frontend",
+            help="The file takes audio: its frontend, in float, stands in it in front of the integers.",
+        ),
+    ] = False,
     nonlinearity: Annotated[
         str,
         typer.Option(
@@ -242,7 +249,7 @@ def quantize(
             raise ConfigError(
                 "--plot", "draws a search for a plan, and there is none", "say --max-size, or leave it out"
             )
-        path = output or Path(default_name(model, spec, dialect, planned=searches))
+        path = output or Path(default_name(model, spec, dialect, planned=searches, audio=with_frontend))
         sources = (
             model,
             config,
@@ -281,7 +288,7 @@ def quantize(
                         "--set": training != training_of(preset, reconstruct, train, device),
                     },
                 )
-                path = output or Path(default_name(model, spec, dialect)).with_suffix("")
+                path = output or Path(default_name(model, spec, dialect, audio=with_frontend)).with_suffix("")
                 check_folder(terminal, path)
                 bundle = zq.quantize_transducer(
                     source,
@@ -291,6 +298,7 @@ def quantize(
                     calibration=ranges,
                     labels=labels,
                     dialect=dialect,
+                    with_frontend=with_frontend,
                     progress=progress,
                 )
                 bundle.seconds["load"] = loading
@@ -328,6 +336,7 @@ def quantize(
                 run=run,
                 resume=resume,
                 dialect=dialect,
+                with_frontend=with_frontend,
                 progress=progress,
             )
         if not together.leads:
@@ -351,15 +360,21 @@ def quantize(
             report(terminal, result, path, tokens, chosen_target=spec.target == "auto")
 
 
-def default_name(model: Path, spec: zq.QuantSpec, dialect: str, *, planned: bool = False) -> str:
-    """Return the output's name: quartznet.int8.onnx, quartznet.w4a8.strict.onnx, quartznet.int8-16.onnx."""
+def default_name(
+    model: Path, spec: zq.QuantSpec, dialect: str, *, planned: bool = False, audio: bool = False
+) -> str:
+    """Return the output's name: quartznet.int8.onnx, quartznet.w4a8.strict.onnx, quartznet.int8-16.onnx.
+
+    Of a file that takes audio: quartznet.int8.audio.onnx.
+    """
     both = (spec.weight_bits, spec.activation_bits)
     bits = "int8" if both == (8, 8) else "w{}a{}".format(*both)
     bits += f"-{LAYER_BITS}" if any(width == LAYER_BITS for _, width in spec.layer_bits) else ""
     bits += "-mixed" if spec.layer_grids or any(width != LAYER_BITS for _, width in spec.layer_bits) else ""
     bits = "mixed" if planned else bits
     bits += "-float" if spec.keep_float else ""
-    return ".".join([model.stem, bits, *([] if dialect == "fused" else [dialect]), "onnx"])
+    more = [*([] if dialect == "fused" else [dialect]), *(["audio"] if audio else [])]
+    return ".".join([model.stem, bits, *more, "onnx"])
 
 
 def _loaded(

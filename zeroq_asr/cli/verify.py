@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -87,15 +88,28 @@ def _frames(certificate: zq.Certificate) -> str:
     return f"{least}{proof.max_frames} frames"
 
 
+def _listed(nodes: Mapping[str, int]) -> str:
+    """The operators that most nodes have, and how many have others."""
+    counts = [*nodes.items()]
+    shown = [f"{name} × {count:,}" for name, count in counts[:_MAKERS]]
+    others = sum(count for _, count in counts[_MAKERS:])
+    return ", ".join(shown + ([f"others × {others:,}"] if others else []))
+
+
 def _carriers(certificate: zq.Certificate) -> str:
     """What floats there are outside of kernels, in a sentence."""
-    made = [*certificate.float_makers.items()]
-    shown = [f"{name} × {count:,}" for name, count in made[:_MAKERS]]
-    others = sum(count for _, count in made[_MAKERS:])
-    shown += [f"others × {others:,}"] if others else []
     return (
-        f"{len(certificate.float_tensors):,} tensors, all within these kernels, made by {', '.join(shown)}; "
+        f"{len(certificate.float_tensors):,} tensors, all within these kernels, made by "
+        f"{_listed(certificate.float_makers)}; "
         "by conditions that hold for each kernel, its result is the integer that the rule gives"
+    )
+
+
+def _frontend(certificate: zq.Certificate) -> str:
+    """What stands in front of the program, in a sentence."""
+    return (
+        f"in the file, in float, in front of the program: {_listed(certificate.frontend)}; nothing is proven "
+        "of the features that it makes, and the program is proven for any"
     )
 
 
@@ -166,13 +180,16 @@ def _report(terminal: Terminal, certificate: zq.Certificate, everything: bool) -
         terminal.facts([("floats", _carriers(certificate))])
         for name in certificate.float_tensors if everything else ():
             terminal.text(f"    {name}")
+    if certificate.frontend:
+        terminal.facts([("frontend", _frontend(certificate))])
     if certificate.target_bound:
         terminal.facts([("target", f"{certificate.target}: {certificate.target_bound}")])
 
 
 def _dialect(certificate: zq.Certificate) -> str:
     if certificate.dialect == "strict":
-        return "The dialect is strict: no float type between the input quantizer and the logits."
+        besides = "; its frontend is float." if certificate.frontend else "."
+        return f"The dialect is strict: no float type between the input quantizer and the logits{besides}"
     beside = "" if certificate.integer_only else " beside the islands"
     if not (certificate.kernels or certificate.float_tensors):
         return f"The dialect is fused, and the file holds no float kernel{beside}."

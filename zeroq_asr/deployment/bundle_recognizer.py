@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from zeroq_asr.config.decoding import BeamSpec
 from zeroq_asr.decoding.decoder import BeamDecoder
 from zeroq_asr.decoding.ports import PortedPredictor, ported_joiner
 from zeroq_asr.decoding.transducer import Array, Hypothesis, State, greedy_transducer
+from zeroq_asr.deployment.frontend_graph import AUDIO, AUDIO_LENGTH
 from zeroq_asr.deployment.metadata import BUNDLE_FILE, METADATA_KEY, Deployment, own_metadata
 from zeroq_asr.deployment.parts import PARTS, check_transducer
 from zeroq_asr.deployment.sessions import open_session, read_metadata, readable, reason
@@ -96,10 +98,14 @@ class IntegerTransducer:
                 raise CheckpointError(
                     file, f"its metadata is damaged ({error})", "quantize it again"
                 ) from None
-            runs[part] = _session_run(file, session, programs[part])
+            audio = deployments[part].with_frontend and programs[part].features is not None
+            runs[part] = _session_run(file, session, programs[part], audio)
         first = deployments[PARTS[0]]
         if any(one != first for one in deployments.values()):
             raise CheckpointError(path, "holds parts of different recognisers", "quantize it again")
+        if first.with_frontend:
+            factor = first.subsampling_factor * first.frontend.hop_length
+            first = replace(first, frontend=first.frontend.handed_on(), subsampling_factor=factor)
         try:
             return cls(Bundle(programs), first, runs, beam)
         except ConfigError:
@@ -160,12 +166,17 @@ def _meaning(program: Program) -> ValueInfo:
     return program.values[program.outputs[0].value]
 
 
-def _session_run(path: Path, session: object, program: Program) -> Run:
-    """Run a file by its ports."""
+def _session_run(path: Path, session: object, program: Program, audio: bool) -> Run:
+    """Run a file by its ports; with its frontend in it, on samples [B, 1, N] in place of features."""
     entering = [*(port.name for port in program.inputs), *(state.name for state in program.states)]
     leaving = [*(port.name for port in program.outputs), *(f"next_{state.name}" for state in program.states)]
 
+    if audio:
+        entering[:2] = [AUDIO, AUDIO_LENGTH]
+
     def run(given: tuple[Array, ...]) -> tuple[Array, ...]:
+        if audio:
+            given = (given[0][:, 0], *given[1:])
         try:
             return tuple(session.run(leaving, dict(zip(entering, given, strict=True))))  # type: ignore[attr-defined]
         except Exception as error:  # onnxruntime's exceptions share no base of their own

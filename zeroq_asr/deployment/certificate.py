@@ -45,6 +45,9 @@ class Certificate:
     float_tensors: list[str] = field(default_factory=list)
     #: ONNX operator → how many of these it makes
     float_makers: dict[str, int] = field(default_factory=dict)
+    #: ONNX operator → how many of these the frontend in the file has, which computes in float, in front of
+    #: the program, and of which nothing is proven; none: the file takes features
+    frontend: dict[str, int] = field(default_factory=dict)
     #: the oldest release of ONNX Runtime that runs the file
     onnxruntime: str = ""
     #: packing of weights → the oldest release of ONNX Runtime that runs a file with it, and how many it
@@ -60,6 +63,7 @@ class Certificate:
             self.file,
             f"{self.dialect} for {self.target}" if self.target_bound else self.dialect,
             "integer-only and proven" if self.integer_only else f"{len(self.islands)} float islands",
+            *(["behind a float frontend"] if self.frontend else []),
             f"to {self.max_seconds:g} s",
             f"program {self.program_sha256[:8]}",
         )
@@ -74,7 +78,7 @@ class Certificate:
 
     @property
     def integer_only(self) -> bool:
-        """Whether the program computes in integers alone."""
+        """Whether the program computes in integers alone; a frontend in the file is in front of it."""
         return not self.islands
 
 
@@ -115,6 +119,7 @@ def of_parts(where: str, digest: str, file_digest: str, parts: dict[str, Certifi
         islands=tuple(island for one in parts.values() for island in one.islands),
         float_tensors=[f"{name}: {tensor}" for name, one in parts.items() for tensor in one.float_tensors],
         float_makers=dict(sum((Counter(one.float_makers) for one in parts.values()), Counter())),
+        frontend=next((one.frontend for one in parts.values() if one.frontend), {}),
         onnxruntime=max((one.onnxruntime for one in parts.values()), key=release),
         packings=packed_together(*(one.packings for one in parts.values())),
         parts=parts,

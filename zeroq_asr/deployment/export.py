@@ -3,8 +3,9 @@
 A CTC network has the inputs ``audio_signal`` float32 [batch, mels, frames] and ``length`` int64 [batch]; and
 the outputs ``logprobs`` float32 [batch, encoded, tokens], ``logits`` int32 (the integers) and
 ``encoded_lengths`` int64 [batch].  ``logprobs`` comes first because runtimes for NeMo CTC models take outputs
-in order.  Any other program has an input and an output for each of its ports, integers as they are; a state
-enters as NAME and leaves as next_NAME.
+in order.  Where the frontend is in the file (``deployment.frontend_graph``), the inputs are ``audio`` float32
+[batch, samples] and ``audio_length`` int64 [batch].  Any other program has an input and an output for each of
+its ports, integers as they are; a state enters as NAME and leaves as next_NAME.
 
 The metadata carries the keys that those runtimes read and, under ``zeroq_asr``, one JSON object from
 which the program, the frontend and the tokens are read back (``deployment.metadata``).
@@ -25,6 +26,7 @@ from onnx import NodeProto, TensorProto, ValueInfoProto, helper
 
 from zeroq_asr._version import __version__
 from zeroq_asr.config import DIALECTS
+from zeroq_asr.deployment.frontend_graph import FEATURES, LENGTH, frontend_graph, frontend_inputs
 from zeroq_asr.deployment.metadata import (
     BUNDLE_FILE,
     COMPACT_VERSION,
@@ -74,6 +76,9 @@ OPSET, IR_VERSION = OPSETS[0].version, OPSETS[0].ir_version
 #: least and largest distance of two logits that a softmax in float32 is of use for
 _LEAST_SPREAD, _MOST_SPREAD = 2.0**-20, 2.0**40
 
+#: ports that a frontend in the file gives
+_FROM_FRONTEND = (FEATURES, LENGTH)
+
 #: type of a port → ONNX's
 _PORT_TYPES = {
     "float32": TensorProto.FLOAT,
@@ -120,13 +125,16 @@ def export(
     if ctc:
         more, scores = _log_probabilities(program, backend)
         nodes, outputs = [*nodes, *more], [scores, *outputs]
-    graph = helper.make_graph(
-        [*backend.nodes, *nodes],
-        "zeroq_asr",
-        [_tensor(port.name, port) for port in entering],
-        outputs,
-        value_info=backend.value_infos(),
-    )
+    inputs = [_tensor(port.name, port) for port in entering]
+    constants, told = list(backend.initializers.values()), backend.value_infos()
+    nodes = [*backend.nodes, *nodes]
+    audio = deployment.with_frontend and program.features is not None
+    if audio:
+        before, more_constants = frontend_graph(deployment.frontend)
+        nodes, constants = [*before, *nodes], [*more_constants, *constants]
+        told = [*(one for one in inputs if one.name in _FROM_FRONTEND), *told]
+        inputs = [*frontend_inputs(), *(one for one in inputs if one.name not in _FROM_FRONTEND)]
+    graph = helper.make_graph(nodes, "zeroq_asr", inputs, outputs, value_info=told)
     opset = opset_of(backend.opset)
     model = helper.make_model(
         graph,
@@ -136,7 +144,7 @@ def export(
         producer_version=__version__,
     )
     # behind make_model, which copies its graph: weights are copied once
-    model.graph.initializer.extend(backend.initializers.values())
+    model.graph.initializer.extend(constants)
     digest = program.digest()
     own: dict[str, Any] = {
         "format": COMPACT_VERSION if backend.packs else METADATA_VERSION,
@@ -153,6 +161,7 @@ def export(
         own["onnxruntime"] = opset.runtime
     own["metadata_sha256"] = metadata_digest(own)
     only = "not integer-only" if islands(program) else "integer-only"
+    only += " behind a float frontend" if audio else ""
     metadata = {
         "comment": f"{only}, {dialect}; made by zeroq-asr without data",
         "model_author": "zeroq-asr",
@@ -203,6 +212,10 @@ def check_surroundings(program: Program, deployment: Deployment, shapes: Shapes)
     """
     if program.features is None:
         return
+    taken = tuple(port.name for port in program.inputs)
+    if deployment.with_frontend and taken != _FROM_FRONTEND:
+        problem = f"takes {', '.join(taken)}; a frontend gives {' and '.join(_FROM_FRONTEND)}"
+        raise ExportError(deployment.name, problem, "export it without its frontend")
     if deployment.frontend.features != program.channels:
         problem = (
             f"the frontend gives {deployment.frontend.features} mels, the program takes {program.channels}"

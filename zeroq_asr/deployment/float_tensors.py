@@ -6,8 +6,9 @@ from collections import Counter
 from collections.abc import Collection
 
 import onnx
-from onnx import TensorProto, helper
+from onnx import NodeProto, TensorProto, helper
 
+from zeroq_asr.deployment.frontend_graph import FEATURES, LENGTH, PREFIX
 from zeroq_asr.integer.backends.onnx_loops import every_graph, every_node
 
 
@@ -24,11 +25,23 @@ def makers(model: onnx.ModelProto, tensors: Collection[str]) -> dict[str, int]:
     return dict(sorted(made.items(), key=lambda item: (-item[1], item[0])))
 
 
+def in_frontend(node: NodeProto) -> bool:
+    """Whether a node is of the frontend in front of a program, which is float."""
+    return node.name in (FEATURES, LENGTH) or node.name.startswith(PREFIX)
+
+
+def frontend_makers(model: onnx.ModelProto) -> dict[str, int]:
+    """Return how many nodes of each operator a file's frontend has, the most first; {} without one."""
+    made = Counter(node.op_type for node in model.graph.node if in_frontend(node))
+    return dict(sorted(made.items(), key=lambda item: (-item[1], item[0])))
+
+
 def float_tensors(model: onnx.ModelProto) -> list[str]:
     """Float tensors produced between the input quantizer and the logits, by ONNX type inference.
 
     Kernels that keep float inside but take and give integers (QLinearConv) produce none; their
-    scale operands are initializers.  What cannot be typed counts as float.
+    scale operands are initializers.  What cannot be typed counts as float.  A frontend in front of the
+    quantizer does not count (``frontend_makers``).
     """
     typed = onnx.ModelProto()
     typed.CopyFrom(model)
@@ -44,12 +57,15 @@ def float_tensors(model: onnx.ModelProto) -> list[str]:
     behind = {"logits/float", "logits/real", "logprobs"}
     # the quantizer of a waveform, step by step
     inside = {i.name for i in model.graph.input if i.type.tensor_type.elem_type == TensorProto.FLOAT}
+    inside.add(FEATURES)
     for node in nodes:
         if node.op_type in ("Div", "Round", "Clip") and node.input[0] in inside:
             inside.add(node.output[0])
     floats = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16)
     found = []
     for node in nodes:
+        if in_frontend(node):
+            continue
         for name in node.output:
             kind = types.get(name, TensorProto.UNDEFINED)
             if name not in behind | inside and (kind in floats or kind == TensorProto.UNDEFINED):
@@ -57,6 +73,7 @@ def float_tensors(model: onnx.ModelProto) -> list[str]:
     if any(n.op_type.startswith("QLinear") for n in nodes):
         return found
     scales = {i.name for i in model.graph.initializer if i.data_type in floats}
+    scales = {name for name in scales if not name.startswith(PREFIX)}
     allowed = {n.input[1] for n in nodes if n.op_type == "QuantizeLinear"} | {"logits/scale"}
     allowed |= {name for n in nodes if n.input and n.input[0] in inside for name in n.input}
     return found + sorted(scales - allowed)

@@ -57,6 +57,8 @@ _NAME, _SECONDS, _FACTOR = 1000, 1e6, 1 << 20
 _MOST_DURATIONS, _LONGEST = 1000, 10_000
 #: field of what is of a transducer alone
 _DECODING = "decoding"
+#: field of files that take audio alone
+_FRONTEND = "with_frontend"
 #: sections of a recipe, and what reads them
 _RECIPE: Mapping[str, Callable[[Any], object]] = {
     "quantization": QuantSpec.from_dict,
@@ -114,6 +116,8 @@ class Deployment:
     recipe: dict[str, Any] = field(default_factory=dict)
     #: of a transducer; None of a CTC network
     decoding: Decoding | None = None
+    #: whether the frontend is in the file, which then takes audio (``deployment.frontend_graph``)
+    with_frontend: bool = False
 
     def __post_init__(self) -> None:
         named = isinstance(self.name, str) and 0 < len(self.name) <= _NAME and self.name.isprintable()
@@ -123,6 +127,7 @@ class Deployment:
         factor = _is_whole(self.subsampling_factor) and 1 <= self.subsampling_factor <= _FACTOR
         _require(factor, "subsampling_factor", self.subsampling_factor, f"a whole number from 1 to {_FACTOR}")
         _require(isinstance(self.recipe, dict), "recipe", self.recipe, "an object")
+        _require(isinstance(self.with_frontend, bool), _FRONTEND, self.with_frontend, "true or false")
 
     @property
     def max_frames(self) -> int:
@@ -130,8 +135,9 @@ class Deployment:
         return math.ceil(self.max_seconds * self.frontend.frames_per_second) + 1
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields as JSON values; that of a transducer is there of one alone."""
-        told = {} if self.decoding is None else {_DECODING: self.decoding.to_dict()}
+        """Return the fields as JSON values; those of transducers, and of frontends, where there is one."""
+        told: dict[str, Any] = {} if self.decoding is None else {_DECODING: self.decoding.to_dict()}
+        told |= {_FRONTEND: True} if self.with_frontend else {}
         return {
             **told,
             "name": self.name,
@@ -157,6 +163,7 @@ class Deployment:
             subsampling_factor=data["subsampling_factor"],
             recipe=data["recipe"],
             decoding=Decoding.from_dict(data[_DECODING]) if _DECODING in data else None,
+            with_frontend=data.get(_FRONTEND, False),
         )
 
 
@@ -331,7 +338,7 @@ def check_own(path: str | os.PathLike[str], own: Mapping[str, Any]) -> None:
 
 def _surroundings(path: str | os.PathLike[str], own: Mapping[str, Any], beside: Any) -> None:
     """Require what surrounds a program, those other fields, and no more."""
-    unknown = sorted(own.keys() - _SURROUNDINGS - {_DECODING} - set(beside))
+    unknown = sorted(own.keys() - _SURROUNDINGS - {_DECODING, _FRONTEND} - set(beside))
     if unknown:
         raise VerificationError(path, f"its metadata is damaged: unknown field {shown(unknown[0])}", _REMEDY)
     try:

@@ -19,6 +19,7 @@ from zeroq_asr.checkpoints.heads import check_head
 from zeroq_asr.config.choices import AUTO, CTC, TRANSDUCER
 from zeroq_asr.config.decoding import BeamSpec
 from zeroq_asr.deployment.bundle_recognizer import IntegerTransducer, is_bundle
+from zeroq_asr.deployment.frontend_graph import AUDIO, AUDIO_LENGTH
 from zeroq_asr.deployment.metadata import own_metadata
 from zeroq_asr.deployment.reading import OnnxSource, bytes_of
 from zeroq_asr.deployment.sessions import open_session as open_session
@@ -83,6 +84,9 @@ class TorchRecognizer:
 class OnnxRecognizer:
     """An ONNX file: ours, or a float export of NeMo's.
 
+    One of ours that has its frontend in it takes ``audio`` float32 [batch, samples] and ``audio_length``
+    int64 [batch] instead; its ``frontend`` here hands samples on, which are then its features [B, 1, N].
+
     Inputs ``audio_signal`` float32 [batch, mels, frames] and ``length`` int64 [batch]; outputs
     ``logprobs`` and, in our files, ``encoded_lengths``.  Without the latter, lengths are
     ``ceil(length / subsampling factor)`` with the factor of the file's metadata, or of the
@@ -110,7 +114,11 @@ class OnnxRecognizer:
         self._session = open_session(path, readable(path) if data is None else data, threads)
         self._inputs = {value.name for value in self._session.get_inputs()}
         self._outputs = [value.name for value in self._session.get_outputs()]
-        if "audio_signal" not in self._inputs or not self._inputs <= {"audio_signal", "length"}:
+        #: whether the frontend is in the file
+        self.takes_audio = self._inputs == {AUDIO, AUDIO_LENGTH}
+        if not self.takes_audio and (
+            "audio_signal" not in self._inputs or not self._inputs <= {"audio_signal", "length"}
+        ):
             raise CheckpointError(
                 path, f"takes {sorted(self._inputs)}, a recogniser takes audio_signal and length"
             )
@@ -121,8 +129,15 @@ class OnnxRecognizer:
         self.frontend, self.tokenizer = read_surroundings(self.path, own, frontend, tokenizer)
         self.name = str(own.get("name", self.path.stem))
         self.max_seconds: float | None = own.get("max_seconds")
-        _check_features(self.path, self._session, self.frontend)
         self.subsampling_factor: int | None = _factor(metadata)
+        if not self.takes_audio:
+            _check_features(self.path, self._session, self.frontend)
+            return
+        if own.get("with_frontend") is not True:
+            raise CheckpointError(self.path, "takes audio, and does not say by which frontend")
+        if self.subsampling_factor is not None:
+            self.subsampling_factor *= self.frontend.hop_length
+        self.frontend = self.frontend.handed_on()
 
     def __repr__(self) -> str:
         """Show the file and how long its recordings may be, on one line."""
@@ -131,7 +146,10 @@ class OnnxRecognizer:
 
     def log_probs(self, features: Floats, lengths: Lengths) -> tuple[Floats, Lengths]:
         """Return log-probabilities [B, S, V] and lengths [B].  Raises CheckpointError if the file fails."""
-        feed = {"audio_signal": features, "length": lengths}
+        if self.takes_audio:
+            feed = {AUDIO: features[:, 0], AUDIO_LENGTH: lengths}
+        else:
+            feed = {"audio_signal": features, "length": lengths}
         wanted = [name for name in ("logprobs", "encoded_lengths") if name in self._outputs]
         try:
             results = self._session.run(wanted, {name: feed[name] for name in self._inputs})

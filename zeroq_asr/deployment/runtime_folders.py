@@ -86,6 +86,9 @@ def runtime_folder(
     program, deployment, own = read_program(model, where)
     if not is_ctc(program):
         raise ExportError(where, f"{runtime} runs CTC networks of one file", "name the file of a CTC network")
+    if deployment.with_frontend:
+        problem = f"takes audio, and {runtime} gives a file features"
+        raise ExportError(where, problem, "write it again: zeroq-asr export --without-frontend")
     told = [] if own_features else feature_differences(where, runtime, deployment.frontend)
     told += token_differences(where, runtime, deployment.tokenizer)
     told += _length_differences(where, runtime, program, deployment)

@@ -36,7 +36,7 @@ from zeroq_asr.deployment.export import (
     bundle_files,
     export,
 )
-from zeroq_asr.deployment.float_tensors import float_tensors, makers
+from zeroq_asr.deployment.float_tensors import float_tensors, frontend_makers, makers
 from zeroq_asr.deployment.parts import check_transducer
 from zeroq_asr.deployment.reading import (
     CHECKPOINT_REMEDY,
@@ -60,7 +60,7 @@ from zeroq_asr.integer.proof import check_boundaries, prove
 
 
 @dataclass(frozen=True)
-class _Verified:
+class Verified:
     """A file that is what it says: its certificate, and what it was made of."""
 
     certificate: Certificate
@@ -82,22 +82,24 @@ def verify(source: OnnxSource) -> Certificate:
     """
     where, data = bytes_of(source)
     if data is not None:
-        return _verified_bytes(where, data).certificate
+        return verified_bytes(where, data).certificate
     path = Path(where)
     if path.is_dir():
         if is_huggingface(path):
             problem = "is the folder of a Hugging Face model, an ONNX file was expected"
             raise VerificationError(path, problem, CHECKPOINT_REMEDY)
-        return _verified_folder(path)
-    return _verified_file(where).certificate
+        return verified_folder(path)[0]
+    return verified_file(where).certificate
 
 
-def _verified_file(path: str | os.PathLike[str]) -> _Verified:
+def verified_file(path: str | os.PathLike[str]) -> Verified:
+    """Verify a file, and return what it was made of; raises as ``verify``."""
     # what is verified is what was read: nobody can change the file in between
-    return _verified_bytes(os.fspath(path), read_bytes(path))
+    return verified_bytes(os.fspath(path), read_bytes(path))
 
 
-def _verified_bytes(where: str, data: bytes) -> _Verified:
+def verified_bytes(where: str, data: bytes) -> Verified:
+    """Verify what a file holds, and return what it was made of; raises as ``verify``."""
     model = parsed(data, where)
     try:
         return _verified(model, data, where)
@@ -111,7 +113,7 @@ def _verified_bytes(where: str, data: bytes) -> _Verified:
         raise VerificationError(where, problem, REMEDY) from None
 
 
-def _verified(model: onnx.ModelProto, data: bytes, where: str) -> _Verified:
+def _verified(model: onnx.ModelProto, data: bytes, where: str) -> Verified:
     program, deployment, own = read_program(model, where)
     dialect, target, part = (own[key] for key in ("dialect", "target", "part"))
     if dialect == "qdq":
@@ -150,19 +152,21 @@ def _verified(model: onnx.ModelProto, data: bytes, where: str) -> _Verified:
         islands=islands(program),
         float_tensors=carriers,
         float_makers=makers(model, carriers),
+        frontend=frontend_makers(model),
         onnxruntime=oldest_runtime(model, program, dialect),
         packings=packings_of(program),
     )
-    return _Verified(certificate, part, program, deployment, again)
+    return Verified(certificate, part, program, deployment, again)
 
 
-def _verified_folder(path: str | os.PathLike[str]) -> Certificate:
+def verified_folder(path: str | os.PathLike[str]) -> tuple[Certificate, dict[str, Verified]]:
+    """Verify a bundle's folder; returns its certificate, and part → what its file was made of."""
     folder, where = Path(path), os.fspath(path)
     listed = read_bytes(folder / BUNDLE_FILE)
-    found: dict[str, _Verified] = {}
+    found: dict[str, Verified] = {}
     for file in sorted(folder.iterdir()):
         if file.name != BUNDLE_FILE:
-            found[file.name.removesuffix(".onnx")] = _verified_file(file)
+            found[file.name.removesuffix(".onnx")] = verified_file(file)
     odd = [name for name, one in found.items() if one.part != name]
     if odd:
         part = found[odd[0]].part
@@ -185,7 +189,7 @@ def _verified_folder(path: str | os.PathLike[str]) -> Certificate:
         if not same or one.certificate.target != first.certificate.target:
             raise VerificationError(folder / f"{name}.onnx", "was not exported with the others", REMEDY)
     parts = {name: one.certificate for name, one in found.items()}
-    return of_parts(where, bundle.digest(), hashlib.sha256(listed).hexdigest(), parts)
+    return of_parts(where, bundle.digest(), hashlib.sha256(listed).hexdigest(), parts), found
 
 
 def _require_equal(model: onnx.ModelProto, data: bytes, again: Export, where: str, version: Any) -> None:

@@ -129,6 +129,7 @@ def quantize(
     run: str | os.PathLike[str] | None = None,
     resume: bool = False,
     dialect: str = "fused",
+    with_frontend: bool = False,
     config: str | os.PathLike[str] | None = None,
     loader: str | None = None,
     language: str | None = None,
@@ -141,7 +142,8 @@ def quantize(
     (``FoundPlan.row``), which the file keeps.  Weights of few bits are trained as ``training`` says
     (``zeroq_asr.training``), by default those of one bit, section by section.  ``run``: the file that keeps
     how far training is, whatever was there before, removed when it is done; with ``resume`` it goes on from
-    there.
+    there.  ``with_frontend``: the file takes audio, and computes its features itself, in float, in front of
+    the program (``zeroq_asr.deployment.frontend_graph``).
 
     Raises a ZeroqError for anything that is wrong with the input; the output file is whole or not there at
     all, and replaces what was there.  The file is integer-only unless ``spec`` keeps something in float
@@ -170,7 +172,7 @@ def quantize(
     chosen, _ = spec_and_plan(prepared, spec)
     seconds = dict(prepared.seconds)
     clock = Clock(seconds, progress)
-    deployment = prepared.deployment(spec)
+    deployment = replace(prepared.deployment(spec), with_frontend=with_frontend)
     if search is not None:
         if not isinstance(spec, Plan):
             raise ConfigError("quantize", "a row of plans is of a plan", "give the plan as spec")

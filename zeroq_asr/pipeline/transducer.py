@@ -262,6 +262,7 @@ def quantize_transducer(
     calibration: CalibrationSpec | None = None,
     labels: LabelSpec | None = None,
     dialect: str = "fused",
+    with_frontend: bool = False,
     config: str | os.PathLike[str] | None = None,
     loader: str | None = None,
     language: str | None = None,
@@ -295,7 +296,7 @@ def quantize_transducer(
         )
     seconds = dict(prepared.seconds)
     clock = Clock(seconds, progress)
-    deployment = prepared.deployment()
+    deployment = replace(prepared.deployment(), with_frontend=with_frontend)
     with clock("lower"):
         bundle = build_transducer(prepared)
     with clock("prove"):

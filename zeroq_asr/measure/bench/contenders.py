@@ -22,6 +22,7 @@ from zeroq_asr.capture.capture import capture
 from zeroq_asr.config import CalibrationSpec, QuantSpec, SynthesisSpec
 from zeroq_asr.deployment.export import export
 from zeroq_asr.deployment.float_onnx import export_float
+from zeroq_asr.deployment.frontend_graph import AUDIO, AUDIO_LENGTH
 from zeroq_asr.deployment.machine import Machine
 from zeroq_asr.deployment.metadata import Deployment, own_metadata
 from zeroq_asr.deployment.recognizer import open_session, read_metadata, read_surroundings
@@ -96,6 +97,9 @@ def of_file(path: str | os.PathLike[str]) -> tuple[Contender, int, float | None]
     session = open_session(path, data, 1)
     inputs = {value.name: value.shape for value in session.get_inputs()}
     shape = inputs.get("audio_signal", [])
+    if set(inputs) == {AUDIO, AUDIO_LENGTH}:
+        problem = "takes audio: bench measures networks, on features, without their frontend"
+        raise CheckpointError(path, problem, "write it again: zeroq-asr export --without-frontend")
     if not set(inputs) <= {"audio_signal", "length"} or len(shape) != 3 or not isinstance(shape[1], int):
         raise CheckpointError(
             path, f"takes {sorted(inputs)}, a recogniser takes audio_signal [batch, mels, frames] and length"

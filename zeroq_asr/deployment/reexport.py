@@ -1,0 +1,68 @@
+"""A file that ``quantize`` wrote, written again: the same program, with its frontend in it or without."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from zeroq_asr.deployment.export import Export, bundle_files, export, write_bundle
+from zeroq_asr.deployment.metadata import Deployment
+from zeroq_asr.deployment.reading import OnnxSource, bytes_of
+from zeroq_asr.deployment.verify import Verified, verified_bytes, verified_file, verified_folder
+from zeroq_asr.lines import summary
+
+
+@dataclass(frozen=True)
+class Reexported:
+    """What ``reexport`` made; nothing is written before ``write``."""
+
+    #: part → its file; of a CTC network there is one part
+    exports: Mapping[str, Export]
+    deployment: Deployment
+    #: part → SHA-256 of its program, which is what it was
+    programs: Mapping[str, str]
+
+    def __repr__(self) -> str:
+        """Show what it is of and what it takes, on one line."""
+        takes = "audio" if self.deployment.with_frontend else "features"
+        return summary(self, self.deployment.name, f"takes {takes}", f"{len(self.exports)} programs")
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        if len(self.exports) == 1:
+            return len(next(iter(self.exports.values())).to_bytes())
+        return sum(map(len, bundle_files(self.exports, self.deployment).values()))
+
+    def write(self, path: str | os.PathLike[str]) -> None:
+        """Write the file, or a transducer's folder, whole or not at all.
+
+        ConfigError where nothing can be written by that name.
+        """
+        write_bundle(path, self.exports, self.deployment)
+
+
+def reexport(source: OnnxSource, *, with_frontend: bool) -> Reexported:
+    """Export the program of a file again, or those of a transducer's folder, after verifying them.
+
+    ``with_frontend``: whether the frontend is in the file, which then takes audio in place of features
+    (``deployment.frontend_graph``).  Integers are the same either way, and so is the program's hash.
+
+    Raises CheckpointError or VerificationError as ``verify`` does, which knows no qdq files.
+    """
+    where, data = bytes_of(source)
+    found: dict[str, Verified]
+    if data is None and Path(where).is_dir():
+        found = verified_folder(where)[1]
+    else:
+        one = verified_file(where) if data is None else verified_bytes(where, data)
+        found = {one.part: one}
+    first = next(iter(found.values()))
+    deployment = replace(first.deployment, with_frontend=with_frontend)
+    exports = {
+        part: export(one.program, deployment, one.certificate.dialect, one.certificate.target, part)
+        for part, one in found.items()
+    }
+    return Reexported(exports, deployment, {part: one.program_sha256 for part, one in exports.items()})
