@@ -13,7 +13,8 @@ Shapes: B batch, N samples, T feature frames, F frequency bins, L samples of a w
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -64,7 +65,7 @@ class _Builder:
         self.constants: list[TensorProto] = []
         self._known: dict[tuple[str, tuple[int, ...], bytes], str] = {}
 
-    def add(self, op: str, inputs: Sequence[str], out: str = "", **attributes: object) -> str:
+    def add(self, op: str, inputs: Sequence[str], out: str = "", **attributes: Any) -> str:
         """Append a node and return the name of what it gives."""
         name = out or f"{PREFIX}{len(self.nodes)}"
         self.nodes.append(helper.make_node(op, [*inputs], [name], name=name, **attributes))
@@ -156,7 +157,7 @@ def _transform(b: _Builder, config: FrontendConfig) -> str:
     return b.add("Unsqueeze", [windowed, b.ints(1)])
 
 
-_WINDOWS = {
+_WINDOWS: dict[str, Callable[[int], npt.NDArray[Any]]] = {
     "hann": np.hanning,
     "hamming": np.hamming,
     "blackman": np.blackman,
@@ -170,8 +171,8 @@ def _normalized(b: _Builder, config: FrontendConfig, raw: str, length: str, vali
     if config.normalize is None:
         return raw
     if isinstance(config.normalize, dict):
-        mean, std = (np.array(config.normalize[key])[:, None] for key in ("fixed_mean", "fixed_std"))
-        return b.add("Div", [b.add("Sub", [raw, b.floats(mean)]), b.floats(std)])
+        fixed = [b.floats(np.array(config.normalize[key])[:, None]) for key in ("fixed_mean", "fixed_std")]
+        return b.add("Div", [b.add("Sub", [raw, fixed[0]]), fixed[1]])
     axes = b.ints(2) if config.normalize == "per_feature" else b.ints(1, 2)
     frames = b.add("Cast", [length], to=TensorProto.FLOAT)
     count = b.add("Unsqueeze", [frames, b.ints(1, 2)])
