@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from zeroq_asr.config import SynthesisSpec
+from zeroq_asr.embedded import embedded_model
 from zeroq_asr.errors import CalibrationError, ConfigError, SynthesisError
 from zeroq_asr.model import AsrModel
 from zeroq_asr.speech.frontend import FrontendConfig
@@ -62,6 +63,12 @@ def _model(network: nn.Module) -> AsrModel:
 def model() -> AsrModel:
     torch.manual_seed(0)
     return _model(_trained(Net()))
+
+
+def test_a_transducer_is_refused() -> None:
+    transducer = embedded_model("transducer")
+    with pytest.raises(SynthesisError, match="is a transducer; prepare_transducer makes features"):
+        synthesize(transducer)  # type: ignore[arg-type]  # a wrong type is the point
 
 
 def test_statistics_come_closer(model: AsrModel) -> None:

@@ -28,7 +28,7 @@ from torch import Tensor
 from zeroq_asr.config import SynthesisSpec
 from zeroq_asr.config.synthesis import VOICE
 from zeroq_asr.errors import SynthesisError
-from zeroq_asr.model import AsrModel
+from zeroq_asr.model import AsrModel, TransducerModel
 from zeroq_asr.progress import Progress, silent
 from zeroq_asr.synthesis.fast_convolutions import FastConv
 from zeroq_asr.synthesis.features import LayerAccount, SyntheticFeatures
@@ -57,11 +57,15 @@ def synthesize(
     ``synthesis.speech_priors`` is asked for: the result is what synthesis starts from, and its account is
     empty.
 
-    Raises SynthesisError when the network is in training mode, has no normalization that ``norm_prior`` could
-    match or no attention for ``locality``, or the objective is not finite.
+    Raises SynthesisError for a transducer, and when the network is in training mode, has no normalization
+    that ``norm_prior`` could match or no attention for ``locality``, or the objective is not finite.
     """
     spec = SynthesisSpec.preset("default") if spec is None else spec
     compare = find_objective(spec.objective)
+    if isinstance(model, TransducerModel):
+        raise SynthesisError(
+            model.name, "is a transducer", "prepare_transducer makes features of its encoder"
+        )
     if model.network.training:
         raise SynthesisError(model.name, "the network is in training mode", "call network.eval() first")
     start = _initial(model, spec)
