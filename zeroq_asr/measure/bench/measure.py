@@ -12,7 +12,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -137,11 +137,15 @@ def clock(
     rounds: int,
     progress: Progress,
     stage: str,
+    timer: Callable[[], float] = time.perf_counter,
 ) -> tuple[dict[str, list[float]], dict[str, str]]:
-    """Run the contenders in turn; return label → seconds of each round, and label → why it does not run."""
+    """Run the contenders in turn; return label → seconds of each round, and label → why it does not run.
+
+    ``timer``: what tells seconds.
+    """
     with torch_threads(threads):
         runs, reasons = _opened(contenders, threads, features)
-        return _times(runs, rounds, progress, stage), reasons
+        return _times(runs, rounds, progress, stage, timer), reasons
 
 
 def _opened(
@@ -167,16 +171,18 @@ def _opened(
     return runs, reasons
 
 
-def _times(runs: dict[str, Run], rounds: int, progress: Progress, stage: str) -> dict[str, list[float]]:
+def _times(
+    runs: dict[str, Run], rounds: int, progress: Progress, stage: str, timer: Callable[[], float]
+) -> dict[str, list[float]]:
     times: dict[str, list[float]] = {label: [] for label in runs}
     generator = random.Random(0)
     for turn in range(WARM_UP + rounds):
         progress(stage, turn, WARM_UP + rounds)
         for label in generator.sample(list(runs), len(runs)):
-            start = time.perf_counter()
+            start = timer()
             runs[label]()
             if turn >= WARM_UP:
-                times[label].append(time.perf_counter() - start)
+                times[label].append(timer() - start)
     progress(stage, WARM_UP + rounds, WARM_UP + rounds)
     return times
 
@@ -193,11 +199,25 @@ def _cost(contender: Contender, threads: int, features: Features) -> tuple[float
     with temporary_folder() as folder:
         file = folder / "model.onnx"
         file.write_bytes(contender.data)
-        shape = [str(size) for size in (threads, *features.shape[1:])]
-        command = [sys.executable, str(_PROBE), str(file), *shape]
+        shape = [threads, *features.shape[1:]]
         try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=_PROBE_SECONDS, check=True)
+            found = _probed(file, *shape)
         except (subprocess.TimeoutExpired, subprocess.CalledProcessError):
             return None, None
-    found = json.loads(done.stdout.splitlines()[-1])
     return found["load_seconds"], found["peak_bytes"]
+
+
+def _probed(file: Path, *numbers: int) -> dict[str, Any]:
+    """What the probe says of a file."""
+    command = [sys.executable, str(_PROBE), str(file), *map(str, numbers)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=_PROBE_SECONDS, check=True)
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def load_seconds(file: Path, *, processor: bool = False) -> float:
+    """Return the seconds that a session of one thread takes to create in a fresh process.
+
+    ``processor``: of the processor's time.  Raises CalledProcessError where the file cannot be loaded.
+    """
+    return float(_probed(file, 1)["load_processor_seconds" if processor else "load_seconds"])

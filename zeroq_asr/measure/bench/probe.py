@@ -1,6 +1,8 @@
 """A program of its own: load an ONNX file in a fresh process, run it, print seconds and bytes as JSON.
 
-    python probe.py FILE THREADS MELS FRAMES
+    python probe.py FILE THREADS [MELS FRAMES]
+
+Without features it only loads.
 
 In a fresh process, because neither the time of a first load nor a high-water mark of memory can be had
 twice in one.  It imports no more than it measures.
@@ -37,20 +39,21 @@ def memory(field: str) -> int | None:
 
 def main() -> None:
     """Measure, and print one line of JSON."""
-    file, threads, mels, frames = sys.argv[1], *map(int, sys.argv[2:])
+    file, threads, *shape = sys.argv[1], *map(int, sys.argv[2:])
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 4
-    features = np.random.default_rng(0).standard_normal((1, mels, frames)).astype(np.float32)
-    feed = {"audio_signal": features, "length": np.array([frames])}
     before = memory("VmRSS")
-    start = time.perf_counter()
+    start, busy = time.perf_counter(), time.process_time()
     session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
-    load = time.perf_counter() - start
-    session.run(None, {value.name: feed[value.name] for value in session.get_inputs()})
+    load, worked = time.perf_counter() - start, time.process_time() - busy
+    if shape:
+        features = np.random.default_rng(0).standard_normal((1, *shape)).astype(np.float32)
+        feed = {"audio_signal": features, "length": np.array(shape[-1:])}
+        session.run(None, {value.name: feed[value.name] for value in session.get_inputs()})
     after = memory("VmHWM")
     added = None if before is None or after is None else after - before
-    print(json.dumps({"load_seconds": load, "peak_bytes": added}))
+    print(json.dumps({"load_seconds": load, "load_processor_seconds": worked, "peak_bytes": added}))
 
 
 if __name__ == "__main__":
