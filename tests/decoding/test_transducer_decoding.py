@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
@@ -23,6 +23,8 @@ class Machine:
     table: np.ndarray  # [ENCODINGS, PREDICTIONS, V + 1 + K]
     tokens: int
     calls: int = 0
+    #: rows of every call of the joiner
+    joined: list[int] = field(default_factory=list)
 
     def predict(self, labels: Labels, state: State) -> tuple[Array, State]:
         self.calls += 1
@@ -33,11 +35,17 @@ class Machine:
 
     def join(self, encoded: Array, predicted: Array) -> Array:
         assert encoded.shape == predicted.shape == (len(encoded), 1)
+        self.joined.append(len(encoded))
         return self.table[encoded[:, 0], predicted[:, 0]]
 
 
 def decode(
-    machine: Machine, encoded: np.ndarray, lengths: np.ndarray, durations: tuple[int, ...], limit: int
+    machine: Machine,
+    encoded: np.ndarray,
+    lengths: np.ndarray,
+    durations: tuple[int, ...],
+    limit: int,
+    **options: int,
 ) -> list[Hypothesis]:
     start = (np.zeros((1, len(encoded)), np.int64),)
     return greedy_transducer(
@@ -49,6 +57,7 @@ def decode(
         blank_id=machine.tokens,
         durations=durations,
         max_symbols=limit,
+        **options,
     )
 
 
@@ -111,6 +120,8 @@ def test_every_utterance_of_a_batch_is_decoded_by_the_rules(
         assert max(np.bincount(hypothesis.frames), default=0) <= limit
         alone = decode(machine, encoded[row : row + 1], lengths[row : row + 1], durations, limit)
         assert alone == [hypothesis]
+    ahead = data.draw(st.integers(1, 5))
+    assert decode(machine, encoded, lengths, durations, limit, ahead=ahead) == found
 
 
 def fixed(scores: list[int], tokens: int) -> Machine:
@@ -136,6 +147,18 @@ def test_the_predictor_runs_once_a_token_for_the_whole_batch() -> None:
     decode(machine, np.zeros((8, 6), int), np.full(8, 6), (0, 2), 5)
     # the blank before the first frame, and the tokens of frames 0 and 2; nobody asks what follows the last
     assert machine.calls == 3
+
+
+def test_the_joiner_is_asked_of_few_frames_and_then_of_more() -> None:
+    silence = np.zeros((1, 100), int)
+    for ahead, expected in ((1, [1] * 100), (3, [3] * 33 + [1]), (32, [4, 8, 16, 32, 32, 8])):
+        machine = fixed([0, 1], 1)
+        decode(machine, silence, np.array([100]), (), 5, ahead=ahead)
+        assert machine.joined == expected
+    # at once of all utterances that are still without a token
+    machine = fixed([0, 1], 1)
+    decode(machine, np.zeros((3, 9), int), np.array([9, 2, 5]), (), 5)
+    assert machine.joined == [4 + 2 + 4, 5 + 1]
 
 
 def test_a_state_that_was_handed_in_stays_as_it_is() -> None:
@@ -164,5 +187,8 @@ def test_what_makes_no_sense_is_refused() -> None:
     rows, lengths = np.zeros((1, 2), int), np.array([2])
     with pytest.raises(ValueError, match="max_symbols must be 1 or more, got 0"):
         decode(fixed([1, 0], 1), rows, lengths, (), 0)
-    with pytest.raises(ValueError, match=r"gives scores \[1, 2\], expected \[1, 4\]"):
+    with pytest.raises(ValueError, match="ahead must be 1 or more, got 0"):
+        decode(fixed([1, 0], 1), rows, lengths, (), 1, ahead=0)
+    # of both frames
+    with pytest.raises(ValueError, match=r"gives scores \[2, 2\], expected \[2, 4\]"):
         decode(fixed([1, 0], 1), rows, lengths, (0, 1), 2)

@@ -83,6 +83,8 @@ def decode(decoder: Decoder, features: Iterable[Tensor]) -> Met:
             blank_id=decoder.blank_id,
             durations=decoder.durations,
             max_symbols=decoder.max_symbols,
+            # pairs that decoding does not come to are none that it meets
+            ahead=1,
         )
         labels.append(found.tokens)
     if not encodings:

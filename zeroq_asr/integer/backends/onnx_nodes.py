@@ -78,6 +78,8 @@ class NodeBuilder:
     def __init__(self) -> None:
         self.initializers: dict[str, TensorProto] = {}
         self.proof = IntervalBackend()
+        #: whether all that enters is of one frame, as of a step
+        self.single_frames = False
         #: nodes of the graph at hand, and those of constants alone, which come before all others
         self._nodes: list[NodeProto] = []
         self._ahead: list[NodeProto] = []

@@ -331,6 +331,7 @@ def build(backend: OnnxStrictBackend, program: Program) -> tuple[Sym, ...]:
     # what leaves has names of its own in a file
     backend.reserve(*(port.name for port in program.outputs), *(f"next_{s.name}" for s in program.states))
     ports: list[Port | StatePort] = [*program.inputs, *program.states]
+    backend.single_frames = all(port.dims[2:] == (1,) for port in ports)
     given = [
         backend.input(port.name, interval, port.dims)
         for port, interval in zip(ports, entering_bounds(program), strict=True)
