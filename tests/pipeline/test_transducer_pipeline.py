@@ -20,6 +20,7 @@ import zeroq_asr as zq
 from zeroq_asr.deployment.export import Export, export_bundle, write_bundle
 from zeroq_asr.errors import ConfigError, ExportError, ProofError, VerificationError
 from zeroq_asr.integer.backends.numpy import NumpyBackend
+from zeroq_asr.integer.backends.onnx_shapes import BROADCAST
 from zeroq_asr.integer.backends.torch import TorchBackend
 from zeroq_asr.integer.bundle import Bundle
 from zeroq_asr.integer.program import Program
@@ -246,6 +247,22 @@ def test_a_bundle_is_written_verified_and_decoded(
         assert simulated.hypotheses(features.numpy(), lengths) == found
     assert any(one.tokens for one in found)
     assert found[0].tokens == opened.hypotheses(features[:1].numpy(), lengths[:1])[0].tokens
+
+
+def test_steps_are_spelled_as_onnx_runtime_is_fast_on_single_frames(made: QuantizedTransducer) -> None:
+    """It takes a convolution utterance by utterance, and a scalar beside [B, C, 1] entry by entry."""
+    read: dict[str, set[str]] = {}
+    for part, one in export_bundle(made.bundle, made.deployment, "fused").items():
+        graph = one.model.graph
+        read[part] = {node.op_type for node in graph.node}
+        if part == "encoder":
+            continue
+        scalars = {tensor.name for tensor in graph.initializer if not tensor.dims}
+        for node in graph.node:
+            if node.op_type in BROADCAST:
+                assert scalars.isdisjoint(node.input), node
+    assert {"ConvInteger", "QLinearConv"}.isdisjoint(read["joiner"])
+    assert "MatMulInteger" in read["joiner"]
 
 
 def test_the_same_seed_gives_the_same_bundle() -> None:

@@ -19,31 +19,13 @@ from zeroq_asr.integer.backends.base import interpreted
 from zeroq_asr.integer.backends.interval import Interval
 from zeroq_asr.integer.backends.onnx_graph import CODES, TRANSPOSED, Sym, onnx_type
 from zeroq_asr.integer.backends.onnx_nodes import Setting
-from zeroq_asr.integer.backends.onnx_shapes import Dim
+from zeroq_asr.integer.backends.onnx_shapes import BROADCAST, Dim
 from zeroq_asr.integer.backends.onnx_strict import OnnxStrictBackend
 from zeroq_asr.integer.backends.onnxruntime_bodies import decode as decode_body
 from zeroq_asr.integer.pair_saturation import saturates
 from zeroq_asr.integer.program import Instruction
 from zeroq_asr.integer.types import I8, I32, TYPES, U8, WEIGHT_ZERO_POINT, IntType
 from zeroq_asr.registry import INTEGER_OPERATORS, Condition
-
-#: operators that take a scalar beside a value, and give a value of its shape
-_ELEMENTWISE = frozenset(
-    (
-        "Add",
-        "Sub",
-        "Mul",
-        "Div",
-        "Min",
-        "Max",
-        "Less",
-        "Greater",
-        "Equal",
-        "BitwiseAnd",
-        "BitwiseXor",
-        "Where",
-    )
-)
 
 
 class OnnxFusedBackend(OnnxStrictBackend):
@@ -93,7 +75,7 @@ class OnnxFusedBackend(OnnxStrictBackend):
 
         It takes [B, C, 1] and a scalar entry by entry, some forty times slower than [B, C, 1] and [1, 1].
         """
-        if self.single_frames and op in _ELEMENTWISE:
+        if self.single_frames and op in BROADCAST:
             inputs = [self._spread_out(i if isinstance(i, str) else i.name, i) for i in inputs]
         return super().add_node(op, inputs, domain, **attrs)
 

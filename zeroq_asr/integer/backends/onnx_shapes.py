@@ -32,25 +32,14 @@ _FIRST = {
     "LayerNormalization": 1,
     **dict.fromkeys(("Relu", "Sigmoid", "Tanh", "Erf", "Elu", "Selu", "Softplus", "Mish", "Sin", "IsNaN"), 1),
 }
+#: operators of several operands that are broadcast against one another
+BROADCAST = (
+    *("Add", "Sub", "Mul", "Div", "Min", "Max", "Where", "Less", "Greater", "Equal", "And", "Or"),
+    "BitwiseAnd",
+)
 _ELEMENTWISE = (
-    *(
-        "Add",
-        "Sub",
-        "Mul",
-        "Div",
-        "Min",
-        "Max",
-        "Where",
-        "Less",
-        "Greater",
-        "Equal",
-        "And",
-        "Or",
-        "Abs",
-        "Neg",
-        "Relu",
-    ),
-    *("BitwiseAnd", "Floor", "Ceil", "Round", "Sqrt", "Reciprocal", "Exp", "QLinearSigmoid"),
+    *BROADCAST,
+    *("Abs", "Neg", "Relu", "Floor", "Ceil", "Round", "Sqrt", "Reciprocal", "Exp", "QLinearSigmoid"),
 )
 _QLINEAR = {"QLinearAdd": (0, 3), "QLinearMul": (0, 3)}
 
