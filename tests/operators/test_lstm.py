@@ -396,3 +396,18 @@ def test_a_cell_has_a_bit_to_spare(peak: float) -> None:
 def test_a_cell_beyond_16_bits_is_refused() -> None:
     with pytest.raises(zq.CalibrationError, match="layer: its cell reaches 2e"):
         cell_format("layer", -20000, 0)
+
+
+def test_what_leaves_the_weights_of_an_lstm_says_so() -> None:
+    """First of all: these warnings are raised here."""
+    model, _ = quantized()
+    noise = zq.CalibrationSpec("noise", limit=2)
+    spec = zq.QuantSpec(weight_bits=4, sensitive_bits=4, max_seconds=1.0)
+    with pytest.raises(zq.ZeroqWarning, match="the weights of its lstm are not among the ranked"):
+        zq.sensitivity(model, spec, calibration=noise)
+    prepared = zq.prepare(model, spec=spec, calibration=noise)
+    with pytest.raises(zq.ZeroqWarning, match="the weights of its lstm are left at 8 bits by the search"):
+        zq.find_plan(prepared, max_loss=1.0)
+    training = zq.TrainingSpec(reconstruction="on")
+    with pytest.raises(zq.ZeroqWarning, match="the weights of its lstm are not trained"):
+        zq.quantize(prepared, training=training)

@@ -19,7 +19,7 @@ from zeroq_asr.config import LAYER_BITS, QuantSpec
 from zeroq_asr.config.checks import whole
 from zeroq_asr.config.plan_file import EVERYTHING, layer_bits, layer_grids, read_plan, write_plan
 from zeroq_asr.config.quantization import FINEST
-from zeroq_asr.errors import ConfigError
+from zeroq_asr.errors import ConfigError, warn
 from zeroq_asr.graph.float_graph import FloatGraph, FloatNode
 from zeroq_asr.graph.shapes import infer
 from zeroq_asr.integer.grid import Grid, grid_of, symmetric
@@ -136,6 +136,13 @@ def sensitive_layers(graph: FloatGraph) -> list[str]:
         for node in holding
         if node.out in ends or node.attrs["weight"].shape[1] == 1 < node.attrs["groups"]
     ]
+
+
+def warn_of_recurrent(graph: FloatGraph, left: str, remedy: str = "") -> None:
+    """Warn that the weights of LSTMs, which plans put on grids, are ``left``, where a network has any."""
+    for node in graph.nodes:
+        if traits_of(node).on_grid and not traits_of(node).holds_weight:
+            warn(node.where or node.out, f"the weights of its {node.op} are {left}", remedy)
 
 
 def _layers(graph: FloatGraph, pattern: str) -> list[str]:

@@ -27,7 +27,7 @@ from zeroq_asr.integer.grid import Grid, symmetric
 from zeroq_asr.integer.packing import A_BYTE
 from zeroq_asr.integer.program import Program
 from zeroq_asr.lines import size, summary
-from zeroq_asr.lowering.plan import Plan
+from zeroq_asr.lowering.plan import Plan, warn_of_recurrent
 from zeroq_asr.measure.report import FrameMeter
 from zeroq_asr.measure.sensitivity import Replay, on_grid
 from zeroq_asr.pipeline import Prepared, build
@@ -115,6 +115,7 @@ class _Search:
     """A row of plans of one network, and what was measured of them."""
 
     def __init__(self, prepared: Prepared, dialect: str, progress: Progress) -> None:
+        warn_of_recurrent(prepared.graph, "left at 8 bits by the search", "a plan of your own may say fewer")
         self.prepared, self.dialect, self.progress = prepared, dialect, progress
         spec = prepared.spec
         self.base = Plan.of(replace(spec, weight_bits=8, sensitive_bits=8, layer_grids=()))

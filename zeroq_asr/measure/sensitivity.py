@@ -26,7 +26,7 @@ from zeroq_asr.integer.types import U8
 from zeroq_asr.lines import summary
 from zeroq_asr.lowering.formats import byte_format, named_values, wide_formats
 from zeroq_asr.lowering.keep_float import with_islands
-from zeroq_asr.lowering.plan import Plan, ResolvedPlan
+from zeroq_asr.lowering.plan import Plan, ResolvedPlan, warn_of_recurrent
 from zeroq_asr.measure.report import FrameMeter
 from zeroq_asr.model import AsrModel
 from zeroq_asr.operators.convolution.weights import quantize_weight
@@ -114,6 +114,7 @@ def sensitivity(
     ranges = prepared.calibrated().ranges
     utterances = [x for x, _ in zip(prepared.utterances(), range(UTTERANCES), strict=False)]
     replays = [Replay(graph, x[None], torch.tensor([x.shape[1]])) for x in utterances]
+    warn_of_recurrent(graph, "not among the ranked")
     tried = [*_results(graph, formats(graph, ranges, plan)), *_weights(graph, plan)]
     found = []
     progress("sensitivity", 0, len(tried))

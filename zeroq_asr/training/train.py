@@ -16,7 +16,7 @@ from zeroq_asr.graph.float_graph import FloatGraph
 from zeroq_asr.integer.grid import grid_of
 from zeroq_asr.integer.program import Program
 from zeroq_asr.lowering.formats import Range
-from zeroq_asr.lowering.plan import Plan, ResolvedPlan
+from zeroq_asr.lowering.plan import Plan, ResolvedPlan, warn_of_recurrent
 from zeroq_asr.model import AsrModel
 from zeroq_asr.progress import Progress, silent
 from zeroq_asr.registry import traits_of
@@ -125,6 +125,7 @@ def train(
     if not coarse and (sectionwise or training.distills):
         problem = "no convolution or linear layer has 5 bits or fewer: there is nothing to train"
         raise ConfigError("training", problem, "say --bits w4a8, or w2a8")
+    warn_of_recurrent(graph, "not trained: they stay as they are rounded")
     widths = widths_above(graph, plan, training.progressive)
     each = shares(training, len(widths) + 1)
     of = {"program": program.digest(), "training": training.to_dict(), "seed": synthesis.seed}
