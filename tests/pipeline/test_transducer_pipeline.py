@@ -258,8 +258,10 @@ def test_steps_are_spelled_as_onnx_runtime_is_fast_on_single_frames(made: Quanti
         if part == "encoder":
             continue
         scalars = {tensor.name for tensor in graph.initializer if not tensor.dims}
+        # what is made of constants alone is made once, as a file is loaded
+        loaded = one.backend.constant_tensors
         for node in graph.node:
-            if node.op_type in BROADCAST:
+            if node.op_type in BROADCAST and loaded.isdisjoint(node.output):
                 assert scalars.isdisjoint(node.input), node
     assert {"ConvInteger", "QLinearConv"}.isdisjoint(read["joiner"])
     assert "MatMulInteger" in read["joiner"]

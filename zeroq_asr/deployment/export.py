@@ -17,7 +17,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -38,7 +38,7 @@ from zeroq_asr.deployment.metadata import (
     own_text,
 )
 from zeroq_asr.deployment.parts import check_transducer
-from zeroq_asr.deployment.runtimes import OPSETS, opset_of
+from zeroq_asr.deployment.runtimes import OPSETS, oldest_runtime, opset_of
 from zeroq_asr.errors import ExportError
 from zeroq_asr.files import atomic_write_bytes, atomic_write_folder
 from zeroq_asr.integer.backends.onnx_fused import OnnxFusedBackend
@@ -117,7 +117,11 @@ def export(
     dialect or target, and for a program that does not fit what is around it.
     """
     backend = _backend(program, dialect, target)
+    backend.short = part != NETWORK
     results = build(backend, program)
+    if backend.short:
+        names = backend.shorten()
+        results = tuple(replace(result, name=names.get(result.name, result.name)) for result in results)
     ctc = is_ctc(program)
     check_surroundings(program, deployment, check(program))
     entering: list[Port | StatePort] = [*program.inputs, *program.states]
@@ -147,7 +151,7 @@ def export(
     model.graph.initializer.extend(constants)
     digest = program.digest()
     own: dict[str, Any] = {
-        "format": COMPACT_VERSION if backend.packs else METADATA_VERSION,
+        "format": COMPACT_VERSION if backend.compact else METADATA_VERSION,
         "version": __version__,
         "dialect": dialect,
         "target": target,
@@ -157,8 +161,8 @@ def export(
         "encodings": {k: list(v) for k, v in backend.encodings.items()},
         "program_sha256": digest,
     }
-    if backend.packs:
-        own["onnxruntime"] = opset.runtime
+    if backend.compact:
+        own["onnxruntime"] = oldest_runtime(model, program, dialect)
     own["metadata_sha256"] = metadata_digest(own)
     only = "not integer-only" if islands(program) else "integer-only"
     only += " behind a float frontend" if audio else ""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
@@ -24,6 +25,7 @@ from zeroq_asr.integer.backends.onnx_strict import OnnxStrictBackend
 from zeroq_asr.integer.backends.onnxruntime_bodies import decode as decode_body
 from zeroq_asr.integer.pair_saturation import saturates
 from zeroq_asr.integer.program import Instruction
+from zeroq_asr.integer.smooth import emit_codes, smooth_numerators
 from zeroq_asr.integer.types import I8, I32, TYPES, U8, WEIGHT_ZERO_POINT, IntType
 from zeroq_asr.registry import INTEGER_OPERATORS, Condition
 
@@ -75,7 +77,7 @@ class OnnxFusedBackend(OnnxStrictBackend):
 
         It takes [B, C, 1] and a scalar entry by entry, some forty times slower than [B, C, 1] and [1, 1].
         """
-        if self.single_frames and op in BROADCAST:
+        if self.single_frames and op in BROADCAST and self._nodes is not self._ahead:
             inputs = [self._spread_out(i if isinstance(i, str) else i.name, i) for i in inputs]
         return super().add_node(op, inputs, domain, **attrs)
 
@@ -319,10 +321,13 @@ class OnnxFusedBackend(OnnxStrictBackend):
 
     def codes(self, index: str, high: Sym, low: Sym) -> str:
         """2^8·high[i] + low[i] as int32, index int32 of any shape: one lookup for two tables of bytes."""
-        entries = high.exact.astype(np.int32) << 8 | low.exact
-        name = self.store(f"{high.constant}/codes", entries)
-        self.encodings.setdefault(low.constant, (name, CODES[0]))
-        self.encodings.setdefault(high.constant, (name, CODES[1]))
+        made = smooth_numerators(high.exact, low.exact) if self.compact else None
+        stored, encodings = made or (high.exact.astype(np.int32) << 8 | low.exact, CODES)
+        name = self.store(f"{high.constant}/codes", stored)
+        self.encodings.setdefault(low.constant, (name, encodings[0]))
+        self.encodings.setdefault(high.constant, (name, encodings[1]))
+        if made:
+            name = self.once(name, partial(emit_codes, self, name, encodings[0]))
         flat = self.add_node("Reshape", [index, self.axes(-1)])
         found = self.add_node("GatherElements", [name, flat], axis=0)
         self._types[found] = onnx_type(I32)

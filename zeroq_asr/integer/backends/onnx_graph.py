@@ -12,18 +12,20 @@ where that saves more bytes than the nodes that widen them take.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import islice
 
 import numpy as np
-from onnx import AttributeProto, NodeProto, TensorProto, helper
+from onnx import TensorProto, helper
 
 from zeroq_asr.errors import ExportError
-from zeroq_asr.integer.backends.onnx_nodes import NodeBuilder, Sym, onnx_type, type_of
+from zeroq_asr.integer.backends.onnx_nodes import NodeBuilder, Sym, onnx_type, rename, type_of
 from zeroq_asr.integer.packing import BYTES, FIRST_OPSET, PACKINGS, Packing, needs_opset
 from zeroq_asr.integer.program import Instruction
+from zeroq_asr.integer.sinusoids import emit_sinusoids, sinusoid_entries, sinusoids
+from zeroq_asr.integer.smooth import emit_smooth, smooth, smooth_entries
 from zeroq_asr.integer.types import I8, I16, I32, U8, WEIGHT_ZERO_POINT, IntType
 
 __all__ = ["CODES", "TRANSPOSED", "GraphBuilder", "Sym", "decode", "onnx_type", "type_of"]
@@ -32,6 +34,8 @@ __all__ = ["CODES", "TRANSPOSED", "GraphBuilder", "Sym", "decode", "onnx_type", 
 TRANSPOSED = "[I,O]"
 #: encodings of the two bytes of an entry
 CODES = ("low byte", "high byte")
+#: encoding → how a table is stored in fewer bytes, and the nodes that make it again
+_TABLES = {"i32": (smooth, emit_smooth), "u8": (sinusoids, emit_sinusoids)}
 #: the encoding of a constant that a packing stores: the packing's name, and the shape
 _PACKED = re.compile(r"packed (.+)\[(\d{1,9}(?:,\d{1,9}){0,7})\]")
 #: encodings that hold the integers themselves, in one shape or another
@@ -58,6 +62,9 @@ class _Vectors:
 class GraphBuilder(NodeBuilder):
     """Collects what instructions become; a dialect adds the primitives."""
 
+    #: whether nodes may make tables: they need int64, and what runs the file must compute it once
+    makes_tables = True
+
     def __init__(self, target: str = "x86-any") -> None:
         super().__init__()
         self.target = target
@@ -65,6 +72,8 @@ class GraphBuilder(NodeBuilder):
         self.encodings: dict[str, tuple[str, str]] = {}
         #: constant → name of the packing that stores it; none: as bytes
         self.packings: Mapping[str, str] = {}
+        #: whether the file is of a bundle, whose parts are as short as they can be
+        self.short = False
         #: how often each instruction was spelled how: "QLinearConv" or "primitives"
         self.spellings: dict[str, dict[str, int]] = {}
         #: instructions so far; nodes and shared tensors before the one at hand
@@ -101,7 +110,7 @@ class GraphBuilder(NodeBuilder):
         nodes = self._nodes[self._before :] if i.others else self._nodes[self._before :][-1:]
         if not any(old in node.output for node in nodes):
             return False
-        _rename(nodes, old, new)
+        rename(nodes, {old: new})
         self._names.add(new)
         if old in self.dims:
             self.dims[new] = self.dims.pop(old)
@@ -113,6 +122,12 @@ class GraphBuilder(NodeBuilder):
             if self._shared[key].name == old:
                 self._shared[key] = replace(self._shared[key], name=new)
         return True
+
+    def shorten(self) -> dict[str, str]:
+        """Name tensors by a letter or two, also those that store constants; returns name → new name."""
+        names = super().shorten()
+        self.encodings = {k: (names.get(name, name), told) for k, (name, told) in self.encodings.items()}
+        return names
 
     def plain(self, v: Sym) -> Sym:
         """A tensor [B, C, T] of the integers' own type."""
@@ -134,6 +149,11 @@ class GraphBuilder(NodeBuilder):
         """Whether a packing stores any constant."""
         return any(packing != BYTES for packing in self.packings.values())
 
+    @property
+    def compact(self) -> bool:
+        """Whether constants are stored in as few bytes as nodes of constants alone can make them of."""
+        return self.short or self.packs
+
     def encode(self, v: Sym, encoding: str, array: np.ndarray) -> str:
         """Store a program constant as ``array`` and remember how it was encoded.
 
@@ -142,7 +162,9 @@ class GraphBuilder(NodeBuilder):
         packing = PACKINGS.get(self.packings.get(v.constant, BYTES))
         if packing is not None:
             return self._packed(v, packing, encoding, array)
-        if self.packs and (kind := _narrowest(v.exact, encoding)) is not None:
+        if self.compact and (made := self._made_table(v, encoding)):
+            return made
+        if self.compact and (kind := _narrowest(v.exact, encoding)) is not None:
             return self._piece(v, kind, encoding, array)
         known = self.encodings.setdefault(v.constant, (v.constant, encoding))
         # a constant that instructions share may be needed in two forms; it is read back from the first
@@ -169,6 +191,26 @@ class GraphBuilder(NodeBuilder):
                 self._derived[key] = self._encoded(v, integers, encoding, array)
             self._types[self._derived[key]] = helper.np_dtype_to_tensor_dtype(array.dtype)
         return self._derived[key]
+
+    def _made_table(self, v: Sym, encoding: str) -> str:
+        """The tensor of a table that nodes make of fewer bytes; "" for any other constant."""
+        key = (v.constant, encoding)
+        if encoding not in _TABLES or not self.makes_tables:
+            return ""
+        if key not in self._derived:
+            store, emit = _TABLES[encoding]
+            if (found := store(v.exact)) is None:
+                return ""
+            stored, told = found
+            self.encodings.setdefault(v.constant, (v.constant, told))
+            with self._ahead_of_all(v):
+                self._derived[key] = emit(self, self.store(v.constant, stored), told)
+            self.tell_made(self._derived[key], v.exact)
+        return self._derived[key]
+
+    def tell_made(self, name: str, array: np.ndarray) -> None:
+        """Say that nodes of constants alone make ``array``."""
+        self.dims[name], self._types[name] = array.shape, helper.np_dtype_to_tensor_dtype(array.dtype)
 
     @contextmanager
     def _ahead_of_all(self, v: Sym) -> Iterator[None]:
@@ -264,6 +306,8 @@ def decode(array: np.ndarray, encoding: str) -> np.ndarray:
         if array.dtype != match[1] or not start < end <= array.size:
             raise ExportError(encoding, f"what is stored is {array.dtype} {list(array.shape)}")
         return array.reshape(-1)[start:end].astype(np.int32)
+    if (made := _made_again(array, encoding)) is not None:
+        return made
     if encoding.endswith(TRANSPOSED):
         return decode(array, encoding.removesuffix(TRANSPOSED)).T[:, :, None]
     if encoding == "u8+128":
@@ -288,6 +332,15 @@ def decode(array: np.ndarray, encoding: str) -> np.ndarray:
     raise ExportError(encoding, "unknown encoding of a constant", "use the version that wrote the file")
 
 
+def _made_again(array: np.ndarray, encoding: str) -> np.ndarray | None:
+    """The table that nodes make of what is stored; None for an encoding of another kind."""
+    try:
+        made = smooth_entries(array, encoding)
+        return sinusoid_entries(array, encoding) if made is None else made
+    except ValueError as error:
+        raise ExportError(encoding, f"what is stored is no such table: {error}") from None
+
+
 def _unpack(array: np.ndarray, name: str, shape: tuple[int, ...]) -> np.ndarray:
     """The integers of a packed constant, as int8."""
     if name not in PACKINGS:
@@ -299,15 +352,3 @@ def _unpack(array: np.ndarray, name: str, shape: tuple[int, ...]) -> np.ndarray:
             f"packing {name}", f"what is stored is no constant of shape {list(shape)}: {error}"
         ) from None
     return integers.astype(np.int8)
-
-
-def _rename(nodes: Sequence[NodeProto], old: str, new: str) -> None:
-    """Give a tensor another name wherever nodes, or graphs inside of them, make or take it."""
-    for node in nodes:
-        for names in (node.input, node.output):
-            for place, name in enumerate(names):
-                if name == old:
-                    names[place] = new
-        for attribute in node.attribute:
-            if attribute.type == AttributeProto.GRAPH:
-                _rename(attribute.g.node, old, new)

@@ -6,13 +6,15 @@ known (a value that cannot be negative needs no offset before a division).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import itertools
+import string
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from onnx import GraphProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
+from onnx import AttributeProto, GraphProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
 from zeroq_asr.errors import ExportError
 from zeroq_asr.integer.backends.interval import Interval, IntervalBackend
@@ -200,6 +202,23 @@ class NodeBuilder:
         elif op in KEEPS_TYPE and names[0] in self._types:
             self._types[output] = self._types[names[0]]
 
+    def shorten(self) -> dict[str, str]:
+        """Name tensors by a letter or two, but for what enters the graph; returns name → new name.
+
+        A file of few weights is else largely names, and of these each stands in every node that reads it.
+        """
+        made = [name for name in _made_by(self.nodes) if name]
+        fresh = (name for name in _short_names() if name not in self._names or name in self.initializers)
+        names = {name: next(fresh) for name in dict.fromkeys((*self.initializers, *made))}
+        for tensor in self.initializers.values():
+            tensor.name = names[tensor.name]
+        rename(self.nodes, names)
+        self.initializers = {names[name]: tensor for name, tensor in self.initializers.items()}
+        self.dims = {names.get(name, name): dims for name, dims in self.dims.items()}
+        self._types = {names.get(name, name): kind for name, kind in self._types.items()}
+        self._told = [names.get(name, name) for name in self._told]
+        return names
+
     # -- graphs inside of nodes, and before them ---------------------------------------------
 
     @contextmanager
@@ -238,7 +257,10 @@ class NodeBuilder:
     def once(self, what: str, make: Callable[[], str]) -> str:
         """The tensor that nodes of constants alone ``make``: one, before all others, for all who ask."""
         if what not in self._once:
-            with self.before_all(what, f"0/once/{len(self._once)}"):
+            label = f"0/once/{len(self._once)}"
+            # what is made on the way has labels of its own
+            self._once[what] = ""
+            with self.before_all(what, label):
                 self._once[what] = make()
         return self._once[what]
 
@@ -272,6 +294,39 @@ def _node(
 ) -> NodeProto:
     settings: dict[str, Any] = {**attrs}
     return helper.make_node(op, inputs, outputs, name=name, domain=domain, **settings)
+
+
+def _made_by(nodes: Iterable[NodeProto]) -> Iterator[str]:
+    """What nodes make, and what graphs inside of them call what enters them and what they make."""
+    for node in nodes:
+        yield from node.output
+        for attribute in node.attribute:
+            if attribute.type == AttributeProto.GRAPH:
+                yield from (value.name for value in attribute.g.input)
+                yield from _made_by(attribute.g.node)
+
+
+def rename(nodes: Iterable[NodeProto], names: Mapping[str, str]) -> None:
+    """Give tensors other names wherever nodes, or graphs inside of them, make, take or tell of them."""
+    for node in nodes:
+        for places in (node.input, node.output):
+            for place, name in enumerate(places):
+                if name in names:
+                    places[place] = names[name]
+        for attribute in node.attribute:
+            if attribute.type == AttributeProto.GRAPH:
+                rename(attribute.g.node, names)
+                for value in (*attribute.g.input, *attribute.g.output, *attribute.g.value_info):
+                    value.name = names.get(value.name, value.name)
+
+
+def _short_names() -> Iterator[str]:
+    """Names in the order of their length."""
+    letters = string.ascii_letters
+    for length in itertools.count(1):
+        for first in letters:
+            for rest in itertools.product(letters + string.digits, repeat=length - 1):
+                yield "".join((first, *rest))
 
 
 def type_of(v: Sym) -> int:

@@ -34,6 +34,8 @@ class OnnxQdqBackend(OnnxStrictBackend):
     """Spells each instruction by its ``qdq`` kernel; values between instructions stay integers."""
 
     dialect = "qdq"
+    #: OpenVINO computes int64 in int32
+    makes_tables = False
 
     def __init__(self, program: Program, target: str = "x86-any") -> None:
         super().__init__(target)
