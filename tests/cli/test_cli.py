@@ -268,9 +268,17 @@ def test_sensitivity(work: Path, tmp_path: Path) -> None:
     assert len(finer["layers"]) == len(found["layers"])
 
 
+def test_a_file_that_says_what_surrounds_it_is_lent_nothing(work: Path) -> None:
+    command = ("transcribe", work / "small.onnx", work / "long.wav", "--checkpoint", work / "small.pt")
+    _fails(_run(*command), 3, "brings its frontend and its tokens; leave --checkpoint out")
+
+
 def test_senseless_sensitivity(work: Path, tmp_path: Path) -> None:
     model = work / "small.pt"
-    _fails(_run("inspect", model, "--calibration", "noise"), 2, "are of --sensitivity")
+    _fails(_run("inspect", model, "--calibration", "noise"), 2, "--calibration: is of --sensitivity")
+    _fails(_run("inspect", model, "--top", "3"), 2, "--top: is of --sensitivity; add it")
+    config = ("--config", tmp_path / "c.yaml")
+    _fails(_run("inspect", work / "small.onnx", *config), 3, "as the configuration of an ONNX file")
     absent = tmp_path / "no.npz"
     _fails(_run("inspect", model, "--sensitivity", "--calibration", absent), 2, "there is no file")
     _fails(_run("inspect", model, "--sensitivity", "--calibration", model), 3, "is not UTF-8")
@@ -442,6 +450,8 @@ def test_compare(work: Path, tmp_path: Path) -> None:
 
 def test_compare_refuses_before_the_work(work: Path, tmp_path: Path) -> None:
     args = ("compare", work / "small.pt")
+    _fails(_run(*args, "--calibration-limit", "3"), 2, "is of --calibration-manifest, and there is none")
+    _fails(_run(*args, "--train", "5m"), 2, "--train: is of weights of 5 bits or fewer")
     _fails(_run(*args, "--manifest", work / "absent"), 3, "there is no such file")
     _fails(_run(*args, "--calibration-manifest", work / "absent"), 3, "there is no such file")
     _fails(_run(*args, "--markdown", work / "small.pt"), 2, "small.pt")

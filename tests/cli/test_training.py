@@ -37,8 +37,16 @@ def test_what_is_no_size_is_refused(text: str) -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--train", "5m"], "weights of 8 bits are not trained"),
-        (["--reconstruct", "--bits", "w6a8"], "weights of 6 bits are not trained"),
+        (["--train", "5m"], "--train: is of weights of 5 bits or fewer, and there are none"),
+        (["--reconstruct", "--bits", "w6a8"], "--reconstruct: is of weights of 5 bits or fewer"),
+        (["--resume"], "--resume: is of weights of 5 bits or fewer"),
+        (["--set", "distillation=60"], "--set: distillation is of weights of 5 bits or fewer"),
+        (["--set", "section_steps=9", "--preset", "fast"], "--set: section_steps is of weights of 5 bits"),
+        (["--set", "weight_bits=4", "--bits", "8"], "--bits: sets weight_bits, and so does --set 'weight_bits=4'"),
+        (["--set", "iterations=4", "--iterations", "8"], "--iterations: sets iterations, and so does --set"),
+        (["--percentile", "99.9"], "--percentile: is of --method percentile, and the method is auto"),
+        (["--calibration", "noise", "--patience", "3"], "--patience: is of features that are optimised"),
+        (["--calibration", "speech", "--frames", "64"], "--frames: is of features that are optimised"),
         (["--max-size", "8MB", "--bits", "w4a8"], "and so does --bits"),
         (["--device", "cpu"], "--device: is where weights are trained, and none are"),
         (["--device", "auto", "--bits", "w4a8"], "--device: is where weights are trained, and none are"),

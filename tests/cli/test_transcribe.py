@@ -160,6 +160,16 @@ def test_json_leaves_no_place_for_subtitles(work: Path) -> None:
     assert "transcripts" not in result.output
 
 
+def test_what_a_file_ends_in_is_its_format(work: Path, tmp_path: Path) -> None:
+    said = run("transcribe", work / "model.onnx", work / "a.wav", "--format", "srt").stdout
+    run("transcribe", work / "model.onnx", work / "a.wav", "-o", tmp_path / "a.srt")
+    assert (tmp_path / "a.srt").read_text() == said
+    command = ("transcribe", work / "model.onnx", work / "a.wav", "-o", tmp_path / "a.vtt")
+    result = run(*command, "--format", "txt", code=2)
+    assert "--format: says txt, and --output" in result.stderr
+    assert not (tmp_path / "a.vtt").exists()
+
+
 def test_two_recordings_of_one_name_are_no_one_file(work: Path, tmp_path: Path) -> None:
     shutil.copy(work / "b.wav", tmp_path / "a.wav")
     result = run(

@@ -21,13 +21,14 @@ from zeroq_asr.cli.options import (
     Quiet,
     Set,
     channel_of,
+    refuse_typed,
     with_settings,
 )
 from zeroq_asr.cli.outputs import Force, check_output
 from zeroq_asr.cli.synthesize import Batch, Frames, Iterations, Objective, Patience, Preset, Seed, chosen
 from zeroq_asr.cli.tables import markdown_table
 from zeroq_asr.cli.terminal import Terminal, session
-from zeroq_asr.cli.training import Reconstruct, Train, training_of
+from zeroq_asr.cli.training import Reconstruct, Train, require_narrow, training_of
 from zeroq_asr.files import atomic_write_bytes
 from zeroq_asr.lines import size
 
@@ -126,8 +127,12 @@ def compare(
         )
         # the calibration differs from row to row
         training = training_of(preset, reconstruct, train)
-        specs = [with_settings(fields, spec, synthesis, training)[0] for spec in specs]
-        (_, synthesis, training) = with_settings(fields, specs[0], synthesis, training)
+        specs = [with_settings(ctx, fields, spec, synthesis, training)[0] for spec in specs]
+        (_, synthesis, training) = with_settings(ctx, fields, specs[0], synthesis, training)
+        require_narrow(ctx, specs, training, preset)
+        if calibration_manifest is None:
+            problem = "is of --calibration-manifest, and there is none"
+            refuse_typed(ctx, ["calibration_limit"], problem, "add it, or leave this out")
         if markdown is not None:
             sources = (model, *(manifest or ()), calibration_manifest, config)
             check_output(terminal, markdown, outputs.tables, *sources, force=force)

@@ -24,13 +24,13 @@ from zeroq_asr.cli.options import (
     Language,
     Loader,
     Quiet,
+    refuse_typed,
     require_source,
 )
 from zeroq_asr.cli.runs_on import runs_on
 from zeroq_asr.cli.terminal import Terminal, session
 from zeroq_asr.config import LAYER_BITS
 from zeroq_asr.config.calibration import AUTO
-from zeroq_asr.errors import ConfigError
 from zeroq_asr.lines import size
 
 #: of the table of layers or values, without --all
@@ -76,12 +76,8 @@ def inspect(
             require_source(ranges)
             _sensitivity(terminal, file, config, loader, language, bits or (), spec, ranges, most)
             return
-        if bits or keep_float or allow_float or calibration != AUTO:
-            raise ConfigError(
-                "inspect",
-                "--bits, --keep-float, --allow-float and --calibration are of --sensitivity",
-                "add it, or leave them out",
-            )
+        ranked = ("bits", "keep_float", "allow_float", "calibration", "top")
+        refuse_typed(ctx, ranked, "is of --sensitivity", "add it, or leave this out")
         with terminal.progress() as progress:
             progress("read", 0, 1)
             found = zq.inspect_file(file, config=config, loader=loader, language=language)

@@ -149,11 +149,28 @@ Head = Annotated[
 ]
 
 
-def with_settings(given: Iterable[str] | None, *specs: Any) -> tuple[Any, ...]:
+def typed(ctx: typer.Context, *names: str) -> list[str]:
+    """Return the spellings of those parameters, by their names in Python, that the command line gives."""
+    spellings = {parameter.name: max(parameter.opts, key=len) for parameter in ctx.command.params}
+    sources = {name: ctx.get_parameter_source(name) for name in names if name in spellings}
+    return [spellings[name] for name, source in sources.items() if source and source.name == "COMMANDLINE"]
+
+
+def refuse_typed(ctx: typer.Context, names: Iterable[str], problem: str, remedy: str) -> None:
+    """Raise ConfigError for the first of those parameters that the command line gives."""
+    for spelling in typed(ctx, *names):
+        raise ConfigError(spelling, problem, remedy)
+
+
+#: fields that options of other names set
+_OPTION_OF = {"weight_bits": "bits", "activation_bits": "bits", "limit": "calibration_limit"}
+
+
+def with_settings(ctx: typer.Context, given: Iterable[str] | None, *specs: Any) -> tuple[Any, ...]:
     """Return ``specs``, frozen dataclasses, with the fields that ``NAME=VALUE`` names changed.
 
-    Values are JSON where they read as such, else strings.  Raises ConfigError for a name that none has
-    or a value that its specification refuses.
+    Values are JSON where they read as such, else strings.  Raises ConfigError for a name that none has,
+    a value that its specification refuses, or a field that an option of the command line sets, too.
     """
     known = [field.name for spec in specs for field in dataclasses.fields(spec)]
     values: dict[str, Any] = {}
@@ -164,6 +181,8 @@ def with_settings(given: Iterable[str] | None, *specs: Any) -> tuple[Any, ...]:
             raise ConfigError(
                 "--set", f"cannot read {shown(text)}", f"NAME=VALUE with one of {', '.join(known)}"
             )
+        problem = f"sets {name}, and so does --set {shown(text)}"
+        refuse_typed(ctx, [_OPTION_OF.get(name, name)], problem, "leave one of them out")
         try:
             values[name] = json.loads(value)
         except (ValueError, RecursionError):  # no JSON, or a number of more digits than Python reads

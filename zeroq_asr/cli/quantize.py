@@ -30,6 +30,7 @@ from zeroq_asr.cli.options import (
     alternatives,
     channel_of,
     one_of,
+    refuse_typed,
     require_source,
     with_settings,
 )
@@ -47,6 +48,7 @@ from zeroq_asr.cli.synthesize import (
     Seed,
     account,
     chosen,
+    refuse_unused,
 )
 from zeroq_asr.cli.terminal import session
 from zeroq_asr.cli.training import (
@@ -58,6 +60,7 @@ from zeroq_asr.cli.training import (
     Resume,
     Train,
     budget,
+    require_narrow,
     training_of,
 )
 from zeroq_asr.config import DIALECTS, LAYER_BITS, MADE_MARGIN, METHODS, NONLINEARITIES, TARGETS
@@ -223,9 +226,13 @@ def quantize(
             terminal.silence()
         training = training_of(preset, reconstruct, train, device, progressive=progressive)
         spec, synthesis, ranges, training, labels = with_settings(
-            fields, spec, synthesis, ranges, training, zq.LabelSpec()
+            ctx, fields, spec, synthesis, ranges, training, zq.LabelSpec()
         )
         require_source(ranges)
+        refuse_unused(ctx, ranges.source, ranges.kind)
+        if ranges.method != "percentile":
+            problem = f"is of --method percentile, and the method is {ranges.method}"
+            refuse_typed(ctx, ["percentile"], problem, "say --method percentile")
         if together.count > 1 and not training.distills:
             problem = f"started {together.count} processes, which only train together"
             raise ConfigError("torchrun", problem, "say --train TIME, or start one")
@@ -236,10 +243,8 @@ def quantize(
                 option, "chooses the bits of weights, and so does --bits", "write --bits 8, or leave it out"
             )
         most = None if max_size is None else budget(max_size)
-        if (train or reconstruct) and not searches and spec.weight_bits > 5 and not spec.layer_grids:
-            option = "--train" if train else "--reconstruct"
-            problem = f"weights of {spec.weight_bits} bits are not trained, those of 5 or fewer are"
-            raise ConfigError(option, problem, "say --bits w4a8, or leave it out")
+        if not searches:
+            require_narrow(ctx, [spec], training, preset)
         if device is not None and not may_train(spec, training):
             raise ConfigError(
                 "--device", "is where weights are trained, and none are", "say --train TIME too"

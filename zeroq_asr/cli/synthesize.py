@@ -12,7 +12,17 @@ import typer
 
 import zeroq_asr as zq
 from zeroq_asr.cli import outputs
-from zeroq_asr.cli.options import AsJson, Config, Developer, Language, Loader, Quiet, Set, with_settings
+from zeroq_asr.cli.options import (
+    AsJson,
+    Config,
+    Developer,
+    Language,
+    Loader,
+    Quiet,
+    Set,
+    refuse_typed,
+    with_settings,
+)
 from zeroq_asr.cli.outputs import Force, check_output
 from zeroq_asr.cli.terminal import Terminal, session
 from zeroq_asr.synthesis.objectives import OBJECTIVES
@@ -69,7 +79,7 @@ def synthesize(
             objective=objective,
             patience=patience,
         )
-        (spec,) = with_settings(fields, spec)
+        (spec,) = with_settings(ctx, fields, spec)
         if output is not None:
             if output.suffix.lower() != ".npz":
                 raise zq.ConfigError(output, "features are saved as .npz", f"say -o {output.name}.npz")
@@ -92,6 +102,18 @@ def chosen(preset: str, **changes: int | str | None) -> zq.SynthesisSpec:
     return zq.SynthesisSpec.preset(
         preset, **{name: value for name, value in changes.items() if value is not None}
     )
+
+
+#: options that only what is optimised has, and those that made noise has, too
+_OPTIMISED = ("iterations", "objective", "patience")
+_SHAPED = (*_OPTIMISED, "batch", "frames")
+
+
+def refuse_unused(ctx: typer.Context, source: str, kind: str) -> None:
+    """Raise ConfigError for an option of features that are optimised, where ranges come from others."""
+    unused = {"noise": _OPTIMISED, "speech": _SHAPED, "features": _SHAPED, "audio": _SHAPED}.get(kind, ())
+    problem = f"is of features that are optimised, and ranges come from {source}"
+    refuse_typed(ctx, unused, problem, "leave it out, or say --calibration synthetic")
 
 
 def account(features: zq.SyntheticFeatures | None) -> dict[str, Any] | None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
+from collections.abc import Iterable
 from typing import Annotated, Any
 
 import typer
 
 import zeroq_asr as zq
-from zeroq_asr.cli.options import alternatives
+from zeroq_asr.cli.options import alternatives, refuse_typed
 from zeroq_asr.config.training import TRAINING_DEVICES, WIDTHS
 from zeroq_asr.errors import ConfigError
 from zeroq_asr.lines import shown
@@ -47,6 +49,8 @@ Device = Annotated[
         show_default=False,
     ),
 ]
+#: widths of weights that are trained, and of values whose ends are learned (``TrainingSpec.clipping_steps``)
+_TRAINED_BITS, _LEARNED_ENDS = 5, 4
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 #: as file sizes are shown: of thousands
 _SIZES = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9}
@@ -90,6 +94,27 @@ def training_of(
     if preset == "fast":
         fields |= {"section_steps": 40, "training_speakers": 16, "held_out": 4}
     return zq.TrainingSpec(**fields)
+
+
+def require_narrow(
+    ctx: typer.Context, specs: Iterable[zq.QuantSpec], training: zq.TrainingSpec, preset: str
+) -> None:
+    """Raise ConfigError where weights are to be trained and no format has any of 5 bits or fewer."""
+    specs = [*specs]
+    if any(spec.weight_bits <= _TRAINED_BITS or spec.layer_grids for spec in specs):
+        return
+    problem = f"is of weights of {_TRAINED_BITS} bits or fewer, and there are none"
+    remedy = "say --bits w4a8, or leave it out"
+    off = training.reconstruction == "off"
+    refuse_typed(ctx, ("train", "progressive", "resume", *([] if off else ["reconstruct"])), problem, remedy)
+    # what says that nothing is trained, or is asked for elsewhere
+    others = {"device"} | ({"reconstruction"} if off else set())
+    if any(spec.activation_bits <= _LEARNED_ENDS for spec in specs):
+        others |= {"clipping_steps", "clipping_rate"}
+    usual = training_of(preset, None, None)
+    for name in (field.name for field in dataclasses.fields(usual)):
+        if name not in others and getattr(training, name) != getattr(usual, name):
+            raise ConfigError("--set", f"{name} {problem}", remedy)
 
 
 def budget(text: str) -> int:

@@ -40,6 +40,7 @@ from zeroq_asr.cli.options import (
     alternatives,
     channel_of,
     one_of,
+    typed,
 )
 from zeroq_asr.cli.outputs import Force, check_output
 from zeroq_asr.cli.recognizers import Model, open_recognizers
@@ -73,7 +74,8 @@ def transcribe(
             "--format",
             metavar=alternatives(FORMATS),
             callback=one_of(FORMATS),
-            help="txt: lines; json: with the time of each word; srt, vtt: subtitles.",
+            help="txt: lines; json: with the time of each word; srt, vtt: subtitles. By default what "
+            "--output ends in.",
         ),
     ] = "txt",
     output: Annotated[
@@ -119,6 +121,7 @@ def transcribe(
         if terminal.as_json and output is None and format_ in ("srt", "vtt"):
             problem = f"--json prints JSON, which leaves no place for {format_}"
             raise ConfigError("--format", problem, "name a file: --output, or leave --json out")
+        format_ = _format(ctx, format_, output)
         decoding = beam_of(
             beam, beam_search, lm, lm_weight, source_lm, source_lm_weight, ilm_weight, length_bonus
         )
@@ -178,6 +181,17 @@ def transcribe(
         elif output is not None and not terminal.as_json:
             for file in files:
                 terminal.line(str(file.path))
+
+
+def _format(ctx: typer.Context, format_: str, output: str | None) -> str:
+    """Return the format of what is written: where --format is not said, that which --output ends in."""
+    ending = "" if output is None or output.endswith(os.sep) else Path(output).suffix.lower()[1:]
+    if ending not in FORMATS or ending == format_ or Path(str(output)).is_dir():
+        return format_
+    if typed(ctx, "format_"):
+        problem = f"says {format_}, and --output {output} names a file of {ending}"
+        raise ConfigError("--format", problem, "leave it out, or give the file another ending")
+    return ending
 
 
 def _recordings(path: Path) -> list[zq.Utterance]:

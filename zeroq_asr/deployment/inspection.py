@@ -76,6 +76,9 @@ def inspect_file(
         return _bundle(path)
     if loader is not None or language is not None or not is_onnx(path):
         return _checkpoint(path, load_model(path, config=config, loader=loader, language=language))
+    if config is not None:
+        problem = f"{os.fspath(config)} was given as the configuration of an ONNX file, which needs none"
+        raise CheckpointError(path, problem, "leave --config out")
     try:
         model = load_onnx(path)
     except VerificationError as error:

@@ -128,6 +128,8 @@ class OnnxRecognizer:
         own = own_metadata(self.path, metadata)
         self.frontend, self.tokenizer = read_surroundings(self.path, own, frontend, tokenizer)
         self.name = str(own.get("name", self.path.stem))
+        #: whether the file says itself what surrounds its network
+        self.is_ours = bool(own)
         self.max_seconds: float | None = own.get("max_seconds")
         self.subsampling_factor: int | None = _factor(metadata)
         if not self.takes_audio:
@@ -202,7 +204,7 @@ def open_recognizer(
         if data[:1] != b"\x08":
             raise CheckpointError(name, "are no ONNX file", "write a checkpoint to a file, and give its name")
         _require_no_beam(name, beam)
-        return OnnxRecognizer(data, threads, **_lent(checkpoint, config, loader, language))
+        return _lent_to(data, threads, checkpoint, config, loader, language)
     path = name
     if is_bundle(path):
         if head == CTC:
@@ -219,7 +221,7 @@ def open_recognizer(
         _require_none(path, {"config": config}, "an ONNX file takes none but for --checkpoint")
     if head == TRANSDUCER:
         raise CheckpointError(path, "is an ONNX file; a transducer is a folder of them", "leave --head out")
-    return OnnxRecognizer(path, threads, **_lent(checkpoint, config, loader, language))
+    return _lent_to(path, threads, checkpoint, config, loader, language)
 
 
 def _of_model(model: Model, beam: BeamSpec | None) -> Recognizer | TokenRecognizer:
@@ -231,17 +233,23 @@ def _of_model(model: Model, beam: BeamSpec | None) -> Recognizer | TokenRecogniz
     return TorchRecognizer(model)
 
 
-def _lent(
+def _lent_to(
+    source: OnnxSource,
+    threads: int | None,
     checkpoint: str | os.PathLike[str] | None,
     config: str | os.PathLike[str] | None,
     loader: str | None,
     language: str | None,
-) -> dict[str, Any]:
-    """Return the frontend and the tokenizer that a checkpoint lends, if one is named."""
+) -> OnnxRecognizer:
+    """Open an ONNX file with the frontend and the tokenizer that a checkpoint lends, if one is named."""
     if checkpoint is None:
-        return {}
+        return OnnxRecognizer(source, threads)
     lender = load_model(checkpoint, config=config, loader=loader, language=language)
-    return {"frontend": lender.frontend, "tokenizer": lender.tokenizer}
+    found = OnnxRecognizer(source, threads, frontend=lender.frontend, tokenizer=lender.tokenizer)
+    if found.is_ours:
+        given = {"checkpoint": checkpoint}
+        _require_none(found.path, given, "a file of zeroq-asr brings its frontend and its tokens")
+    return found
 
 
 def _require_none(where: str | os.PathLike[str], options: Mapping[str, object], why: str) -> None:
