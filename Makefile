@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup demo check test lint types docs real node oldest clean
+.PHONY: setup demo check test lint types docs real node oldest wheel clean
 
 setup: $(VENV)/.ready
 
@@ -43,6 +43,16 @@ node:
 # do files run, with the same integers, on the oldest ONNX Runtime that their certificates name?
 oldest: setup
 	$(BIN)/python benchmarks/oldest_runtimes.py --work build/oldest
+
+# the wheel, installed alone into an environment of its own, and the whole job from there
+wheel:
+	rm -rf build/wheel && mkdir -p build/wheel
+	$(PYTHON) -m venv build/wheel/venv
+	build/wheel/venv/bin/python -m pip install --quiet --upgrade pip setuptools --constraint constraints.txt
+	build/wheel/venv/bin/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir build/wheel .
+	build/wheel/venv/bin/python -m pip install --quiet --constraint constraints.txt torch
+	build/wheel/venv/bin/python -m pip install --quiet --constraint constraints.txt build/wheel/*.whl
+	cd build/wheel && venv/bin/zeroq-asr demo out && venv/bin/zeroq-asr doctor
 
 lint: setup
 	$(BIN)/ruff check .
