@@ -51,5 +51,6 @@ def _run_javascript(folder: Path) -> None:
     (folder / "node_modules").symlink_to(modules)
     for script in (text for language, text in _blocks() if language == "js"):
         (folder / "snippet.mjs").write_text(script)
-        done = subprocess.run(["node", "snippet.mjs"], cwd=folder, capture_output=True, text=True, check=False)
+        command = ["node", "snippet.mjs"]
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
         assert (done.returncode, done.stdout) == (0, f"{SPOKEN}\n"), done.stderr
