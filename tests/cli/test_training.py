@@ -42,7 +42,7 @@ def test_what_is_no_size_is_refused(text: str) -> None:
         (["--resume"], "--resume: is of weights of 5 bits or fewer"),
         (["--set", "distillation=60"], "--set: distillation is of weights of 5 bits or fewer"),
         (["--set", "section_steps=9", "--preset", "fast"], "--set: section_steps is of weights of 5 bits"),
-        (["--set", "weight_bits=4", "--bits", "8"], "--bits: sets weight_bits, and so does --set 'weight_bits"),
+        (["--set", "weight_bits=4", "--bits", "8"], "--bits: sets weight_bits, and so does --set"),
         (["--set", "iterations=4", "--iterations", "8"], "--iterations: sets iterations, and so does --set"),
         (["--percentile", "99.9"], "--percentile: is of --method percentile, and the method is auto"),
         (["--calibration", "noise", "--patience", "3"], "--patience: is of features that are optimised"),
