@@ -89,7 +89,8 @@ def verify(source: OnnxSource) -> Certificate:
         return verified_bytes(where, data).certificate
     path = Path(where)
     if path.is_dir():
-        if is_huggingface(path):
+        # onnx-asr has a config.json, too
+        if is_huggingface(path) and not (path / BUNDLE_FILE).exists():
             problem = "is the folder of a Hugging Face model, an ONNX file was expected"
             raise VerificationError(path, problem, CHECKPOINT_REMEDY)
         return verified_folder(path)[0]

@@ -12,7 +12,7 @@ from zeroq_asr.integer.proof import check_boundaries
 
 
 def joined(bundle: Bundle, giver: str, taker: str) -> Program:
-    """Return one program of two parts of a bundle, in which the integers that ``giver`` gives enter ``taker``.
+    """Return one program of two parts of a bundle, in which what ``giver`` gives enters ``taker``.
 
     It takes the inputs of ``giver``, those of ``taker`` that nobody gives, and the states of both; it gives
     the outputs of ``taker``.  Values and constants are called PART.NAME.  Raises ProofError where the two do
