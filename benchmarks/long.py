@@ -7,7 +7,8 @@ the same clips, so that they differ by their place alone.  It is heard in pieces
 `transcribe` does by itself with what is longer than a file is proven for, and whole, by a file of
 `--max-seconds`.  A word counts where its time lies.  Each row is a process of its own, on one thread.
 Columns: the word error rate (%) of the first minute, of all, and of the last; last less first; seconds of
-hearing, and what the process takes of memory at most (MB, the network and Python's libraries included).
+the processor for all of it, and the most memory of the process (MB, the network and Python's libraries
+included).
 """
 
 from __future__ import annotations
@@ -125,9 +126,9 @@ def hear(source: str, limit: float, manifest: str, seconds: float) -> list[float
     recording = joined(
         clips_of(manifest, recognizer.frontend.sample_rate), recognizer.frontend.sample_rate, seconds
     )
-    begun = time.perf_counter()
+    begun = time.process_time()
     (heard,) = zq.recognize(recognizer, [recording.samples])
-    taken = time.perf_counter() - begun
+    taken = time.process_time() - begun
     errors = recording.errors(heard.words)
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
     return [*errors, errors[2] - errors[0], taken, memory]

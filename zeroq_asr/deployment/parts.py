@@ -62,6 +62,6 @@ def check_transducer(bundle: Bundle, deployment: Deployment) -> None:
                 raise ExportError(port.name, f"is {list(port.dims)}, not [batch, channels, 1]")
     if runtime is not None:
         hidden, _ = lstm_states(predictor)
-        found, told = (len(hidden), hidden[0].dims[1]), (runtime.layers, runtime.units)
-        if found != told:
-            raise ExportError(parts[1], "has {} layers of {} units, not {} of {}".format(*found, *told))
+        shape, told = (len(hidden), hidden[0].dims[1]), (runtime.layers, runtime.units)
+        if shape != told:
+            raise ExportError(parts[1], "has {} layers of {} units, not {} of {}".format(*shape, *told))
