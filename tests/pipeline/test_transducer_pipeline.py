@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import tempfile
-import warnings
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +11,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
+from quantized_transducers import KINDS, SPEC, quantized
 from trained_transducers import BLANK, speech, trained
 
 import zeroq_asr as zq
@@ -26,31 +24,8 @@ from zeroq_asr.integer.bundle import Bundle
 from zeroq_asr.integer.program import Program
 from zeroq_asr.integer.proof import check_boundaries, prove_bundle
 from zeroq_asr.pipeline.transducer import QuantizedTransducer, boundary_formats
-from zeroq_asr.synthesis.features import SyntheticFeatures
 
-KINDS: dict[str, dict[str, Any]] = {
-    "lstm": {},
-    "durations": {"durations": (0, 1, 2)},
-    "stateless": {"stateless": True},
-    "tanh": {"activation": "tanh"},
-}
-SPEC = zq.QuantSpec(max_seconds=20.0)
 STEPS = 200
-
-
-@cache
-def quantized(kind: str, labels: zq.LabelSpec | None = None, again: bool = False) -> QuantizedTransducer:
-    """Calibrated on the language itself, so that what is measured is what integers cost."""
-    features, _ = speech(8, 12, 5)
-    lengths = np.full(len(features), features.shape[2])
-    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
-        # made speech is another language, which its ranges miss
-        warnings.simplefilter("ignore", zq.ZeroqWarning)
-        path = Path(folder) / "language.npz"
-        SyntheticFeatures(features.numpy(), lengths, zq.SynthesisSpec()).save(path)
-        return zq.quantize_transducer(
-            trained(**KINDS[kind]), spec=SPEC, calibration=zq.CalibrationSpec(str(path)), labels=labels
-        )
 
 
 @pytest.fixture(params=KINDS)

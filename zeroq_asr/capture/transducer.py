@@ -23,7 +23,7 @@ from zeroq_asr.architectures.transducer import (
     Transducer,
 )
 from zeroq_asr.capture.capture import TOLERANCE, capture
-from zeroq_asr.decoding.ports import ENCODED, ENCODED_LENGTHS, LABELS, LOGITS, PREDICTED
+from zeroq_asr.decoding.ports import CELL, ENCODED, ENCODED_LENGTHS, HIDDEN, LABELS, LOGITS, PREDICTED
 from zeroq_asr.errors import CaptureError
 from zeroq_asr.graph.float_graph import FloatGraph, FloatNode, FloatState
 
@@ -143,7 +143,7 @@ def _steps(lstm: nn.LSTM, x: str, states: list[FloatState], name: str) -> list[F
         biases = [weights[f"bias_{kind}_l{layer}"].detach().float() for kind in ("ih", "hh") if lstm.bias]
         attrs = {"weight": weight, "recurrent": recurrent, "bias": sum(biases, torch.zeros(len(weight)))}
         out, where = f"lstm.{layer}", f"lstm.{layer}"
-        ins, outs = (x, f"hidden_{layer}", f"cell_{layer}"), (out, f"{out}:cell")
+        ins, outs = (x, HIDDEN.format(layer), CELL.format(layer)), (out, f"{out}:cell")
         nodes.append(FloatNode("lstm_step", out, ins, attrs, where, others=outs[1:]))
         states += [
             FloatState(enters, enters, leaves, ("batch", lstm.hidden_size, 1))

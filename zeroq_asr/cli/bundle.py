@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -15,7 +17,10 @@ from zeroq_asr.config.choices import RUNTIMES
 
 def bundle(
     ctx: typer.Context,
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="What quantize wrote of a CTC network.")],
+    file: Annotated[
+        Path,
+        typer.Argument(metavar="FILE", help="What quantize wrote: a CTC network, or a transducer's folder."),
+    ],
     runtime: Annotated[
         str, typer.Option("--for", metavar="RUNTIME", help=f"Who takes the folder: {' or '.join(RUNTIMES)}.")
     ],
@@ -31,7 +36,9 @@ def bundle(
     quiet: Quiet = False,
     developer: Developer = False,
 ) -> None:
-    """Write the folder in which sherpa-onnx or onnx-asr takes FILE, which stays the same byte for byte.
+    """Write the folder in which sherpa-onnx or onnx-asr takes FILE, whose integers stay the same.
+
+    A CTC network's file stays the same byte for byte. A transducer's files get the ports of the runtime.
 
     Example: zeroq-asr bundle conformer.int8.onnx --for sherpa-onnx --out conformer
     """
@@ -53,12 +60,16 @@ def bundle(
         terminal.result(found, str(out))
         if not terminal.talks:
             return
+        transducer = os.path.isdir(file)
+        kept = "which has those of the other files" if transducer else "the file itself"
         terminal.title(str(out))
         terminal.facts(
             [
                 ("for", f"{runtime}, with ONNX Runtime {made.onnxruntime} or later"),
                 ("files", ", ".join(sorted(made.files))),
                 ("program", made.program_sha256),
-                ("model.onnx", f"{made.model_sha256}, the file itself"),
+                (made.index, f"{made.model_sha256}, {kept}"),
             ]
         )
+        if transducer:
+            terminal.next(f"verify {shlex.quote(str(out))}")

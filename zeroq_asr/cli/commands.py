@@ -47,7 +47,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "inspect": ("inspect", "Say what is inside a checkpoint, a quantized file or any other ONNX file."),
     "bundle": (
         "bundle",
-        "Write the folder in which sherpa-onnx or onnx-asr takes FILE, which stays the same byte for byte.",
+        "Write the folder in which sherpa-onnx or onnx-asr takes FILE, whose integers stay the same.",
     ),
     "export": (
         "export",

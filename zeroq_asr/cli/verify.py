@@ -113,6 +113,14 @@ def _frontend(certificate: zq.Certificate) -> str:
     )
 
 
+def _ports(certificate: zq.Certificate) -> str:
+    """What the ports of another runtime are, in a sentence."""
+    return (
+        f"float32, as {certificate.runtime} has them: {_listed(certificate.ports)}; every integer crosses "
+        "as it is, states less what they are at first, and scores at their scale, in the same order"
+    )
+
+
 def _conditions(terminal: Terminal, certificate: zq.Certificate) -> None:
     """Why every kernel gives the integers that its instruction defines."""
     for kernel, conditions in certificate.kernels.items():
@@ -182,14 +190,17 @@ def _report(terminal: Terminal, certificate: zq.Certificate, everything: bool) -
             terminal.text(f"    {name}")
     if certificate.frontend:
         terminal.facts([("frontend", _frontend(certificate))])
+    if certificate.ports:
+        terminal.facts([("ports", _ports(certificate))])
     if certificate.target_bound:
         terminal.facts([("target", f"{certificate.target}: {certificate.target_bound}")])
 
 
 def _dialect(certificate: zq.Certificate) -> str:
     if certificate.dialect == "strict":
-        besides = "; its frontend is float." if certificate.frontend else "."
-        return f"The dialect is strict: no float type between the input quantizer and the logits{besides}"
+        besides = "; its frontend is float" if certificate.frontend else ""
+        besides += f", but for the ports of {certificate.runtime}" if certificate.runtime else ""
+        return f"The dialect is strict: no float type between the input quantizer and the logits{besides}."
     beside = "" if certificate.integer_only else " beside the islands"
     if not (certificate.kernels or certificate.float_tensors):
         return f"The dialect is fused, and the file holds no float kernel{beside}."

@@ -20,6 +20,8 @@ from zeroq_asr.decoding.transducer import Array, Labels, State
 ENCODED, PREDICTED = "encoded", "predicted"
 #: of lengths [N] of the encoding, of labels int32 [N, P, 1], and of scores [N, C, 1]
 ENCODED_LENGTHS, LABELS, LOGITS = "encoded_lengths", "labels", "logits"
+#: states of an LSTM's layers, by their number: h and c
+HIDDEN, CELL = "hidden_{}", "cell_{}"
 #: (labels int32 [N, P, 1], states [N, C, 1] each) → (prediction [N, J, 1], next states)
 Predict = Callable[[Array, State], tuple[Array, State]]
 #: (encoding [N, J, 1], prediction [N, J, 1]) → scores [N, C, 1]

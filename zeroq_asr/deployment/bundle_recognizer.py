@@ -10,6 +10,7 @@ Shapes: B batch, M mels, T feature frames, S encoded frames, J joint width, N ut
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -23,11 +24,17 @@ from zeroq_asr.decoding.decoder import BeamDecoder
 from zeroq_asr.decoding.ports import PortedPredictor, ported_joiner
 from zeroq_asr.decoding.transducer import Array, Hypothesis, State, greedy_transducer
 from zeroq_asr.deployment.frontend_graph import AUDIO, AUDIO_LENGTH
-from zeroq_asr.deployment.metadata import BUNDLE_FILE, METADATA_KEY, Deployment, own_metadata
+from zeroq_asr.deployment.metadata import (
+    BUNDLE_FILE,
+    METADATA_KEY,
+    Deployment,
+    RuntimePorts,
+    own_metadata,
+)
 from zeroq_asr.deployment.parts import PARTS, check_transducer
 from zeroq_asr.deployment.sessions import open_session, read_metadata, readable, reason
 from zeroq_asr.errors import CheckpointError, ConfigError, ZeroqError
-from zeroq_asr.files import open_file
+from zeroq_asr.files import open_file, read_file
 from zeroq_asr.integer.bundle import Bundle
 from zeroq_asr.integer.program import Program, ValueInfo
 from zeroq_asr.integer.proof import check_boundaries
@@ -78,6 +85,7 @@ class IntegerTransducer:
         Raises CheckpointError where it cannot be read or run, or is no transducer's, VerificationError where
         a file's account of itself is damaged, and ConfigError for a beam that cannot be had.
         """
+        _require_own_folder(path)
         programs: dict[str, Program] = {}
         deployments: dict[str, Deployment] = {}
         runs: dict[str, Run] = {}
@@ -159,6 +167,17 @@ class IntegerTransducer:
             durations=self._decoding.durations,
             max_symbols=self._decoding.max_symbols,
         )
+
+
+def _require_own_folder(path: str | os.PathLike[str]) -> None:
+    """Refuse what lists itself as another runtime's: its files have other names and other ports."""
+    try:
+        listed = json.loads(read_file(Path(path) / BUNDLE_FILE, CheckpointError))
+        ports = RuntimePorts.from_dict(listed["runtime_ports"])
+    except (ZeroqError, ValueError, TypeError, KeyError, RecursionError):
+        return  # the files themselves say what they are
+    problem = f"was written for {ports.runtime}, which alone runs it"
+    raise CheckpointError(path, problem, "name the bundle that it was made of")
 
 
 def _meaning(program: Program) -> ValueInfo:

@@ -48,6 +48,11 @@ class Certificate:
     #: ONNX operator → how many of these the frontend in the file has, which computes in float, in front of
     #: the program, and of which nothing is proven; none: the file takes features
     frontend: dict[str, int] = field(default_factory=dict)
+    #: whose ports the file has, which are float32 in place of the program's integers; empty: its own
+    runtime: str = ""
+    #: ONNX operator → how many nodes make floats of the program's integers, and integers of floats, at these
+    #: ports; an integer crosses as it is or less a constant, scores at their scale; none: its own
+    ports: dict[str, int] = field(default_factory=dict)
     #: the oldest release of ONNX Runtime that runs the file
     onnxruntime: str = ""
     #: packing of weights → the oldest release of ONNX Runtime that runs a file with it, and how many it
@@ -64,6 +69,7 @@ class Certificate:
             f"{self.dialect} for {self.target}" if self.target_bound else self.dialect,
             "integer-only and proven" if self.integer_only else f"{len(self.islands)} float islands",
             *(["behind a float frontend"] if self.frontend else []),
+            *([f"for {self.runtime}"] if self.runtime else []),
             f"to {self.max_seconds:g} s",
             f"program {self.program_sha256[:8]}",
         )
@@ -120,6 +126,8 @@ def of_parts(where: str, digest: str, file_digest: str, parts: dict[str, Certifi
         float_tensors=[f"{name}: {tensor}" for name, one in parts.items() for tensor in one.float_tensors],
         float_makers=dict(sum((Counter(one.float_makers) for one in parts.values()), Counter())),
         frontend=next((one.frontend for one in parts.values() if one.frontend), {}),
+        runtime=first.runtime,
+        ports=dict(sum((Counter(one.ports) for one in parts.values()), Counter())),
         onnxruntime=max((one.onnxruntime for one in parts.values()), key=release),
         packings=packed_together(*(one.packings for one in parts.values())),
         parts=parts,

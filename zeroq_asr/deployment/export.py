@@ -5,7 +5,8 @@ the outputs ``logprobs`` float32 [batch, encoded, tokens], ``logits`` int32 (the
 ``encoded_lengths`` int64 [batch].  ``logprobs`` comes first because runtimes for NeMo CTC models take outputs
 in order.  Where the frontend is in the file (``deployment.frontend_graph``), the inputs are ``audio`` float32
 [batch, samples] and ``audio_length`` int64 [batch].  Any other program has an input and an output for each of
-its ports, integers as they are; a state enters as NAME and leaves as next_NAME.
+its ports, integers as they are; a state enters as NAME and leaves as next_NAME.  A transducer's files may
+have the ports of another runtime in their place (``deployment.runtime_ports``).
 
 The metadata carries the keys that those runtimes read and, under ``zeroq_asr``, one JSON object from
 which the program, the frontend and the tokens are read back (``deployment.metadata``).
@@ -38,6 +39,8 @@ from zeroq_asr.deployment.metadata import (
     own_text,
 )
 from zeroq_asr.deployment.parts import check_transducer
+from zeroq_asr.deployment.runtime_layout import file_of, texts
+from zeroq_asr.deployment.runtime_ports import around
 from zeroq_asr.deployment.runtimes import OPSETS, oldest_runtime, opset_of
 from zeroq_asr.errors import ExportError
 from zeroq_asr.files import atomic_write_bytes, atomic_write_folder
@@ -138,6 +141,12 @@ def export(
         nodes, constants = [*before, *nodes], [*more_constants, *constants]
         told = [*(one for one in inputs if one.name in _FROM_FRONTEND), *told]
         inputs = [*frontend_inputs(), *(one for one in inputs if one.name not in _FROM_FRONTEND)]
+    if deployment.runtime_ports is not None:
+        ports = around(program, [result.interval for result in results])
+        nodes = [*ports.before, *nodes, *ports.after]
+        constants = [*ports.constants, *constants]
+        told = [*(one for one in (*inputs, *outputs) if one.name not in ports.names), *told]
+        inputs, outputs = ports.inputs, ports.outputs
     graph = helper.make_graph(nodes, "zeroq_asr", inputs, outputs, value_info=told)
     opset = opset_of(backend.opset)
     model = helper.make_model(
@@ -166,10 +175,12 @@ def export(
     own["metadata_sha256"] = metadata_digest(own)
     only = "not integer-only" if islands(program) else "integer-only"
     only += " behind a float frontend" if audio else ""
+    only += f" between the ports of {deployment.runtime_ports.runtime}" if deployment.runtime_ports else ""
     metadata = {
         "comment": f"{only}, {dialect}; made by zeroq-asr without data",
         "model_author": "zeroq-asr",
         **(_ctc_metadata(deployment) if ctc else {}),
+        **(_transducer_metadata(deployment) if deployment.runtime_ports and program.features else {}),
         "version": "1",
         METADATA_KEY: own_text(own),
     }
@@ -279,15 +290,37 @@ def _backend(program: Program, dialect: str, target: str) -> OnnxStrictBackend:
     return OnnxFusedBackend(target)
 
 
-def _ctc_metadata(deployment: Deployment) -> dict[str, str]:
-    """The keys that runtimes for NeMo's CTC models read."""
+def _nemo_metadata(deployment: Deployment) -> dict[str, str]:
+    """The keys that runtimes read of any model of NeMo's."""
     normalize = deployment.frontend.normalize
-    characters = deployment.tokenizer.kind == "characters"
     return {
-        "model_type": "EncDecCTCModel" if characters else "EncDecCTCModelBPE",
         "normalize_type": normalize if isinstance(normalize, str) else "",
         "subsampling_factor": str(deployment.subsampling_factor),
         "vocab_size": str(len(deployment.tokenizer.tokens)),
+    }
+
+
+def _ctc_metadata(deployment: Deployment) -> dict[str, str]:
+    """The keys that runtimes for NeMo's CTC models read."""
+    characters = deployment.tokenizer.kind == "characters"
+    model = "EncDecCTCModel" if characters else "EncDecCTCModelBPE"
+    return {"model_type": model, **_nemo_metadata(deployment)}
+
+
+def _transducer_metadata(deployment: Deployment) -> dict[str, str]:
+    """The keys that sherpa-onnx reads of the encoder of one of NeMo's transducers."""
+    ports, decoding = deployment.runtime_ports, deployment.decoding
+    assert ports is not None
+    assert decoding is not None
+    return {
+        **_nemo_metadata(deployment),
+        # it makes no difference of what tokens are, and knows no other
+        "model_type": "EncDecRNNTBPEModel",
+        "pred_rnn_layers": str(ports.layers),
+        "pred_hidden": str(ports.units),
+        "feat_dim": str(deployment.frontend.features),
+        # that it has durations, it finds out by whether the address of the model has "tdt" in it
+        "url": "tdt" if decoding.durations else "",
     }
 
 
@@ -309,17 +342,22 @@ def bundle_files(exports: Mapping[str, Export], deployment: Deployment) -> dict[
     """Return the files of a bundle's folder by name: PART.onnx each, and ``bundle.json``, which lists them.
 
     What ``bundle.json`` holds follows from the others: tokens, frontend and recipe, and of every part the
-    hashes of its program and of its file.
+    hashes of its program and of its file.  With the ports of a runtime the folder has that runtime's names,
+    and the texts that it reads.
     """
-    files = {f"{part}.onnx": one.to_bytes() for part, one in sorted(exports.items())}
+    ports = deployment.runtime_ports
+    names = {part: file_of(part, ports) for part in sorted(exports)}
+    files = {names[part]: exports[part].to_bytes() for part in names}
     listed = {
         part: {
-            "file": f"{part}.onnx",
-            "sha256": hashlib.sha256(files[f"{part}.onnx"]).hexdigest(),
-            "program_sha256": one.program_sha256,
+            "file": name,
+            "sha256": hashlib.sha256(files[name]).hexdigest(),
+            "program_sha256": exports[part].program_sha256,
         }
-        for part, one in sorted(exports.items())
+        for part, name in names.items()
     }
+    if ports is not None:
+        files |= texts(ports.runtime, deployment)
     own = {
         "format": METADATA_VERSION,
         "version": __version__,

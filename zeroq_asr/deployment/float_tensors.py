@@ -6,10 +6,14 @@ from collections import Counter
 from collections.abc import Collection
 
 import onnx
-from onnx import NodeProto, TensorProto, helper
+from onnx import TensorProto, helper
 
-from zeroq_asr.deployment.frontend_graph import FEATURES, LENGTH, PREFIX
+from zeroq_asr.deployment import frontend_graph, runtime_ports
+from zeroq_asr.deployment.frontend_graph import FEATURES
 from zeroq_asr.integer.backends.onnx_loops import every_graph, every_node
+
+#: what the names of nodes and constants begin with that stand around a program
+_AROUND = (frontend_graph.PREFIX, runtime_ports.PREFIX)
 
 
 def makers(model: onnx.ModelProto, tensors: Collection[str]) -> dict[str, int]:
@@ -25,14 +29,12 @@ def makers(model: onnx.ModelProto, tensors: Collection[str]) -> dict[str, int]:
     return dict(sorted(made.items(), key=lambda item: (-item[1], item[0])))
 
 
-def in_frontend(node: NodeProto) -> bool:
-    """Whether a node is of the frontend in front of a program, which is float."""
-    return node.name in (FEATURES, LENGTH) or node.name.startswith(PREFIX)
+def makers_around(model: onnx.ModelProto, prefix: str) -> dict[str, int]:
+    """Return how many nodes of each operator stand around a file's program by that prefix, the most first.
 
-
-def frontend_makers(model: onnx.ModelProto) -> dict[str, int]:
-    """Return how many nodes of each operator a file's frontend has, the most first; {} without one."""
-    made = Counter(node.op_type for node in model.graph.node if in_frontend(node))
+    Prefixes are those of ``frontend_graph`` and of ``runtime_ports``.
+    """
+    made = Counter(node.op_type for node in model.graph.node if node.name.startswith(prefix))
     return dict(sorted(made.items(), key=lambda item: (-item[1], item[0])))
 
 
@@ -41,7 +43,7 @@ def float_tensors(model: onnx.ModelProto) -> list[str]:
 
     Kernels that keep float inside but take and give integers (QLinearConv) produce none; their
     scale operands are initializers.  What cannot be typed counts as float.  A frontend in front of the
-    quantizer does not count (``frontend_makers``).
+    quantizer, and the ports of a runtime, do not count (``makers_around``).
     """
     typed = onnx.ModelProto()
     typed.CopyFrom(model)
@@ -64,7 +66,7 @@ def float_tensors(model: onnx.ModelProto) -> list[str]:
     floats = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16)
     found = []
     for node in nodes:
-        if in_frontend(node):
+        if node.name.startswith(_AROUND):
             continue
         for name in node.output:
             kind = types.get(name, TensorProto.UNDEFINED)
@@ -73,7 +75,7 @@ def float_tensors(model: onnx.ModelProto) -> list[str]:
     if any(n.op_type.startswith("QLinear") for n in nodes):
         return found
     scales = {i.name for i in model.graph.initializer if i.data_type in floats}
-    scales = {name for name in scales if not name.startswith(PREFIX)}
+    scales = {name for name in scales if not name.startswith(_AROUND)}
     allowed = {n.input[1] for n in nodes if n.op_type == "QuantizeLinear"} | {"logits/scale"}
     allowed |= {name for n in nodes if n.input and n.input[0] in inside for name in n.input}
     return found + sorted(scales - allowed)

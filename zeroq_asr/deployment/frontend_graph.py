@@ -13,13 +13,14 @@ Shapes: B batch, N samples, T feature frames, F frequency bins, L samples of a w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from onnx import NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
+from onnx import NodeProto, TensorProto, ValueInfoProto, helper
 
+from zeroq_asr.deployment.prefixed_nodes import PrefixedNodes
 from zeroq_asr.speech.frontend import STD_GUARD, VARIANCE_GUARD
 from zeroq_asr.speech.frontend_config import FrontendConfig
 from zeroq_asr.speech.mel import mel_filterbank
@@ -47,7 +48,7 @@ def frontend_graph(config: FrontendConfig) -> tuple[list[NodeProto], list[Tensor
     of 1.  An utterance of fewer than ``config.min_samples`` samples is an index out of bounds, which ONNX
     Runtime refuses.
     """
-    b = _Builder()
+    b = PrefixedNodes(PREFIX)
     length = _lengths(b, config)
     raw = _samples(b) if config.is_waveform else _log_mel(b, config)
     frames = b.add("Shape", [raw], start=2, end=3)
@@ -57,42 +58,7 @@ def frontend_graph(config: FrontendConfig) -> tuple[list[NodeProto], list[Tensor
     return b.nodes, b.constants
 
 
-class _Builder:
-    """Nodes, and constants that are stored once each."""
-
-    def __init__(self) -> None:
-        self.nodes: list[NodeProto] = []
-        self.constants: list[TensorProto] = []
-        self._known: dict[tuple[str, tuple[int, ...], bytes], str] = {}
-
-    def add(self, op: str, inputs: Sequence[str], out: str = "", **attributes: Any) -> str:
-        """Append a node and return the name of what it gives."""
-        name = out or f"{PREFIX}{len(self.nodes)}"
-        self.nodes.append(helper.make_node(op, [*inputs], [name], name=name, **attributes))
-        return name
-
-    def store(self, array: npt.NDArray[np.generic]) -> str:
-        """Store a constant and return its name."""
-        key = (str(array.dtype), array.shape, array.tobytes())
-        if key not in self._known:
-            self._known[key] = name = f"{PREFIX}constant/{len(self.constants)}"
-            self.constants.append(numpy_helper.from_array(array, name))
-        return self._known[key]
-
-    def floats(self, value: float | npt.NDArray[np.float64]) -> str:
-        """Store float32 numbers."""
-        return self.store(np.asarray(value, dtype=np.float32))
-
-    def ints(self, *values: int) -> str:
-        """Store a vector int64."""
-        return self.store(np.array(values, dtype=np.int64))
-
-    def int(self, value: int) -> str:
-        """Store a number int64."""
-        return self.store(np.array(value, dtype=np.int64))
-
-
-def _lengths(b: _Builder, config: FrontendConfig) -> str:
+def _lengths(b: PrefixedNodes, config: FrontendConfig) -> str:
     """Valid frames [B], ⌊(n + a) / hop⌋; of what is too short, the hop is looked up out of bounds."""
     short = b.add("Less", [AUDIO_LENGTH, b.int(config.min_samples)])
     hop = b.add("Gather", [b.ints(config.hop_length), b.add("Cast", [short], to=TensorProto.INT64)])
@@ -102,18 +68,18 @@ def _lengths(b: _Builder, config: FrontendConfig) -> str:
     return b.add("Div", [samples, hop], LENGTH)
 
 
-def _mask(b: _Builder, lengths: str, extent: str) -> str:
+def _mask(b: PrefixedNodes, lengths: str, extent: str) -> str:
     """Bool [B, extent]: what lies before the lengths."""
     index = b.add("Range", [b.int(0), b.add("Squeeze", [extent, b.ints(0)]), b.int(1)])
     return b.add("Less", [index, b.add("Unsqueeze", [lengths, b.ints(1)])])
 
 
-def _samples(b: _Builder) -> str:
+def _samples(b: PrefixedNodes) -> str:
     """The samples as features [B, 1, N]."""
     return b.add("Unsqueeze", [AUDIO, b.ints(1)])
 
 
-def _log_mel(b: _Builder, config: FrontendConfig) -> str:
+def _log_mel(b: PrefixedNodes, config: FrontendConfig) -> str:
     """Log-mel energies [B, M, T], not normalised."""
     samples = _samples(b)
     if config.preemph is not None:
@@ -141,7 +107,7 @@ def _log_mel(b: _Builder, config: FrontendConfig) -> str:
     return b.add("Log", [b.add(guarded, [energies, b.floats(config.guard)])])
 
 
-def _transform(b: _Builder, config: FrontendConfig) -> str:
+def _transform(b: PrefixedNodes, config: FrontendConfig) -> str:
     """The kernel [2F, 1, L] of the transform: w[n]·cos(2πkn / N) of every bin k, behind them the sines.
 
     A power has no phase, so it does not matter where in the transform the window stands.
@@ -166,7 +132,7 @@ _WINDOWS: dict[str, Callable[[int], npt.NDArray[Any]]] = {
 }
 
 
-def _normalized(b: _Builder, config: FrontendConfig, raw: str, length: str, valid: str) -> str:
+def _normalized(b: PrefixedNodes, config: FrontendConfig, raw: str, length: str, valid: str) -> str:
     """Features [B, M, T] less their mean, over their deviation, of the valid frames alone."""
     if config.normalize is None:
         return raw
@@ -192,7 +158,7 @@ def _normalized(b: _Builder, config: FrontendConfig, raw: str, length: str, vali
     return b.add("Div", [centred, std])
 
 
-def _sum(b: _Builder, config: FrontendConfig, terms: str, axes: str) -> str:
+def _sum(b: PrefixedNodes, config: FrontendConfig, terms: str, axes: str) -> str:
     """Sums along axes, which stay; of the many samples of a waveform in float64, or digits are lost."""
     if not config.is_waveform:
         return b.add("ReduceSum", [terms, axes], keepdims=1)
@@ -200,7 +166,7 @@ def _sum(b: _Builder, config: FrontendConfig, terms: str, axes: str) -> str:
     return b.add("Cast", [wide], to=TensorProto.FLOAT)
 
 
-def _padded(b: _Builder, config: FrontendConfig, kept: str, frames: str) -> None:
+def _padded(b: PrefixedNodes, config: FrontendConfig, kept: str, frames: str) -> None:
     """Give features their name, padded to a multiple of ``pad_to`` frames."""
     if config.pad_to <= 1:
         b.add("Identity", [kept], FEATURES)

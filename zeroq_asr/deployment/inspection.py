@@ -21,7 +21,7 @@ from torch import nn
 from zeroq_asr.checkpoints import load_model
 from zeroq_asr.deployment.bundle_recognizer import is_bundle
 from zeroq_asr.deployment.certificate import packed_together
-from zeroq_asr.deployment.metadata import BUNDLE_FILE, METADATA_KEY
+from zeroq_asr.deployment.metadata import METADATA_KEY
 from zeroq_asr.deployment.reading import load_onnx, read_program
 from zeroq_asr.deployment.recognizer import is_onnx
 from zeroq_asr.deployment.runtimes import oldest_runtime, packings_of, release
@@ -46,6 +46,7 @@ _OF_ALL = (
     "subsampling_factor",
     "frontend",
     "with_frontend",
+    "runtime",
     "tokenizer",
     "decoding",
     "recipe",
@@ -149,6 +150,7 @@ def _quantized(path: str | os.PathLike[str], model: onnx.ModelProto) -> dict[str
         "subsampling_factor": deployment.subsampling_factor,
         "frontend": deployment.frontend.to_dict(),
         "with_frontend": deployment.with_frontend,
+        "runtime": deployment.runtime_ports.runtime if deployment.runtime_ports else "",
         "tokenizer": _tokenizer(deployment.tokenizer),
         "decoding": None if deployment.decoding is None else deployment.decoding.to_dict(),
         "recipe": deployment.recipe,
@@ -161,13 +163,13 @@ def _bundle(path: str | os.PathLike[str]) -> dict[str, Any]:
     files = sorted(file for file in Path(path).iterdir() if file.suffix == ".onnx")
     if not files:
         raise CheckpointError(path, "is a bundle without a file", "is it whole?")
-    parts = {file.stem: _quantized(file, load_onnx(file)) for file in files}
+    parts = {part["part"]: part for part in (_quantized(file, load_onnx(file)) for file in files)}
     first = next(iter(parts.values()))
     runtimes = (part["onnxruntime"] for part in parts.values())
     return {
         "kind": "bundle",
         "file": os.fspath(path),
-        "bytes": sum(part["bytes"] for part in parts.values()) + _size(Path(path) / BUNDLE_FILE),
+        "bytes": sum(map(_size, Path(path).iterdir())),
         "verified": False,
         **{name: first[name] for name in _OF_ALL},
         "integer_only": all(part["integer_only"] for part in parts.values()),

@@ -15,12 +15,13 @@ import math
 import os
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from zeroq_asr.config import DIALECTS, CalibrationSpec, LabelSpec, QuantSpec, SynthesisSpec, TrainingSpec
+from zeroq_asr.config.choices import RUNTIMES
 from zeroq_asr.config.plan_row import PlanRow
-from zeroq_asr.errors import ConfigError, VerificationError
+from zeroq_asr.errors import ConfigError, ExportError, VerificationError
 from zeroq_asr.integer.program import canonical_json
 from zeroq_asr.lines import shown
 from zeroq_asr.speech.frontend import FrontendConfig
@@ -59,6 +60,8 @@ _MOST_DURATIONS, _LONGEST = 1000, 10_000
 _DECODING = "decoding"
 #: field of files that take audio alone
 _FRONTEND = "with_frontend"
+#: field of files that other runtimes run alone
+_RUNTIME_PORTS = "runtime_ports"
 #: sections of a recipe, and what reads them
 _RECIPE: Mapping[str, Callable[[Any], object]] = {
     "quantization": QuantSpec.from_dict,
@@ -101,6 +104,33 @@ class Decoding:
 
 
 @dataclass(frozen=True)
+class RuntimePorts:
+    """Whose ports a transducer's files have, in place of its programs' own (``deployment.runtime_ports``)."""
+
+    #: who runs them
+    runtime: str
+    #: of the predictor's LSTM
+    layers: int
+    units: int
+
+    def __post_init__(self) -> None:
+        known = self.runtime in RUNTIMES
+        _require(known, "runtime_ports.runtime", self.runtime, f"one of {', '.join(RUNTIMES)}")
+        for name in ("layers", "units"):
+            value = getattr(self, name)
+            fits = _is_whole(value) and 1 <= value <= _FACTOR
+            _require(fits, f"runtime_ports.{name}", value, f"a whole number from 1 to {_FACTOR}")
+
+    @classmethod
+    def from_dict(cls, data: Any) -> RuntimePorts:
+        """Rebuild what ``asdict`` made; ConfigError, naming the field, for anything else."""
+        names = [one.name for one in fields(cls)]
+        fits = isinstance(data, dict) and data.keys() == {*names}
+        _require(fits, _RUNTIME_PORTS, data, f"an object of {', '.join(names)}")
+        return cls(**data)
+
+
+@dataclass(frozen=True)
 class Deployment:
     """All of a model that is not its programs: what a runtime needs beside the integers.
 
@@ -118,6 +148,8 @@ class Deployment:
     decoding: Decoding | None = None
     #: whether the frontend is in the file, which then takes audio (``deployment.frontend_graph``)
     with_frontend: bool = False
+    #: of a transducer's files that another runtime runs
+    runtime_ports: RuntimePorts | None = None
 
     def __post_init__(self) -> None:
         named = isinstance(self.name, str) and 0 < len(self.name) <= _NAME and self.name.isprintable()
@@ -128,6 +160,8 @@ class Deployment:
         _require(factor, "subsampling_factor", self.subsampling_factor, f"a whole number from 1 to {_FACTOR}")
         _require(isinstance(self.recipe, dict), "recipe", self.recipe, "an object")
         _require(isinstance(self.with_frontend, bool), _FRONTEND, self.with_frontend, "true or false")
+        alone = self.runtime_ports is None or (self.decoding is not None and not self.with_frontend)
+        _require(alone, _RUNTIME_PORTS, self.name, "of a transducer whose files take features")
 
     @property
     def max_frames(self) -> int:
@@ -138,6 +172,7 @@ class Deployment:
         """Return the fields as JSON values; those of transducers, and of frontends, where there is one."""
         told: dict[str, Any] = {} if self.decoding is None else {_DECODING: self.decoding.to_dict()}
         told |= {_FRONTEND: True} if self.with_frontend else {}
+        told |= {} if self.runtime_ports is None else {_RUNTIME_PORTS: asdict(self.runtime_ports)}
         return {
             **told,
             "name": self.name,
@@ -164,7 +199,15 @@ class Deployment:
             recipe=data["recipe"],
             decoding=Decoding.from_dict(data[_DECODING]) if _DECODING in data else None,
             with_frontend=data.get(_FRONTEND, False),
+            runtime_ports=RuntimePorts.from_dict(data[_RUNTIME_PORTS]) if _RUNTIME_PORTS in data else None,
         )
+
+
+def require_own_ports(where: str | os.PathLike[str], deployment: Deployment) -> None:
+    """Raise ExportError for files that have another runtime's ports, and so are run by that alone."""
+    if deployment.runtime_ports is not None:
+        problem = f"was written for {deployment.runtime_ports.runtime}, which alone runs it"
+        raise ExportError(where, problem, "name the bundle that it was made of")
 
 
 _SURROUNDINGS = frozenset(("name", "frontend", "tokenizer", "max_seconds", "subsampling_factor", "recipe"))
@@ -338,7 +381,7 @@ def check_own(path: str | os.PathLike[str], own: Mapping[str, Any]) -> None:
 
 def _surroundings(path: str | os.PathLike[str], own: Mapping[str, Any], beside: Any) -> None:
     """Require what surrounds a program, those other fields, and no more."""
-    unknown = sorted(own.keys() - _SURROUNDINGS - {_DECODING, _FRONTEND} - set(beside))
+    unknown = sorted(own.keys() - _SURROUNDINGS - {_DECODING, _FRONTEND, _RUNTIME_PORTS} - set(beside))
     if unknown:
         raise VerificationError(path, f"its metadata is damaged: unknown field {shown(unknown[0])}", _REMEDY)
     try:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from zeroq_asr.deployment.export import Export, bundle_files, export, write_bundle
-from zeroq_asr.deployment.metadata import Deployment
+from zeroq_asr.deployment.metadata import Deployment, require_own_ports
 from zeroq_asr.deployment.reading import OnnxSource, bytes_of
 from zeroq_asr.deployment.verify import Verified, verified_bytes, verified_file, verified_folder
 from zeroq_asr.lines import summary
@@ -50,7 +50,8 @@ def reexport(source: OnnxSource, *, with_frontend: bool) -> Reexported:
     ``with_frontend``: whether the frontend is in the file, which then takes audio in place of features
     (``deployment.frontend_graph``).  Integers are the same either way, and so is the program's hash.
 
-    Raises CheckpointError or VerificationError as ``verify`` does, which knows no qdq files.
+    Raises CheckpointError or VerificationError as ``verify`` does, which knows no qdq files, and ExportError
+    for what was written for another runtime.
     """
     where, data = bytes_of(source)
     found: dict[str, Verified]
@@ -60,6 +61,7 @@ def reexport(source: OnnxSource, *, with_frontend: bool) -> Reexported:
         one = verified_file(where) if data is None else verified_bytes(where, data)
         found = {one.part: one}
     first = next(iter(found.values()))
+    require_own_ports(where, first.deployment)
     deployment = replace(first.deployment, with_frontend=with_frontend)
     exports = {
         part: export(one.program, deployment, one.certificate.dialect, one.certificate.target, part)

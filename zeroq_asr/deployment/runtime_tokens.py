@@ -12,6 +12,10 @@ from zeroq_asr.speech.tokenizer import Tokenizer
 _BLANK, _WORD_START = "<blk>", "▁"
 #: what ends a token for a reader of lines, or parts one
 _SPACES = re.compile(r"[ \t\n\r\f\v]")
+#: letters that sherpa-onnx takes for those of Chinese, Japanese or Korean
+_CHINESE = re.compile(
+    "[\u1100-\u11ff\u2e80-\ua4cf\ua840-\ud7af\uf900-\ufaff\ufe30-\ufe4f\uff65-\uffdc\U00020000-\U0002ffff]"
+)
 _BYTE = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 #: pieces that our tokenizer says otherwise than they are written
 _SPECIAL = ("<unk>", "<s>", "</s>", "<pad>")
@@ -25,8 +29,10 @@ def vocabulary(runtime: str, tokenizer: Tokenizer) -> str:
     return Tokenizer(tokens, tokenizer.kind).token_lines()
 
 
-def token_differences(where: str, runtime: str, tokenizer: Tokenizer) -> list[str]:
-    """Return where the runtime's text is not ours, each in a sentence.
+def token_differences(
+    where: str, runtime: str, tokenizer: Tokenizer, *, transducer: bool = False
+) -> list[str]:
+    """Return where the runtime's text is not ours, each in a sentence; of a transducer's tokens, or CTC's.
 
     Raises ExportError for tokens that it would take for others.
     """
@@ -51,9 +57,10 @@ def token_differences(where: str, runtime: str, tokenizer: Tokenizer) -> list[st
     if sherpa:
         if any(_WORD_START in token[1:] for token in tokens):
             told.append(f"a {_WORD_START} within a piece is printed as it is written")
-        if "SIL" in tokens:
-            told.append("the token SIL is left out")
-        return told
+        if not transducer:
+            return told + (["the token SIL is left out"] if "SIL" in tokens else [])
+        if any(_CHINESE.search(token) for token in tokens):
+            told.append("a space between two letters of Chinese, Japanese or Korean is left out")
     bare = (token.lstrip(f"{_WORD_START} ") for token in tokens if token not in _SPECIAL)
     marks = sorted({token[0] for token in bare if token and not re.match(r"\w|<0x", token)})
     if marks:

@@ -9,7 +9,8 @@ else is proven.
 The program is rebuilt from the file itself (its instructions from the metadata, its constants from
 the initializers, where they are stored once), exported again, and the result must equal the file
 byte for byte; then the proof runs.  So every bit of the graph is accounted for.  Of a bundle's folder that
-holds for every file, and for the list of them, which is made again from what they hold.
+holds for every file, and for the list of them, which is made again from what they hold; so are the texts that
+another runtime reads beside them.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,7 @@ import onnx
 
 from zeroq_asr._version import __version__
 from zeroq_asr.checkpoints import is_huggingface
+from zeroq_asr.deployment import frontend_graph, runtime_ports
 from zeroq_asr.deployment.certificate import Certificate as Certificate
 from zeroq_asr.deployment.certificate import of_parts
 from zeroq_asr.deployment.export import (
@@ -36,7 +39,7 @@ from zeroq_asr.deployment.export import (
     bundle_files,
     export,
 )
-from zeroq_asr.deployment.float_tensors import float_tensors, frontend_makers, makers
+from zeroq_asr.deployment.float_tensors import float_tensors, makers, makers_around
 from zeroq_asr.deployment.parts import check_transducer
 from zeroq_asr.deployment.reading import (
     CHECKPOINT_REMEDY,
@@ -48,6 +51,7 @@ from zeroq_asr.deployment.reading import (
     read_program,
 )
 from zeroq_asr.deployment.reading import load_onnx as load_onnx
+from zeroq_asr.deployment.runtime_layout import TEXTS, file_of
 from zeroq_asr.deployment.runtimes import oldest_runtime, packings_of
 from zeroq_asr.errors import ConfigError, ExportError, ProofError, VerificationError, ZeroqError
 from zeroq_asr.integer.apart import reads_behind
@@ -85,7 +89,8 @@ def verify(source: OnnxSource) -> Certificate:
         return verified_bytes(where, data).certificate
     path = Path(where)
     if path.is_dir():
-        if is_huggingface(path):
+        # onnx-asr has a config.json, too
+        if is_huggingface(path) and not (path / BUNDLE_FILE).exists():
             problem = "is the folder of a Hugging Face model, an ONNX file was expected"
             raise VerificationError(path, problem, CHECKPOINT_REMEDY)
         return verified_folder(path)[0]
@@ -152,7 +157,9 @@ def _verified(model: onnx.ModelProto, data: bytes, where: str) -> Verified:
         islands=islands(program),
         float_tensors=carriers,
         float_makers=makers(model, carriers),
-        frontend=frontend_makers(model),
+        frontend=makers_around(model, frontend_graph.PREFIX),
+        runtime=deployment.runtime_ports.runtime if deployment.runtime_ports else "",
+        ports=makers_around(model, runtime_ports.PREFIX),
         onnxruntime=oldest_runtime(model, program, dialect),
         packings=packings_of(program),
     )
@@ -163,14 +170,12 @@ def verified_folder(path: str | os.PathLike[str]) -> tuple[Certificate, dict[str
     """Verify a bundle's folder; returns its certificate, and part → what its file was made of."""
     folder, where = Path(path), os.fspath(path)
     listed = read_bytes(folder / BUNDLE_FILE)
-    found: dict[str, Verified] = {}
-    for file in sorted(folder.iterdir()):
-        if file.name != BUNDLE_FILE:
-            found[file.name.removesuffix(".onnx")] = verified_file(file)
-    odd = [name for name, one in found.items() if one.part != name]
-    if odd:
-        part = found[odd[0]].part
-        raise VerificationError(folder / f"{odd[0]}.onnx", f"is the part {part!r} of a bundle", REMEDY)
+    files = sorted(file for file in folder.iterdir() if file.name not in (BUNDLE_FILE, *TEXTS))
+    each = {file: verified_file(file) for file in files}
+    for file, one in each.items():
+        if file.name != file_of(one.part, one.deployment.runtime_ports):
+            raise VerificationError(file, f"is the part {one.part!r} of a bundle", REMEDY)
+    found = {one.part: one for one in each.values()}
     first = next(iter(found.values()), None)
     try:
         bundle = Bundle({name: one.program for name, one in found.items()})
@@ -184,12 +189,23 @@ def verified_folder(path: str | os.PathLike[str]) -> tuple[Certificate, dict[str
     made = bundle_files({name: one.exported for name, one in found.items()}, first.deployment)
     if made[BUNDLE_FILE] != listed:
         raise VerificationError(folder / BUNDLE_FILE, "does not list the files beside it as they are", REMEDY)
-    for name, one in found.items():
+    for file, one in each.items():
         same = one.deployment == first.deployment and one.certificate.dialect == first.certificate.dialect
         if not same or one.certificate.target != first.certificate.target:
-            raise VerificationError(folder / f"{name}.onnx", "was not exported with the others", REMEDY)
+            raise VerificationError(file, "was not exported with the others", REMEDY)
+    _require_texts(folder, made)
     parts = {name: one.certificate for name, one in found.items()}
     return of_parts(where, bundle.digest(), hashlib.sha256(listed).hexdigest(), parts), found
+
+
+def _require_texts(folder: Path, made: Mapping[str, bytes]) -> None:
+    """Require the texts that a runtime reads beside a bundle's files, and no others."""
+    for name in TEXTS:
+        file = folder / name
+        if not file.exists() and name not in made:
+            continue
+        if name not in made or read_bytes(file) != made[name]:
+            raise VerificationError(file, "is not what the files beside it make of their tokens", REMEDY)
 
 
 def _require_equal(model: onnx.ModelProto, data: bytes, again: Export, where: str, version: Any) -> None:

@@ -1,0 +1,160 @@
+"""How well a transducer hears long recordings to their end: word errors at both ends, float beside 8 bits.
+
+    python benchmarks/long.py --seconds 600 > benchmarks/results/long.txt
+
+Clips are joined to one recording, half a second of silence between them.  Its first and its last minute are
+the same clips, so that they differ by their place alone.  It is heard in pieces, cut at pauses, as
+`transcribe` does by itself with what is longer than a file is proven for, and whole, by a file of
+`--max-seconds`.  A word counts where its time lies.  Each row is a process of its own, on one thread.
+Columns: the word error rate (%) of the first minute, of all, and of the last; last less first; seconds of
+the processor for all of it, and the most memory of the process (MB, the network and Python's libraries
+included).
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import resource
+import tempfile
+import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from hearing import our_warnings_alone
+
+import zeroq_asr as zq
+from zeroq_asr.architectures.conformer import RelativeAttention
+from zeroq_asr.measure.evaluate import count_errors
+from zeroq_asr.speech.audio import AudioReader
+
+#: seconds between clips, of the parts that are compared, and of the longest piece
+GAP, PART, PIECE = 0.5, 60.0, 60.0
+#: queries of the float attention at once: of ten minutes all would take 2.3 GB a head, several times over
+BLOCK = 256
+Clip = tuple[npt.NDArray[np.float32], str]
+
+
+@dataclass(frozen=True)
+class Recording:
+    """Samples, and of every clip in it the text and the seconds where it begins and ends."""
+
+    samples: npt.NDArray[np.float32]
+    texts: list[str]
+    spans: list[tuple[float, float]]
+    #: clips of the first part, which are those of the last
+    count: int
+
+    def errors(self, words: tuple[zq.Word, ...]) -> list[float]:
+        """Word error rates (%) of the first part, of all clips, and of the last part."""
+        middles = [(word.start + word.end) / 2 for word in words]
+        found = [
+            " ".join(word.text for word, at in zip(words, middles, strict=True) if first <= at < end)
+            for first, end in self.spans
+        ]
+        parts = (slice(self.count), slice(None), slice(-self.count, None))
+        return [100 * (count_errors(self.texts[part], found[part])[0].rate or 0) for part in parts]
+
+
+def joined(clips: list[Clip], rate: int, seconds: float) -> Recording:
+    """Join clips to a recording of about so many seconds."""
+    order, gap = np.random.default_rng(0), np.zeros(int(GAP * rate), np.float32)
+
+    def taken(limit: float) -> Iterator[Clip]:
+        length = 0.0
+        while True:
+            for k in order.permutation(len(clips)):
+                length += len(clips[k][0]) / rate + GAP
+                if length > limit:
+                    return
+                yield clips[k]
+
+    same = [*taken(PART)]
+    sequence = [*same, *taken(seconds - 2 * PART), *same]
+    spans, at = [], 0
+    for samples, _ in sequence:
+        end = at + len(samples) + len(gap)
+        spans.append((at / rate - GAP / 2, end / rate - GAP / 2))
+        at = end
+    pieces = [piece for samples, _ in sequence for piece in (samples, gap)]
+    return Recording(np.concatenate(pieces), [text for _, text in sequence], spans, len(same))
+
+
+def blocked(
+    self: RelativeAttention, x: torch.Tensor, positions: torch.Tensor, _: torch.Tensor
+) -> torch.Tensor:
+    """`RelativeAttention.forward` of one utterance, a few queries at a time."""
+    (_, frames, width), heads = x.shape, self.heads
+    q = self.linear_q(x).view(frames, heads, self.size)
+    k = self.linear_k(x).view(frames, heads, self.size).permute(1, 2, 0)
+    v = self.linear_v(x).view(frames, heads, self.size).transpose(0, 1)
+    p = self.linear_pos(positions).view(-1, heads, self.size).permute(1, 2, 0)
+    out = []
+    for first in range(0, frames, BLOCK):
+        some = q[first : first + BLOCK]
+        count = len(some)
+        content = torch.matmul((some + self.pos_bias_u).transpose(0, 1), k)
+        near = p[:, :, frames - first - count : 2 * frames - 1 - first]
+        rows = torch.matmul((some + self.pos_bias_v).transpose(0, 1), near).contiguous()
+        # row r of a block is read from its entry count − 1 − r on
+        size = frames + count - 1
+        shifted = rows.as_strided((heads, count, frames), (count * size, size - 1, 1), count - 1)
+        weights = torch.softmax((content + shifted) / self.size**0.5, dim=-1)
+        out.append(torch.matmul(weights, v).transpose(0, 1).reshape(count, width))
+    mixed: torch.Tensor = self.linear_out(torch.cat(out))
+    return mixed[None]
+
+
+def clips_of(manifest: str, rate: int) -> list[Clip]:
+    with AudioReader(rate) as read:
+        return [(read(one), one.text or "") for one in zq.read_manifest(manifest)]
+
+
+def hear(source: str, limit: float, manifest: str, seconds: float) -> list[float]:
+    """Hear a recording with a checkpoint or a bundle in pieces of ``limit`` seconds: a row."""
+    our_warnings_alone()
+    torch.set_num_threads(1)
+    recognizer = zq.open_recognizer(source, threads=1)
+    if isinstance(recognizer, zq.TransducerRecognizer):
+        RelativeAttention.forward = blocked  # type: ignore[method-assign]
+        recognizer.max_seconds = limit
+    recording = joined(
+        clips_of(manifest, recognizer.frontend.sample_rate), recognizer.frontend.sample_rate, seconds
+    )
+    begun = time.process_time()
+    (heard,) = zq.recognize(recognizer, [recording.samples])
+    taken = time.process_time() - begun
+    errors = recording.errors(heard.words)
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
+    return [*errors, errors[2] - errors[0], taken, memory]
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    options.add_argument("--checkpoint", default=str(zq.embedded_files().transducer))
+    options.add_argument("--manifest", default=str(zq.embedded_files().test))
+    options.add_argument("--seconds", type=float, default=600.0)
+    options.add_argument("--only", choices=("pieces", "whole"), help="leave the other out")
+    arguments = options.parse_args()
+    our_warnings_alone()
+    names = ("first", "all", "last", "last-first", "s", "MB")
+    print(f"{'':<24}" + "".join(f"{name:>11}" for name in names), flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        for how, limit in (("pieces", PIECE), ("whole", arguments.seconds)):
+            if arguments.only not in (None, how):
+                continue
+            bundle = str(Path(folder) / how)
+            zq.quantize_transducer(arguments.checkpoint, bundle, spec=zq.QuantSpec(max_seconds=limit))
+            for name, source in (("float", arguments.checkpoint), ("W8A8", bundle)):
+                with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+                    row = process.submit(hear, source, limit, arguments.manifest, arguments.seconds).result()
+                print(f"{f'{name}, {how}':<24}" + "".join(f"{value:>11.2f}" for value in row), flush=True)
+
+
+if __name__ == "__main__":
+    main()
