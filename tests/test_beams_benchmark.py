@@ -60,4 +60,4 @@ def test_what_is_no_transducer_is_refused(
     assert beams.main([str(model), *rest, "--source-lm", "x"]) == 1
     assert "--source-lm: means nothing without --lm" in capsys.readouterr().err
     assert beams.main([str(model), *rest, "--search", "alsd"]) == 1
-    assert "'alsd' is not one of modified, maes" in capsys.readouterr().err
+    assert "'alsd' is not one of auto, modified, maes, prefix" in capsys.readouterr().err

@@ -16,6 +16,9 @@ from zeroq_asr.cli import outputs
 from zeroq_asr.cli.beams import (
     Beam,
     BeamSearch,
+    Hotword,
+    Hotwords,
+    HotwordWeight,
     IlmWeight,
     LengthBonus,
     Lm,
@@ -103,6 +106,9 @@ def transcribe(
     source_lm_weight: SourceLmWeight = None,
     ilm_weight: IlmWeight = None,
     length_bonus: LengthBonus = None,
+    hotword: Hotword = None,
+    hotwords: Hotwords = None,
+    hotword_weight: HotwordWeight = None,
     force: Force = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -120,7 +126,17 @@ def transcribe(
             problem = f"--json prints JSON, which leaves no place for {format_}"
             raise ConfigError("--format", problem, "name a file: --output, or leave --json out")
         decoding = beam_of(
-            beam, beam_search, lm, lm_weight, source_lm, source_lm_weight, ilm_weight, length_bonus
+            beam,
+            beam_search,
+            lm,
+            lm_weight,
+            source_lm,
+            source_lm_weight,
+            ilm_weight,
+            length_bonus,
+            hotword,
+            hotwords,
+            hotword_weight,
         )
         from zeroq_asr.speech.audio import check_segments
 
@@ -136,6 +152,7 @@ def transcribe(
                     config,
                     lm,
                     source_lm,
+                    hotwords,
                     *audio,
                     *(one.audio_path for one in recordings),
                 )
