@@ -138,6 +138,7 @@ def load_huggingface(
         try:
             extractor = _read(name, "preprocessor", library.AutoFeatureExtractor.from_pretrained)
             frontend = _frontend(name, extractor, config)
+            with_lm = _has_language_model(name, extractor)
             spoken = _language(name, config, language)
             adapter = _read_adapter(name, config, spoken) if spoken is not None and language else None
             if adapter is not None:
@@ -160,7 +161,7 @@ def load_huggingface(
             _reorder(name, model.ctc_head if mel else model.lm_head, order)
             network = ParakeetCtc(model) if mel else WaveformCtc(model)
     require_finite(path, network.state_dict())
-    if extractor.to_dict().get("processor_class") == _WITH_LM:
+    if with_lm:
         problem = f"comes with a language model ({_WITH_LM}), which is not read and has no say in its text"
         warn(path, problem, "decode by --beam 8 --lm FILE.arpa, n-grams of its tokens (the page on decoding)")
     return model_of(
@@ -310,6 +311,12 @@ def _frontend(name: str, extractor: Any, config: Any) -> FrontendConfig:
         preemph=extractor.preemphasis,
         pad_to=0,
     )
+
+
+def _has_language_model(name: str, extractor: Any) -> bool:
+    """Tell whether transformers would decode by n-grams that lie beside the network."""
+    written, _ = _read(name, "preprocessor", type(extractor).get_feature_extractor_dict)
+    return written.get("processor_class") == _WITH_LM or os.path.isdir(os.path.join(name, "language_model"))
 
 
 def _language(name: str, config: Any, wanted: str | None) -> str | None:
