@@ -104,6 +104,9 @@ class Following:
     def follow(self, memory: Any, token: int) -> tuple[int, ...]:
         return (*memory, token)
 
+    def finish(self, memory: tuple[int, ...]) -> float:
+        return 0.0
+
     def total(self, tokens: tuple[int, ...]) -> float:
         return float(sum(self.function(tokens[:i])[token] for i, token in enumerate(tokens)))
 

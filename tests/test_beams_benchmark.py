@@ -17,6 +17,7 @@ import zeroq_asr as zq
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
 import beams
+import ctc_decoders
 
 
 @pytest.fixture
@@ -51,13 +52,38 @@ def test_rows(model: Path, manifest: Path, tmp_path: Path, capsys: pytest.Captur
     assert kinds == {("greedy", "–"), *((s, w) for s in ("modified", "maes") for w in "12")}
 
 
-def test_what_is_no_transducer_is_refused(
+def test_rows_of_hotwords_and_of_networks_of_frames(
+    model: Path, manifest: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ["--manifest", str(manifest), "--widths", "2", "--hotword-letters", "1"]
+    for path in (model, zq.embedded_files().model):
+        assert beams.main([str(path), *given]) == 0
+        _, *rows = capsys.readouterr().out.splitlines()[2:]
+        assert [row.split()[:4] for row in rows[1:]] == [
+            ["auto", "2", "–", rows[1].split()[3]],
+            ["auto", "2", "2", "hotwords"],
+        ]
+
+
+def test_decoders_are_compared(capsys: pytest.CaptureFixture[str]) -> None:
+    files = zq.embedded_files()
+    given = ["--checkpoint", str(files.model), "--manifest", str(files.test), "--limit", "2"]
+    assert ctc_decoders.main([*given, "--cases", "5", "--widths", "4"]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    # with a beam of everything, the truth
+    assert ["zeroq-asr", "1000", "5/5", "5/5"] in lines
+    assert any(line[:3] == ["zeroq-asr", "4", "–"] for line in lines)
+    assert ctc_decoders.main([*given[:3], "x.jsonl", "--cases", "1"]) == 1
+    assert "error: x.jsonl" in capsys.readouterr().err
+
+
+def test_what_cannot_be_measured_is_refused(
     model: Path, manifest: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rest = ["--manifest", str(manifest), "--widths", "2"]
-    assert beams.main([str(zq.embedded_files().model), *rest]) == 1
-    assert "is no transducer, whose beams are measured" in capsys.readouterr().err
+    assert beams.main([str(zq.embedded_files().model), *rest, "--ilm-weight", "1"]) == 1
+    assert "a CTC network has no internal language model" in capsys.readouterr().err
     assert beams.main([str(model), *rest, "--source-lm", "x"]) == 1
     assert "--source-lm: means nothing without --lm" in capsys.readouterr().err
     assert beams.main([str(model), *rest, "--search", "alsd"]) == 1
-    assert "'alsd' is not one of modified, maes" in capsys.readouterr().err
+    assert "'alsd' is not one of auto, modified, maes, prefix" in capsys.readouterr().err

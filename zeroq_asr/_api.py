@@ -17,11 +17,17 @@ from zeroq_asr.config import (
 )
 from zeroq_asr.config.plan_row import PlanPoint, PlanRow
 from zeroq_asr.decoding.contexts import ScoredHypothesis
-from zeroq_asr.decoding.decoder import BeamDecoder
+from zeroq_asr.decoding.decoder import BeamDecoder, CtcBeamDecoder
 from zeroq_asr.decoding.hypothesis import Hypothesis
 from zeroq_asr.deployment.bundle_recognizer import IntegerTransducer
 from zeroq_asr.deployment.inspection import inspect_file
-from zeroq_asr.deployment.recognizer import OnnxRecognizer, Recognizer, TorchRecognizer, open_recognizer
+from zeroq_asr.deployment.recognizer import (
+    BeamRecognizer,
+    OnnxRecognizer,
+    Recognizer,
+    TorchRecognizer,
+    open_recognizer,
+)
 from zeroq_asr.deployment.reexport import Reexported, reexport
 from zeroq_asr.deployment.runtime_folders import RuntimeFolder, runtime_folder
 from zeroq_asr.deployment.transducer import TokenRecognizer, TransducerRecognizer
@@ -80,6 +86,7 @@ __all__ = [
     "AsrModel",
     "AudioError",
     "BeamDecoder",
+    "BeamRecognizer",
     "BeamSpec",
     "Benchmark",
     "Bundle",
@@ -90,6 +97,7 @@ __all__ = [
     "CheckpointError",
     "Comparison",
     "ConfigError",
+    "CtcBeamDecoder",
     "DemoFiles",
     "Diagnosis",
     "Evaluation",

@@ -246,6 +246,24 @@ def rewrite(folder: Path, state: dict[str, torch.Tensor]) -> None:
     save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
 
 
+@pytest.mark.parametrize("sign", ["class", "folder"])
+def test_a_language_model_that_is_not_read_is_said(
+    sign: str, huggingface_folder: Folder, tmp_path: Path
+) -> None:
+    folder = copied(huggingface_folder, tmp_path)
+    if sign == "class":
+        edit(folder / "preprocessor_config.json", processor_class="Wav2Vec2ProcessorWithLM")
+    else:
+        (folder / "language_model").mkdir()
+    with pytest.warns(
+        zq.ZeroqWarning,
+        match=r"comes with a language model \(Wav2Vec2ProcessorWithLM\), which is not read .*--lm FILE",
+    ):
+        model = load_checkpoint(folder)
+    plain = load_checkpoint(huggingface_folder("wav2vec2"))
+    assert (model.frontend, model.tokenizer) == (plain.frontend, plain.tokenizer)
+
+
 def test_older_weights(huggingface_folder: Folder, tmp_path: Path) -> None:
     folder = copied(huggingface_folder, tmp_path)
     expected = load_checkpoint(folder).network.state_dict()

@@ -115,6 +115,9 @@ def test_adaptive_expansion_is_for_transducers_without_durations(transducer: Pat
         (("--beam-search", "maes"), "--beam-search: means nothing without --beam"),
         (("--length-bonus", "1"), "--length-bonus: means nothing without --beam"),
         (("--ilm-weight", "1"), "--ilm-weight: means nothing without --beam"),
+        (("--hotword", "x"), "--hotword: means nothing without --beam"),
+        (("--beam", "2", "--hotword-weight", "1"), "--hotword-weight: means nothing without --hotword"),
+        (("--beam", "2", "--hotword", "x", "--hotword-weight", "-1"), "hotword_weight must be a finite"),
         (("--beam", "2", "--lm-weight", "1"), "--lm-weight: means nothing without --lm"),
         (("--beam", "2", "--source-lm", "x"), "--source-lm: means nothing without --lm"),
         (
@@ -123,7 +126,7 @@ def test_adaptive_expansion_is_for_transducers_without_durations(transducer: Pat
         ),
         (("--beam", "0"), "--beam"),
         (("--beam", "x"), "--beam"),
-        (("--beam", "2", "--beam-search", "alsd"), "'alsd' is not one of modified, maes"),
+        (("--beam", "2", "--beam-search", "alsd"), "'alsd' is not one of auto, modified, maes, prefix"),
         (("--beam", "2", "--ilm-weight", "-1"), "ilm_weight must be a finite number >= 0"),
         (("--beam", "2", "--length-bonus", "nan"), "length_bonus must be a finite number"),
     ],
@@ -144,14 +147,93 @@ def test_models_that_cannot_be_read(transducer: Path, clip: Path, tmp_path: Path
     refused(run(*given, clip), 2, "a.wav: is not an ARPA file")
 
 
-def test_networks_that_are_no_transducers_take_no_beam(clip: Path, tmp_path: Path) -> None:
-    refused(
-        run("transcribe", zq.embedded_files().model, clip, "--beam", 2),
-        2,
-        "is a CTC network, which is decoded greedily: beams and language models are for transducers",
-    )
+@pytest.fixture(scope="module")
+def ctc(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The small QuartzNet in integers."""
+    path = tmp_path_factory.mktemp("ctc") / "quartznet.int8.onnx"
+    quick = zq.SynthesisSpec(batch=2, groups=1, iterations=8, speakers=4, seconds=3.0)
+    zq.quantize(zq.embedded_model(), path, synthesis=quick)
+    return path
+
+
+@pytest.fixture(scope="module")
+def spoken() -> zq.Utterance:
+    """A clip of whose words the small QuartzNet hears one wrong."""
+    listed = zq.read_manifest(zq.embedded_files().test)
+    return next(one for one in listed if "portsmouth" in (one.text or "").lower())
+
+
+@pytest.mark.parametrize("integer", [False, True], ids=["float", "integer"])
+def test_networks_of_frames_are_decoded_by_the_same_options(
+    integer: bool, ctc: Path, spoken: zq.Utterance, tmp_path: Path
+) -> None:
+    model = ctc if integer else zq.embedded_files().model
+    words = tmp_path / "hotwords.txt"
+    words.write_text("\ufeffNorthanger\r\n\n Portsmouth \n", encoding="utf-8")
+    named = ("northanger", "portsmouth")
+    cases: dict[tuple[object, ...], zq.BeamSpec | None] = {
+        (): None,
+        ("--beam", 1): zq.BeamSpec(1),
+        ("--beam", 8, "--beam-search", "prefix", "--length-bonus", 1): zq.BeamSpec(8, length_bonus=1.0),
+        ("--beam", 8, "--hotwords", words): zq.BeamSpec(8, hotwords=named),
+        ("--beam", 8, "--hotword", named[0], "--hotword", named[1], "--hotword-weight", 9): zq.BeamSpec(
+            8, hotwords=named, hotword_weight=9.0
+        ),
+    }
+    texts = {}
+    for options, spec in cases.items():
+        result = run("transcribe", model, spoken.audio_path, "--json", *options)
+        assert result.exit_code == 0, result.output
+        (found,) = json.loads(result.stdout)["transcripts"]
+        one = next(zq.recognize(zq.open_recognizer(model, beam=spec), [spoken]))
+        assert (found["text"], found["words"]) == (one.text, [word.to_dict() for word in one.words])
+        texts[options] = found
+    greedy, *_, hot, hotter = texts.values()
+    assert "portsmouth" not in greedy["text"]
+    for one in (hot, hotter):
+        assert one["text"] == (spoken.text or "").lower()
+        assert one.keys() == greedy.keys()
+        # where the word is said, greedy decoding found another
+        times = [(word["start_seconds"], word["end_seconds"]) for word in one["words"]]
+        assert times[-1] == pytest.approx(
+            (greedy["words"][-1]["start_seconds"], greedy["words"][-1]["end_seconds"]), abs=0.1
+        )
+        assert times == sorted(times)
+    manifest = tmp_path / "list.jsonl"
+    manifest.write_text(json.dumps({"audio_filepath": str(spoken.audio_path), "text": spoken.text}) + "\n")
+    result = run("evaluate", model, "-m", manifest, "--json", "--beam", 8, "--hotwords", words)
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["words"]["errors"] == 0
+
+
+def test_what_networks_of_frames_do_not_have_is_refused(spoken: zq.Utterance, tmp_path: Path) -> None:
+    given = ("transcribe", zq.embedded_files().model, spoken.audio_path, "--beam", 2)
+    refused(run(*given, "--beam-search", "maes"), 2, "maes is of transducers, this is a CTC network")
+    refused(run(*given, "--ilm-weight", 0.1), 2, "--ilm-weight: a CTC network has no internal language model")
+    refused(run(*given, "--hotword", "señor"), 2, "hotword 'señor' cannot be spelled")
+    pytest.importorskip("kenlm", reason="KenLM is not installed: pip install 'zeroq-asr[lm]'")
+    refused(run(*given, "--lm", zq.embedded_files().grams), 2, "pieces.arpa.gz: is no model over the tokens")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"\xff\xfe", "is no text in UTF-8"),
+        (b"\n \n", "holds no hotwords"),
+        (b"a" * 201, "has more than 200 characters"),
+        (None, "there is no such file"),
+    ],
+)
+def test_files_of_hotwords_that_are_none(content: bytes | None, words: str, tmp_path: Path) -> None:
+    path = tmp_path / "hot.txt"
+    if content is not None:
+        path.write_bytes(content)
+    refused(run("transcribe", tmp_path / "x.nemo", tmp_path, "--beam", 2, "--hotwords", path), 2, words)
+
+
+def test_a_file_that_is_none_is_said_to_be_none_with_a_beam(clip: Path, tmp_path: Path) -> None:
     (tmp_path / "x.onnx").write_bytes(b"\x08\x07")
-    refused(run("transcribe", tmp_path / "x.onnx", clip, "--beam", 2), 2, "x.onnx: is a CTC network")
+    refused(run("transcribe", tmp_path / "x.onnx", clip, "--beam", 2), 3, "x.onnx: ")
 
 
 def test_a_language_model_is_not_written_over(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
 import math
 import os
 import sys
+import tempfile
 import warnings
 from pathlib import Path
 
@@ -13,6 +15,7 @@ import pytest
 from lookup_transducers import write_arpa
 
 from zeroq_asr.decoding.ngram import NGram
+from zeroq_asr.embedded import embedded_files, embedded_model
 from zeroq_asr.errors import ConfigError, ZeroqWarning
 
 kenlm = pytest.importorskip("kenlm", reason="KenLM is not installed: pip install 'zeroq-asr[lm]'")
@@ -147,3 +150,45 @@ def test_without_kenlm_it_is_named(arpa: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setitem(sys.modules, "kenlm", None)
     with pytest.raises(ConfigError, match=r"needs KenLM, which is not installed; .*zeroq-asr\[lm\]"):
         NGram(arpa, TOKENS)
+
+
+def test_a_file_that_gzip_compressed_is_the_same(arpa: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    packed = arpa.with_name("bigram.arpa.gz")
+    packed.write_bytes(gzip.compress(arpa.read_bytes()))
+    before = set(Path(tempfile.gettempdir()).glob("zeroq-asr-*"))
+    for tokens in ((), (0,), (0, 1)):
+        np.testing.assert_array_equal(
+            scores(NGram(packed, TOKENS), *tokens), scores(NGram(arpa, TOKENS), *tokens)
+        )
+    # nothing is left of what was unpacked, and the name does not matter
+    assert set(Path(tempfile.gettempdir()).glob("zeroq-asr-*")) <= before
+    assert scores(NGram(packed.rename(arpa), TOKENS))[0] == pytest.approx(-0.3, abs=1e-6)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_the_grams_of_the_package_fit_its_transducer_alone() -> None:
+    grams = embedded_files().grams
+    tokens = embedded_model("transducer").tokenizer.tokens
+    memory = (model := NGram(grams, tokens)).start()
+    found = model.scores([memory], np.zeros((1, 1)))[0]
+    assert 0.9 < np.exp(found).sum() < 1.01
+    with pytest.raises(ConfigError, match=r"pieces\.arpa\.gz: is no model over the tokens"):
+        NGram(grams, embedded_model("quartznet").tokenizer.tokens)
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped", "a bomb", "another file"])
+def test_damaged_files_of_gzip_are_refused_in_one_line(arpa: Path, damage: str) -> None:
+    packed = gzip.compress(arpa.read_bytes() * 50)
+    data = {
+        "cut": packed[: len(packed) // 2],
+        "flipped": packed[:-8] + b"\0\0\0\0" + packed[-4:],
+        "a bomb": gzip.compress(arpa.read_bytes() + b"\0" * (8 << 20)),
+        "another file": gzip.compress(b"hello"),
+    }[damage]
+    path = arpa.with_name("x.arpa.gz")
+    path.write_bytes(data)
+    words = (
+        "unpacks to more than 40 times" if damage == "a bomb" else "damaged gzip|not an ARPA file: it does"
+    )
+    with pytest.raises(ConfigError, match=rf"^[^\n]*x\.arpa\.gz: is [^\n]*({words})[^\n]*$"):
+        NGram(path, TOKENS)

@@ -32,7 +32,7 @@ from zeroq_asr.checkpoints.hub import CONFIG_NAME, INSTALL, hub_name
 from zeroq_asr.checkpoints.huggingface_transducer import check_generation, check_transducer
 from zeroq_asr.checkpoints.weights import freeze, require_finite
 from zeroq_asr.config.choices import CTC
-from zeroq_asr.errors import CheckpointError, ConfigError, UnsupportedModelError
+from zeroq_asr.errors import CheckpointError, ConfigError, UnsupportedModelError, warn
 from zeroq_asr.lines import printable, shorten, shown
 from zeroq_asr.model import AsrModel, TransducerModel, model_of
 from zeroq_asr.speech.frontend import FrontendConfig
@@ -66,6 +66,8 @@ _FILES = {
 }
 
 _HEAD = "lm_head.weight"
+#: what decodes by pyctcdecode
+_WITH_LM = "Wav2Vec2ProcessorWithLM"
 #: bytes of weights that a folder may lack before anybody asks which
 _FREE_BYTES = 64 * 2**20
 
@@ -120,6 +122,8 @@ def load_huggingface(
     the Hugging Face hub, which is then asked for them.  ``language``: which one a model of many (MMS) shall
     recognize; its adapter is put in place.
 
+    A ZeroqWarning says of a model that comes with a language model that this is not read.
+
     Raises CheckpointError when transformers is not installed or a part is missing or damaged, and
     UnsupportedModelError for another kind of model.
     """
@@ -132,7 +136,9 @@ def load_huggingface(
         transducer = config.model_type in _TRANSDUCERS
         require_head(name, transducer, head)
         try:
-            frontend = _frontend(name, library, config)
+            extractor = _read(name, "preprocessor", library.AutoFeatureExtractor.from_pretrained)
+            frontend = _frontend(name, extractor, config)
+            with_lm = _has_language_model(name, extractor)
             spoken = _language(name, config, language)
             adapter = _read_adapter(name, config, spoken) if spoken is not None and language else None
             if adapter is not None:
@@ -155,6 +161,9 @@ def load_huggingface(
             _reorder(name, model.ctc_head if mel else model.lm_head, order)
             network = ParakeetCtc(model) if mel else WaveformCtc(model)
     require_finite(path, network.state_dict())
+    if with_lm:
+        problem = f"comes with a language model ({_WITH_LM}), which is not read and has no say in its text"
+        warn(path, problem, "decode by --beam 8 --lm FILE.arpa, n-grams of its tokens (the page on decoding)")
     return model_of(
         freeze(network),
         frontend=frontend,
@@ -254,9 +263,8 @@ def _subsampling(config: Any) -> int:
 # -- what surrounds the network -----------------------------------------------------------------------
 
 
-def _frontend(name: str, library: Any, config: Any) -> FrontendConfig:
+def _frontend(name: str, extractor: Any, config: Any) -> FrontendConfig:
     """Return the frontend that computes what transformers' feature extractor does."""
-    extractor = _read(name, "preprocessor", library.AutoFeatureExtractor.from_pretrained)
     mel = config.model_type in _MEL_FAMILIES
     expected = "ParakeetFeatureExtractor" if mel else "Wav2Vec2FeatureExtractor"
     if type(extractor).__name__ != expected:
@@ -303,6 +311,12 @@ def _frontend(name: str, library: Any, config: Any) -> FrontendConfig:
         preemph=extractor.preemphasis,
         pad_to=0,
     )
+
+
+def _has_language_model(name: str, extractor: Any) -> bool:
+    """Tell whether transformers would decode by n-grams that lie beside the network."""
+    written, _ = _read(name, "preprocessor", type(extractor).get_feature_extractor_dict)
+    return written.get("processor_class") == _WITH_LM or os.path.isdir(os.path.join(name, "language_model"))
 
 
 def _language(name: str, config: Any, wanted: str | None) -> str | None:

@@ -1,15 +1,28 @@
-"""Options that say how a transducer is decoded, and the specification that they make together."""
+"""Options that say how scores are decoded by a beam, and the specification that they make together."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from zeroq_asr.cli.options import alternatives, one_of
-from zeroq_asr.config.decoding import MODIFIED, MOST_WIDTH, NEEDS, SEARCHES, BeamSpec
+from zeroq_asr.config.decoding import (
+    HOTWORD_WEIGHT,
+    MODIFIED,
+    MOST_WIDTH,
+    NEEDS,
+    PREFIX,
+    SEARCHES,
+    BeamSpec,
+)
 from zeroq_asr.errors import ConfigError
+from zeroq_asr.files import read_file
+
+#: of a file of hotwords
+_MOST_BYTES = 1 << 24
 
 Beam = Annotated[
     int | None,
@@ -17,7 +30,7 @@ Beam = Annotated[
         min=1,
         max=MOST_WIDTH,
         metavar="WIDTH",
-        help="Decode a transducer by a beam of so many hypotheses; by default it is decoded greedily.",
+        help="Decode by a beam of so many hypotheses; by default the best of each frame is taken.",
     ),
 ]
 BeamSearch = Annotated[
@@ -25,13 +38,14 @@ BeamSearch = Annotated[
     typer.Option(
         metavar=alternatives(SEARCHES),
         callback=lambda value: value if value is None else one_of(SEARCHES)(value),
-        help=f"How a beam is searched: one token a frame at most ({MODIFIED}, the default), or several.",
+        help=f"How a transducer's beam is searched: one token a frame at most ({MODIFIED}, the default), or "
+        f"several; {PREFIX}: of CTC networks, which have no other.",
     ),
 ]
 Lm = Annotated[
     Path | None,
     typer.Option(
-        metavar="FILE.arpa",
+        metavar="FILE.arpa[.gz]",
         help="An n-gram model whose words are the recogniser's tokens, which ranks a beam, too.",
     ),
 ]
@@ -39,17 +53,28 @@ LmWeight = Annotated[float | None, typer.Option(help="What --lm counts; 0.3 by d
 SourceLm = Annotated[
     Path | None,
     typer.Option(
-        metavar="FILE.arpa",
+        metavar="FILE.arpa[.gz]",
         help="A model of the text that the recogniser was trained on, taken away from --lm (density ratio).",
     ),
 ]
 SourceLmWeight = Annotated[float | None, typer.Option(help="What --source-lm counts; 0.3 by default.")]
 IlmWeight = Annotated[
     float | None,
-    typer.Option(help="What the transducer's internal language model counts, which is taken away."),
+    typer.Option(help="What a transducer's internal language model counts, which is taken away."),
 ]
 LengthBonus = Annotated[
     float | None, typer.Option(help="Added to a hypothesis in a beam for every token, in nats.")
+]
+Hotword = Annotated[
+    list[str] | None,
+    typer.Option(metavar="PHRASE", help="A word or phrase that a beam prefers; may be given several times."),
+]
+Hotwords = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="A text file with a hotword on each line, UTF-8.")
+]
+HotwordWeight = Annotated[
+    float | None,
+    typer.Option(help=f"What a hotword adds where it is said, in nats; {HOTWORD_WEIGHT:g} by default."),
 ]
 
 
@@ -62,6 +87,9 @@ def beam_of(
     source_lm_weight: float | None,
     ilm_weight: float | None,
     length_bonus: float | None,
+    hotword: list[str] | None,
+    hotwords: Path | None,
+    hotword_weight: float | None,
 ) -> BeamSpec | None:
     """Return what the options say; None where they say nothing, which is greedy decoding.
 
@@ -75,6 +103,8 @@ def beam_of(
         "source_lm_weight": source_lm_weight,
         "ilm_weight": ilm_weight,
         "length_bonus": length_bonus,
+        "hotwords": _hotwords(hotword or (), hotwords),
+        "hotword_weight": hotword_weight,
     }
     given = {name: value for name, value in given.items() if value is not None}
     for name in given:
@@ -86,5 +116,19 @@ def beam_of(
     return None if width is None else BeamSpec(width, **given)
 
 
+def _hotwords(named: Sequence[str], path: Path | None) -> list[str] | None:
+    """Return hotwords that are named and those of a file, a line each; None where there are neither."""
+    if path is None:
+        return [*named] or None
+    try:
+        text = read_file(path, ConfigError, _MOST_BYTES).decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise ConfigError(path, "is no text in UTF-8", "write a hotword on each line") from None
+    words = [line.strip() for line in text.splitlines() if line.strip()]
+    if not words:
+        raise ConfigError(path, "holds no hotwords", "write one on each line")
+    return [*named, *words]
+
+
 def _option(field: str) -> str:
-    return "--beam-search" if field == "search" else "--" + field.replace("_", "-")
+    return {"search": "--beam-search", "hotwords": "--hotword"}.get(field, "--" + field.replace("_", "-"))

@@ -13,6 +13,9 @@ from zeroq_asr.cli import outputs
 from zeroq_asr.cli.beams import (
     Beam,
     BeamSearch,
+    Hotword,
+    Hotwords,
+    HotwordWeight,
     IlmWeight,
     LengthBonus,
     Lm,
@@ -74,6 +77,9 @@ def evaluate(
     source_lm_weight: SourceLmWeight = None,
     ilm_weight: IlmWeight = None,
     length_bonus: LengthBonus = None,
+    hotword: Hotword = None,
+    hotwords: Hotwords = None,
+    hotword_weight: HotwordWeight = None,
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", metavar="FILE", help="Write references and transcripts, JSON lines."),
@@ -89,12 +95,22 @@ def evaluate(
     """
     with session(ctx, as_json=as_json, quiet=quiet, developer=developer) as terminal:
         decoding = beam_of(
-            beam, beam_search, lm, lm_weight, source_lm, source_lm_weight, ilm_weight, length_bonus
+            beam,
+            beam_search,
+            lm,
+            lm_weight,
+            source_lm,
+            source_lm_weight,
+            ilm_weight,
+            length_bonus,
+            hotword,
+            hotwords,
+            hotword_weight,
         )
         utterances = zq.read_manifest(manifest, channel_of(channel))[:limit]
         if output is not None:
             heard = (Path(utterance.audio_path) for utterance in utterances)
-            sources = (model, manifest, config, checkpoint, lm, source_lm, *heard)
+            sources = (model, manifest, config, checkpoint, lm, source_lm, hotwords, *heard)
             check_output(terminal, output, outputs.transcripts, *sources, force=force)
         from zeroq_asr.measure.evaluate import references_of
 

@@ -16,6 +16,9 @@ from zeroq_asr.cli import outputs
 from zeroq_asr.cli.beams import (
     Beam,
     BeamSearch,
+    Hotword,
+    Hotwords,
+    HotwordWeight,
     IlmWeight,
     LengthBonus,
     Lm,
@@ -105,6 +108,9 @@ def transcribe(
     source_lm_weight: SourceLmWeight = None,
     ilm_weight: IlmWeight = None,
     length_bonus: LengthBonus = None,
+    hotword: Hotword = None,
+    hotwords: Hotwords = None,
+    hotword_weight: HotwordWeight = None,
     force: Force = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -123,7 +129,17 @@ def transcribe(
             raise ConfigError("--format", problem, "name a file: --output, or leave --json out")
         format_ = _format(ctx, format_, output)
         decoding = beam_of(
-            beam, beam_search, lm, lm_weight, source_lm, source_lm_weight, ilm_weight, length_bonus
+            beam,
+            beam_search,
+            lm,
+            lm_weight,
+            source_lm,
+            source_lm_weight,
+            ilm_weight,
+            length_bonus,
+            hotword,
+            hotwords,
+            hotword_weight,
         )
         from zeroq_asr.speech.audio import check_segments
 
@@ -139,6 +155,7 @@ def transcribe(
                     config,
                     lm,
                     source_lm,
+                    hotwords,
                     *audio,
                     *(one.audio_path for one in recordings),
                 )

@@ -85,13 +85,15 @@ def modified_beam_search(
             for path, jump in _continued(beam, scores, frame, width):
                 arrival = min(frame + jumps[jump], ends[row])
                 _arrive(waiting[row].setdefault(arrival, {}), path)
-    return [
-        [
-            ScoredHypothesis([*path.tokens], [*path.frames], path.model, path.fusion)
-            for path in _best(arrived[end].values(), width)
-        ]
-        for arrived, end in zip(waiting, ends, strict=True)
-    ]
+    found = []
+    for arrived, end in zip(waiting, ends, strict=True):
+        for path in arrived[end].values():
+            path.fusion += parts.finish(path.context, path.tokens[-1] if path.unread else None)
+        best = _best(arrived[end].values(), width)
+        found.append(
+            [ScoredHypothesis([*path.tokens], [*path.frames], path.model, path.fusion) for path in best]
+        )
+    return found
 
 
 def _best(paths: Iterable[_Path], width: int) -> list[_Path]:

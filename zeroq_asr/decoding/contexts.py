@@ -28,7 +28,7 @@ class ScoredHypothesis(Hypothesis):
     ``frames``: of the likeliest of the alignments that were summed up.
     """
 
-    #: log-probability that the transducer gives the tokens, summed over the alignments that were searched
+    #: log-probability that the network gives the tokens, summed over the alignments that were searched
     model: float = 0.0
     #: what the scorers add
     fusion: float = 0.0
@@ -73,6 +73,11 @@ class Parts:
         state = tuple(np.stack(part, axis=1) for part in zip(*(c.state for c in contexts), strict=True))
         memories = [self.scorer.follow(c.memory, k) for c, k in zip(contexts, tokens, strict=True)]
         return self._contexts(*self.predictor(np.array(tokens, dtype=np.int64), state), memories)
+
+    def finish(self, context: Context, unread: int | None = None) -> float:
+        """Return what the scorer adds where nothing follows, behind a token that was not yet read, if any."""
+        memory = context.memory if unread is None else self.scorer.follow(context.memory, unread)
+        return self.scorer.finish(memory)
 
     def log_probs(self, encodings: Array, contexts: Sequence[Context]) -> tuple[Floats, Floats]:
         """Return log-probabilities of tokens and blank [N, V + 1], and of durations [N, K], at [N, J].

@@ -1,4 +1,4 @@
-"""Beam decoding of transducers as a specification says: the search, the width and the language models.
+"""Beam decoding as a specification says: the search, the width, the language models and the hotwords.
 
 Shapes: B batch, S encoded frames, J joint width, V tokens without the blank, K durations.
 """
@@ -11,12 +11,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from zeroq_asr.config.decoding import LM_WEIGHT, MAES, BeamSpec
+from zeroq_asr.config.choices import AUTO
+from zeroq_asr.config.decoding import HOTWORD_WEIGHT, LM_WEIGHT, MAES, MODIFIED, PREFIX, BeamSpec
 from zeroq_asr.decoding.beam import modified_beam_search
 from zeroq_asr.decoding.contexts import Parts, ScoredHypothesis
 from zeroq_asr.decoding.expansion import Expansion, adaptive_expansion_search
-from zeroq_asr.decoding.fusion import Fusion, InternalLanguageModel, LengthBonus, Scorer
+from zeroq_asr.decoding.fusion import Fusion, InternalLanguageModel, LengthBonus, Scorer, log_softmax
+from zeroq_asr.decoding.hotwords import Hotwords
 from zeroq_asr.decoding.ngram import NGram
+from zeroq_asr.decoding.prefix import prefix_beam_search
 from zeroq_asr.decoding.transducer import Array, JoinerStep, PredictorStep, State
 from zeroq_asr.errors import ConfigError
 
@@ -27,24 +30,30 @@ class BeamDecoder:
     The joiner must give real logits, float32: of the softmax, not only its order, much depends here.
     """
 
-    def __init__(self, spec: BeamSpec, tokens: Sequence[str], durations: Sequence[int] = ()) -> None:
+    def __init__(
+        self,
+        spec: BeamSpec,
+        tokens: Sequence[str],
+        durations: Sequence[int] = (),
+        *,
+        texts: Sequence[str] | None = None,
+    ) -> None:
         """Read the language models that ``spec`` names, for a transducer of V tokens and K durations.
 
-        Raises ConfigError where one cannot be read (``NGram``), and for adaptive expansion search with
-        durations.
+        ``texts`` [V]: what each token adds to a text (``Tokenizer.inner_texts``); None: the tokens are that.
+
+        Raises ConfigError where a model cannot be read (``NGram``) or a hotword cannot be spelled
+        (``Hotwords``), for the search of CTC networks, and for adaptive expansion search with durations.
         """
+        if spec.search == PREFIX:
+            problem = f"{PREFIX} is of CTC networks, this is a transducer"
+            raise ConfigError("--beam-search", problem, f"choose {MODIFIED} or {MAES}")
         if spec.search == MAES and durations:
             problem = f"{MAES} is not known for a transducer with durations (TDT)"
             raise ConfigError("--beam-search", problem, "choose modified, which is over pairs with durations")
         self.spec, self.durations = spec, tuple(durations)
         self.blank_id = len(tokens)
-        # however much it counts: without any scorer there are no scores to add
-        scorers: list[tuple[float, Scorer]] = [(spec.length_bonus, LengthBonus(self.blank_id))]
-        weights = ((spec.lm, spec.lm_weight, 1), (spec.source_lm, spec.source_lm_weight, -1))
-        for path, weight, sign in weights:
-            if path is not None:
-                scorers.append((sign * (LM_WEIGHT if weight is None else weight), NGram(path, tokens)))
-        self._scorers = tuple(scorers)
+        self._scorers = _scorers(spec, tokens, texts)
 
     def __call__(
         self,
@@ -92,3 +101,57 @@ class BeamDecoder:
             )
             return adaptive_expansion_search(encoded, lengths, parts, start, self.spec.width, expansion)
         return modified_beam_search(encoded, lengths, parts, start, self.spec.width)
+
+
+class CtcBeamDecoder:
+    """A beam over what the alignments of a CTC network say, in place of ``greedy_ctc``."""
+
+    def __init__(self, spec: BeamSpec, tokens: Sequence[str], *, texts: Sequence[str] | None = None) -> None:
+        """Read the language models that ``spec`` names, for a network of V tokens and the blank behind them.
+
+        ``texts`` and errors are as for ``BeamDecoder``; ConfigError, too, for a search of transducers, and
+        where the internal language model of a transducer is to be taken away.
+        """
+        if spec.search not in (AUTO, PREFIX):
+            problem = f"{spec.search} is of transducers, this is a CTC network"
+            raise ConfigError("--beam-search", problem, f"choose {PREFIX}, or leave it out")
+        if spec.ilm_weight:
+            problem = "a CTC network has no internal language model that can be asked"
+            raise ConfigError("--ilm-weight", problem, "leave it out, or name a --source-lm")
+        self.spec = spec
+        self._scorer = Fusion(_scorers(spec, tokens, texts))
+
+    def __call__(
+        self, scores: npt.NDArray[Any], lengths: npt.NDArray[np.integer[Any]]
+    ) -> list[ScoredHypothesis]:
+        """Return the best hypothesis of every utterance, as `n_best` does all."""
+        return [hypotheses[0] for hypotheses in self.n_best(scores, lengths)]
+
+    def n_best(
+        self, scores: npt.NDArray[Any], lengths: npt.NDArray[np.integer[Any]]
+    ) -> list[list[ScoredHypothesis]]:
+        """Return the hypotheses of every utterance of scores [B, S, V + 1] with lengths [B], best first.
+
+        ``scores``: real logits or log-probabilities, the blank's last.  Raises CheckpointError where they are
+        no numbers.
+        """
+        return [
+            prefix_beam_search(log_softmax(one[:end], "network"), self._scorer, self.spec.width)
+            for one, end in zip(np.asarray(scores), lengths, strict=True)
+        ]
+
+
+def _scorers(
+    spec: BeamSpec, tokens: Sequence[str], texts: Sequence[str] | None
+) -> tuple[tuple[float, Scorer], ...]:
+    """Return what ``spec`` adds to scores, with the weight of each."""
+    # however much it counts: without any scorer there are no scores to add
+    scorers: list[tuple[float, Scorer]] = [(spec.length_bonus, LengthBonus(len(tokens)))]
+    weights = ((spec.lm, spec.lm_weight, 1), (spec.source_lm, spec.source_lm_weight, -1))
+    for path, weight, sign in weights:
+        if path is not None:
+            scorers.append((sign * (LM_WEIGHT if weight is None else weight), NGram(path, tokens)))
+    if spec.hotwords:
+        weight = HOTWORD_WEIGHT if spec.hotword_weight is None else spec.hotword_weight
+        scorers.append((weight, Hotwords(spec.hotwords, tokens if texts is None else texts)))
+    return tuple(scorers)

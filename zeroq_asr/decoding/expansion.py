@@ -106,10 +106,15 @@ def adaptive_expansion_search(
                 ended[row].append(path)
         for row in rows:
             beams[row] = sorted(ended[row], key=lambda path: -path.score)[:width]
-    return [
-        [ScoredHypothesis([*path.tokens], [*path.frames], path.model, path.fusion) for path in beam]
-        for beam in beams
-    ]
+    found = []
+    for beam in beams:
+        for path in beam:
+            path.fusion += parts.finish(path.contexts[-1])
+        best = sorted(beam, key=lambda path: -path.score)
+        found.append(
+            [ScoredHypothesis([*path.tokens], [*path.frames], path.model, path.fusion) for path in best]
+        )
+    return found
 
 
 def _scores(paths: _Paths, encoded: Array, frame: int, parts: Parts, back: int = 0) -> dict[Context, Floats]:

@@ -1,14 +1,15 @@
-"""What language models add to the score of a hypothesis, token by token.
+"""What language models and hotwords add to the score of a hypothesis, token by token.
 
-A *scorer* says what each next token adds, given the tokens before it; scorers add up to scorers.  With a
-transducer's log-probability log P(y|x) of the tokens y, and weights λ of 0 or more:
+A *scorer* says what each next token adds, given the tokens before it, and what the end does; scorers add up
+to scorers.  With a network's log-probability log P(y|x) of the tokens y, and weights λ of 0 or more:
 
 - shallow fusion adds λ · log P_LM(y);
 - density ratio fusion (McDermott et al., arXiv 2002.11268) adds λ_t · log P_target(y) and takes
-  λ_s · log P_source(y) away, source being the text that the transducer was trained on;
+  λ_s · log P_source(y) away, source being the text that the recogniser was trained on;
 - internal language model estimation (Meng et al., arXiv 2011.01991) takes λ_i · log P_ILM(y) away, where
-  P_ILM is what the transducer says of tokens without hearing anything;
-- a length bonus adds β · |y|.
+  P_ILM is what a transducer says of tokens without hearing anything;
+- a length bonus adds β · |y|;
+- hotwords (``zeroq_asr.decoding.hotwords``) add for each that is said.
 
 Shapes: N hypotheses, J joint width, V tokens without the blank.
 """
@@ -38,10 +39,16 @@ class Scorer(Protocol):
         """Return the memory before the first token."""
 
     def scores(self, memories: Sequence[Any], predictions: Array) -> Floats:
-        """Return [N, V], in nats, for N memories and what the predictor gives there, [N, J]."""
+        """Return [N, V], in nats, for N memories and what the predictor gives there, [N, J].
+
+        Of CTC, which has no predictor, J is 0.
+        """
 
     def follow(self, memory: Any, token: int) -> Any:
         """Return the memory behind ``token``."""
+
+    def finish(self, memory: Any) -> float:
+        """Return what is added where nothing follows, in nats."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +66,10 @@ class LengthBonus:
 
     def follow(self, memory: Any, token: int) -> None:
         """Return None."""
+
+    def finish(self, memory: Any) -> float:
+        """Return 0."""
+        return 0.0
 
 
 @dataclass(frozen=True)
@@ -84,6 +95,10 @@ class InternalLanguageModel:
     def follow(self, memory: Any, token: int) -> None:
         """Return None."""
 
+    def finish(self, memory: Any) -> float:
+        """Return 0."""
+        return 0.0
+
 
 @dataclass(frozen=True)
 class Fusion:
@@ -106,15 +121,21 @@ class Fusion:
         """Return the memory of each."""
         return tuple(scorer.follow(one, token) for one, (_, scorer) in zip(memory, self.parts, strict=True))
 
+    def finish(self, memory: Any) -> float:
+        """Return the sum."""
+        parts = zip(memory, self.parts, strict=True)
+        return sum(weight * scorer.finish(one) for one, (weight, scorer) in parts)
 
-def log_softmax(scores: Array) -> Floats:
+
+def log_softmax(scores: Array, where: str = "joiner") -> Floats:
     """Return log-probabilities over the last axis, in float64; a score of −∞ stays that.
 
-    Raises CheckpointError where scores are no numbers, +∞, or all of a row −∞: no probabilities.
+    Raises CheckpointError, of ``where``, where scores are no numbers, +∞, or all of a row −∞: no
+    probabilities.
     """
     values = scores.astype(np.float64)
     highest = values.max(axis=-1, keepdims=True)
     if not np.isfinite(highest).all():
-        raise CheckpointError("joiner", "gives scores that are not finite", "is the checkpoint damaged?")
+        raise CheckpointError(where, "gives scores that are not finite", "is the checkpoint damaged?")
     values -= highest
     return values - np.log(np.exp(values).sum(axis=-1, keepdims=True))

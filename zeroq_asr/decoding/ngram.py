@@ -1,28 +1,31 @@
 """n-gram language models over tokens, by KenLM (Heafield, 2011).
 
-The model is an ARPA file whose words are the recogniser's tokens, spelled as its tokenizer spells them; the
-token of a space, " ", is the word ``<space>``.  Such a file is what ``lmplz`` makes of text that was cut to
-tokens with a space between each two (of SentencePiece: ``spm_encode --output_format=piece``).  NeMo's files
-have a character for each token instead, of its number and an offset; they are refused, and so are models
-over whole words.
+The model is an ARPA file, compressed by gzip or not, whose words are the recogniser's tokens, spelled as its
+tokenizer spells them; the token of a space, " ", is the word ``<space>``.  Such a file is what ``lmplz``
+makes of text that was cut to tokens with a space between each two (of SentencePiece: ``spm_encode
+--output_format=piece``).  NeMo's files have a character for each token instead, of its number and an offset;
+they are refused, and so are models over whole words.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import gzip
 import itertools
 import math
 import os
 import re
-from collections.abc import Sequence
-from typing import Any
+import zlib
+from collections.abc import Iterator, Sequence
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from zeroq_asr.decoding.fusion import Floats
 from zeroq_asr.decoding.transducer import Array
 from zeroq_asr.errors import ConfigError, warn
-from zeroq_asr.files import open_file
+from zeroq_asr.files import open_file, temporary_folder
 from zeroq_asr.lines import said
 
 #: the word of the token " "
@@ -34,6 +37,8 @@ _RESERVED = frozenset({"<s>", "</s>", _UNKNOWN})
 _NEMO_OFFSET = 100
 #: bytes of an n-gram's line at the least: a probability, a tab, a word and the line's end
 _LEAST_BYTES = 4
+#: times that an ARPA file is larger than what gzip makes of it, and bytes that a small one may have
+_MOST_RATIO, _FREE_BYTES = 40, 1 << 22
 #: bytes of a line that are looked at, contexts whose scores are kept
 _LONGEST, _KEPT = 1 << 16, 4096
 _HOW = "an ARPA file whose words are the tokens of the recogniser is needed"
@@ -47,7 +52,7 @@ class NGram:
     """
 
     def __init__(self, path: str | os.PathLike[str], tokens: Sequence[str]) -> None:
-        """Read the ARPA file ``path`` for a recogniser's ``tokens``.
+        """Read the ARPA file ``path``, which may be compressed by gzip, for a recogniser's ``tokens``.
 
         Raises ConfigError where there is none, where it is damaged or over words other than the tokens, and
         where KenLM is not installed; a ZeroqWarning says where it has fewer than half of the tokens.
@@ -84,6 +89,10 @@ class NGram:
         self._model.BaseScore(memory, self._words[token], state)
         return state
 
+    def finish(self, memory: Any) -> float:
+        """Return 0: the end of a sentence is not scored."""
+        return 0.0
+
     def _all_scores(self, state: Any) -> Floats:
         score, out = self._model.BaseScore, self._new_state()
         return math.log(10) * np.array([score(state, word, out) for word in self._words])
@@ -100,20 +109,56 @@ def _word(token: str) -> str:
 
 def _load(path: str | os.PathLike[str]) -> tuple[Any, Any]:
     """Return KenLM's model of an ARPA file, and what makes its states."""
-    _check(path)
+    with _unpacked(path) as plain:
+        _check(path, plain)
+        try:
+            import kenlm
+        except ImportError:
+            problem = "needs KenLM, which is not installed"
+            raise ConfigError("language model", problem, "pip install 'zeroq-asr[lm]'") from None
+        config = kenlm.Config()
+        config.show_progress = False
+        config.arpa_complain = kenlm.ARPALoadComplain.NONE
+        try:
+            # as bytes: a name need not be Unicode
+            return kenlm.Model(os.fsencode(plain), config), kenlm.State
+        except (OSError, RuntimeError, ValueError, MemoryError) as error:
+            problem = f"is not an ARPA file that can be read ({_reason(error)})"
+            raise ConfigError(path, problem, _HOW) from None
+
+
+@contextlib.contextmanager
+def _unpacked(path: str | os.PathLike[str]) -> Iterator[str | os.PathLike[str]]:
+    """Give the file, or what it holds if it is compressed by gzip as a file of its own.
+
+    Raises ConfigError where it is damaged, or holds more than an ARPA file does.
+    """
+    with open_file(path, ConfigError) as stream:
+        packed = stream.read(2) == b"\x1f\x8b"
+        stream.seek(0)
+        if not packed:
+            yield path
+            return
+        left = max(_MOST_RATIO * os.fstat(stream.fileno()).st_size, _FREE_BYTES)
+        with temporary_folder() as folder:
+            plain = folder / "plain.arpa"
+            with plain.open("wb") as target:
+                for block in _blocks(path, stream):
+                    left -= len(block)
+                    if left < 0:
+                        problem = f"unpacks to more than {_MOST_RATIO} times its size"
+                        raise ConfigError(path, f"is no ARPA file: it {problem}", _HOW)
+                    target.write(block)
+            yield plain
+
+
+def _blocks(path: str | os.PathLike[str], packed: BinaryIO) -> Iterator[bytes]:
     try:
-        import kenlm
-    except ImportError:
-        problem = "needs KenLM, which is not installed"
-        raise ConfigError("language model", problem, "pip install 'zeroq-asr[lm]'") from None
-    config = kenlm.Config()
-    config.show_progress = False
-    config.arpa_complain = kenlm.ARPALoadComplain.NONE
-    try:
-        # as bytes: a name need not be Unicode
-        return kenlm.Model(os.fsencode(path), config), kenlm.State
-    except (OSError, RuntimeError, ValueError, MemoryError) as error:
-        raise ConfigError(path, f"is not an ARPA file that can be read ({_reason(error)})", _HOW) from None
+        with gzip.GzipFile(fileobj=packed) as source:
+            while block := source.read(1 << 20):
+                yield block
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise ConfigError(path, f"is a damaged gzip file ({error})", "was it copied whole?") from None
 
 
 def _reason(error: Exception) -> str:
@@ -122,13 +167,13 @@ def _reason(error: Exception) -> str:
     return re.sub(r"^.* threw \w*(?: because `.*?')?\.? ?", "", text)
 
 
-def _check(path: str | os.PathLike[str]) -> None:
-    """Require an ARPA file of no more n-grams than it has room for, with an unknown word.
+def _check(path: str | os.PathLike[str], plain: str | os.PathLike[str]) -> None:
+    """Require ``plain``, called ``path``, to be an ARPA file with room for its n-grams and an unknown word.
 
     KenLM maps its own binary files to memory as they are, makes room for as many n-grams as a header says,
     and prints that an unknown word is missing; so none of these is handed to it.
     """
-    with open_file(path, ConfigError) as stream:
+    with open_file(plain, ConfigError) as stream:
         size = os.fstat(stream.fileno()).st_size
         lines = (line.strip() for line in iter(lambda: stream.readline(_LONGEST), b""))
         first = next((line for line in lines if line), b"")

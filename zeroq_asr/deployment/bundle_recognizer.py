@@ -72,7 +72,11 @@ class IntegerTransducer:
         self._decoding, self._runs = deployment.decoding, dict(runs)
         self._predictor = bundle.programs["predictor"]
         durations = self._decoding.durations
-        self.beam = None if beam is None else BeamDecoder(beam, self.tokenizer.tokens, durations)
+        self.beam = (
+            None
+            if beam is None
+            else BeamDecoder(beam, self.tokenizer.tokens, durations, texts=self.tokenizer.inner_texts())
+        )
         self._scores = _meaning(bundle.programs["joiner"])
         self._silence = _meaning(bundle.programs["encoder"])
 

@@ -18,6 +18,7 @@ from zeroq_asr.checkpoints import load_model
 from zeroq_asr.checkpoints.heads import check_head
 from zeroq_asr.config.choices import AUTO, CTC, TRANSDUCER
 from zeroq_asr.config.decoding import BeamSpec
+from zeroq_asr.decoding.decoder import CtcBeamDecoder
 from zeroq_asr.deployment.bundle_recognizer import IntegerTransducer, is_bundle
 from zeroq_asr.deployment.frontend_graph import AUDIO, AUDIO_LENGTH
 from zeroq_asr.deployment.metadata import own_metadata
@@ -167,6 +168,28 @@ class OnnxRecognizer:
         return scores, np.minimum(-(-lengths // factor), steps)
 
 
+class BeamRecognizer:
+    """A CTC network, whatever runs it, whose scores transcription and evaluation decode by a beam."""
+
+    def __init__(self, recognizer: Recognizer, beam: BeamSpec) -> None:
+        """Raises ConfigError for a beam that cannot be had (``CtcBeamDecoder``)."""
+        self.recognizer = recognizer
+        self.frontend = recognizer.frontend
+        self.tokenizer = recognizer.tokenizer
+        self.name = recognizer.name
+        self.max_seconds: float | None = recognizer.max_seconds
+        self.subsampling_factor: int | None = recognizer.subsampling_factor
+        self.beam = CtcBeamDecoder(beam, self.tokenizer.tokens, texts=self.tokenizer.inner_texts())
+
+    def __repr__(self) -> str:
+        """Show what is decoded and how wide the beam is, on one line."""
+        return summary(self, self.name, f"a beam of {self.beam.spec.width}")
+
+    def log_probs(self, features: Floats, lengths: Lengths) -> tuple[Floats, Lengths]:
+        """Return scores [B, S, V] and lengths [B] of features [B, M, T] with lengths [B] in frames."""
+        return self.recognizer.log_probs(features, lengths)
+
+
 def frames_per_step(frames: int, steps: int) -> int:
     """Return how many feature frames an encoded frame stands for, by how many there are of each."""
     return max(1, round(frames / max(steps, 1)))
@@ -190,9 +213,9 @@ def open_recognizer(
 
     ``config``, ``loader``, ``language`` and ``head`` are handed to ``load_model``; ``checkpoint`` is the
     checkpoint that a foreign ONNX file came from and lends it frontend and tokenizer;
-    ``threads`` is ONNX Runtime's; ``beam`` says how a transducer is decoded, None: greedily.
+    ``threads`` is ONNX Runtime's; ``beam`` says how scores are decoded, None: greedily.
 
-    Raises CheckpointError, and ConfigError for a beam where there is no transducer, or that cannot be had.
+    Raises CheckpointError, and ConfigError for a beam that cannot be had.
     """
     check_head(head)
     given = {"config": config, "loader": loader, "language": language, "checkpoint": checkpoint}
@@ -203,8 +226,7 @@ def open_recognizer(
     if data is not None:
         if data[:1] != b"\x08":
             raise CheckpointError(name, "are no ONNX file", "write a checkpoint to a file, and give its name")
-        _require_no_beam(name, beam)
-        return _lent_to(data, threads, checkpoint, config, loader, language)
+        return _decoded(_lent_to(data, threads, checkpoint, config, loader, language), beam)
     path = name
     if is_bundle(path):
         if head == CTC:
@@ -216,12 +238,11 @@ def open_recognizer(
         _require_none(path, {"checkpoint": checkpoint}, "a checkpoint brings its frontend and its tokens")
         model = load_model(path, config=config, loader=loader, language=language, head=head)
         return _of_model(model, beam)
-    _require_no_beam(path, beam)
     if checkpoint is None:
         _require_none(path, {"config": config}, "an ONNX file takes none but for --checkpoint")
     if head == TRANSDUCER:
         raise CheckpointError(path, "is an ONNX file; a transducer is a folder of them", "leave --head out")
-    return _lent_to(path, threads, checkpoint, config, loader, language)
+    return _decoded(_lent_to(path, threads, checkpoint, config, loader, language), beam)
 
 
 def _of_model(model: Model, beam: BeamSpec | None) -> Recognizer | TokenRecognizer:
@@ -229,8 +250,7 @@ def _of_model(model: Model, beam: BeamSpec | None) -> Recognizer | TokenRecogniz
     if isinstance(model, TransducerModel):
         return TransducerRecognizer(model, beam)
     assert isinstance(model, AsrModel)
-    _require_no_beam(model.name, beam)
-    return TorchRecognizer(model)
+    return _decoded(TorchRecognizer(model), beam)
 
 
 def _lent_to(
@@ -259,11 +279,9 @@ def _require_none(where: str | os.PathLike[str], options: Mapping[str, object], 
             raise CheckpointError(where, why, f"leave --{name} out")
 
 
-def _require_no_beam(where: str | os.PathLike[str], beam: BeamSpec | None) -> None:
-    """Raise ConfigError where a beam is asked for of a CTC network."""
-    if beam is not None:
-        problem = "is a CTC network, which is decoded greedily: beams and language models are for transducers"
-        raise ConfigError(where, problem, "leave --beam out, or choose a transducer by --head")
+def _decoded(recognizer: Recognizer, beam: BeamSpec | None) -> Recognizer:
+    """Return a CTC network's recogniser as it is, which is decoded greedily, or by a beam."""
+    return recognizer if beam is None else BeamRecognizer(recognizer, beam)
 
 
 def is_onnx(path: str | os.PathLike[str]) -> bool:

@@ -67,7 +67,13 @@ class TransducerRecognizer:
                 f"gives {scores} scores, expected {expected}: tokens, the blank and durations",
                 "is this the tokenizer it was trained with?",
             )
-        self.beam = None if beam is None else BeamDecoder(beam, self.tokenizer.tokens, network.durations)
+        self.beam = (
+            None
+            if beam is None
+            else BeamDecoder(
+                beam, self.tokenizer.tokens, network.durations, texts=self.tokenizer.inner_texts()
+            )
+        )
 
     def __repr__(self) -> str:
         """Show the model, on one line."""

@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from zeroq_asr.decoding.greedy import greedy_ctc_hypothesis
 from zeroq_asr.decoding.hypothesis import Hypothesis
-from zeroq_asr.deployment.recognizer import Recognizer, frames_per_step
+from zeroq_asr.deployment.recognizer import BeamRecognizer, Recognizer, frames_per_step
 from zeroq_asr.deployment.transducer import TokenRecognizer
 from zeroq_asr.errors import AudioError, ConfigError
 from zeroq_asr.progress import Progress, silent
@@ -177,17 +177,13 @@ class Listening:
             before = time.perf_counter()
             factor = recognizer.subsampling_factor
             if isinstance(recognizer, TokenRecognizer):
-                found = recognizer.hypotheses(features, lengths)
+                found: Sequence[Hypothesis] = recognizer.hypotheses(features, lengths)
                 after = time.perf_counter()
             else:
                 scores, encoded = recognizer.log_probs(features, lengths)
                 after = time.perf_counter()
                 factor = factor or frames_per_step(features.shape[2], scores.shape[1])
-                blank = recognizer.tokenizer.blank_id
-                found = [
-                    greedy_ctc_hypothesis(one, int(length), blank)
-                    for one, length in zip(scores, encoded, strict=True)
-                ]
+                found = _decoded(recognizer, scores, encoded)
             seconds = (factor or 1) / self._first.frontend.frames_per_second
             heard = [self._told(piece, one, seconds) for piece, one in zip(batch, found, strict=True)]
             return batch, heard, time.perf_counter() - start, after - before
@@ -199,6 +195,16 @@ class Listening:
         end = piece.offset + len(piece.samples) / self._rate
         words = timed_words(tokenizer, found.tokens, found.frames, seconds, piece.offset, end)
         return Transcription(tokenizer.decode(found.tokens), words)
+
+
+def _decoded(
+    recognizer: Recognizer, scores: npt.NDArray[np.float32], lengths: npt.NDArray[np.int64]
+) -> Sequence[Hypothesis]:
+    """Return what a CTC network's scores say, by its beam or greedily."""
+    if isinstance(recognizer, BeamRecognizer):
+        return recognizer.beam(scores, lengths)
+    blank = recognizer.tokenizer.blank_id
+    return [greedy_ctc_hypothesis(one, int(end), blank) for one, end in zip(scores, lengths, strict=True)]
 
 
 def _batched(pieces: Iterator[_Piece], size: int) -> Iterator[list[_Piece]]:

@@ -92,6 +92,15 @@ class Tokenizer:
             return [text.replace(_WORD_START, " ") for text in _join_bytes(pieces)]
         return _join_wordpieces(pieces)
 
+    def inner_texts(self) -> tuple[str, ...]:
+        """Return what each token adds to a text that has begun, white space included.
+
+        A byte that is no character by itself adds U+FFFD.
+        """
+        if self.kind == "wordpiece":
+            return tuple(_join_wordpieces(["", piece])[1] for piece in self.tokens)
+        return tuple(self.texts([number])[0] for number in range(len(self.tokens)))
+
     def to_dict(self) -> dict[str, Any]:
         """Return a dictionary that JSON can hold; `from_dict` is its inverse."""
         return {"tokens": list(self.tokens), "kind": self.kind}
