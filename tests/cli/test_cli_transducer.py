@@ -87,15 +87,12 @@ def test_a_head_of_a_hybrid_is_chosen(hybrid: Path, clips: list[Path]) -> None:
     assert texts == {"auto": {"b"}, "ctc": {"b"}, "transducer": {"a"}}
 
 
-@pytest.mark.parametrize("command", ["synthesize", "compare", "bench", "sensitivity"])
+@pytest.mark.parametrize("command", ["synthesize", "bench", "sensitivity"])
 def test_what_takes_no_transducer_says_so_in_one_line(
     transducer: Path, clips: list[Path], tmp_path: Path, command: str
 ) -> None:
-    manifest = tmp_path / "list.jsonl"
-    manifest.write_text(json.dumps({"audio_filepath": str(clips[0]), "text": "a"}) + "\n")
     args: dict[str, tuple[object, ...]] = {
         "synthesize": ("synthesize", transducer, "-o", tmp_path / "x.npz"),
-        "compare": ("compare", transducer, "-m", manifest, "--no-time"),
         "bench": ("bench", transducer),
         "sensitivity": ("inspect", transducer, "--sensitivity"),
     }
@@ -105,6 +102,56 @@ def test_what_takes_no_transducer_says_so_in_one_line(
     (line,) = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
     assert REFUSED in line
     assert set(tmp_path.iterdir()) == before
+
+
+QUICK = ("--preset", "fast", "--batch", 2, "--frames", 64, "--iterations", 1)
+
+
+def listed(clips: list[Path], folder: Path) -> Path:
+    manifest = folder / "list.jsonl"
+    manifest.write_text("".join(json.dumps({"audio_filepath": str(c), "text": "a"}) + "\n" for c in clips))
+    return manifest
+
+
+def test_compare(transducer: Path, hybrid: Path, clips: list[Path], tmp_path: Path) -> None:
+    manifest, table = listed(clips, tmp_path), tmp_path / "table.md"
+    args = ("-m", manifest, "--calibration-manifest", manifest, "--max-seconds", 2, *QUICK)
+    result = run("compare", transducer, *args, "--set", "joint_pairs=64", "--markdown", table)
+    assert (result.exit_code, "warning: " in result.stderr) == (0, False), result.output
+    for label in ("float", "data-free", "real data", "ORT dynamic", "noise"):
+        assert f"  {label} " in result.stdout
+        assert f"| {label} |" in table.read_text()
+    assert "steps of the float network's own path" in result.stdout
+    assert "2 s of speech decoded greedily on one thread" in result.stdout
+    result = run("compare", hybrid, "--head", "transducer", "--no-time", *QUICK, "--json")
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    assert (found["head"], found["heard"]) == ("transducer", "synthetic features")
+    assert [row["label"] for row in found["rows"]] == ["float", "data-free", "ORT dynamic", "noise"]
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        (("--bits", "8,w4a8"), "a transducer has one format, 8 bits throughout; say --bits 8"),
+        (("--bits", "w4a8"), "have 8 bits, not 4 and 8; say --bits 8"),
+        (("--train", "1s"), "--train: "),
+        (("--reconstruct",), "--reconstruct: "),
+        (("--set", "section_steps=1"), "--set: "),
+        (("--keep-float", "joiner*"), "a transducer takes no keep_float"),
+        (("--allow-float",), "a transducer takes no allow_float"),
+    ],
+)
+def test_compare_refuses(transducer: Path, options: tuple[str, ...], problem: str) -> None:
+    result = run("compare", transducer, "--no-time", *QUICK, *options)
+    assert (result.exit_code, result.stdout) == (2, ""), result.output
+    (line,) = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert problem in line
+
+
+def test_compare_sets_no_labels_of_a_ctc_network() -> None:
+    result = run("compare", zq.embedded_files().model, *QUICK, "--set", "joint_pairs=4")
+    assert (result.exit_code, "error: --set: changes the labels" in result.stderr) == (2, True), result.output
 
 
 def test_the_commands_on_a_bundle(transducer: Path, clips: list[Path], tmp_path: Path) -> None:

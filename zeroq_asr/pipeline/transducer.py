@@ -16,7 +16,7 @@ from typing import Any
 from zeroq_asr.calibration.calibrate import Calibration, Observations
 from zeroq_asr.calibration.labels import Decoder, observe_parts
 from zeroq_asr.capture.capture import prepared_graph
-from zeroq_asr.capture.transducer import capture_transducer
+from zeroq_asr.capture.transducer import TransducerGraphs, capture_transducer
 from zeroq_asr.checkpoints import load_model
 from zeroq_asr.config import CalibrationSpec, LabelSpec, QuantSpec, SynthesisSpec
 from zeroq_asr.config.choices import TRANSDUCER
@@ -146,12 +146,15 @@ def prepare_transducer(
     config: str | os.PathLike[str] | None = None,
     loader: str | None = None,
     language: str | None = None,
+    graphs: TransducerGraphs | None = None,
+    check_ranges: bool = True,
     progress: Progress = silent,
 ) -> PreparedTransducer:
     """Load and capture a transducer, and observe its parts once for ``spec``, of 8 bits.
 
-    ``labels`` says what the predictor and the joiner are observed on; all else is as in ``prepare`` and
-    ``load_model``.  Raises ConfigError for a format other than of 8 bits throughout, and any ZeroqError for
+    ``labels`` says what the predictor and the joiner are observed on; ``graphs`` are those of
+    ``capture_transducer``, where it was captured before; all else is as in ``prepare`` and ``load_model``.
+    Raises ConfigError for a format other than of 8 bits throughout, and any ZeroqError for
     what is wrong with the input.
     """
     spec, labels = settled(spec or QuantSpec()), labels or LabelSpec()
@@ -161,13 +164,14 @@ def prepare_transducer(
     with clock("load"):
         model = source if isinstance(source, TransducerModel) else _loaded(source, config, loader, language)
     with clock("capture"):
-        graphs = capture_transducer(model.network, model.example_input(), model.name)
+        graphs = graphs or capture_transducer(model.network, model.example_input(), model.name)
     encoder = prepare(
-        _encoder(model),
+        encoder_of(model),
         spec=spec,
         synthesis=synthesis,
         calibration=calibration,
         graph=graphs.encoder,
+        check_ranges=check_ranges,
         progress=progress,
     )
     for stage, value in encoder.seconds.items():
@@ -331,8 +335,8 @@ def _loaded(
     return model
 
 
-def _encoder(model: TransducerModel) -> AsrModel:
-    """The encoder as a network of its own, which gives encodings in place of logits."""
+def encoder_of(model: TransducerModel) -> AsrModel:
+    """Return the encoder as a network of its own, which gives encodings in place of logits."""
     return AsrModel(
         network=model.network.encoder,
         frontend=model.frontend,

@@ -150,7 +150,7 @@ def of_model(
             of_onnx(BASELINE, "float", fast.SerializeToString()),
         ]
         found += [] if peers_only else _integers(model, machine, spec, graph)
-        found += _peers(export_float(graph, deployment, shared_masks=False), model)
+        found += _peers(export_float(graph, deployment, quantizable=True), model)
         progress("build", 1, 2)
     if "cuda" in devices:
         found += _on_gpu(model, spec, peers_only=peers_only)
