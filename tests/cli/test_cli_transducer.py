@@ -87,13 +87,12 @@ def test_a_head_of_a_hybrid_is_chosen(hybrid: Path, clips: list[Path]) -> None:
     assert texts == {"auto": {"b"}, "ctc": {"b"}, "transducer": {"a"}}
 
 
-@pytest.mark.parametrize("command", ["synthesize", "bench", "sensitivity"])
+@pytest.mark.parametrize("command", ["synthesize", "sensitivity"])
 def test_what_takes_no_transducer_says_so_in_one_line(
     transducer: Path, clips: list[Path], tmp_path: Path, command: str
 ) -> None:
     args: dict[str, tuple[object, ...]] = {
         "synthesize": ("synthesize", transducer, "-o", tmp_path / "x.npz"),
-        "bench": ("bench", transducer),
         "sensitivity": ("inspect", transducer, "--sensitivity"),
     }
     before = set(tmp_path.iterdir())
@@ -193,6 +192,17 @@ def test_the_commands_on_a_bundle(transducer: Path, clips: list[Path], tmp_path:
     assert run("verify", folder).exit_code == 0
     # a bundle is replaced, anything else is not
     assert run("quantize", transducer, "-o", folder, *fast).exit_code == 0
+    result = run("bench", folder, "--against", transducer, "--rounds", 1, "--seconds", "0.5,1")
+    assert result.exit_code == 0, result.output
+    for heading in (
+        "the whole recogniser, 0.5 s of speech decoded greedily, 1 thread, median of 1:",
+        "encoder, 1 s of speech, 1 thread",
+        "predictor, one step, 1 thread",
+        "joiner, one frame, 1 thread",
+        "joiner, 32 frames at once, 1 thread",
+    ):
+        assert heading in result.stdout
+    assert result.stdout.count("\n  small.int8 ") == 7
     (folder / "notes.txt").write_text("mine")
     result = run("quantize", transducer, "-o", folder, *fast)
     assert (result.exit_code, "is a folder, a file name was expected" in result.stderr) == (2, True), (
@@ -206,7 +216,8 @@ def test_the_commands_on_a_bundle(transducer: Path, clips: list[Path], tmp_path:
         (("transcribe", folder, clips[0], "--language", "fra"), "leave --language out"),
         (("transcribe", transducer, clips[0], "--checkpoint", transducer), "leave --checkpoint out"),
         (("quantize", transducer, "-o", tmp_path / "x", "--set", "clipping_steps=1"), "error: --set: "),
-        (("bench", folder), "verify, transcribe, evaluate and inspect take bundles"),
+        (("compare", folder), "verify, transcribe, evaluate, bench and inspect take bundles"),
+        (("bench", folder, zq.embedded_files().model, "--rounds", 1), "measure them apart"),
         (("transcribe", folder / "encoder.onnx", clips[0]), "a recogniser gives logprobs"),
         (("quantize", transducer, "-o", tmp_path / "x", "--bits", "w4a8"), "have 8 bits, not 4 and 8"),
         (("quantize", transducer, "-o", tmp_path / "x", "--max-size", "1MB"), "which has 8 bits throughout"),

@@ -73,10 +73,8 @@ class PreparedTransducer:
     def deployment(self) -> Deployment:
         """Return what surrounds the programs in their files."""
         surrounding = self.encoder.deployment()
-        network = self.model.network
         recipe = {**surrounding.recipe, "labels": self.labels.to_dict()}
-        decoding = Decoding(tuple(network.durations), network.max_symbols)
-        return replace(surrounding, name=self.model.name, recipe=recipe, decoding=decoding)
+        return replace(deployment_of(self.model, surrounding.max_seconds), recipe=recipe)
 
 
 @dataclass(frozen=True)
@@ -133,6 +131,19 @@ class QuantizedTransducer:
             "recipe": self.deployment.recipe,
             "seconds": self.seconds,
         }
+
+
+def deployment_of(model: TransducerModel, max_seconds: float) -> Deployment:
+    """Return what surrounds the parts of a transducer in files of any kind, but for a recipe."""
+    network = model.network
+    return Deployment(
+        model.name,
+        model.frontend,
+        model.tokenizer,
+        max_seconds,
+        model.subsampling_factor,
+        decoding=Decoding(tuple(network.durations), network.max_symbols),
+    )
 
 
 @one_thread()
@@ -198,17 +209,18 @@ def prepare_transducer(
 
 
 @one_thread()
-def build_transducer(prepared: PreparedTransducer) -> Bundle:
-    """Lower the parts of a prepared transducer to the programs of a bundle, in the format it is prepared for.
+def build_transducer(prepared: PreparedTransducer, spec: QuantSpec | None = None) -> Bundle:
+    """Lower the parts of a prepared transducer to the programs of a bundle, by default as it is prepared for.
 
-    Raises as ``build`` does.
+    ``spec``: another format of 8 bits, such as of another target.  Raises as ``build`` does.
     """
-    spec, decoder = prepared.spec, prepared.decoder
+    spec, decoder = settled(spec or prepared.spec), prepared.decoder
+    _require_whole_bytes(spec)
     calibrations = {
         part: observed.calibration(prepared.encoder.calibration)
         for part, observed in (("predictor", prepared.predictor), ("joiner", prepared.joiner))
     }
-    whole = prepared.encoder.calibrated()
+    whole = prepared.encoder.calibrated(spec)
     made = {ENCODED: decoder.encoder.outputs[0], PREDICTED: decoder.predictor.outputs[0]}
     formats = boundary_formats(
         {
@@ -236,7 +248,7 @@ def build_transducer(prepared: PreparedTransducer) -> Bundle:
     width = prepared.model.network.joiner.output.in_features
     return Bundle(
         {
-            "encoder": build(prepared.encoder, fixed={made[ENCODED]: formats[ENCODED]}),
+            "encoder": build(prepared.encoder, spec, fixed={made[ENCODED]: formats[ENCODED]}),
             "predictor": lowered(
                 "predictor",
                 decoder.predictor,
