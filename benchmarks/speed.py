@@ -137,7 +137,7 @@ def contenders(case: Case, model: AsrModel) -> list[Contender]:
         made = export(programs[0], deployment, "strict", "x86-any").to_bytes()
         found.append(of_onnx("strict W8", "strict", made))
     if case.others:
-        ready = preprocess(export_float(graph, deployment, shared_masks=False))
+        ready = preprocess(export_float(graph, deployment, quantizable=True))
         data = [(noise(model.frontend.features, 256, 1), np.array([256], dtype=np.int64))]
         static = ort_static(ready, data, signed_weights=True, per_channel=True)
         found.append(of_onnx("ORT static, u8 × s8", "ort static", static))

@@ -4,9 +4,10 @@
         --calibration-manifest calibration.jsonl
 
 Rows: the float network; ranges without data, a row a seed (of features and of labels alike) and their mean;
-ranges of the first 16 recordings; ranges of noise.  Columns: the word error rate (%) of greedy decoding, the
+ranges of the first 16 recordings; ranges of noise; and the three parts by ONNX Runtime's dynamic quantizer,
+whose files hold tables of positions in float.  Columns: the word error rate (%) of greedy decoding, the
 words (%) that differ from the float network's own transcript, how often (%) the best token is the float
-network's along its own path through frames and tokens, the bytes of the bundle, and the seconds that
+network's along its own path through frames and tokens, the bytes of all files, and the seconds that
 quantizing took.  Without ``--manifest`` the embedded test clips are heard.
 """
 
@@ -15,25 +16,26 @@ from __future__ import annotations
 import dataclasses
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import torch
 from hearing import our_warnings_alone, parser
 
 import zeroq_asr as zq
-from zeroq_asr.decoding.transducer import Hypothesis
-from zeroq_asr.integer.backends.torch import TorchBackend
+from zeroq_asr.capture.transducer import capture_transducer
+from zeroq_asr.deployment.float_transducer import FloatTransducer, export_float_transducer
+from zeroq_asr.deployment.metadata import Deployment
+from zeroq_asr.deployment.transducer import AnyTransducer
 from zeroq_asr.measure.evaluate import count_errors
+from zeroq_asr.measure.onnxruntime_quantizers import ort_dynamic, preprocess
+from zeroq_asr.measure.said import Distance, hear
 from zeroq_asr.speech.audio import AudioReader
 
 REAL = 16
-Pair = tuple[torch.Tensor, torch.Tensor]
 
 
 class Heard:
-    """Recordings as the float network hears them: features, texts, and its path."""
+    """Recordings as the float network hears them: features, texts, and what it says of each."""
 
     def __init__(self, model: zq.TransducerModel, manifests: list[str], limit: int | None) -> None:
         utterances = [u for path in manifests for u in zq.read_manifest(path)[:limit]]
@@ -41,59 +43,28 @@ class Heard:
         with AudioReader(model.frontend.sample_rate) as read:
             self.features = [frontend.batch([read(u)]) for u in utterances]
         self.spoken = [u.text or "" for u in utterances]
-        self.tokenizer = model.tokenizer
-        self.path = self.hypotheses(zq.TransducerRecognizer(model))
-        self.truth = self.texts(self.path)
+        recognizer = zq.TransducerRecognizer(model)
+        self.truth = [hear(recognizer, given) for given in self.features]
 
-    def hypotheses(self, recognizer: zq.TokenRecognizer) -> list[Hypothesis]:
-        return [one for given in self.features for one in recognizer.hypotheses(*given)]
-
-    def texts(self, found: list[Hypothesis]) -> list[str]:
-        return [self.tokenizer.decode(one.tokens) for one in found]
-
-    def rates(self, found: list[Hypothesis]) -> list[float]:
-        texts = self.texts(found)
-        return [100 * (count_errors(of, texts)[0].rate or 0) for of in (self.spoken, self.truth)]
-
-
-def visits(found: Hypothesis, frames: int, durations: bool) -> Iterator[tuple[int, int]]:
-    """Frames, and how many tokens were said before: where greedy decoding scored, as far as tokens tell.
-
-    With durations only the frames of tokens are known.
-    """
-    said = 0
-    for frame in range(frames):
-        while said < len(found.tokens) and found.frames[said] == frame:
-            yield frame, said
-            said += 1
-        if not durations:
-            yield frame, said
+    def figures(self, recognizer: AnyTransducer) -> list[float]:
+        """Word errors, words that differ, and how often the best token is the float network's, %."""
+        distance, texts = Distance(), []
+        for given, truth in zip(self.features, self.truth, strict=True):
+            found = hear(recognizer, given, truth.path)
+            texts.append(found.text)
+            distance = distance.plus(truth, found)
+        wrong = [
+            count_errors(of, texts)[0].rate or 0 for of in (self.spoken, [one.text for one in self.truth])
+        ]
+        return [*(100 * rate for rate in wrong), 100 * (1 - distance.wrong / max(distance.steps, 1))]
 
 
-def same_best(made: zq.QuantizedTransducer, heard: Heard) -> float:
-    """Percent of the float network's scores whose best token is that of the integers."""
-    decoder, programs, backend = made.prepared.decoder, made.bundle.programs, TorchBackend()
-    same = count = 0
-    for (features, lengths), found in zip(heard.features, heard.path, strict=True):
-        given = torch.from_numpy(features), torch.from_numpy(lengths)
-        encoded = [decoder.encoder.run(*given)[0], programs["encoder"].run(backend, *given)[0]]
-        predicted: list[Pair] = []
-        floats = [torch.zeros(1, int(s.dims[1]), 1) for s in decoder.predictor.states]
-        integers = [*map(torch.from_numpy, programs["predictor"].initial_states(batch=1))]
-        seen = torch.full((1, decoder.context, 1), decoder.blank_id, dtype=torch.int32)
-        for label in (None, *found.tokens):
-            if label is not None:
-                seen = torch.cat((torch.full((1, 1, 1), label, dtype=torch.int32), seen[:, :-1]), dim=1)
-            real, *floats = decoder.predictor.run(seen, *floats)
-            whole, *integers = programs["predictor"].run(backend, seen, *integers)
-            predicted.append((real, whole))
-        for frame, said in visits(found, encoded[0].shape[2], bool(decoder.durations)):
-            columns = [part[:, :, frame, None].contiguous() for part in encoded]
-            (real,) = decoder.joiner.run(columns[0], predicted[said][0])
-            (whole,) = programs["joiner"].run(backend, columns[1], predicted[said][1])
-            best = [int(scores[0, : decoder.blank_id + 1, 0].argmax()) for scores in (real, whole)]
-            same, count = same + (best[0] == best[1]), count + 1
-    return 100 * same / count
+def dynamic(model: zq.TransducerModel, deployment: Deployment) -> tuple[AnyTransducer, int]:
+    """ONNX Runtime's dynamic quantizer of the three parts, and the bytes that it gives."""
+    graphs = capture_transducer(model.network, model.example_input(), model.name)
+    made = export_float_transducer(graphs, deployment, quantizable=True)
+    files = {part: ort_dynamic(preprocess(one)) for part, one in made.items()}
+    return FloatTransducer(files, graphs, deployment, 1), sum(map(len, files.values()))
 
 
 def main() -> None:
@@ -106,6 +77,7 @@ def main() -> None:
     if not isinstance(model, zq.TransducerModel):
         raise SystemExit(f"error: {arguments.checkpoint} is no transducer")
     heard = Heard(model, arguments.manifest, arguments.limit)
+    deployments: list[Deployment] = []
 
     def show(name: str, values: list[float]) -> None:
         print(f"{name:<28}" + "".join(f"{value:>9.2f}" for value in values), flush=True)
@@ -121,19 +93,24 @@ def main() -> None:
                 labels=zq.LabelSpec(label_seed=seed),
             )
             seconds = time.perf_counter() - begun
-            found = heard.hypotheses(zq.IntegerTransducer.of_folder(Path(folder) / "bundle", 1))
-        values = [*heard.rates(found), same_best(made, heard), made.size / 1e6, seconds]
+            values = [*heard.figures(zq.IntegerTransducer.of_folder(Path(folder) / "bundle", 1))]
+        values += [made.size / 1e6, seconds]
         show(name, values)
+        deployments.append(made.deployment)
         return values
 
     print(f"{'':<28}" + "".join(f"{name:>9}" for name in ("WER", "words", "best", "MB", "s")))
-    show("float", [*heard.rates(heard.path), 100.0, model.float_bytes / 1e6, 0.0])
+    show("float", [*heard.figures(zq.TransducerRecognizer(model)), model.float_bytes / 1e6, 0.0])
     rows = [row(f"data-free, seed {seed}", seed, zq.CalibrationSpec()) for seed in arguments.seeds]
     if len(rows) > 1:
         show("data-free", [float(mean) for mean in np.mean(rows, axis=0)])
     if arguments.calibration_manifest:
         row("recordings", 0, zq.CalibrationSpec(arguments.calibration_manifest, limit=REAL))
     row("noise", 0, zq.CalibrationSpec("noise"))
+    begun = time.perf_counter()
+    recognizer, size = dynamic(model, deployments[0])
+    seconds = time.perf_counter() - begun
+    show("ORT dynamic", [*heard.figures(recognizer), size / 1e6, seconds])
 
 
 if __name__ == "__main__":

@@ -87,16 +87,12 @@ def test_a_head_of_a_hybrid_is_chosen(hybrid: Path, clips: list[Path]) -> None:
     assert texts == {"auto": {"b"}, "ctc": {"b"}, "transducer": {"a"}}
 
 
-@pytest.mark.parametrize("command", ["synthesize", "compare", "bench", "sensitivity"])
+@pytest.mark.parametrize("command", ["synthesize", "sensitivity"])
 def test_what_takes_no_transducer_says_so_in_one_line(
     transducer: Path, clips: list[Path], tmp_path: Path, command: str
 ) -> None:
-    manifest = tmp_path / "list.jsonl"
-    manifest.write_text(json.dumps({"audio_filepath": str(clips[0]), "text": "a"}) + "\n")
     args: dict[str, tuple[object, ...]] = {
         "synthesize": ("synthesize", transducer, "-o", tmp_path / "x.npz"),
-        "compare": ("compare", transducer, "-m", manifest, "--no-time"),
-        "bench": ("bench", transducer),
         "sensitivity": ("inspect", transducer, "--sensitivity"),
     }
     before = set(tmp_path.iterdir())
@@ -105,6 +101,56 @@ def test_what_takes_no_transducer_says_so_in_one_line(
     (line,) = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
     assert REFUSED in line
     assert set(tmp_path.iterdir()) == before
+
+
+QUICK = ("--preset", "fast", "--batch", 2, "--frames", 64, "--iterations", 1)
+
+
+def listed(clips: list[Path], folder: Path) -> Path:
+    manifest = folder / "list.jsonl"
+    manifest.write_text("".join(json.dumps({"audio_filepath": str(c), "text": "a"}) + "\n" for c in clips))
+    return manifest
+
+
+def test_compare(transducer: Path, hybrid: Path, clips: list[Path], tmp_path: Path) -> None:
+    manifest, table = listed(clips, tmp_path), tmp_path / "table.md"
+    args = ("-m", manifest, "--calibration-manifest", manifest, "--max-seconds", 2, *QUICK)
+    result = run("compare", transducer, *args, "--set", "joint_pairs=64", "--markdown", table)
+    assert (result.exit_code, "warning: " in result.stderr) == (0, False), result.output
+    for label in ("float", "data-free", "real data", "ORT dynamic", "noise"):
+        assert f"  {label} " in result.stdout
+        assert f"| {label} |" in table.read_text()
+    assert "steps of the float network's own path" in result.stdout
+    assert "2 s of speech decoded greedily on one thread" in result.stdout
+    result = run("compare", hybrid, "--head", "transducer", "--no-time", *QUICK, "--json")
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    assert (found["head"], found["heard"]) == ("transducer", "synthetic features")
+    assert [row["label"] for row in found["rows"]] == ["float", "data-free", "ORT dynamic", "noise"]
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        (("--bits", "8,w4a8"), "a transducer has one format, 8 bits throughout; say --bits 8"),
+        (("--bits", "w4a8"), "have 8 bits, not 4 and 8; say --bits 8"),
+        (("--train", "1s"), "--train: "),
+        (("--reconstruct",), "--reconstruct: "),
+        (("--set", "section_steps=1"), "--set: "),
+        (("--keep-float", "joiner*"), "a transducer takes no keep_float"),
+        (("--allow-float",), "a transducer takes no allow_float"),
+    ],
+)
+def test_compare_refuses(transducer: Path, options: tuple[str, ...], problem: str) -> None:
+    result = run("compare", transducer, "--no-time", *QUICK, *options)
+    assert (result.exit_code, result.stdout) == (2, ""), result.output
+    (line,) = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert problem in line
+
+
+def test_compare_sets_no_labels_of_a_ctc_network() -> None:
+    result = run("compare", zq.embedded_files().model, *QUICK, "--set", "joint_pairs=4")
+    assert (result.exit_code, "error: --set: changes the labels" in result.stderr) == (2, True), result.output
 
 
 def test_the_commands_on_a_bundle(transducer: Path, clips: list[Path], tmp_path: Path) -> None:
@@ -146,6 +192,17 @@ def test_the_commands_on_a_bundle(transducer: Path, clips: list[Path], tmp_path:
     assert run("verify", folder).exit_code == 0
     # a bundle is replaced, anything else is not
     assert run("quantize", transducer, "-o", folder, *fast).exit_code == 0
+    result = run("bench", folder, "--against", transducer, "--rounds", 1, "--seconds", "0.5,1")
+    assert result.exit_code == 0, result.output
+    for heading in (
+        "the whole recogniser, 0.5 s of speech decoded greedily, 1 thread, median of 1:",
+        "encoder, 1 s of speech, 1 thread",
+        "predictor, one step, 1 thread",
+        "joiner, one frame, 1 thread",
+        "joiner, 32 frames at once, 1 thread",
+    ):
+        assert heading in result.stdout
+    assert result.stdout.count("\n  small.int8 ") == 7
     (folder / "notes.txt").write_text("mine")
     result = run("quantize", transducer, "-o", folder, *fast)
     assert (result.exit_code, "is a folder, a file name was expected" in result.stderr) == (2, True), (
@@ -159,7 +216,8 @@ def test_the_commands_on_a_bundle(transducer: Path, clips: list[Path], tmp_path:
         (("transcribe", folder, clips[0], "--language", "fra"), "leave --language out"),
         (("transcribe", transducer, clips[0], "--checkpoint", transducer), "leave --checkpoint out"),
         (("quantize", transducer, "-o", tmp_path / "x", "--set", "clipping_steps=1"), "error: --set: "),
-        (("bench", folder), "verify, transcribe, evaluate and inspect take bundles"),
+        (("compare", folder), "verify, transcribe, evaluate, bench and inspect take bundles"),
+        (("bench", folder, zq.embedded_files().model, "--rounds", 1), "measure them apart"),
         (("transcribe", folder / "encoder.onnx", clips[0]), "a recogniser gives logprobs"),
         (("quantize", transducer, "-o", tmp_path / "x", "--bits", "w4a8"), "have 8 bits, not 4 and 8"),
         (("quantize", transducer, "-o", tmp_path / "x", "--max-size", "1MB"), "which has 8 bits throughout"),

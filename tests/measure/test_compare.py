@@ -86,7 +86,7 @@ def test_a_peer_that_fails_is_left_out_and_said_so(
             return made
         raise made
 
-    monkeypatch.setattr(sys.modules[compare.__module__], "ort_dynamic", broken)
+    monkeypatch.setattr("zeroq_asr.measure.subjects.ort_dynamic", broken)
     found = compare(small_model, synthesis=FAST, timed=False)
     assert [row.label for row in found.rows] == [FLOAT, DATA_FREE, FROM_NOISE]
     assert re.match(reason, found.absent[ORT_DYNAMIC])
@@ -201,7 +201,7 @@ def _plain(model: Any) -> onnx.ModelProto:
     """The float export that other tools quantize."""
     graph = capture(model.network, model.example_input(), model.name)
     deployment = Deployment(model.name, model.frontend, model.tokenizer, 60.0, model.subsampling_factor)
-    return export_float(graph, deployment, shared_masks=False)
+    return export_float(graph, deployment, quantizable=True)
 
 
 def _noise(model: Any) -> list[tuple[np.ndarray, np.ndarray]]:

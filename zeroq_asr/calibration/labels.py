@@ -79,7 +79,7 @@ def decode(decoder: Decoder, features: Iterable[Tensor]) -> Met:
             lengths.numpy(),
             predictor,
             ported_joiner(met),
-            predictor.start(_initial(decoder.predictor, 1), 1),
+            predictor.start(decoder.predictor.initial_states(1), 1),
             blank_id=decoder.blank_id,
             durations=decoder.durations,
             max_symbols=decoder.max_symbols,
@@ -98,11 +98,6 @@ def _ported(decoder: Decoder) -> PortedPredictor:
         return predicted.numpy(), tuple(part.numpy() for part in after)
 
     return PortedPredictor(run, decoder.context, decoder.blank_id)
-
-
-def _initial(graph: FloatGraph, batch: int) -> list[Array]:
-    """States before the first step, [batch, C, 1] each."""
-    return [np.full((batch, int(s.dims[1]), 1), s.initial, dtype=np.float32) for s in graph.states]
 
 
 def _some(rows: Array) -> Array:
@@ -143,7 +138,7 @@ def steps(decoder: Decoder, labels: Sequence[Sequence[int]]) -> Iterator[tuple[T
     """
     rows = sorted(labels, key=len, reverse=True)
     seen = np.full((len(rows), decoder.context), decoder.blank_id, dtype=np.int32)
-    states = [torch.from_numpy(part) for part in _initial(decoder.predictor, len(rows))]
+    states = [torch.from_numpy(part) for part in decoder.predictor.initial_states(len(rows))]
     for step in range(len(rows[0]) + 1):
         if step:
             rows = [row for row in rows if len(row) >= step]

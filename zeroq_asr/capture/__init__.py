@@ -3,7 +3,7 @@
 Importing this folder registers the handlers of what is no operator of the graph: lengths, masks, sizes,
 constants and moves.
 
-Imported by: operators, pipeline, measure.
+Imported by: operators, deployment, pipeline, measure.
 Imports: errors, lines, registry, decoding, graph, architectures.
 Never imports: model, checkpoints, lowering, operators, embedded, synthesis, calibration, deployment,
 pipeline, measure, cli.

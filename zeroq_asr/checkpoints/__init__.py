@@ -39,7 +39,7 @@ _ONNX_REMEDY = (
     "name the checkpoint that it was made of; verify, transcribe, evaluate, bench and inspect take ONNX files"
 )
 _BUNDLE_REMEDY = (
-    "name the checkpoint that it was made of; verify, transcribe, evaluate and inspect take bundles"
+    "name the checkpoint that it was made of; verify, transcribe, evaluate, bench and inspect take bundles"
 )
 _TAR_MAGIC_AT, _TAR_MAGIC = 257, b"ustar"
 

@@ -14,6 +14,7 @@ from zeroq_asr.cli.options import (
     AsJson,
     Config,
     Developer,
+    Head,
     KeepFloat,
     Language,
     Loader,
@@ -23,6 +24,7 @@ from zeroq_asr.cli.options import (
 from zeroq_asr.cli.outputs import Force, check_output
 from zeroq_asr.cli.terminal import Terminal, session
 from zeroq_asr.config import DEVICES
+from zeroq_asr.config.choices import AUTO
 from zeroq_asr.errors import ConfigError
 from zeroq_asr.lines import size
 
@@ -35,8 +37,8 @@ def bench(
         list[Path] | None,
         typer.Argument(
             metavar="FILE",
-            help="ONNX files, or one checkpoint, of which every form is measured. By default the model that "
-            "comes with the package.",
+            help="ONNX files, bundles, or one checkpoint, of which every form is measured. By default the "
+            "model that comes with the package.",
         ),
     ] = None,
     against: Annotated[
@@ -61,6 +63,7 @@ def bench(
     config: Config = None,
     loader: Loader = None,
     language: Language = None,
+    head: Head = AUTO,
     force: Force = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -81,14 +84,14 @@ def bench(
             pictures.check(plot)
             check_output(terminal, plot, outputs.plots, *(files or ()), against, config, force=force)
         with terminal.progress() as progress:
-            model = None
+            model: zq.AsrModel | zq.TransducerModel | None = None
             if not files and against is None:
                 model = zq.embedded_model()
             elif checkpoint is not None:
-                model = zq.load_checkpoint(checkpoint, config=config, loader=loader, language=language)
+                model = zq.load_model(checkpoint, config=config, loader=loader, language=language, head=head)
             other = None
             if against is not None:
-                other = zq.load_checkpoint(against, config=config, loader=loader, language=language)
+                other = zq.load_model(against, config=config, loader=loader, language=language, head=head)
             result = zq.bench(
                 onnx_files,
                 model=model,
@@ -111,11 +114,11 @@ def bench(
 
 
 def _sort(files: list[Path]) -> tuple[list[Path], Path | None]:
-    """Return the ONNX files among ``files``, and the checkpoint, of which there may be one."""
-    from zeroq_asr.deployment.recognizer import is_onnx
+    """Return the ONNX files and bundles among ``files``, and the checkpoint, of which there may be one."""
+    from zeroq_asr.deployment.recognizer import is_bundle, is_onnx
 
-    onnx_files = [path for path in files if is_onnx(path)]
-    checkpoints = [path for path in files if not is_onnx(path)]
+    onnx_files = [path for path in files if is_bundle(path) or is_onnx(path)]
+    checkpoints = [path for path in files if path not in onnx_files]
     if len(checkpoints) > 1:
         raise ConfigError(
             "bench", f"{checkpoints[0]} and {checkpoints[1]} are both checkpoints", "measure one at a time"
@@ -138,11 +141,10 @@ def show(terminal: Terminal, result: zq.Benchmark) -> None:
     machine = result.machine
     sets = ", ".join(machine.instruction_sets())
     terminal.title(machine.processor, f"{sets}; ONNX Runtime {result.versions['onnxruntime']}")
-    for seconds, threads in dict.fromkeys((row.seconds, row.threads) for row in result.rows):
-        rows = [row for row in result.rows if (row.seconds, row.threads) == (seconds, threads)]
+    for title in dict.fromkeys(row.title for row in result.rows):
+        rows = [row for row in result.rows if row.title == title]
         terminal.text()
-        plural = "s" if threads > 1 else ""
-        terminal.text(f"{seconds:g} s of audio, {threads} thread{plural}, median of {result.rounds}:")
+        terminal.text(f"{title}, median of {result.rounds}:")
         terminal.table(COLUMNS, [_cells(row) for row in rows])
     terminal.text()
     over = f"speed-up: the time of “{result.baseline}” over this one's; " if result.baseline else ""
@@ -153,16 +155,21 @@ def show(terminal: Terminal, result: zq.Benchmark) -> None:
     )
 
 
+def _milliseconds(seconds: float) -> str:
+    """Of a step, which takes a fraction of one, in more digits."""
+    return f"{1e3 * seconds:.1f}" if seconds >= 1e-3 else f"{1e3 * seconds:.3f}"
+
+
 def _cells(row: zq.Timing) -> list[str]:
     if row.absent or row.median is None:
         return [row.label, row.device, row.absent, *[""] * (len(COLUMNS) - 3)]
     return [
         row.label,
         row.device,
-        f"{1e3 * row.median:.1f}",
+        _milliseconds(row.median),
         "–" if row.speedup is None else f"{row.speedup:.2f}",
         "–" if row.spread is None else f"{100 * row.spread:.0f} %",
-        f"{row.real_time_factor:.4f}",
+        "–" if row.real_time_factor is None else f"{row.real_time_factor:.4f}",
         "–" if row.size is None else size(row.size),
         "–" if row.load_seconds is None else f"{1e3 * row.load_seconds:.0f}",
         "–" if row.peak_bytes is None else size(row.peak_bytes),

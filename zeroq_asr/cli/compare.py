@@ -15,6 +15,7 @@ from zeroq_asr.cli.options import (
     Channel,
     Config,
     Developer,
+    Head,
     KeepFloat,
     Language,
     Loader,
@@ -25,10 +26,12 @@ from zeroq_asr.cli.options import (
     with_settings,
 )
 from zeroq_asr.cli.outputs import Force, check_output
+from zeroq_asr.cli.quantize_transducer import refuse, refuse_labels
 from zeroq_asr.cli.synthesize import Batch, Frames, Iterations, Objective, Patience, Preset, Seed, chosen
 from zeroq_asr.cli.tables import markdown_table
 from zeroq_asr.cli.terminal import Terminal, session
 from zeroq_asr.cli.training import Reconstruct, Train, require_narrow, training_of
+from zeroq_asr.config.choices import AUTO, CTC, TRANSDUCER
 from zeroq_asr.files import atomic_write_bytes
 from zeroq_asr.lines import size
 
@@ -101,6 +104,7 @@ def compare(
     config: Config = None,
     loader: Loader = None,
     language: Language = None,
+    head: Head = AUTO,
     markdown: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Also write the tables, as Markdown.")
     ] = None,
@@ -126,9 +130,10 @@ def compare(
             patience=patience,
         )
         # the calibration differs from row to row
-        training = training_of(preset, reconstruct, train)
-        specs = [with_settings(ctx, fields, spec, synthesis, training)[0] for spec in specs]
-        (_, synthesis, training) = with_settings(ctx, fields, specs[0], synthesis, training)
+        untrained = training = training_of(preset, reconstruct, train)
+        labels = zq.LabelSpec()
+        specs = [with_settings(ctx, fields, spec, synthesis, training, labels)[0] for spec in specs]
+        _, synthesis, training, labels = with_settings(ctx, fields, specs[0], synthesis, training, labels)
         require_narrow(ctx, specs, training, preset)
         if calibration_manifest is None:
             problem = "is of --calibration-manifest, and there is none"
@@ -144,8 +149,13 @@ def compare(
             zq.read_manifest(calibration_manifest, heard)  # a mistake there shows before the long work begins
         with terminal.progress() as progress:
             progress("load", 0, 1)
-            loaded = zq.load_checkpoint(model, config=config, loader=loader, language=language)
+            loaded = zq.load_model(model, config=config, loader=loader, language=language, head=head)
             progress("load", 1, 1)
+            if isinstance(loaded, zq.TransducerModel):
+                given = {"--train": train, "--reconstruct": reconstruct, "--set": training != untrained}
+                refuse(model, given)
+            else:
+                refuse_labels(model, labels)
             result = zq.compare(
                 loaded,
                 utterances,
@@ -153,6 +163,7 @@ def compare(
                 spec=specs[0],
                 also=specs[1:],
                 synthesis=synthesis,
+                labels=None if labels == zq.LabelSpec() else labels,
                 training=training,
                 calibration_limit=calibration_limit,
                 calibration_channel=heard,
@@ -185,6 +196,13 @@ def show(terminal: Terminal, result: zq.Comparison) -> None:
 GAP_COLUMNS: tuple[str, ...] = ("difference of WER, points", "", "95 % interval")
 
 
+#: what is timed, by the head
+_TIMED = {
+    CTC: "features on one thread, all files interleaved",
+    TRANSDUCER: "speech decoded greedily on one thread, all interleaved",
+}
+
+
 def _heard(result: zq.Comparison) -> str:
     count = f"{result.utterances} utterances"
     if result.heard == "synthetic features":
@@ -193,9 +211,13 @@ def _heard(result: zq.Comparison) -> str:
 
 
 def _legend(result: zq.Comparison) -> list[str]:
-    lines = [
-        "frames: whose best token is not the float network's; KL: of their distributions, in nats.",
-    ]
+    if result.head == TRANSDUCER:
+        lines = [
+            "frames: steps of the float network's own path, each a frame behind what it has said by then, "
+            "whose best token is another; KL: of all that they choose among, in nats.",
+        ]
+    else:
+        lines = ["frames: whose best token is not the float network's; KL: of their distributions, in nats."]
     if result.heard == "synthetic features":
         lines.insert(0, "No recordings were given: what synthetic features can tell is not an error rate.")
     else:
@@ -206,8 +228,8 @@ def _legend(result: zq.Comparison) -> list[str]:
         lines.append("intervals: paired bootstrap over utterances; seeds are averaged.")
     if result.timed_seconds is not None:
         lines.append(
-            f"ms: {result.timed_seconds:g} s of features on one thread, all files interleaved, float as an "
-            "ONNX file, too; speed-up: its time over this one's."
+            f"ms: {result.timed_seconds:g} s of {_TIMED[result.head]}, float as ONNX, too; speed-up: its "
+            "time over this one's."
         )
         lines.append(
             "Times are medians of few rounds and noisy on a busy machine; zeroq-asr bench takes more."

@@ -57,7 +57,7 @@ Set = Annotated[
     typer.Option(
         "--set",
         metavar="NAME=VALUE",
-        help="Any other field of QuantSpec, SynthesisSpec, CalibrationSpec or TrainingSpec, "
+        help="Any other field of QuantSpec, SynthesisSpec, CalibrationSpec, LabelSpec or TrainingSpec, "
         "e.g. init=speech; repeatable.",
     ),
 ]

@@ -37,7 +37,7 @@ from zeroq_asr.cli.options import (
 from zeroq_asr.cli.outputs import Force, check_folder, check_output, check_run, is_replaceable
 from zeroq_asr.cli.plan_row import Plot, show_row
 from zeroq_asr.cli.quantize_report import report
-from zeroq_asr.cli.quantize_transducer import refuse, show_bundle
+from zeroq_asr.cli.quantize_transducer import refuse, refuse_labels, show_bundle
 from zeroq_asr.cli.synthesize import (
     Batch,
     Frames,
@@ -311,9 +311,7 @@ def quantize(
             show_bundle(terminal, bundle, path, tokens, chosen_target=spec.target == "auto")
             return
         assert isinstance(source, zq.AsrModel)
-        if labels != zq.LabelSpec():
-            problem = f"changes the labels of a transducer, {model} is a CTC network"
-            raise ConfigError("--set", problem, "leave fields of LabelSpec out")
+        refuse_labels(model, labels)
         with terminal.progress() as progress:
             if os.path.isdir(path):
                 check_output(terminal, path, outputs.onnx, *sources, force=force)

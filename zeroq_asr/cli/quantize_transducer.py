@@ -21,6 +21,13 @@ def refuse(model: Path, options: Mapping[str, object]) -> None:
         raise ConfigError(given[0], f"{model} is a transducer, which has 8 bits throughout", "leave it out")
 
 
+def refuse_labels(model: Path, labels: zq.LabelSpec) -> None:
+    """Raise ConfigError where labels, which are of transducers, are chosen of a CTC network."""
+    if labels != zq.LabelSpec():
+        problem = f"changes the labels of a transducer, {model} is a CTC network"
+        raise ConfigError("--set", problem, "leave fields of LabelSpec out")
+
+
 def show_bundle(
     terminal: Terminal,
     result: zq.QuantizedTransducer,

@@ -2,6 +2,6 @@
 
 Imported by: pipeline, measure, cli.
 Imports: _version, errors, files, lines, config, speech, decoding, integer, graph, architectures, model,
-checkpoints, synthesis.
+capture, checkpoints, synthesis.
 Never imports: pipeline, measure, cli.
 """

@@ -12,17 +12,14 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from zeroq_asr.config.decoding import BeamSpec
-from zeroq_asr.decoding.decoder import BeamDecoder
-from zeroq_asr.decoding.ports import PortedPredictor, ported_joiner
-from zeroq_asr.decoding.transducer import Array, Hypothesis, State, greedy_transducer
+from zeroq_asr.decoding.transducer import Array
 from zeroq_asr.deployment.frontend_graph import AUDIO, AUDIO_LENGTH
 from zeroq_asr.deployment.metadata import (
     BUNDLE_FILE,
@@ -32,15 +29,13 @@ from zeroq_asr.deployment.metadata import (
     own_metadata,
 )
 from zeroq_asr.deployment.parts import PARTS, check_transducer
-from zeroq_asr.deployment.sessions import open_session, read_metadata, readable, reason
+from zeroq_asr.deployment.ported_transducer import PortedTransducer, Run, decoding_of, session_run
+from zeroq_asr.deployment.sessions import open_session, read_metadata, readable
 from zeroq_asr.errors import CheckpointError, ConfigError, ZeroqError
 from zeroq_asr.files import open_file, read_file
 from zeroq_asr.integer.bundle import Bundle
 from zeroq_asr.integer.program import Program, ValueInfo
 from zeroq_asr.integer.proof import check_boundaries
-
-#: what enters a program, inputs, then states → what leaves, outputs, then states
-Run = Callable[[tuple[Array, ...]], tuple[Array, ...]]
 
 
 def is_bundle(path: str | os.PathLike[str]) -> bool:
@@ -51,7 +46,7 @@ def is_bundle(path: str | os.PathLike[str]) -> bool:
         return False  # whoever reads it next says why
 
 
-class IntegerTransducer:
+class IntegerTransducer(PortedTransducer):
     """Encoder, predictor and joiner as integer programs, decoded greedily, or by a beam."""
 
     def __init__(
@@ -62,29 +57,30 @@ class IntegerTransducer:
         ``beam``: how it is decoded; None: greedily.  Raises ExportError or ProofError where the parts are no
         transducer's, or do not fit each other, and ConfigError for a beam that cannot be had.
         """
-        if deployment.decoding is None:
-            raise ConfigError(deployment.name, "is no transducer's bundle", "verify says what it holds")
+        decoding_of(deployment)
         check_transducer(bundle, deployment)
         check_boundaries(bundle)
-        self.frontend, self.tokenizer, self.name = deployment.frontend, deployment.tokenizer, deployment.name
-        self.max_seconds: float | None = deployment.max_seconds
-        self.subsampling_factor: int | None = deployment.subsampling_factor
-        self._decoding, self._runs = deployment.decoding, dict(runs)
-        self._predictor = bundle.programs["predictor"]
-        durations = self._decoding.durations
-        self.beam = (
-            None
-            if beam is None
-            else BeamDecoder(beam, self.tokenizer.tokens, durations, texts=self.tokenizer.inner_texts())
-        )
+        predictor = bundle.programs["predictor"]
+
+        def initial(batch: int) -> Sequence[Array]:
+            return predictor.initial_states(batch=batch)
+
+        super().__init__(deployment, runs, int(predictor.inputs[0].dims[1]), initial, beam)
         self._scores = _meaning(bundle.programs["joiner"])
-        self._silence = _meaning(bundle.programs["encoder"])
+        self.silence = _meaning(bundle.programs["encoder"]).zero_point
 
     @classmethod
     def of_folder(
-        cls, path: str | os.PathLike[str], threads: int | None = None, beam: BeamSpec | None = None
+        cls,
+        path: str | os.PathLike[str],
+        threads: int | None = None,
+        beam: BeamSpec | None = None,
+        *,
+        spin: bool = True,
     ) -> IntegerTransducer:
         """Open a bundle's folder with ONNX Runtime; nothing of it is proven (``verify`` does that).
+
+        ``threads`` and ``spin`` are as of ``open_session``.
 
         Raises CheckpointError where it cannot be read or run, or is no transducer's, VerificationError where
         a file's account of itself is damaged, and ConfigError for a beam that cannot be had.
@@ -96,7 +92,7 @@ class IntegerTransducer:
         for part in PARTS:
             file = Path(path) / f"{part}.onnx"
             open_file(file, CheckpointError).close()
-            session = open_session(file, readable(file), threads)
+            session = open_session(file, readable(file), threads, spin=spin)
             own = own_metadata(file, read_metadata(file, session))
             if own.get("part") != part:
                 raise CheckpointError(
@@ -134,43 +130,10 @@ class IntegerTransducer:
         runs = {part: run(program) for part, program in bundle.programs.items()}
         return cls(bundle, deployment, runs, beam)
 
-    def hypotheses(
-        self, features: npt.NDArray[np.float32], lengths: npt.NDArray[np.int64]
-    ) -> list[Hypothesis]:
-        """Return what is said in each of features [B, M, T] with lengths [B], with encoded frames."""
-        encoded, ends = self._runs["encoder"]((features, lengths))
-
-        def predict(labels: Array, states: State) -> tuple[Array, State]:
-            predicted, *after = self._runs["predictor"]((labels, *states))
-            return predicted, tuple(after)
-
-        def join(encoding: Array, prediction: Array) -> Array:
-            return self._runs["joiner"]((encoding, prediction))[0]
-
-        blank, batch = self.tokenizer.blank_id, len(features)
-        predictor = PortedPredictor(predict, int(self._predictor.inputs[0].dims[1]), blank)
-        states = predictor.start(self._predictor.initial_states(batch=batch), batch)
-        joiner = ported_joiner(join)
-        encodings = encoded.transpose(0, 2, 1)
-        if self.beam is not None:
-            scores = self._scores
-
-            def real(encoding: Array, prediction: Array) -> Array:
-                integers = joiner(encoding, prediction)
-                return ((integers - scores.zero_point) * np.float32(scores.scale)).astype(np.float32)
-
-            quiet = np.full(encodings.shape[2], self._silence.zero_point, dtype=encodings.dtype)
-            return [*self.beam(encodings, ends, predictor, real, states, silence=quiet)]
-        return greedy_transducer(
-            encodings,
-            ends,
-            predictor,
-            joiner,
-            states,
-            blank_id=blank,
-            durations=self._decoding.durations,
-            max_symbols=self._decoding.max_symbols,
-        )
+    def real(self, scores: Array) -> Array:
+        """Return the real scores that integers [N, V + 1 + K] mean, float32."""
+        means = self._scores
+        return ((scores - means.zero_point) * np.float32(means.scale)).astype(np.float32)
 
 
 def _require_own_folder(path: str | os.PathLike[str]) -> None:
@@ -193,20 +156,11 @@ def _session_run(path: Path, session: object, program: Program, audio: bool) -> 
     """Run a file by its ports; with its frontend in it, on samples [B, 1, N] in place of features."""
     entering = [*(port.name for port in program.inputs), *(state.name for state in program.states)]
     leaving = [*(port.name for port in program.outputs), *(f"next_{state.name}" for state in program.states)]
-
-    if audio:
-        entering[:2] = [AUDIO, AUDIO_LENGTH]
-
-    def run(given: tuple[Array, ...]) -> tuple[Array, ...]:
-        if audio:
-            given = (given[0][:, 0], *given[1:])
-        try:
-            return tuple(session.run(leaving, dict(zip(entering, given, strict=True))))  # type: ignore[attr-defined]
-        except Exception as error:  # onnxruntime's exceptions share no base of their own
-            shapes = [list(array.shape) for array in given]
-            raise CheckpointError(path, f"fails on operands {shapes} ({reason(error)})") from None
-
-    return run
+    if not audio:
+        return session_run(path, session, entering, leaving)
+    entering[:2] = [AUDIO, AUDIO_LENGTH]
+    run = session_run(path, session, entering, leaving)
+    return lambda given: run((given[0][:, 0], *given[1:]))
 
 
 def _numpy_run(program: Program) -> Run:

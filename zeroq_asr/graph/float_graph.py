@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -124,6 +125,10 @@ class FloatGraph:
     def leaving(self) -> tuple[str, ...]:
         """Values that are results: outputs, then states."""
         return (*self.outputs, *(state.leaves for state in self.states))
+
+    def initial_states(self, batch: int) -> list[np.ndarray]:
+        """Return the states before the first run, float32 [batch, …] each."""
+        return [np.full((batch, *map(int, s.dims[1:])), s.initial, dtype=np.float32) for s in self.states]
 
     def producer(self) -> dict[str, FloatNode]:
         """Map each value to the node that makes it."""

@@ -36,11 +36,12 @@ class Writer:
         longest: int,
         *,
         flat: bool = False,
-        shared_masks: bool = True,
+        quantizable: bool = False,
     ) -> None:
         #: leave depthwise convolutions 1-D
         self.flat = flat
-        self.shared_masks = shared_masks
+        #: spell what ONNX Runtime's quantizers take as they take it best
+        self.quantizable = quantizable
         #: encoded frames of the longest input, for tables of positions
         self.longest = longest
         self.nodes: list[NodeProto] = []
@@ -121,7 +122,7 @@ class Writer:
     def mask(self, value: str, lengths: str, *axes: int) -> str:
         """Bool [B, T] with ones at ``axes``: a value's valid frames, made once for equal numbers of them."""
         key = (lengths, self.shapes[value].history, axes)
-        if key not in self._masks or not self.shared_masks:
+        if key not in self._masks or self.quantizable:
             if axes:
                 self._masks[key] = self.add("Unsqueeze", [self.mask(value, lengths), self.axes(*axes)])
             else:

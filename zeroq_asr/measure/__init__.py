@@ -2,6 +2,7 @@
 
 Imported by: cli.
 Imports: _version, errors, lines, progress, files, threads, config, registry, speech, decoding, integer,
-graph, model, checkpoints, capture, lowering, operators, synthesis, calibration, deployment, pipeline.
+graph, model, checkpoints, capture, lowering, operators, embedded, synthesis, calibration,
+deployment, pipeline.
 Never imports: cli.
 """

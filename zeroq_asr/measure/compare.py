@@ -3,39 +3,40 @@
 What can be measured depends on what the user has.  Recordings with text give word error rates;
 recordings without text give *agreement*, the word error rate against the transcript of the float
 network; without any recording, held-out synthetic features still tell how often the best token of a
-frame differs and the KL divergence of the frames' distributions.  The latter two are always given.
-So is the time that each file takes, interleaved with the float network's as a file of its own.
+frame differs and the KL divergence of the frames' distributions.  The latter two are always given, of a
+transducer along the float network's own path (``zeroq_asr.measure.said``).
+So is the time that each file takes, interleaved with the float network's as a file of its own; of a
+transducer that of its three files, which decode speech greedily.
 """
 
 from __future__ import annotations
 
 import itertools
 import statistics
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from zeroq_asr.capture.capture import capture
-from zeroq_asr.config import CalibrationSpec, QuantSpec, SynthesisSpec, TrainingSpec
+from zeroq_asr.config import CalibrationSpec, LabelSpec, QuantSpec, SynthesisSpec, TrainingSpec
 from zeroq_asr.config.calibration import BOTH, MATCHED, NOISE, SPEECH
 from zeroq_asr.config.checks import choice
-from zeroq_asr.decoding.greedy import greedy_ctc
-from zeroq_asr.deployment.float_onnx import export_float
-from zeroq_asr.deployment.recognizer import OnnxRecognizer, Recognizer, TorchRecognizer
+from zeroq_asr.deployment.metadata import Deployment
+from zeroq_asr.deployment.recognizer import Recognizer
+from zeroq_asr.deployment.transducer import AnyTransducer
 from zeroq_asr.errors import AudioError, CheckpointError, ConfigError
 from zeroq_asr.files import temporary_folder
 from zeroq_asr.lines import summary
-from zeroq_asr.measure.bench.contenders import noise, of_path
 from zeroq_asr.measure.bench.measure import clock
 from zeroq_asr.measure.bootstrap import Difference, paired_bootstrap
 from zeroq_asr.measure.evaluate import ErrorCounts, count_errors
-from zeroq_asr.measure.onnxruntime_quantizers import attempt, ort_dynamic, ort_static, preprocess
-from zeroq_asr.model import AsrModel
-from zeroq_asr.pipeline import Prepared, preparation, prepare, quantize
+from zeroq_asr.measure.onnxruntime_quantizers import attempt
+from zeroq_asr.measure.said import Distance, Features, Said, hear
+from zeroq_asr.measure.subjects import ORT_DYNAMIC, ORT_STATIC, Subject, subject_of
+from zeroq_asr.model import AsrModel, TransducerModel
+from zeroq_asr.pipeline import preparation
 from zeroq_asr.progress import Progress, silent
 from zeroq_asr.speech.audio import AudioReader, audio_duration, check_segments
 from zeroq_asr.speech.frontend import Frontend
@@ -52,14 +53,11 @@ _FROM = {
     SPEECH: f"{DATA_FREE}, made speech",
     BOTH: f"{DATA_FREE}, both",
 }
-ORT_STATIC, ORT_DYNAMIC = "ORT static, real data", "ORT dynamic"
 
 #: of features that files are timed on, or as many as they accept
 _TIMED_SECONDS = 10.0
 #: few, for all files together are to take seconds
 _ROUNDS = 5
-
-Features = tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]
 
 
 @dataclass(frozen=True)
@@ -67,17 +65,18 @@ class Row:
     """One recogniser.  Rates are None where they cannot be known."""
 
     label: str
-    #: bytes of the file; of the parameters for the float network
+    #: bytes of the file, or of all files; of the parameters for the float network
     size: int
     #: against the text
     words: ErrorCounts | None
     #: against the float network's transcript
     agreement: ErrorCounts | None
-    #: share of frames whose best token is not the float network's
+    #: share of frames (of a transducer: of steps of the float network's path) whose best token is not the
+    #: float network's
     frames: float
-    #: mean over frames of KL(float || this), in nats
+    #: mean over those of KL(float || this), in nats
     divergence: float
-    #: seconds of one run on one thread, of the float network as an ONNX file; None if it was not timed
+    #: seconds of one run on one thread, of the float network as ONNX files; None if it was not timed
     median: float | None = None
     #: time of the float network / time of this one
     speedup: float | None = None
@@ -97,6 +96,8 @@ class Comparison:
     """What was compared, on what."""
 
     name: str
+    #: "ctc" or "transducer"
+    head: str
     bits: str
     #: what was listened to: "recordings with text", "recordings" or "synthetic features"
     heard: str
@@ -118,6 +119,7 @@ class Comparison:
         """Return everything as JSON values."""
         return {
             "name": self.name,
+            "head": self.head,
             "bits": self.bits,
             "heard": self.heard,
             "utterances": self.utterances,
@@ -151,13 +153,14 @@ class Comparison:
 
 
 def compare(
-    model: AsrModel,
+    model: AsrModel | TransducerModel,
     manifest: Sequence[Utterance] | None = None,
     calibration_manifest: str | None = None,
     *,
     spec: QuantSpec | None = None,
     also: Sequence[QuantSpec] = (),
     synthesis: SynthesisSpec | None = None,
+    labels: LabelSpec | None = None,
     training: TrainingSpec | None = None,
     calibration_limit: int | None = None,
     calibration_channel: Channel = None,
@@ -177,6 +180,9 @@ def compare(
     format also rows whose ranges come from these, "synthetic", "speech" or "both", where the default is
     another.  ``timed``: also time each file, which takes seconds.
 
+    A transducer has one format, of 8 bits, and no row "ORT static".  ``labels``: what its predictor and its
+    joiner are calibrated on, drawn anew for every seed.
+
     Raises ConfigError for a source that there is not, AudioError for a recording that cannot be read, or is
     longer than ``spec.max_seconds``.
     """
@@ -188,16 +194,23 @@ def compare(
     check_segments(manifest or ())
     for utterance in manifest or ():
         _check_duration(utterance, spec.max_seconds)
-    syntheses = [replace(synthesis, seed=synthesis.seed + k) for k in range(seeds)]
+    subject = subject_of(model, (spec, *also), labels)
+    drawn = labels or LabelSpec()
+    draws = [
+        (replace(synthesis, seed=synthesis.seed + k), replace(drawn, label_seed=drawn.label_seed + k))
+        for k in range(seeds)
+    ]
     with temporary_folder() as folder:
         real = None
         if calibration_manifest is not None:
             real = CalibrationSpec(calibration_manifest, limit=calibration_limit, channel=calibration_channel)
-        others = [name for name in dict.fromkeys(sources) if name != source_for(model)]
-        listeners, absent = _build(model, folder, real, (spec, *also), syntheses, others, training, progress)
+        others = [name for name in dict.fromkeys(sources) if name != source_for(subject.listener)]
+        listeners, absent, deployment = _build(
+            subject, folder, real, (spec, *also), draws, others, training, progress
+        )
         if manifest is None:
             held_out = replace(synthesis, seed=synthesis.seed + HELD_OUT)
-            made = make_features(model, held_out, progress=progress)
+            made = make_features(subject.listener, held_out, progress=progress)
             pairs = [
                 (made.features[i : i + 1, :, :n], np.array([n], dtype=np.int64))
                 for i, n in enumerate(made.lengths)
@@ -209,14 +222,16 @@ def compare(
             _listen(listeners, iter(source), len(manifest), progress)
             seconds, count = source.seconds, len(manifest)
         length = min(_TIMED_SECONDS, *(s.max_seconds for s in (spec, *also))) if timed else None
-        times = {} if length is None else _times(model, listeners, length, progress)
+        times = {} if length is None else _times(subject, listeners, deployment, length, progress)
     texts = None
     if manifest is not None and all(u.text is not None for u in manifest):
         texts = [u.text or "" for u in manifest]
     heard = "synthetic features" if manifest is None else "recordings with text" if texts else "recordings"
     rows = tuple(_row(each, listeners[0], texts, manifest is not None, times) for each in listeners)
     gaps = tuple(_gaps(listeners, texts)) if texts else ()
-    return Comparison(model.name, bits_of(spec), heard, count, seconds, rows, gaps, absent, length)
+    return Comparison(
+        model.name, subject.head, bits_of(spec), heard, count, seconds, rows, gaps, absent, length
+    )
 
 
 def bits_of(spec: QuantSpec) -> str:
@@ -231,102 +246,98 @@ class _Listener:
 
     label: str
     kind: str
-    recognizer: Recognizer
+    recognizer: Recognizer | AnyTransducer
     size: int
-    #: the ONNX file of it, of the float network too
+    #: where the ONNX files of it are, of the float network too
     file: Path
     texts: list[str] = field(default_factory=list)
-    frames: int = 0
-    wrong: int = 0
-    divergence: float = 0.0
+    distance: Distance = field(default_factory=Distance)
 
 
 def _build(
-    model: AsrModel,
+    subject: Subject,
     folder: Path,
     real: CalibrationSpec | None,
     specs: Sequence[QuantSpec],
-    syntheses: Sequence[SynthesisSpec],
+    draws: Sequence[tuple[SynthesisSpec, LabelSpec]],
     sources: Sequence[str],
     training: TrainingSpec | None,
     progress: Progress,
-) -> tuple[list[_Listener], dict[str, str]]:
-    """Quantize in every way; return the recognisers, float first, and what another tool did not make."""
-    listeners = [_Listener(FLOAT, FLOAT, TorchRecognizer(model), model.float_bytes, folder / "0.onnx")]
-    numbers = itertools.count(1)
-    example = model.example_input()
-    # once, and once more for a format that keeps other operators in float
-    allowed = specs[0].allow_float
-    graph = capture(model.network, example, model.name, allow_float=allowed)
+) -> tuple[list[_Listener], dict[str, str], Deployment]:
+    """Quantize in every way; return the recognisers, float first, and what another tool did not make.
+
+    The last value surrounds the files of float networks and of other tools.
+    """
+    numbers = itertools.count()
+
+    def fresh() -> Path:
+        return folder / f"{next(numbers)}{subject.suffix}"
+
+    listeners = [_Listener(FLOAT, FLOAT, subject.recognizer(), subject.model.float_bytes, fresh())]
 
     def prepared(
-        label: str, specs: Sequence[QuantSpec], synthesis: SynthesisSpec, calibration: CalibrationSpec
-    ) -> Prepared:
-        return prepare(
-            model,
-            spec=specs[0],
-            also=specs[1:],
-            synthesis=synthesis,
-            calibration=calibration,
-            graph=graph if specs[0].allow_float == allowed else None,
-            # a table of sources is there to show what they do
-            check_ranges=False,
-            progress=_labelled(progress, label),
-        )
+        label: str,
+        specs: Sequence[QuantSpec],
+        draw: tuple[SynthesisSpec, LabelSpec],
+        calibration: CalibrationSpec,
+    ) -> Any:
+        return subject.prepare(specs, *draw, calibration, _labelled(progress, label))
 
-    def ours(label: str, kind: str, source: Prepared, spec: QuantSpec) -> _Listener:
-        path = folder / f"{next(numbers)}.onnx"
-        made = quantize(source, path, spec=spec, training=training, progress=_labelled(progress, label))
-        return _Listener(label, kind, OnnxRecognizer(path), made.size, path)
+    def ours(label: str, kind: str, source: Any, spec: QuantSpec) -> _Listener:
+        path = fresh()
+        recognizer, size = subject.quantize(source, spec, training, path, _labelled(progress, label))
+        return _Listener(label, kind, recognizer, size, path)
 
-    def seeded(kind: str, synthesis: SynthesisSpec) -> str:
-        return kind if len(syntheses) == 1 else f"{kind}, seed {synthesis.seed}"
+    def seeded(kind: str, draw: tuple[SynthesisSpec, LabelSpec]) -> str:
+        return kind if len(draws) == 1 else f"{kind}, seed {draw[0].seed}"
 
     # the slow part once a synthesis for all formats that can share it; rows come in the order of formats
     rows: dict[int, list[_Listener]] = {place: [] for place in range(len(specs))}
-    for synthesis in syntheses:
+    for draw in draws:
         for kept in dict.fromkeys(preparation(spec) for spec in specs):
             alike = {place: spec for place, spec in enumerate(specs) if preparation(spec) == kept}
-            label = seeded(DATA_FREE, synthesis)
-            source = prepared(label, [*alike.values()], synthesis, CalibrationSpec())
+            label = seeded(DATA_FREE, draw)
+            source = prepared(label, [*alike.values()], draw, CalibrationSpec())
             for place, spec in alike.items():
                 kind = f"{DATA_FREE} {bits_of(spec)}" if place else DATA_FREE
-                rows[place].append(ours(seeded(kind, synthesis), kind, source, spec))
+                rows[place].append(ours(seeded(kind, draw), kind, source, spec))
     listeners += [each for place in rows for each in rows[place]]
-    for name, synthesis in itertools.product(sources, syntheses):
-        label = seeded(_FROM[name], synthesis)
-        source = prepared(label, specs[:1], synthesis, CalibrationSpec(name))
+    for name, draw in itertools.product(sources, draws):
+        label = seeded(_FROM[name], draw)
+        source = prepared(label, specs[:1], draw, CalibrationSpec(name))
         listeners.append(ours(label, _FROM[name], source, specs[0]))
     if real is not None:
-        source = prepared(REAL, specs[:1], syntheses[0], real)
+        source = prepared(REAL, specs[:1], draws[0], real)
         listeners.append(ours(REAL, REAL, source, specs[0]))
+    deployment: Deployment = source.deployment()
+    recordings = None
+    if real is not None:
+        recordings = _Recordings(subject.model, read_manifest(real.source, real.channel)[: real.limit])
     absent: dict[str, str] = {}
-
-    def theirs(kind: str, make: Callable[[], bytes]) -> None:
+    for kind, make in subject.peers(deployment, recordings).items():
         progress(kind, 0, 1)
-        data, reason = attempt(make)
-        if data is not None:
-            path = folder / f"{next(numbers)}.onnx"
-            path.write_bytes(data)
+        files, reason = attempt(make)
+        if files is not None:
+            path = fresh()
             try:
-                recognizer = OnnxRecognizer(path, frontend=model.frontend, tokenizer=model.tokenizer)
-                recognizer.log_probs(example[0].numpy(), example[1].numpy())
-                listeners.append(_Listener(kind, kind, recognizer, len(data), path))
+                recognizer, size = subject.open(files, path, deployment)
+                hear(recognizer, _example(subject.listener))
+                listeners.append(_Listener(kind, kind, recognizer, size, path))
             except CheckpointError as error:
                 reason = f"its file cannot be run ({error.problem})"
         if reason:
             absent[kind] = reason
         progress(kind, 1, 1)
-
-    ready = preprocess(export_float(graph, source.deployment(), shared_masks=False))
-    if real is not None:
-        recordings = _Recordings(model, read_manifest(real.source, real.channel)[: real.limit])
-        theirs(ORT_STATIC, lambda: ort_static(ready, recordings))
-    theirs(ORT_DYNAMIC, lambda: ort_dynamic(ready))
-    listeners[0].file.write_bytes(export_float(graph, source.deployment()).SerializeToString())
-    source = prepared(FROM_NOISE, specs[:1], syntheses[0], CalibrationSpec(NOISE))
+    subject.write_float(deployment, listeners[0].file)
+    source = prepared(FROM_NOISE, specs[:1], draws[0], CalibrationSpec(NOISE))
     listeners.append(ours(FROM_NOISE, FROM_NOISE, source, specs[0]))
-    return listeners, absent
+    return listeners, absent, deployment
+
+
+def _example(model: AsrModel) -> Features:
+    """Features of one utterance that a network accepts."""
+    features, lengths = model.example_input()
+    return features[:1].numpy(), lengths[:1].numpy()
 
 
 def _labelled(progress: Progress, label: str) -> Progress:
@@ -337,11 +348,15 @@ def _labelled(progress: Progress, label: str) -> Progress:
 
 
 def _times(
-    model: AsrModel, listeners: Sequence[_Listener], seconds: float, progress: Progress
+    subject: Subject,
+    listeners: Sequence[_Listener],
+    deployment: Deployment,
+    seconds: float,
+    progress: Progress,
 ) -> dict[str, float]:
-    """Return label → seconds of one run of its file on one thread, on so many seconds of features."""
-    features = noise(model.frontend.features, seconds, model.frontend.frames_per_second)
-    contenders = [of_path(each.label, each.kind, each.file) for each in listeners]
+    """Return label → seconds of one run of its files on one thread, on so many seconds of features."""
+    contenders = [subject.contender(each.label, each.kind, each.file, deployment) for each in listeners]
+    features = subject.features(seconds)
     found, _ = clock(contenders, features, threads=1, rounds=_ROUNDS, progress=progress, stage="time")
     return {label: statistics.median(times) for label, times in found.items()}
 
@@ -349,7 +364,7 @@ def _times(
 class _Recordings:
     """Features of recordings, one by one, so that memory does not grow with them."""
 
-    def __init__(self, model: AsrModel, utterances: Sequence[Utterance]) -> None:
+    def __init__(self, model: AsrModel | TransducerModel, utterances: Sequence[Utterance]) -> None:
         self.frontend = Frontend(model.frontend)
         self.utterances = utterances
         #: of sound, that were read
@@ -365,19 +380,15 @@ class _Recordings:
 
 
 def _listen(listeners: list[_Listener], pairs: Iterable[Features], count: int, progress: Progress) -> None:
-    """Let every recogniser hear every utterance, and count frames against the first."""
+    """Let every recogniser hear every utterance, and count steps against the first."""
     progress("listen", 0, count)
-    for done, (features, lengths) in enumerate(pairs, start=1):
-        truth = None
+    for done, features in enumerate(pairs, start=1):
+        truth: Said | None = None
         for listener in listeners:
-            scores, encoded = listener.recognizer.log_probs(features, lengths)
-            found = scores[0, : encoded[0]].astype(np.float64)
-            tokenizer = listener.recognizer.tokenizer
-            listener.texts.append(tokenizer.decode(greedy_ctc(found, len(found), tokenizer.blank_id)))
+            found = hear(listener.recognizer, features, None if truth is None else truth.path)
             truth = found if truth is None else truth
-            listener.frames += len(truth)
-            listener.wrong += int((found.argmax(-1) != truth.argmax(-1)).sum())
-            listener.divergence += float((np.exp(truth) * (truth - found)).sum())
+            listener.texts.append(found.text)
+            listener.distance = listener.distance.plus(truth, found)
         progress("listen", done, count)
 
 
@@ -404,8 +415,8 @@ def _row(
         listener.size,
         None if texts is None else count_errors(texts, listener.texts)[0],
         count_errors(truth.texts, listener.texts)[0] if audible else None,
-        listener.wrong / max(listener.frames, 1),
-        listener.divergence / max(listener.frames, 1),
+        listener.distance.wrong / max(listener.distance.steps, 1),
+        listener.distance.divergence / max(listener.distance.steps, 1),
         median,
         None if median is None or base is None else base / median,
     )

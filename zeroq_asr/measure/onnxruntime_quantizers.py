@@ -8,18 +8,19 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 
 from zeroq_asr.errors import CalibrationError, ZeroqError
 from zeroq_asr.files import temporary_folder
+from zeroq_asr.measure.said import Features
 
 #: what is quantized of a network with attention
 _LINEAR = ["Conv", "MatMul", "Gemm"]
-
-Features = tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]
+#: a file, or several
+Made = TypeVar("Made")
 
 
 def preprocess(float_model: onnx.ModelProto) -> onnx.ModelProto:
@@ -107,8 +108,8 @@ def ort_dynamic(float_model: onnx.ModelProto) -> bytes:
         return target.read_bytes()
 
 
-def attempt(make: Callable[[], bytes]) -> tuple[bytes | None, str]:
-    """Return the file that another quantizer makes and "", or None and why it makes none.
+def attempt(make: Callable[[], Made]) -> tuple[Made | None, str]:
+    """Return what another quantizer makes and "", or None and why it makes none.
 
     Errors of this package, such as of a recording that cannot be read, are raised.
     """

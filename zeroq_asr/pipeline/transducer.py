@@ -16,7 +16,7 @@ from typing import Any
 from zeroq_asr.calibration.calibrate import Calibration, Observations
 from zeroq_asr.calibration.labels import Decoder, observe_parts
 from zeroq_asr.capture.capture import prepared_graph
-from zeroq_asr.capture.transducer import capture_transducer
+from zeroq_asr.capture.transducer import TransducerGraphs, capture_transducer
 from zeroq_asr.checkpoints import load_model
 from zeroq_asr.config import CalibrationSpec, LabelSpec, QuantSpec, SynthesisSpec
 from zeroq_asr.config.choices import TRANSDUCER
@@ -73,10 +73,8 @@ class PreparedTransducer:
     def deployment(self) -> Deployment:
         """Return what surrounds the programs in their files."""
         surrounding = self.encoder.deployment()
-        network = self.model.network
         recipe = {**surrounding.recipe, "labels": self.labels.to_dict()}
-        decoding = Decoding(tuple(network.durations), network.max_symbols)
-        return replace(surrounding, name=self.model.name, recipe=recipe, decoding=decoding)
+        return replace(deployment_of(self.model, surrounding.max_seconds), recipe=recipe)
 
 
 @dataclass(frozen=True)
@@ -135,6 +133,19 @@ class QuantizedTransducer:
         }
 
 
+def deployment_of(model: TransducerModel, max_seconds: float) -> Deployment:
+    """Return what surrounds the parts of a transducer in files of any kind, but for a recipe."""
+    network = model.network
+    return Deployment(
+        model.name,
+        model.frontend,
+        model.tokenizer,
+        max_seconds,
+        model.subsampling_factor,
+        decoding=Decoding(tuple(network.durations), network.max_symbols),
+    )
+
+
 @one_thread()
 def prepare_transducer(
     source: str | os.PathLike[str] | TransducerModel,
@@ -146,12 +157,15 @@ def prepare_transducer(
     config: str | os.PathLike[str] | None = None,
     loader: str | None = None,
     language: str | None = None,
+    graphs: TransducerGraphs | None = None,
+    check_ranges: bool = True,
     progress: Progress = silent,
 ) -> PreparedTransducer:
     """Load and capture a transducer, and observe its parts once for ``spec``, of 8 bits.
 
-    ``labels`` says what the predictor and the joiner are observed on; all else is as in ``prepare`` and
-    ``load_model``.  Raises ConfigError for a format other than of 8 bits throughout, and any ZeroqError for
+    ``labels`` says what the predictor and the joiner are observed on; ``graphs`` are those of
+    ``capture_transducer``, where it was captured before; all else is as in ``prepare`` and ``load_model``.
+    Raises ConfigError for a format other than of 8 bits throughout, and any ZeroqError for
     what is wrong with the input.
     """
     spec, labels = settled(spec or QuantSpec()), labels or LabelSpec()
@@ -161,13 +175,14 @@ def prepare_transducer(
     with clock("load"):
         model = source if isinstance(source, TransducerModel) else _loaded(source, config, loader, language)
     with clock("capture"):
-        graphs = capture_transducer(model.network, model.example_input(), model.name)
+        graphs = graphs or capture_transducer(model.network, model.example_input(), model.name)
     encoder = prepare(
-        _encoder(model),
+        encoder_of(model),
         spec=spec,
         synthesis=synthesis,
         calibration=calibration,
         graph=graphs.encoder,
+        check_ranges=check_ranges,
         progress=progress,
     )
     for stage, value in encoder.seconds.items():
@@ -194,17 +209,18 @@ def prepare_transducer(
 
 
 @one_thread()
-def build_transducer(prepared: PreparedTransducer) -> Bundle:
-    """Lower the parts of a prepared transducer to the programs of a bundle, in the format it is prepared for.
+def build_transducer(prepared: PreparedTransducer, spec: QuantSpec | None = None) -> Bundle:
+    """Lower the parts of a prepared transducer to the programs of a bundle, by default as it is prepared for.
 
-    Raises as ``build`` does.
+    ``spec``: another format of 8 bits, such as of another target.  Raises as ``build`` does.
     """
-    spec, decoder = prepared.spec, prepared.decoder
+    spec, decoder = settled(spec or prepared.spec), prepared.decoder
+    _require_whole_bytes(spec)
     calibrations = {
         part: observed.calibration(prepared.encoder.calibration)
         for part, observed in (("predictor", prepared.predictor), ("joiner", prepared.joiner))
     }
-    whole = prepared.encoder.calibrated()
+    whole = prepared.encoder.calibrated(spec)
     made = {ENCODED: decoder.encoder.outputs[0], PREDICTED: decoder.predictor.outputs[0]}
     formats = boundary_formats(
         {
@@ -232,7 +248,7 @@ def build_transducer(prepared: PreparedTransducer) -> Bundle:
     width = prepared.model.network.joiner.output.in_features
     return Bundle(
         {
-            "encoder": build(prepared.encoder, fixed={made[ENCODED]: formats[ENCODED]}),
+            "encoder": build(prepared.encoder, spec, fixed={made[ENCODED]: formats[ENCODED]}),
             "predictor": lowered(
                 "predictor",
                 decoder.predictor,
@@ -331,8 +347,8 @@ def _loaded(
     return model
 
 
-def _encoder(model: TransducerModel) -> AsrModel:
-    """The encoder as a network of its own, which gives encodings in place of logits."""
+def encoder_of(model: TransducerModel) -> AsrModel:
+    """Return the encoder as a network of its own, which gives encodings in place of logits."""
     return AsrModel(
         network=model.network.encoder,
         frontend=model.frontend,

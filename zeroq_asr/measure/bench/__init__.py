@@ -3,8 +3,8 @@
 Times are medians of one interleaved run; what matters is their ratio to float in that run.
 
 Imported by: cli.
-Imports: _version, errors, lines, progress, files, threads, config, integer, graph, model, capture,
-deployment, pipeline.
+Imports: _version, errors, lines, progress, files, threads, config, speech, integer, graph, model, embedded,
+capture, deployment, pipeline.
 Never imports: cli.
 """
 
@@ -18,13 +18,18 @@ from typing import Any
 import torch
 
 from zeroq_asr.config import DEVICES, QuantSpec
+from zeroq_asr.deployment.bundle_recognizer import is_bundle
 from zeroq_asr.deployment.machine import Machine, this_machine
 from zeroq_asr.errors import ConfigError
+from zeroq_asr.integer.bundle import NETWORK
 from zeroq_asr.lines import summary
 from zeroq_asr.measure.bench.contenders import BASELINE, Contender, noise, of_file, of_model
 from zeroq_asr.measure.bench.measure import Timing, measure
-from zeroq_asr.model import AsrModel
+from zeroq_asr.measure.bench.parts import STEPS, of_folder, spoken
+from zeroq_asr.measure.bench.transducers import FLOAT, of_transducer
+from zeroq_asr.model import AsrModel, TransducerModel
 from zeroq_asr.progress import Progress, silent
+from zeroq_asr.speech.frontend import FrontendConfig
 
 #: feature frames a second of a file that does not say, beside no other that does: what NeMo's frontends give
 _USUAL_RATE = 100.0
@@ -60,8 +65,8 @@ class Benchmark:
 def bench(
     files: Sequence[str | os.PathLike[str]] = (),
     *,
-    model: AsrModel | None = None,
-    against: AsrModel | None = None,
+    model: AsrModel | TransducerModel | None = None,
+    against: AsrModel | TransducerModel | None = None,
     spec: QuantSpec | None = None,
     seconds: Sequence[float] = (10.0,),
     threads: Sequence[int] = (1,),
@@ -71,11 +76,15 @@ def bench(
 ) -> Benchmark:
     """Measure ONNX ``files``, every form of ``model``, and the float and other tools' forms of ``against``.
 
+    A transducer's file is the folder of a bundle.  It is measured as a whole, on speech that it decodes
+    greedily, and part by part; predictor and joiner take steps, whatever ``seconds``.
+
     ``spec``: the format of the forms, of which each row sets the bits of weights and the target itself.  What
     it keeps in float is an island in ``fused`` rows; the others say that they hold none.  A contender that
     cannot run becomes a row that says why.  Raises ConfigError when there is nothing to measure or to keep
-    in float, or the contenders take different features, CheckpointError for a file that is no recogniser,
-    and UnsupportedOperatorError for an operator that ``spec`` does not allow in float.
+    in float, the contenders take different features, or only some are transducers, CheckpointError for a
+    file that is no recogniser, and UnsupportedOperatorError for an operator that ``spec`` does not allow in
+    float.
     """
     import onnxruntime  # here, since a tenth of a second matters to commands that do not need it
 
@@ -95,40 +104,61 @@ def bench(
     contenders: list[Contender] = []
     mels: set[int] = set()
     rates: set[float] = set()
+    #: of transducers, which hear speech
+    frontend: FrontendConfig | None = None
     for path in files:
-        contender, count, rate = of_file(path)
+        if is_bundle(path):
+            several, frontend = of_folder(path)
+            rate: float | None = frontend.frames_per_second
+            mels.add(frontend.features)
+        else:
+            contender, count, rate = of_file(path)
+            several = [contender]
+            mels.add(count)
         if "cpu" not in devices:
-            contender = replace(contender, absent="an ONNX file is measured on the CPU")
-        contenders.append(contender)
-        mels.add(count)
+            several = [replace(one, absent="an ONNX file is measured on the CPU") for one in several]
+        contenders += several
         rates |= set() if rate is None else {rate}
     for checkpoint, peers_only in ((model, False), (against, True)):
-        if checkpoint is not None:
-            contenders += of_model(
-                checkpoint,
-                machine,
-                devices,
-                spec=spec,
-                peers_only=peers_only,
-                progress=progress,
+        if checkpoint is None:
+            continue
+        if isinstance(checkpoint, TransducerModel):
+            if [*devices] != ["cpu"]:
+                problem = f"{checkpoint.name} is a transducer, which is measured on the CPU"
+                raise ConfigError("--device", problem, "say cpu, or leave it out")
+            frontend = frontend or checkpoint.frontend
+            contenders += of_transducer(
+                checkpoint, machine, spec=spec, peers_only=peers_only, progress=progress
             )
-            mels.add(checkpoint.frontend.features)
-            rates.add(checkpoint.frontend.frames_per_second)
+        else:
+            contenders += of_model(
+                checkpoint, machine, devices, spec=spec, peers_only=peers_only, progress=progress
+            )
+        mels.add(checkpoint.frontend.features)
+        rates.add(checkpoint.frontend.frames_per_second)
     if not contenders:
         raise ConfigError("bench", "there is nothing to measure", "name an ONNX file or a checkpoint")
     if len(mels) > 1 or len(rates) > 1:
         taken = f"{_listed(mels)} mels, {_listed(rates)} frames a second"
         raise ConfigError("bench", f"the networks take different features: {taken}", "measure them apart")
-    rate = min(rates, default=_USUAL_RATE)
+    parts = [*dict.fromkeys(c.part for c in contenders)]
+    if NETWORK in parts and len(parts) > 1:
+        raise ConfigError("bench", "only some of the networks are transducers", "measure them apart")
     contenders = _distinct(contenders)
     labels = [c.label for c in contenders if not c.absent]
-    baseline = BASELINE if BASELINE in labels else labels[0] if labels else ""
-    plan = [(length, count) for length in seconds for count in threads]
+    named = [label for label in (BASELINE, FLOAT) if label in labels]
+    baseline = next(iter(named + labels), "")
+    plan: list[tuple[str, float | None, int]]
+    plan = [(part, length, n) for length in seconds for n in threads for part in parts if part not in STEPS]
+    plan += [(part, None, n) for n in threads for part in parts if part in STEPS]
     rows: list[Timing] = []
-    for index, (length, count) in enumerate(plan):
+    for index, (part, length, count) in enumerate(plan):
+        heard = length or min(seconds)
         rows += measure(
-            contenders,
-            noise(min(mels), length, rate),
+            [c for c in contenders if c.part == part],
+            noise(min(mels), heard, min(rates, default=_USUAL_RATE))
+            if frontend is None
+            else spoken(frontend, heard),
             seconds=length,
             threads=count,
             rounds=rounds,
@@ -158,10 +188,11 @@ def _check(seconds: Sequence[float], threads: Sequence[int], devices: Sequence[s
 
 def _distinct(contenders: Sequence[Contender]) -> list[Contender]:
     """Number labels that occur twice: two files of one name."""
-    seen: dict[str, int] = {}
+    seen: dict[tuple[str, str], int] = {}
     found = []
     for contender in contenders:
-        seen[contender.label] = count = seen.get(contender.label, 0) + 1
+        what = (contender.label, contender.part)
+        seen[what] = count = seen.get(what, 0) + 1
         label = contender.label if count == 1 else f"{contender.label} ({count})"
         found.append(replace(contender, label=label))
     return found

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from zeroq_asr.deployment.recognizer import open_session, read_metadata, read_su
 from zeroq_asr.errors import CheckpointError
 from zeroq_asr.graph.float_graph import FloatGraph
 from zeroq_asr.integer.backends.torch import TorchBackend
+from zeroq_asr.integer.bundle import NETWORK
 from zeroq_asr.integer.float_parts import islands
 from zeroq_asr.integer.program import Program
 from zeroq_asr.measure.onnxruntime_quantizers import attempt, ort_dynamic, ort_static, preprocess
@@ -63,6 +64,10 @@ class Contender:
     data: bytes = b""
     #: why it cannot run here; "" if it can
     absent: str = ""
+    #: what of a recogniser is run: one of ``zeroq_asr.measure.bench.parts.RUNS`` of a transducer
+    part: str = NETWORK
+    #: of a recogniser of several ONNX models, in place of ``data``: name of a file → its bytes
+    files: Mapping[str, bytes] = field(default_factory=dict)
 
 
 def of_onnx(label: str, dialect: str, data: bytes) -> Contender:
@@ -150,7 +155,7 @@ def of_model(
             of_onnx(BASELINE, "float", fast.SerializeToString()),
         ]
         found += [] if peers_only else _integers(model, machine, spec, graph)
-        found += _peers(export_float(graph, deployment, shared_masks=False), model)
+        found += _peers(export_float(graph, deployment, quantizable=True), model)
         progress("build", 1, 2)
     if "cuda" in devices:
         found += _on_gpu(model, spec, peers_only=peers_only)
@@ -158,10 +163,15 @@ def of_model(
     return found
 
 
+def full_range_target(machine: Machine) -> str:
+    """Return the target of weights of full range on a machine that is exact with them."""
+    return "arm" if machine.architecture == "arm" else "x86-vnni"
+
+
 def _integers(model: AsrModel, machine: Machine, spec: QuantSpec, graph: FloatGraph) -> list[Contender]:
     any_x86 = replace(spec, target="x86-any")
     eight, seven = replace(any_x86, weight_bits=8), replace(any_x86, weight_bits=7)
-    target = "arm" if machine.architecture == "arm" else "x86-vnni"
+    target = full_range_target(machine)
     vnni = replace(eight, target=target)
     prepared = _prepared(model, [eight, seven, vnni], graph)
     deployment = prepared.deployment()
@@ -169,7 +179,7 @@ def _integers(model: AsrModel, machine: Machine, spec: QuantSpec, graph: FloatGr
 
     def spelled(label: str, program: Program, dialect: str, target: str) -> Contender:
         if dialect != "fused" and islands(program):
-            return _absent(label, "onnxruntime", dialect, "cpu", f"{dialect} cannot hold float islands")
+            return absent(label, "onnxruntime", dialect, "cpu", f"{dialect} cannot hold float islands")
         return of_onnx(label, dialect, export(program, deployment, dialect, target).to_bytes())
 
     found = [
@@ -185,8 +195,8 @@ def _integers(model: AsrModel, machine: Machine, spec: QuantSpec, graph: FloatGr
     ]
 
 
-def _absent(label: str, engine: str, dialect: str, device: str, reason: str) -> Contender:
-    """Return the row of what cannot run here."""
+def absent(label: str, engine: str, dialect: str, device: str, reason: str) -> Contender:
+    """Return the row of what cannot run here, and why."""
 
     def never(threads: int, features: Features) -> Run:
         raise AssertionError("an absent contender is not run")
@@ -224,7 +234,7 @@ def _peers(float_model: onnx.ModelProto, model: AsrModel) -> list[Contender]:
     for label, dialect, make in ways:
         made, reason = attempt(make)
         row = of_onnx(label, dialect, made) if made is not None else None
-        found.append(row or _absent(label, "onnxruntime", dialect, "cpu", reason))
+        found.append(row or absent(label, "onnxruntime", dialect, "cpu", reason))
     return found
 
 
@@ -233,7 +243,7 @@ def _on_gpu(model: AsrModel, spec: QuantSpec, *, peers_only: bool) -> list[Conte
     if torch.cuda.is_available():
         return of_torch(model, "cuda", spec, peers_only=peers_only)
     labels = list(_TORCH)[: 2 if peers_only else 3]
-    return [_absent(label, "torch", _TORCH[label], "cuda", "no CUDA device here") for label in labels]
+    return [absent(label, "torch", _TORCH[label], "cuda", "no CUDA device here") for label in labels]
 
 
 #: label → dialect

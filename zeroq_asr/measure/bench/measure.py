@@ -21,7 +21,9 @@ import torch
 
 from zeroq_asr.errors import CheckpointError
 from zeroq_asr.files import temporary_folder
+from zeroq_asr.integer.bundle import NETWORK
 from zeroq_asr.measure.bench.contenders import Contender, Features, Run
+from zeroq_asr.measure.bench.parts import RUNS, STEPS
 from zeroq_asr.progress import Progress
 from zeroq_asr.threads import torch_threads
 
@@ -41,8 +43,8 @@ class Timing:
     dialect: str
     device: str
     threads: int
-    #: of audio
-    seconds: float
+    #: of audio; None of a step, which takes none
+    seconds: float | None
     #: why there are no figures; "" if there are
     absent: str = ""
     #: seconds of one run
@@ -57,11 +59,14 @@ class Timing:
     load_seconds: float | None = None
     #: bytes that loading and one run add to a fresh process at most; on a GPU what they take of its memory
     peak_bytes: int | None = None
+    #: what of a recogniser was run
+    part: str = NETWORK
 
     def to_dict(self) -> dict[str, Any]:
         """Return the row as JSON values."""
         return {
             "label": self.label,
+            "part": self.part,
             "engine": self.engine,
             "dialect": self.dialect,
             "device": self.device,
@@ -78,16 +83,23 @@ class Timing:
         }
 
     @property
+    def title(self) -> str:
+        """What rows that are measured alike have in common, in words."""
+        return (
+            f"{RUNS[self.part].format(self.seconds)}, {self.threads} thread{'s' if self.threads > 1 else ''}"
+        )
+
+    @property
     def real_time_factor(self) -> float | None:
         """Seconds of work a second of audio."""
-        return None if self.median is None else self.median / self.seconds
+        return None if self.median is None or self.seconds is None else self.median / self.seconds
 
 
 def measure(
     contenders: Sequence[Contender],
     features: Features,
     *,
-    seconds: float,
+    seconds: float | None,
     threads: int,
     rounds: int,
     baseline: str,
@@ -107,7 +119,7 @@ def measure(
     for c in contenders:
         facts = (c.label, c.engine, c.dialect, c.device, threads, seconds)
         if c.label not in times:
-            rows.append(Timing(*facts, absent=reasons[c.label]))
+            rows.append(Timing(*facts, absent=reasons[c.label], part=c.part))
             continue
         median = statistics.median(times[c.label])
         spread = 0.0
@@ -124,6 +136,7 @@ def measure(
                 size=c.size,
                 load_seconds=load,
                 peak_bytes=peak,
+                part=c.part,
             )
         )
     return rows
@@ -194,21 +207,23 @@ def _cost(contender: Contender, threads: int, features: Features) -> tuple[float
         before = torch.cuda.memory_allocated()
         contender.open(threads, features)()
         return None, torch.cuda.max_memory_allocated() - before
-    if not contender.data:
+    files = contender.files or ({"model.onnx": contender.data} if contender.data else {})
+    if not files:
         return None, None
     with temporary_folder() as folder:
-        file = folder / "model.onnx"
-        file.write_bytes(contender.data)
-        shape = [threads, *features.shape[1:]]
+        for name, data in files.items():
+            (folder / name).write_bytes(data)
+        # a step takes no features, and adds next to nothing to what its file takes
+        shape = [] if contender.part in STEPS else [*features.shape[1:]]
         try:
-            found = _probed(file, *shape)
+            found = _probed(folder, threads, *shape)
         except (subprocess.TimeoutExpired, subprocess.CalledProcessError):
             return None, None
     return found["load_seconds"], found["peak_bytes"]
 
 
 def _probed(file: Path, *numbers: int) -> dict[str, Any]:
-    """What the probe says of a file."""
+    """What the probe says of a file, or of all that are in a folder."""
     command = [sys.executable, str(_PROBE), str(file), *map(str, numbers)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=_PROBE_SECONDS, check=True)
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])

@@ -1,8 +1,8 @@
-"""A program of its own: load an ONNX file in a fresh process, run it, print seconds and bytes as JSON.
+"""A program of its own: load ONNX files in a fresh process, run them, print seconds and bytes as JSON.
 
-    python probe.py FILE THREADS [MELS FRAMES]
+    python probe.py FILE|FOLDER THREADS [MELS FRAMES]
 
-Without features it only loads.
+Of a folder all files are loaded, and the one that takes features runs.  Without features it only loads.
 
 In a fresh process, because neither the time of a first load nor a high-water mark of memory can be had
 twice in one.  It imports no more than it measures.
@@ -11,6 +11,7 @@ twice in one.  It imports no more than it measures.
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 
@@ -39,18 +40,22 @@ def memory(field: str) -> int | None:
 
 def main() -> None:
     """Measure, and print one line of JSON."""
-    file, threads, *shape = sys.argv[1], *map(int, sys.argv[2:])
+    path, threads, *shape = sys.argv[1], *map(int, sys.argv[2:])
+    files = sorted(os.path.join(path, name) for name in os.listdir(path)) if os.path.isdir(path) else [path]
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 4
     before = memory("VmRSS")
     start, busy = time.perf_counter(), time.process_time()
-    session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+    sessions = [onnxruntime.InferenceSession(f, options, providers=["CPUExecutionProvider"]) for f in files]
     load, worked = time.perf_counter() - start, time.process_time() - busy
     if shape:
         features = np.random.default_rng(0).standard_normal((1, *shape)).astype(np.float32)
         feed = {"audio_signal": features, "length": np.array(shape[-1:])}
-        session.run(None, {value.name: feed[value.name] for value in session.get_inputs()})
+        for session in sessions:
+            names = [value.name for value in session.get_inputs()]
+            if "audio_signal" in names:
+                session.run(None, {name: feed[name] for name in names})
     after = memory("VmHWM")
     added = None if before is None or after is None else after - before
     print(json.dumps({"load_seconds": load, "load_processor_seconds": worked, "peak_bytes": added}))

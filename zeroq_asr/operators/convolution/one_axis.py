@@ -75,7 +75,9 @@ def _spelling(w: Writer, node: FloatNode) -> None:
     weight, bias = a["weight"].numpy(), w.store(a["bias"].numpy())
     left, right = a["padding"]
     pointwise = weight.shape[2] == 1 and a["groups"] == 1 and a["stride"] == 1 and left == right == 0
-    if pointwise and w.has_frames(node.ins[0]):
+    # of a single frame Conv is the faster one in float, and ConvInteger many times slower than MatMulInteger
+    single = w.shapes[node.ins[0]].history is None
+    if pointwise and (w.has_frames(node.ins[0]) or (w.quantizable and single)):
         product = w.add("MatMul", [w.frames(node.ins[0]), w.store(weight[:, :, 0].T)])
         w.done(node, w.add("Add", [product, bias]), True)
         return
