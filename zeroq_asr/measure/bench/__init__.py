@@ -4,7 +4,7 @@ Times are medians of one interleaved run; what matters is their ratio to float i
 
 Imported by: cli.
 Imports: _version, errors, lines, progress, files, threads, config, speech, integer, graph, model, embedded,
-capture, deployment, pipeline.
+decoding, capture, deployment, pipeline.
 Never imports: cli.
 """
 
