@@ -13,6 +13,7 @@ from torch import nn
 
 import zeroq_asr as zq
 from zeroq_asr.errors import ConfigError
+from zeroq_asr.measure import plans
 from zeroq_asr.measure.plan_picture import draw_row
 
 OFF = zq.TrainingSpec(reconstruction="off")
@@ -65,12 +66,47 @@ def test_a_size_is_kept(prepared: zq.Prepared, tmp_path: Path, dialect: str) -> 
 
 
 def test_each_plan_of_the_row_has_fewer_bits(prepared: zq.Prepared) -> None:
-    points = zq.find_plan(prepared, max_loss=0.0).points
-    assert points[0].layers[1:] == (0, 0)
-    assert points[-1].layers[:2] == (0, 0)
-    bits = [8 * a + 4 * b + 2 * c for a, b, c in (point.layers for point in points)]
-    assert bits == sorted(bits, reverse=True)
-    assert len(set(bits)) == len(bits)
+    few = zq.quantize(prepared, spec=zq.QuantSpec.parse_bits("w4a8"), training=OFF).size
+    # a size below that of four bits throughout needs the whole row
+    for budget, last in ({"max_loss": 0.0}, (2, 4, 0)), ({"max_size": few - 5000}, (0, 0, 6)):
+        points = zq.find_plan(prepared, **budget).points  # type: ignore[arg-type]
+        assert points[0].layers == (6, 0, 0)
+        assert points[-1].layers == last
+        bits = [8 * a + 4 * b + 2 * c for a, b, c in (point.layers for point in points)]
+        assert bits == sorted(bits, reverse=True)
+        assert len(set(bits)) == len(bits)
+        predicted = [point.predicted for point in points]
+        assert predicted == sorted(predicted)
+
+
+def test_no_layer_has_fewer_bits_than_w4a8_has_unless_a_size_asks_for_it(prepared: zq.Prepared) -> None:
+    few = zq.QuantSpec.parse_bits("w4a8")
+    found = zq.find_plan(prepared, max_loss=1e9)
+    assert zq.build(prepared, found.plan).digest() == zq.build(prepared, few).digest()
+    size = zq.quantize(prepared, spec=few, training=OFF).size
+    assert zq.find_plan(prepared, max_size=size + 1000).chosen.layers == found.chosen.layers
+    # not that of the loss: where sensitive layers may have four bits, they have
+    bold = dataclasses.replace(
+        prepared, specs=tuple(dataclasses.replace(s, sensitive_bits=4) for s in prepared.specs)
+    )
+    assert zq.find_plan(bold, max_loss=1e9).chosen.layers == (0, 6, 0)
+
+
+def test_a_plan_is_judged_by_the_features_on_which_it_loses_most(
+    prepared: zq.Prepared, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    losses: list[float] = []
+    plain = plans._Heard.divergence
+
+    def divergence(heard: Any, program: Any) -> float:
+        losses.append(plain(heard, program))
+        return losses[-1]
+
+    monkeypatch.setattr(plans._Heard, "divergence", divergence)
+    found = zq.find_plan(prepared, max_loss=1e9)
+    speech, ranges, speech_then, ranges_then = losses
+    assert speech != ranges
+    assert found.chosen.measured == max(speech_then - speech, ranges_then - ranges)
 
 
 def test_more_loss_allows_fewer_bits(prepared: zq.Prepared) -> None:

@@ -67,6 +67,8 @@ def test_a_replay_changes_what_it_is_told_to(graph: FloatGraph) -> None:
     bias = next(node for node in graph.nodes if node.out == "right").attrs["bias"]
     alike = replay.logits({"right": lambda v: bias[:, None].expand_as(v)})
     assert torch.allclose(gone, alike)
+    nothing = replay.logits({}, {"right": torch.zeros_like(weight)}, {"right": torch.zeros_like(bias)})
+    assert torch.allclose(nothing, replay.logits({"right": torch.zeros_like}))
 
 
 def test_only_what_follows_runs_again(graph: FloatGraph, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,45 +1,54 @@
-"""Mixed precision to a budget: which layer's weights have 2, 4 or 8 bits, found without data.
+"""Mixed precision to a budget: which layer's weights have 8, 4 or 2 bits, found without data.
 
-Each layer's weights are rounded alone, in the float network, on made speech that ranges do not come from;
-the divergence that this costs at the logits is set against the bytes that it saves.  Widths are then lowered
-one after the other, the cheapest byte first: a row of plans, each smaller than the one before.  What a plan
-costs as a whole no sum can say, for errors add up and cancel; so plans of the row are built, and the integer
-program's own divergence on that speech decides, by bisection, how far to go.
+A row of plans goes from 8 bits in all layers down to the plan that ``--bits w4a8`` stands for, and beyond it
+only where a size asks for that.  Widths are lowered one after the other, the cheapest byte first: what a
+layer's rounding costs is the divergence at the logits when it alone is rounded, in the float network, as the
+file would have it.  What a plan costs as a whole no sum can say, for errors add up and cancel; so programs of
+the row are run, and their own divergence decides, by bisection, how far to go.
+
+Features of one kind do not tell what speech will lose: costs and losses are those of the kind of made
+features on which they are the worse, made speech that ranges do not come from and what ranges come from.
 """
 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import islice
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from zeroq_asr.config.plan_file import EVERYTHING
 from zeroq_asr.config.plan_row import PlanPoint, PlanRow
 from zeroq_asr.deployment.export import export
 from zeroq_asr.errors import ConfigError
-from zeroq_asr.graph.float_graph import FloatNode
+from zeroq_asr.graph.float_graph import FloatGraph, FloatNode
 from zeroq_asr.integer.backends.torch import TorchBackend
-from zeroq_asr.integer.grid import Grid, symmetric
+from zeroq_asr.integer.grid import symmetric
 from zeroq_asr.integer.packing import A_BYTE
 from zeroq_asr.integer.program import Program
 from zeroq_asr.lines import size, summary
-from zeroq_asr.lowering.plan import Plan, warn_of_recurrent
+from zeroq_asr.lowering.plan import Plan, sensitive_layers, warn_of_recurrent
 from zeroq_asr.measure.report import FrameMeter
-from zeroq_asr.measure.sensitivity import Replay, on_grid
-from zeroq_asr.pipeline import Prepared, build
+from zeroq_asr.measure.sensitivity import Replay
+from zeroq_asr.measure.widths import Widths
+from zeroq_asr.pipeline import Prepared
 from zeroq_asr.progress import Progress, silent
-from zeroq_asr.registry import traits_of
 from zeroq_asr.synthesis.made_speech import little_speech
 from zeroq_asr.threads import one_thread
 
 #: widths that are tried, each narrower than the one before
 _WIDTHS = (8, 4, 2)
-#: builds that a bisection takes at most
-_BUILDS = 7
+#: none is narrower unless a size asks for it
+_FLOOR = 4
+#: programs that a bisection runs at most
+_TRIALS = 7
+#: utterances of each kind of features that a program is run on, and those of them that a layer is tried on
+_HEARD, _TRIED = 4, 2
+#: most frames of an utterance
+_FRAMES = 512
 
 
 @dataclass(frozen=True)
@@ -84,15 +93,14 @@ def find_plan(
     ``max_size``: bytes of the file in ``dialect`` at most, before any training; among plans that fit, the
     one that is predicted to lose least.
     ``max_loss``: nats a frame by which the divergence from the float network may exceed that of 8 bits; the
-    smallest such plan of the row.  With both, the size binds and the loss is checked.  Values have the bits
-    that the network was prepared for.
+    smallest such plan of the row, none smaller than that of W4A8, whose sensitive layers have 8 bits.  With
+    both, the size binds and the loss is checked.  Values have the bits that the network was prepared for.
 
     Raises ConfigError where neither is given, and where no plan keeps to what was.
     """
     if max_size is None and max_loss is None:
         raise ConfigError("find_plan", "needs a budget", "give max_size or max_loss")
     search = _Search(prepared, dialect, progress)
-    row = search.row()
     if max_size is not None:
         place = search.first_within(max_size)
         if max_loss is not None and (loss := search.measured(place)) > max_loss:
@@ -100,10 +108,10 @@ def find_plan(
             raise ConfigError("--max-loss", problem, "allow more of one of them")
         return search.found(place)
     assert max_loss is not None
-    low, high = 0, len(row)  # the first holds, the last is beyond
-    if max_loss >= 0 and len(row) > 1 and search.measured(len(row) - 1) <= max_loss:
-        return search.found(len(row) - 1)
-    for _ in range(_BUILDS):
+    low, high = 0, len(search.points)  # the first holds, the last is beyond
+    if max_loss >= 0 and high > 1 and search.measured(high - 1) <= max_loss:
+        return search.found(high - 1)
+    for _ in range(_TRIALS):
         if high - low <= 1:
             break
         middle = (low + high) // 2
@@ -111,94 +119,126 @@ def find_plan(
     return search.found(low)
 
 
+class _Heard:
+    """Features of one kind, and what the float network makes of them."""
+
+    def __init__(self, graph: FloatGraph, features: Sequence[Tensor]) -> None:
+        """``features``: utterances [1, M, T]."""
+        self._graph = graph
+        self.features = features
+        self._wanted = [graph.run(x, torch.tensor([x.shape[2]]))[0][0] for x in features]
+        #: what 8 bits lose, in nats a frame
+        self.least = 0.0
+
+    @torch.inference_mode()
+    def divergence(self, program: Program) -> float:
+        """Mean over frames of KL(float || integers), in nats."""
+        meter = FrameMeter(program.values[program.output("logits").value].scale)
+        for x, wanted in zip(self.features, self._wanted, strict=True):
+            meter.add(wanted, program.run(TorchBackend(), x, torch.tensor([x.shape[2]]))[0][0])
+        return meter.divergence
+
+    def replays(self) -> list[Replay]:
+        """The first of them, for layers to be tried on."""
+        return [Replay(self._graph, x, torch.tensor([x.shape[2]])) for x in self.features[:_TRIED]]
+
+
 class _Search:
     """A row of plans of one network, and what was measured of them."""
 
     def __init__(self, prepared: Prepared, dialect: str, progress: Progress) -> None:
         warn_of_recurrent(prepared.graph, "left at 8 bits by the search", "a plan of your own may say fewer")
-        self.prepared, self.dialect, self.progress = prepared, dialect, progress
-        spec = prepared.spec
-        self.base = Plan.of(replace(spec, weight_bits=8, sensitive_bits=8, layer_grids=()))
+        self._prepared, self._dialect, self._progress = prepared, dialect, progress
+        self._widths = Widths(prepared, Plan.of(replace(prepared.spec, weight_bits=8, layer_grids=())))
         speech = little_speech(prepared.model, prepared.synthesis)
-        self.features = [x[None] for x in speech.utterances()]
-        made = {i.out for i in build(prepared, self.base).code}
-        self.layers = [
-            node for node in prepared.graph.nodes if traits_of(node).holds_weight and node.out in made
-        ]
+        kinds = ([*speech.utterances()], [*islice(prepared.utterances(), _HEARD)])
+        self._heard = [_Heard(prepared.graph, [x[None, :, :_FRAMES] for x in kind]) for kind in kinds]
+        eight = self._widths.program(_WIDTHS[0])
+        for heard in self._heard:
+            heard.least = heard.divergence(eight)
+        #: by the name of its first layer: those that move together
+        self._groups = {group[0].out: group for group in self._widths.groups}
+        self._counts = {name: _distinct(group) for name, group in self._groups.items()}
+        self._costs: dict[tuple[str, int], float] = {}
         #: how many of the moves of the row were made → layer → bits
-        self.moves: list[tuple[str, int]] = []
-        self.points: list[PlanPoint] = []
-        self._reference = [prepared.graph.run(x, torch.tensor([x.shape[2]]))[0][0] for x in self.features]
-        self._least = self._divergence(build(prepared, self.base))
+        self._moves: list[tuple[str, int]] = []
+        self._bits = dict.fromkeys(self._counts, _WIDTHS[0])
+        self.points = [self._point(self._size(eight, self.plan(0)), 0.0)]
+        # as far down as ``--bits w4a8`` goes
+        kept = replace(prepared.spec, weight_bits=_FLOOR).sensitive > _FLOOR
+        finer = {*sensitive_layers(prepared.graph)} if kept else set()
+        coarse = {
+            name for name, group in self._groups.items() if not any(node.out in finer for node in group)
+        }
+        self._extend(lambda name, width: name in coarse and width >= _FLOOR)
 
     # -- the row -------------------------------------------------------------------------------------
 
-    def row(self) -> list[PlanPoint]:
-        """Lower the width whose byte costs least, until none is left; return the points."""
-        costs = self._costs()
-        counts = {node.out: node.attrs["weight"].numel() for node in self.layers}
-        total = self._size(build(self.prepared, self.base), self.base)
-        bits = dict.fromkeys(counts, _WIDTHS[0])
-        predicted = sum(costs[name, _WIDTHS[0]] for name in bits)
-        self.points = [self._point(bits, total, predicted)]
+    def _extend(self, allows: Callable[[str, int], bool]) -> None:
+        """Lower the allowed width whose byte costs least, until none is left."""
+        self._learn_costs(allows)
+        total, predicted = self.points[-1].bytes, self.points[-1].predicted
         queue: list[tuple[float, str, int]] = []
 
         def saved(name: str, width: int) -> int:
-            return _bytes(counts[name], bits[name]) - _bytes(counts[name], width)
+            return _bytes(self._counts[name], self._bits[name]) - _bytes(self._counts[name], width)
+
+        def added(name: str, width: int) -> float:
+            return max(self._costs[name, width] - self._costs[name, self._bits[name]], 0.0)
 
         def offer(name: str) -> None:
             # to the width that saves most for its cost, be it two steps down
-            here = bits[name]
-            narrower = [w for w in _WIDTHS if w < here]
-            options = [
-                (max(costs[name, w] - costs[name, here], 0.0) / max(1, saved(name, w)), name, w)
-                for w in narrower
-            ]
+            narrower = [w for w in _WIDTHS if w < self._bits[name] and allows(name, w)]
+            options = [(added(name, w) / max(1, saved(name, w)), name, w) for w in narrower]
             if options:
                 heapq.heappush(queue, min(options))
 
-        for name in bits:
+        for name in self._bits:
             offer(name)
         while queue:
             _, name, width = heapq.heappop(queue)
             total -= saved(name, width)
-            predicted += costs[name, width] - costs[name, bits[name]]
-            bits[name] = width
-            self.moves.append((name, width))
-            self.points.append(self._point(bits, total, predicted))
+            predicted += added(name, width)
+            self._bits[name] = width
+            self._moves.append((name, width))
+            self.points.append(self._point(total, predicted))
             offer(name)
-        return self.points
 
-    def _point(self, bits: Mapping[str, int], total: int, predicted: float) -> PlanPoint:
-        widths = [*bits.values()]
+    def _point(self, total: int, predicted: float) -> PlanPoint:
+        widths = [self._bits[name] for name, group in self._groups.items() for _ in group]
         eight, four, two = (widths.count(width) for width in _WIDTHS)
         return PlanPoint((eight, four, two), total, predicted)
 
-    def _costs(self) -> dict[tuple[str, int], float]:
-        """Layer and bits → divergence that rounding its weights alone costs."""
-        replays = [Replay(self.prepared.graph, x, torch.tensor([x.shape[2]])) for x in self.features[:2]]
-        found: dict[tuple[str, int], float] = {}
-        self.progress("plan", 0, len(self.layers))
-        for done, node in enumerate(self.layers, start=1):
-            for bits in _WIDTHS:
-                found[node.out, bits] = self._cost(replays, node, symmetric(bits))
-            self.progress("plan", done, len(self.layers))
-        return found
+    def _learn_costs(self, allows: Callable[[str, int], bool]) -> None:
+        """Measure what rounding each layer alone costs, at the allowed widths, beyond 8 bits."""
+        tried = [(name, width) for name in self._groups for width in _WIDTHS[1:] if allows(name, width)]
+        tried = [one for one in tried if one not in self._costs]
+        self._costs |= {(name, _WIDTHS[0]): 0.0 for name in self._groups}
+        replays = [heard.replays() for heard in self._heard]
+        self._progress("plan", 0, len(tried))
+        for done, (name, width) in enumerate(tried, start=1):
+            self._costs[name, width] = max(self._cost(several, name, width) for several in replays)
+            self._progress("plan", done, len(tried))
 
-    def _cost(self, replays: Sequence[Replay], node: FloatNode, grid: Grid) -> float:
-        weights: dict[str, Tensor] = {node.out: on_grid(node.attrs["weight"], grid)}
+    def _cost(self, replays: Sequence[Replay], name: str, width: int) -> float:
+        real = {node.out: self._widths.real(node, width) for node in self._groups[name]}
+        weights, biases = ({out: pair[place] for out, pair in real.items()} for place in (0, 1))
         meter = FrameMeter()
         for replay in replays:
-            meter.add(replay.logits(), replay.logits({}, weights))
+            meter.add(replay.logits(), replay.logits({}, weights, biases))
         return max(0.0, meter.divergence)
 
     def first_within(self, size: int) -> int:
         """Return the place of the first plan whose file has at most ``size`` bytes; ConfigError without."""
-        place, over = 0, 0
+        place, over, whole = 0, 0, False
         while True:
             # what the prediction was off by holds nearby, too
             rest = range(place, len(self.points))
             found = next((k for k in rest if self.points[k].bytes + over <= size), None)
+            if found is None and not whole:
+                self._extend(lambda name, width: True)
+                whole = True
+                continue
             if found is None:
                 least = self.points[-1].bytes
                 problem = (
@@ -215,40 +255,43 @@ class _Search:
 
     def plan(self, place: int) -> Plan:
         """Return the plan of a point of the row."""
-        bits = dict(self.moves[:place])
-        grids = [(name, symmetric(width).name) for name, width in bits.items()]
-        return replace(self.base, weights=((EVERYTHING, "int8"), *grids))
+        return self._widths.plan(self._widths_of(place))
+
+    def _widths_of(self, place: int) -> dict[str, int]:
+        bits = dict(self._moves[:place])
+        return {node.out: width for name, width in bits.items() for node in self._groups[name]}
 
     def measured(self, place: int) -> float:
         """Return what a point's program loses beyond 8 bits, which is then known of it."""
         point = self.points[place]
         if point.measured is None:
-            self.progress("plan", 0, 1, "build")
-            plan = self.plan(place)
-            program = build(self.prepared, plan)
-            size = self._size(program, plan)
-            loss = self._divergence(program) - self._least
-            self.points[place] = point = replace(point, bytes=size, measured=loss)
-            self.progress("plan", 1, 1, "build")
+            self._progress("plan", 0, 1, "build")
+            program = self._widths.mixed(self._widths_of(place))
+            total = self._size(program, self.plan(place))
+            loss = max(heard.divergence(program) - heard.least for heard in self._heard)
+            self.points[place] = point = replace(point, bytes=total, measured=loss)
+            self._progress("plan", 1, 1, "build")
         assert point.measured is not None
         return point.measured
 
     def _size(self, program: Program, plan: Plan) -> int:
         """Bytes of the file of a program."""
-        target = self.prepared.spec.target
-        return len(export(program, self.prepared.deployment(plan), self.dialect, target).to_bytes())
+        target = self._prepared.spec.target
+        return len(export(program, self._prepared.deployment(plan), self._dialect, target).to_bytes())
 
     def found(self, place: int) -> FoundPlan:
         """Return a point with its plan."""
         return FoundPlan(self.plan(place), self.points[place], tuple(self.points))
 
-    @torch.inference_mode()
-    def _divergence(self, program: Program) -> float:
-        """Mean over frames of KL(float || integers), in nats."""
-        meter = FrameMeter(program.values[program.output("logits").value].scale)
-        for x, wanted in zip(self.features, self._reference, strict=True):
-            meter.add(wanted, program.run(TorchBackend(), x, torch.tensor([x.shape[2]]))[0][0])
-        return meter.divergence
+
+def _distinct(group: Sequence[FloatNode]) -> int:
+    """How many weights a file has of a group: those that are alike once."""
+    kept: list[Tensor] = []
+    for node in group:
+        weight = node.attrs["weight"]
+        if not any(weight.shape == other.shape and torch.equal(weight, other) for other in kept):
+            kept.append(weight)
+    return sum(weight.numel() for weight in kept)
 
 
 def _bytes(count: int, bits: int) -> int:

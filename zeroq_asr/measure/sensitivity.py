@@ -136,19 +136,24 @@ class Replay:
 
     @torch.inference_mode()
     def logits(
-        self, changes: Mapping[str, Change] | None = None, weights: Mapping[str, Tensor] | None = None
+        self,
+        changes: Mapping[str, Change] | None = None,
+        weights: Mapping[str, Tensor] | None = None,
+        biases: Mapping[str, Tensor] | None = None,
     ) -> Tensor:
         """Return the logits [S, V] with values and weights changed; only what depends on them is run again.
 
-        ``changes``: value → what is made of it; ``weights``: name of a convolution's result → its weight.
+        ``changes``: value → what is made of it; ``weights``: name of a convolution's result → its weight;
+        ``biases``: the same of such a convolution → its bias.
         """
-        changes, weights = changes or {}, weights or {}
+        changes, weights, biases = changes or {}, weights or {}, biases or {}
         # what differs from the kept values
         other = {name: changes[name](self._values[name]) for name in self._graph.inputs if name in changes}
         for node in self._graph.nodes:
             values = tuple(self._values[name] for name in node.outs)
             if node.out in weights or any(name in other for name in node.ins):
-                attrs = {"weight": weights[node.out]} if node.out in weights else None
+                attrs = {"weight": weights[node.out]} if node.out in weights else {}
+                attrs |= {"bias": biases[node.out]} if node.out in biases else {}
                 values = node.compute([other.get(name, self._values[name]) for name in node.ins], attrs)
             elif not changes.keys() & {*node.outs}:
                 continue
