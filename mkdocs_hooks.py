@@ -1,4 +1,4 @@
-"""What `make docs` requires of the page of the API, beyond links: that it has every public name, with its words.
+"""What `make docs` requires of the page of the API beyond links: every public name, with its docstring.
 
 mkdocs calls the functions here by their names (``hooks`` in mkdocs.yml), and turns warnings into errors.
 """
@@ -29,7 +29,7 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> None:
 
 
 def problems(named: list[str], package: griffe.Module) -> Iterator[str]:
-    """Yield what is wrong with a page of entries ``named``, of a package with its public names in ``_api``."""
+    """Yield what is wrong with a page of entries ``named``, of a package whose ``_api`` has public names."""
     public = {str(name) for name in package["_api"].exports or ()}
     for name in sorted(public - set(named)):
         yield f"{PAGE}: {name} is public and has no entry"
