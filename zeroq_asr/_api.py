@@ -62,16 +62,14 @@ from zeroq_asr.measure.report import QualityReport, ValueQuality, report
 from zeroq_asr.measure.sensitivity import LayerSensitivity, Sensitivity, sensitivity
 from zeroq_asr.measure.sweep import Sweep, SweepRow, sweep
 from zeroq_asr.model import AsrModel, TransducerModel
-from zeroq_asr.pipeline import (
-    Prepared,
+from zeroq_asr.pipeline.build import build
+from zeroq_asr.pipeline.prepare import Prepared, prepare
+from zeroq_asr.pipeline.quantize import Quantized, quantize
+from zeroq_asr.pipeline.transducer import (
     PreparedTransducer,
-    Quantized,
     QuantizedTransducer,
-    build,
     build_transducer,
-    prepare,
     prepare_transducer,
-    quantize,
     quantize_transducer,
 )
 from zeroq_asr.speech.frontend import Frontend, FrontendConfig
