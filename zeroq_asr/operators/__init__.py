@@ -3,7 +3,7 @@
 Importing this folder registers all of them with ``zeroq_asr.registry``, which is what every other part asks.
 
 Imported by: measure.
-Imports: errors, registry, integer, graph, capture, lowering.
+Imports: errors, threads, registry, integer, graph, capture, lowering.
 Never imports: embedded, synthesis, calibration, deployment, pipeline, measure, cli.
 """
 

@@ -5,7 +5,7 @@ those that read 16 bits.  What they share: ``requantization`` (the end of every 
 exactness), ``weights`` and ``feedback`` (choosing integer weights), ``kernels`` (ONNX), ``captured`` (ATen).
 
 Imported by: measure.
-Imports: errors, registry, integer, graph, capture, lowering.
+Imports: errors, threads, registry, integer, graph, capture, lowering.
 Never imports: embedded, synthesis, calibration, deployment, pipeline, measure, cli.
 """
 

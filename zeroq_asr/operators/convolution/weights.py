@@ -10,7 +10,6 @@ approximated after the fact, and ONNX Runtime's float32 requantization is then e
 
 from __future__ import annotations
 
-import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
@@ -26,6 +25,7 @@ from zeroq_asr.integer.types import I32, U8
 from zeroq_asr.lowering.context import Lowering
 from zeroq_asr.operators.convolution.feedback import round_by_feedback, weighted_gain
 from zeroq_asr.registry import Attrs
+from zeroq_asr.threads import available
 
 #: Fractions of the no-clipping multiplier that are tried for rounding the weights,
 SHRINK = np.linspace(0.3, 1.0, 29)
@@ -55,7 +55,7 @@ def quantize_weight(
     few = max(1, _AT_ONCE // max(flat.shape[1], 1))
     rows = [flat[first : first + few] for first in range(0, len(flat), few)]
     # numpy lets other threads run while it computes
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(available()) as pool:
         parts = [*pool.map(lambda part: _quantized_rows(part, ratio, grid, together), rows)]
     integers, multipliers = (np.concatenate(part) for part in zip(*parts, strict=True))
     return integers.reshape(w.shape), multipliers
