@@ -19,7 +19,7 @@ import torch
 import zeroq_asr as zq
 
 RECIPE = Path(__file__).parents[1] / "examples" / "train_demo"
-NAMES = ("recipe", "pieces", "arpa", "rnnt_loss", "train", "train_lm", "train_transducer")
+NAMES = ("recipe", "pieces", "arpa", "rnnt_loss", "train", "train_lm", "train_transducer", "integer_lm")
 TEXTS = [row.text for row in zq.read_manifest(zq.embedded_files().test)]
 HELD_OUT = [row.text for row in zq.read_manifest(zq.embedded_files().calibration)]
 
@@ -265,6 +265,21 @@ def test_language_models_learn(
     assert demo.train_lm.perplexity(network, texts, end) < 80
     with pytest.raises(ValueError, match="is of other pieces"):
         demo.train_lm.load(work / "language-model.pt", tokens[::-1])
+
+
+def test_language_models_become_integers(
+    demo: SimpleNamespace, work: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(demo.train_lm, monkeypatch, "--work", str(work), "--minutes", "0.05", "--batch-texts", "20")
+    capsys.readouterr()
+    run(demo.integer_lm, monkeypatch, "--work", str(work), "--seeds", "0")
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    real = float(rows[0][1])
+    assert [row[0] for row in rows] == ["float", "labels:", "labels:", "labels:"]
+    # what the bits of a hidden state and of the gates cost
+    found = [float(row[-1].strip("()")) for row in rows[1:]]
+    assert found == pytest.approx([real] * 3, rel=0.02)
+    assert found != [real] * 3
     assert gzip.decompress((work / "pieces.arpa.gz").read_bytes()).startswith(b"\\data\\\nngram 1=130\n")
 
 
