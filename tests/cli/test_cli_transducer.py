@@ -203,6 +203,15 @@ def test_the_commands_on_a_bundle(transducer: Path, clips: list[Path], tmp_path:
     ):
         assert heading in result.stdout
     assert result.stdout.count("\n  small.int8 ") == 7
+    html = tmp_path / "report.html"
+    quick = ("--preset", "fast", "--batch", 2, "--frames", 64, "--iterations", 1)
+    result = run("report", transducer, folder, *quick, "--html", html, "--manifest", manifest)
+    assert result.exit_code == 0, result.output
+    assert "steps: of the float network's own path" in result.stdout
+    assert "<h2>Parts</h2>" in html.read_text()
+    assert "<h2>Words</h2>" in html.read_text()
+    result = run("report", folder, transducer)
+    assert (result.exit_code, "MODEL and FILE are swapped" in result.stderr) == (2, True), result.output
     (folder / "notes.txt").write_text("mine")
     result = run("quantize", transducer, "-o", folder, *fast)
     assert (result.exit_code, "is a folder, a file name was expected" in result.stderr) == (2, True), (

@@ -23,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from zeroq_asr.config.choices import ONNX_ASR, RUNTIMES, SHERPA_ONNX
+from zeroq_asr.deployment.bundle_recognizer import is_bundle
 from zeroq_asr.deployment.metadata import Deployment
 from zeroq_asr.deployment.reading import parsed, read_bytes, read_program
 from zeroq_asr.deployment.runtime_features import feature_differences
@@ -66,6 +67,10 @@ class RuntimeFolder:
         atomic_write_folder(path, self.files, MODEL)
 
 
+#: why a runtime does not take what is no CTC network
+_CTC_ALONE = "{} runs CTC networks of one file"
+
+
 def runtime_folder(
     path: str | os.PathLike[str], runtime: str, *, own_features: bool = False
 ) -> RuntimeFolder:
@@ -81,11 +86,14 @@ def runtime_folder(
         raise ConfigError(runtime, "is no runtime to write a folder for", f"use {' or '.join(RUNTIMES)}")
     if own_features and runtime != ONNX_ASR:
         raise ConfigError(runtime, "makes its features itself", "leave --own-features out")
-    where, data = os.fspath(path), read_bytes(path)
+    where = os.fspath(path)
+    if is_bundle(path):
+        raise ExportError(where, _CTC_ALONE.format(runtime), "name the file of a CTC network")
+    data = read_bytes(path)
     model = parsed(data, where)
     program, deployment, own = read_program(model, where)
     if not is_ctc(program):
-        raise ExportError(where, f"{runtime} runs CTC networks of one file", "name the file of a CTC network")
+        raise ExportError(where, _CTC_ALONE.format(runtime), "name the file of a CTC network")
     if deployment.with_frontend:
         problem = f"takes audio, and {runtime} gives a file features"
         raise ExportError(where, problem, "write it again: zeroq-asr export --without-frontend")

@@ -28,7 +28,7 @@ from zeroq_asr.integer.packing import A_BYTE
 from zeroq_asr.integer.program import Program
 from zeroq_asr.lines import size, summary
 from zeroq_asr.lowering.plan import Plan, warn_of_recurrent
-from zeroq_asr.measure.report import FrameMeter
+from zeroq_asr.measure.qualities import FrameMeter
 from zeroq_asr.measure.sensitivity import Replay, on_grid
 from zeroq_asr.pipeline import Prepared, build
 from zeroq_asr.progress import Progress, silent

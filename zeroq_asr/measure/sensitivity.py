@@ -27,7 +27,7 @@ from zeroq_asr.lines import summary
 from zeroq_asr.lowering.formats import byte_format, named_values, wide_formats
 from zeroq_asr.lowering.keep_float import with_islands
 from zeroq_asr.lowering.plan import Plan, ResolvedPlan, warn_of_recurrent
-from zeroq_asr.measure.report import FrameMeter
+from zeroq_asr.measure.qualities import FrameMeter
 from zeroq_asr.model import AsrModel
 from zeroq_asr.operators.convolution.weights import quantize_weight
 from zeroq_asr.pipeline import prepare
