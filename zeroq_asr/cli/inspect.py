@@ -20,6 +20,7 @@ from zeroq_asr.cli.options import (
     Calibration,
     Config,
     Developer,
+    Head,
     KeepFloat,
     Language,
     Loader,
@@ -30,6 +31,8 @@ from zeroq_asr.cli.runs_on import runs_on
 from zeroq_asr.cli.terminal import Terminal, session
 from zeroq_asr.config import LAYER_BITS
 from zeroq_asr.config.calibration import AUTO
+from zeroq_asr.config.choices import AUTO as ANY
+from zeroq_asr.config.choices import CTC
 from zeroq_asr.errors import ConfigError
 from zeroq_asr.lines import size
 
@@ -43,6 +46,7 @@ def inspect(
     config: Config = None,
     loader: Loader = None,
     language: Language = None,
+    head: Head = ANY,
     sensitivity: Annotated[
         bool,
         typer.Option(
@@ -74,12 +78,12 @@ def inspect(
             most = sys.maxsize if everything else top
             ranges = zq.CalibrationSpec(calibration)
             require_source(ranges)
-            _sensitivity(terminal, file, config, loader, language, bits or (), spec, ranges, most)
+            _sensitivity(terminal, file, config, loader, language, head, bits or (), spec, ranges, most)
             return
-        if bits or keep_float or allow_float or calibration != AUTO:
+        if bits or keep_float or allow_float or calibration != AUTO or head != ANY:
             raise ConfigError(
                 "inspect",
-                "--bits, --keep-float, --allow-float and --calibration are of --sensitivity",
+                "--bits, --keep-float, --allow-float, --calibration and --head are of --sensitivity",
                 "add it, or leave them out",
             )
         with terminal.progress() as progress:
@@ -115,6 +119,7 @@ def _sensitivity(
     config: Path | None,
     loader: str | None,
     language: str | None,
+    head: str,
     bits: Sequence[str],
     spec: zq.QuantSpec,
     calibration: zq.CalibrationSpec,
@@ -122,7 +127,7 @@ def _sensitivity(
 ) -> None:
     with terminal.progress() as progress:
         progress("load", 0, 1)
-        model = zq.load_checkpoint(file, config=config, loader=loader, language=language)
+        model = zq.load_model(file, config=config, loader=loader, language=language, head=head)
         progress("load", 1, 1)
         found = zq.sensitivity(model, spec, calibration=calibration, progress=progress)
     first = found.layers[0]
@@ -130,7 +135,8 @@ def _sensitivity(
     if not terminal.talks:
         return
     shown = found.layers[:top]
-    terminal.title(str(file), f"each layer alone, on {found.frames} frames of {found.source}")
+    noun = "frames" if found.head == CTC else "steps"
+    terminal.title(str(file), f"each layer alone, on {found.frames} {noun} of {found.source}")
     terminal.text(f"The {len(shown)} of {len(found.layers)} that cost most at the logits:")
     terminal.table(
         ["layer", "what", "bits", "KL nats", "SQNR dB"],
@@ -147,6 +153,9 @@ def _sensitivity(
         left=(0, 1),
     )
     terminal.text()
+    if found.head != CTC:
+        told = "steps: of the float network's own path, each a frame behind what it has said by then."
+        terminal.text(told, "dim")
     terminal.text(
         "Synthetic features are not speech, and errors of layers mix: these figures only rank.", "dim"
     )

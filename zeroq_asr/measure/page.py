@@ -168,8 +168,8 @@ def _verdict(found: QualityReport, account: Account) -> str:
     told = "" if found.head == CTC else f"<p class=note>{_STEPS}</p>"
     return (
         f'<p class="headline {kind}-text">{headline}</p><dl>{rows}</dl>'
-        f"{told}<p class=note>Made features are not speech: {noun} and KL rank files, they are no error rates."
-        "</p>"
+        f"{told}<p class=note>Made features are not speech: {noun} and KL rank files, "
+        "they are no error rates.</p>"
     )
 
 
@@ -232,7 +232,8 @@ def _parts(found: QualityReport, account: Account) -> str:
     told = "".join(f"<th>{head}</th>" for head in heads)
     return (
         "<p>The encoder runs once a recording, the predictor once a label, the joiner once for every score. "
-        "They hand each other integers of one grid, and the predictor’s proof holds for labels without end.</p>"
+        "They hand each other integers of one grid, and the predictor’s proof holds for labels without end."
+        "</p>"
         f'<div class="scroll"><table><tr>{told}</tr>{rows}</table></div>'
     )
 

@@ -29,7 +29,8 @@ from zeroq_asr.integer.program import Program
 from zeroq_asr.lines import size, summary
 from zeroq_asr.lowering.plan import Plan, warn_of_recurrent
 from zeroq_asr.measure.qualities import FrameMeter
-from zeroq_asr.measure.sensitivity import Replay, on_grid
+from zeroq_asr.measure.replays import Replay
+from zeroq_asr.measure.sensitivity import on_grid
 from zeroq_asr.pipeline import Prepared, build
 from zeroq_asr.progress import Progress, silent
 from zeroq_asr.registry import traits_of
