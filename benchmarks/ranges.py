@@ -33,7 +33,8 @@ from zeroq_asr.graph.float_graph import FloatGraph, FloatNode
 from zeroq_asr.lowering.formats import byte_format
 from zeroq_asr.lowering.lower import lower
 from zeroq_asr.measure.evaluate import count_errors
-from zeroq_asr.measure.sensitivity import Replay, rounded
+from zeroq_asr.measure.replays import Replay
+from zeroq_asr.measure.sensitivity import rounded
 from zeroq_asr.speech.audio import load_audio
 from zeroq_asr.speech.frontend import Frontend
 

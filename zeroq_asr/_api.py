@@ -57,8 +57,9 @@ from zeroq_asr.measure.compare import Comparison, compare
 from zeroq_asr.measure.doctor import Diagnosis, diagnose
 from zeroq_asr.measure.evaluate import Evaluation, evaluate
 from zeroq_asr.measure.plans import FoundPlan, find_plan
+from zeroq_asr.measure.qualities import ValueQuality
 from zeroq_asr.measure.recognize import recognize, transcribe
-from zeroq_asr.measure.report import QualityReport, ValueQuality, report
+from zeroq_asr.measure.report import QualityReport, report
 from zeroq_asr.measure.sensitivity import LayerSensitivity, Sensitivity, sensitivity
 from zeroq_asr.measure.sweep import Sweep, SweepRow, sweep
 from zeroq_asr.model import AsrModel, TransducerModel

@@ -87,16 +87,9 @@ def test_a_head_of_a_hybrid_is_chosen(hybrid: Path, clips: list[Path]) -> None:
     assert texts == {"auto": {"b"}, "ctc": {"b"}, "transducer": {"a"}}
 
 
-@pytest.mark.parametrize("command", ["synthesize", "sensitivity"])
-def test_what_takes_no_transducer_says_so_in_one_line(
-    transducer: Path, clips: list[Path], tmp_path: Path, command: str
-) -> None:
-    args: dict[str, tuple[object, ...]] = {
-        "synthesize": ("synthesize", transducer, "-o", tmp_path / "x.npz"),
-        "sensitivity": ("inspect", transducer, "--sensitivity"),
-    }
+def test_what_takes_no_transducer_says_so_in_one_line(transducer: Path, tmp_path: Path) -> None:
     before = set(tmp_path.iterdir())
-    result = run(*args[command])
+    result = run("synthesize", transducer, "-o", tmp_path / "x.npz")
     assert (result.exit_code, result.stdout) == (4, ""), result.output
     (line,) = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
     assert REFUSED in line
@@ -203,6 +196,15 @@ def test_the_commands_on_a_bundle(transducer: Path, clips: list[Path], tmp_path:
     ):
         assert heading in result.stdout
     assert result.stdout.count("\n  small.int8 ") == 7
+    html = tmp_path / "report.html"
+    quick = ("--preset", "fast", "--batch", 2, "--frames", 64, "--iterations", 1)
+    result = run("report", transducer, folder, *quick, "--html", html, "--manifest", manifest)
+    assert result.exit_code == 0, result.output
+    assert "steps: of the float network's own path" in result.stdout
+    assert "<h2>Parts</h2>" in html.read_text()
+    assert "<h2>Words</h2>" in html.read_text()
+    result = run("report", folder, transducer)
+    assert (result.exit_code, "MODEL and FILE are swapped" in result.stderr) == (2, True), result.output
     (folder / "notes.txt").write_text("mine")
     result = run("quantize", transducer, "-o", folder, *fast)
     assert (result.exit_code, "is a folder, a file name was expected" in result.stderr) == (2, True), (
@@ -260,6 +262,23 @@ def test_inspect_shows_the_parts(transducer: Path) -> None:
     assert run("inspect", transducer).exit_code == 0
 
 
+def test_sensitivity_ranks_all_parts(transducer: Path, hybrid: Path) -> None:
+    quick = ("--sensitivity", "--calibration", "noise")
+    result = run("inspect", transducer, *quick, "--json")
+    assert result.exit_code == 0, result.output
+    assert "the weights of its lstm_step are not among the ranked" in result.stderr
+    found = json.loads(result.stdout)
+    assert found["head"] == "transducer"
+    parts = {layer["name"].partition(".")[0] for layer in found["layers"]}
+    assert parts == {"encoder", "predictor", "joiner"}
+    for option, value in (("--bits", "w4a8"), ("--bits", "joiner*=16"), ("--keep-float", "joiner*")):
+        result = run("inspect", transducer, *quick, option, value)
+        (line,) = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+        assert (result.exit_code, "transducer" in line) == (2, True), result.output
+    result = run("inspect", hybrid, "--head", "transducer")
+    assert (result.exit_code, "--head are of --sensitivity" in result.stderr) == (2, True), result.output
+
+
 def test_heads_that_are_not_there(transducer: Path, clips: list[Path], tmp_path: Path) -> None:
     result = run("transcribe", transducer, clips[0], "--head", "ctc")
     assert (result.exit_code, REFUSED in result.stderr) == (4, True), result.output
@@ -286,7 +305,7 @@ def test_a_tokenizer_of_another_model(transducer: Path) -> None:
 
 def test_python_refuses_what_the_command_refuses(transducer: Path) -> None:
     model = zq.load_model(transducer)
-    for work in (zq.prepare, zq.quantize, zq.sensitivity):
+    for work in (zq.prepare, zq.quantize):
         with pytest.raises(zq.ConfigError, match="takes a CTC network; prepare_transducer takes others"):
             work(model)  # type: ignore[operator]  # what it takes no transducer for
     with pytest.raises(zq.ConfigError, match="takes a CTC network"):

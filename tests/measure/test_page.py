@@ -19,7 +19,8 @@ from zeroq_asr.measure.evaluate import Evaluation, Transcript, count_errors
 from zeroq_asr.measure.page import Account, account_of, check, named, page, write_page
 from zeroq_asr.measure.page_recipe import changed, quantize_command
 from zeroq_asr.measure.page_words import Heard, words
-from zeroq_asr.measure.report import QualityReport, ValueQuality
+from zeroq_asr.measure.qualities import ValueQuality
+from zeroq_asr.measure.report import QualityReport
 from zeroq_asr.synthesis.features import LayerAccount
 
 FAST = zq.SynthesisSpec(batch=2, frames=64, iterations=1)

@@ -20,7 +20,8 @@ from zeroq_asr.errors import ConfigError, VerificationError
 from zeroq_asr.graph.float_graph import FloatNode
 from zeroq_asr.integer.program import ValueInfo
 from zeroq_asr.measure.compare import compare
-from zeroq_asr.measure.report import _Function, _functions, _Meter, report
+from zeroq_asr.measure.qualities import Function, Meter, functions
+from zeroq_asr.measure.report import report
 from zeroq_asr.synthesis.sources import make_features
 
 FAST = zq.SynthesisSpec(batch=2, frames=64, iterations=2)
@@ -106,14 +107,14 @@ def test_equalized_values_are_not_compared(small_model: Any, tmp_path: Path, fou
 
 
 def test_a_meter_by_hand() -> None:
-    meter = _Meter(ValueInfo("uint8", 0.5, 2, 0, 10))  # reals from -1 to 4
+    meter = Meter(ValueInfo("uint8", 0.5, 2, 0, 10))  # reals from -1 to 4
     meter.add(torch.tensor([-1.0, 0.0, 1.2, 6.0]), torch.tensor([0, 2, 4, 10], dtype=torch.uint8))
     quality = meter.quality("x")
     assert (quality.low, quality.high, quality.reach, quality.clipped) == (-1.0, 4.0, 1.5, 0.25)
     signal, noise = 1 + 1.44 + 36, 0.04 + 4
     assert quality.sqnr == pytest.approx(10 * math.log10(signal / noise))
     # half a step beyond the end still rounds to it
-    near = _Meter(ValueInfo("uint8", 0.5, 2, 0, 10))
+    near = Meter(ValueInfo("uint8", 0.5, 2, 0, 10))
     near.add(torch.tensor([4.2, -1.2]), torch.tensor([10, 0], dtype=torch.uint8))
     assert near.quality("x").clipped == 0
 
@@ -122,13 +123,13 @@ def test_a_meter_in_front_of_a_flat_end_by_hand() -> None:
     relu6 = FloatNode("clamp", "y", ("x",), {"clamp": (0.0, 2.0)})
     info = ValueInfo("uint8", 0.5, 2, 0, 10)  # reals from -1 to 4
     real, integers = torch.tensor([-9.0, 0.0, 1.2, 6.0]), torch.tensor([0, 2, 4, 10], dtype=torch.uint8)
-    meter = _Meter(info, _Function(relu6, 0.1))
+    meter = Meter(info, Function(relu6, 0.1))
     meter.add(real, integers)
     quality = meter.quality("x")
     # what is beyond both ends is the same behind the function; 1.2 has become 1
     assert (quality.reach, quality.clipped) == (9.0, 0.0)
     assert quality.sqnr == pytest.approx(10 * math.log10((1.44 + 4) / 0.04))
-    lost = _Meter(ValueInfo("uint8", 0.5, 2, 0, 4), _Function(relu6, 0.1))  # to 1, where it still rises
+    lost = Meter(ValueInfo("uint8", 0.5, 2, 0, 4), Function(relu6, 0.1))  # to 1, where it still rises
     lost.add(real, torch.tensor([0, 2, 4, 4], dtype=torch.uint8))
     assert lost.quality("x").clipped == 0.25
 
@@ -139,7 +140,7 @@ def test_what_a_function_alone_reads_is_judged_behind_it(conformer_of: Any) -> N
     x = torch.zeros(1, 16, 64)
     graph = prepared_graph(capture(network, (x, torch.tensor([64])), "small"))
     program = SimpleNamespace(values={n.out: ValueInfo("uint8", 0.5, 0, 0, 255) for n in graph.nodes})
-    read = _functions(graph, program)  # type: ignore[arg-type]  # a stand-in
+    read = functions(graph, program)  # type: ignore[arg-type]  # a stand-in
     swish = [node for node in graph.nodes if node.op == "silu"]
     assert swish
     assert {node.ins[0] for node in swish} <= {*read}

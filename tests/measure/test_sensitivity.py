@@ -20,7 +20,8 @@ from zeroq_asr.graph.float_graph import FloatGraph
 from zeroq_asr.integer.grid import symmetric
 from zeroq_asr.integer.program import ValueInfo
 from zeroq_asr.lowering.formats import byte_format
-from zeroq_asr.measure.sensitivity import Replay, rounded, rounded_weight
+from zeroq_asr.measure.replays import Replay
+from zeroq_asr.measure.sensitivity import rounded, rounded_weight
 from zeroq_asr.registry import OPERATORS
 
 MELS, TOKENS = 6, 5

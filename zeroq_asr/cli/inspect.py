@@ -20,6 +20,7 @@ from zeroq_asr.cli.options import (
     Calibration,
     Config,
     Developer,
+    Head,
     KeepFloat,
     Language,
     Loader,
@@ -31,6 +32,8 @@ from zeroq_asr.cli.runs_on import runs_on
 from zeroq_asr.cli.terminal import Terminal, session
 from zeroq_asr.config import LAYER_BITS
 from zeroq_asr.config.calibration import AUTO
+from zeroq_asr.config.choices import AUTO as ANY
+from zeroq_asr.config.choices import CTC
 from zeroq_asr.lines import size
 
 #: of the table of layers or values, without --all
@@ -43,6 +46,7 @@ def inspect(
     config: Config = None,
     loader: Loader = None,
     language: Language = None,
+    head: Head = ANY,
     sensitivity: Annotated[
         bool,
         typer.Option(
@@ -74,9 +78,9 @@ def inspect(
             most = sys.maxsize if everything else top
             ranges = zq.CalibrationSpec(calibration)
             require_source(ranges)
-            _sensitivity(terminal, file, config, loader, language, bits or (), spec, ranges, most)
+            _sensitivity(terminal, file, config, loader, language, head, bits or (), spec, ranges, most)
             return
-        ranked = ("bits", "keep_float", "allow_float", "calibration", "top")
+        ranked = ("bits", "keep_float", "allow_float", "calibration", "top", "head")
         refuse_typed(ctx, ranked, "is of --sensitivity", "add it, or leave this out")
         with terminal.progress() as progress:
             progress("read", 0, 1)
@@ -111,6 +115,7 @@ def _sensitivity(
     config: Path | None,
     loader: str | None,
     language: str | None,
+    head: str,
     bits: Sequence[str],
     spec: zq.QuantSpec,
     calibration: zq.CalibrationSpec,
@@ -118,7 +123,7 @@ def _sensitivity(
 ) -> None:
     with terminal.progress() as progress:
         progress("load", 0, 1)
-        model = zq.load_checkpoint(file, config=config, loader=loader, language=language)
+        model = zq.load_model(file, config=config, loader=loader, language=language, head=head)
         progress("load", 1, 1)
         found = zq.sensitivity(model, spec, calibration=calibration, progress=progress)
     first = found.layers[0]
@@ -126,7 +131,8 @@ def _sensitivity(
     if not terminal.talks:
         return
     shown = found.layers[:top]
-    terminal.title(str(file), f"each layer alone, on {found.frames} frames of {found.source}")
+    noun = "frames" if found.head == CTC else "steps"
+    terminal.title(str(file), f"each layer alone, on {found.frames} {noun} of {found.source}")
     terminal.text(f"The {len(shown)} of {len(found.layers)} that cost most at the logits:")
     terminal.table(
         ["layer", "what", "bits", "KL nats", "SQNR dB"],
@@ -143,6 +149,9 @@ def _sensitivity(
         left=(0, 1),
     )
     terminal.text()
+    if found.head != CTC:
+        told = "steps: of the float network's own path, each a frame behind what it has said by then."
+        terminal.text(told, "dim")
     terminal.text(
         "Synthetic features are not speech, and errors of layers mix: these figures only rank.", "dim"
     )

@@ -10,11 +10,22 @@ import typer
 
 import zeroq_asr as zq
 from zeroq_asr.cli import outputs
-from zeroq_asr.cli.options import AsJson, Channel, Config, Developer, Language, Loader, Quiet, channel_of
+from zeroq_asr.cli.options import (
+    AsJson,
+    Channel,
+    Config,
+    Developer,
+    Head,
+    Language,
+    Loader,
+    Quiet,
+    channel_of,
+)
 from zeroq_asr.cli.outputs import Force, check_output
 from zeroq_asr.cli.plan_row import Plot, show_row
 from zeroq_asr.cli.synthesize import Batch, Frames, Iterations, Preset, Seed, chosen, show_statistics
 from zeroq_asr.cli.terminal import Terminal, session
+from zeroq_asr.config.choices import AUTO, CTC, TRANSDUCER
 from zeroq_asr.errors import ConfigError
 from zeroq_asr.progress import Progress
 
@@ -25,10 +36,11 @@ if TYPE_CHECKING:
 def report(
     ctx: typer.Context,
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="The checkpoint that FILE was made of.")],
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="An ONNX file that `quantize` wrote.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="What `quantize` wrote: a file, or a bundle.")],
     config: Config = None,
     loader: Loader = None,
     language: Language = None,
+    head: Head = AUTO,
     preset: Preset = "default",
     seed: Seed = None,
     iterations: Iterations = None,
@@ -65,13 +77,14 @@ def report(
     Example: zeroq-asr report quartznet.nemo quartznet.int8.onnx --html report.html
     """
     with session(ctx, as_json=as_json, quiet=quiet, developer=developer) as terminal:
-        from zeroq_asr.deployment.recognizer import is_onnx
+        from zeroq_asr.deployment.recognizer import is_bundle, is_onnx
         from zeroq_asr.measure import page, pictures
         from zeroq_asr.measure.plan_picture import draw_row
 
-        if is_onnx(model) and not is_onnx(file):
+        quantized = [is_bundle(path) or is_onnx(path) for path in (model, file)]
+        if quantized == [True, False]:
             raise ConfigError(
-                "report", "MODEL and FILE are swapped", "name the checkpoint first, then the ONNX file"
+                "report", "MODEL and FILE are swapped", "name the checkpoint first, then the file"
             )
         if plot is not None:
             pictures.check(plot)
@@ -92,7 +105,9 @@ def report(
         synthesis = chosen(preset, seed=seed, iterations=iterations, batch=batch, frames=frames)
         with terminal.progress() as progress:
             progress("load", 0, 1)
-            loaded = zq.load_checkpoint(model, config=config, loader=loader, language=language)
+            # what was made of a hybrid's head is compared with that head
+            wanted = TRANSDUCER if head == AUTO and is_bundle(file) else head
+            loaded = zq.load_model(model, config=config, loader=loader, language=language, head=wanted)
             progress("load", 1, 1)
             found = zq.report(loaded, file, synthesis, progress)
             if html is not None:
@@ -126,7 +141,9 @@ def _with_text(manifest: Path, channel: str | None, limit: int | None) -> list[z
     return [*utterances]
 
 
-def _heard(model: zq.AsrModel, file: Path, utterances: list[zq.Utterance], progress: Progress) -> Heard:
+def _heard(
+    model: zq.AsrModel | zq.TransducerModel, file: Path, utterances: list[zq.Utterance], progress: Progress
+) -> Heard:
     from zeroq_asr.measure.page_words import Heard
 
     real, integer = (
@@ -175,11 +192,11 @@ def _confidence(found: zq.QualityReport) -> str:
 
 def _show(terminal: Terminal, found: zq.QualityReport, worst: int) -> None:
     terminal.title(found.file, f"on held-out {_SOURCES[found.source]}")
-    logits = found.values[-1]
+    logits, noun = found.values[-1], "frames" if found.head == CTC else "steps"
     terminal.facts(
         [
-            ("frames", f"{100 * found.frames:.2f} % have another best token than the float network's"),
-            ("KL", f"{found.divergence:.3g} nats a frame"),
+            (noun, f"{100 * found.frames:.2f} % have another best token than the float network's"),
+            ("KL", f"{found.divergence:.3g} nats a {noun[:-1]}"),
             ("logits", f"{logits.sqnr:.1f} dB over their quantization noise"),
             ("confidence", _confidence(found)),
         ]
@@ -207,4 +224,8 @@ def _show(terminal: Terminal, found: zq.QualityReport, worst: int) -> None:
         terminal.text()
     if found.search is not None:
         show_row(terminal, found.search)
+    if found.head != CTC:
+        terminal.text(
+            "steps: of the float network's own path, each a frame behind what it has said by then.", "dim"
+        )
     terminal.text("Made features are not speech: these figures rank files, they are no error rates.", "dim")

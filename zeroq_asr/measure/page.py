@@ -7,6 +7,7 @@ strangers' text: all of it goes through ``zeroq_asr.measure.page_svg.escaped``.
 from __future__ import annotations
 
 import json
+import os
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from zeroq_asr._version import __version__
-from zeroq_asr.config.choices import RUNTIMES
+from zeroq_asr.config.choices import CTC, RUNTIMES
 from zeroq_asr.deployment.certificate import Certificate
 from zeroq_asr.deployment.inspection import inspect_file
+from zeroq_asr.deployment.parts import PARTS
 from zeroq_asr.deployment.runtime_folders import runtime_folder
 from zeroq_asr.deployment.verify import verify
 from zeroq_asr.errors import ConfigError, ExportError
@@ -33,6 +35,11 @@ FORMATS = (".html", ".htm")
 _MOST = 950_000
 #: characters of a recipe, of a command, and of a problem that are shown
 _RECIPE, _COMMAND, _PROBLEM = 60_000, 4_000, 400
+#: what is counted of a transducer
+_STEPS = (
+    "Steps: of the path of the float network’s own greedy decoding, each a frame behind what it has said by "
+    "then. The confidence is of the encoder, which alone hears features."
+)
 
 
 @dataclass(frozen=True)
@@ -98,9 +105,10 @@ def page(
     found: QualityReport, account: Account, heard: Heard | None = None, commands: Sequence[str] = ()
 ) -> str:
     """Return the HTML of a report: at most 1 MB, whatever the network."""
-    file = escaped(Path(found.file).name)
+    file = escaped(Path(os.path.abspath(found.file)).name)
     sections = [
         ("Verdict", _verdict(found, account)),
+        ("Parts", _parts(found, account)),
         ("Size", _sizes(account)),
         ("Noise by depth", _depth(found)),
         ("Statistics", _statistics(found)),
@@ -140,6 +148,7 @@ def _verdict(found: QualityReport, account: Account) -> str:
     else:
         headline, kind = f"Proven but for {len(certificate.islands)} float islands", "middling"
     times = account.float_bytes / max(file["bytes"], 1)
+    noun = "frames" if found.head == CTC else "steps"
     facts = [
         ("size", f"{size(file['bytes'])}; {size(account.float_bytes)} in float, {times:.1f} times as much"),
         *_proof(certificate),
@@ -148,17 +157,19 @@ def _verdict(found: QualityReport, account: Account) -> str:
             str(file["dialect"])
             + (f" for {certificate.target}" if certificate is not None and certificate.target_bound else ""),
         ),
-        ("program", str(file["program_sha256"])),
+        ("program", _digest(account)),
         ("runs on", f"ONNX Runtime {file['onnxruntime']} or later"),
         *((runtime, _fits(answer)) for runtime, answer in account.runtimes.items()),
-        ("frames", f"{100 * found.frames:.2f} % have another best token than the float network's"),
-        ("KL", f"{found.divergence:.3g} nats a frame, on held-out made features"),
+        (noun, f"{100 * found.frames:.2f} % have another best token than the float network's"),
+        ("KL", f"{found.divergence:.3g} nats a {noun[:-1]}, on held-out made features"),
         ("confidence", _confidence(found)),
     ]
     rows = "".join(f"<dt>{escaped(name)}</dt><dd>{escaped(text, _PROBLEM)}</dd>" for name, text in facts)
+    told = "" if found.head == CTC else f"<p class=note>{_STEPS}</p>"
     return (
         f'<p class="headline {kind}-text">{headline}</p><dl>{rows}</dl>'
-        "<p class=note>Made features are not speech: frames and KL rank files, they are no error rates.</p>"
+        f"{told}<p class=note>Made features are not speech: {noun} and KL rank files, "
+        "they are no error rates.</p>"
     )
 
 
@@ -189,7 +200,48 @@ def _sizes(account: Account) -> str:
         Bar("float", account.float_bytes, size(account.float_bytes)),
         Bar("integers", account.file["bytes"], size(account.file["bytes"]), "integer"),
     ]
+    parts = account.file.get("parts", {})
+    rows += [
+        Bar(part, parts[part]["bytes"], size(parts[part]["bytes"]), "integer")
+        for part in PARTS
+        if part in parts
+    ]
     return bars(rows, "bytes of the float network and of the file")
+
+
+def _parts(found: QualityReport, account: Account) -> str:
+    """A table of what is in the files of a bundle; "" of one file."""
+    certificate = account.certificate
+    if certificate is None or not certificate.parts:
+        return ""
+    rows = ""
+    for part in PARTS:
+        one = certificate.parts[part]
+        noises = [value.sqnr for value in found.values if value.name.startswith(f"{part}.")]
+        worst = f"{min(noises):.1f}" if noises else "–"
+        cells = (
+            part,
+            one.program_sha256[:16],
+            size(account.file["parts"][part]["bytes"]),
+            str(one.proof.instructions),
+            f"{one.proof.headroom_bits:.1f}",
+            worst,
+        )
+        rows += f"<tr>{''.join(f'<td>{escaped(cell)}</td>' for cell in cells)}</tr>"
+    heads = ("part", "program", "size", "instructions", "headroom, bits", "least SQNR, dB")
+    told = "".join(f"<th>{head}</th>" for head in heads)
+    return (
+        "<p>The encoder runs once a recording, the predictor once a label, the joiner once for every score. "
+        "They hand each other integers of one grid, and the predictor’s proof holds for labels without end."
+        "</p>"
+        f'<div class="scroll"><table><tr>{told}</tr>{rows}</table></div>'
+    )
+
+
+def _digest(account: Account) -> str:
+    """The hash of the program, or of all programs of a bundle."""
+    certificate = account.certificate
+    return str(account.file["program_sha256"] if certificate is None else certificate.program_sha256)
 
 
 def _depth(found: QualityReport) -> str:
@@ -237,9 +289,9 @@ def _plans(found: QualityReport) -> str:
 
 def _recipe(found: QualityReport, account: Account, commands: Sequence[str]) -> str:
     recipe = account.file["recipe"]
-    file = Path(found.file).name
-    made = quantize_command(recipe, account.model, file, str(account.file["dialect"]))
-    digest = str(account.file["program_sha256"])[:16]
+    file = Path(os.path.abspath(found.file)).name
+    made = quantize_command(recipe, account.model, file, str(account.file["dialect"]), head=found.head)
+    digest = _digest(account)[:16]
     if account.certificate is not None:
         commands = (shlex.join(["zeroq-asr", "verify", file, "--hash", digest]), *commands)
     lines = "\n".join(escaped(line, _COMMAND) for line in (made, *commands))

@@ -10,6 +10,7 @@ from typing import Any
 
 from zeroq_asr.config import CalibrationSpec, LabelSpec, QuantSpec, SynthesisSpec, TrainingSpec
 from zeroq_asr.config.calibration import MADE
+from zeroq_asr.config.choices import CTC
 
 #: what a plan says itself
 _OF_PLAN = ("weight_bits", "sensitive_bits", "activation_bits", "layer_bits", "layer_grids", "logit_bits")
@@ -23,12 +24,17 @@ _SECTIONS: dict[str, Any] = {
 }
 
 
-def quantize_command(recipe: Mapping[str, Any], model: str, output: str, dialect: str) -> str:
-    """Return the command line that quantizes ``model`` as a file's recipe says.
+def quantize_command(
+    recipe: Mapping[str, Any], model: str, output: str, dialect: str, *, head: str = CTC
+) -> str:
+    """Return the command line that quantizes ``model``, the ``head`` of it, as a file's recipe says.
 
     Only what differs from the defaults is spelled out.  A plan is named plan.yaml: its text is in the recipe.
     """
     words = ["zeroq-asr", "quantize", model, "--output", output]
+    if head != CTC:
+        # what a hybrid would else not be quantized by
+        words += ["--head", head]
     if dialect != "fused":
         words += ["--dialect", dialect]
     if "plan" in recipe:

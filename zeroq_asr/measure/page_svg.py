@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from zeroq_asr.config.plan_row import PlanRow
 from zeroq_asr.lines import printable, shorten, size
-from zeroq_asr.measure.report import ValueQuality
+from zeroq_asr.measure.qualities import ValueQuality
 from zeroq_asr.synthesis.features import LayerAccount
 
 T = TypeVar("T")

@@ -31,8 +31,8 @@ from zeroq_asr.integer.packing import A_BYTE
 from zeroq_asr.integer.program import Program
 from zeroq_asr.lines import size, summary
 from zeroq_asr.lowering.plan import Plan, sensitive_layers, warn_of_recurrent
-from zeroq_asr.measure.report import FrameMeter
-from zeroq_asr.measure.sensitivity import Replay
+from zeroq_asr.measure.qualities import FrameMeter
+from zeroq_asr.measure.replays import Replay
 from zeroq_asr.measure.widths import Widths
 from zeroq_asr.pipeline import Prepared
 from zeroq_asr.progress import Progress, silent

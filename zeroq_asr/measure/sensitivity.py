@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -18,7 +18,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zeroq_asr.config import LAYER_BITS, CalibrationSpec, QuantSpec, SynthesisSpec
+from zeroq_asr.config import LAYER_BITS, CalibrationSpec, LabelSpec, QuantSpec, SynthesisSpec
+from zeroq_asr.config.choices import CTC, TRANSDUCER
+from zeroq_asr.deployment.parts import PARTS
+from zeroq_asr.deployment.transducer import TransducerRecognizer
 from zeroq_asr.graph.float_graph import FloatGraph
 from zeroq_asr.integer.grid import Grid, symmetric
 from zeroq_asr.integer.program import ValueInfo
@@ -27,10 +30,11 @@ from zeroq_asr.lines import summary
 from zeroq_asr.lowering.formats import byte_format, named_values, wide_formats
 from zeroq_asr.lowering.keep_float import with_islands
 from zeroq_asr.lowering.plan import Plan, ResolvedPlan, warn_of_recurrent
-from zeroq_asr.measure.report import FrameMeter
-from zeroq_asr.model import AsrModel
+from zeroq_asr.measure.qualities import FrameMeter
+from zeroq_asr.measure.replays import Changes, Replay, TransducerReplay, Weights
+from zeroq_asr.model import AsrModel, TransducerModel
 from zeroq_asr.operators.convolution.weights import quantize_weight
-from zeroq_asr.pipeline import prepare
+from zeroq_asr.pipeline import Prepared, prepare, prepare_transducer
 from zeroq_asr.progress import Progress, silent
 from zeroq_asr.registry import traits_of
 
@@ -38,8 +42,6 @@ from zeroq_asr.registry import traits_of
 UTTERANCES = 4
 #: steps of a weight's scale to the scale of the largest weight: so fine that no multiplier's bits matter
 _STEPS = 1 << 12
-
-Change = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -68,10 +70,12 @@ class Sensitivity:
     """Every layer of a network, the most sensitive first."""
 
     name: str
+    #: "ctc" or "transducer"
+    head: str
     #: what it was measured on: "synthetic", "noise", "features" or "audio"
     source: str
     utterances: int
-    #: output frames compared
+    #: output frames compared; of a transducer steps of its greedy path
     frames: int
     layers: tuple[LayerSensitivity, ...]
 
@@ -91,76 +95,79 @@ class Sensitivity:
 
 
 def sensitivity(
-    model: AsrModel,
+    model: AsrModel | TransducerModel,
     spec: QuantSpec | None = None,
     synthesis: SynthesisSpec | None = None,
     calibration: CalibrationSpec | None = None,
     progress: Progress = silent,
+    *,
+    labels: LabelSpec | None = None,
 ) -> Sensitivity:
     """Rank the layers of ``model`` by what quantizing each alone to ``spec`` costs.
 
     Features come from ``calibration.source``, ranges from all of them, costs from the first ``UTTERANCES``.
     Weights are rounded to nearest, whatever ``spec.rounding``.  Values that a file would carry in 16 bits,
     as residual streams and those of ``spec.layer_bits``, are given 16.
+    Of a transducer, whose layers are named behind their part, the cost is that at its scores along its greedy
+    path; ``labels``: what its predictor's and its joiner's ranges come from.
     Raises SynthesisError for a network without statistics to make features from, CalibrationError for
     features that cannot be used, ConfigError for a layer that ``spec`` names and there is not.
     """
     # no channel is evened out: a change of one layer alone is what is asked for
     spec = dataclasses.replace(spec or QuantSpec(), rounding="nearest", equalization=0.0, smoothing=0.0)
-    prepared = prepare(model, spec=spec, synthesis=synthesis, calibration=calibration, progress=progress)
-    # what stays in float is not tried
-    graph = with_islands(prepared.graph, spec.keep_float)
-    plan = Plan.of(spec).resolve(graph)
-    ranges = prepared.calibrated().ranges
-    utterances = [x for x, _ in zip(prepared.utterances(), range(UTTERANCES), strict=False)]
-    replays = [Replay(graph, x[None], torch.tensor([x.shape[1]])) for x in utterances]
-    warn_of_recurrent(graph, "not among the ranked")
-    tried = [*_results(graph, formats(graph, ranges, plan)), *_weights(graph, plan)]
+    replays: list[Replay] | list[TransducerReplay]
+    if isinstance(model, TransducerModel):
+        whole = prepare_transducer(
+            model, spec=spec, synthesis=synthesis, calibration=calibration, labels=labels, progress=progress
+        )
+        prepared, decoder = whole.encoder, whole.decoder
+        recognizer = TransducerRecognizer(model)
+        replays = [TransducerReplay(recognizer, decoder, x[None]) for x in _few(prepared)]
+        ranges = {"encoder": prepared.calibrated().ranges}
+        for part, observed in (("predictor", whole.predictor), ("joiner", whole.joiner)):
+            ranges[part] = observed.calibration(prepared.calibration).ranges
+        parts = {part: (getattr(decoder, part), ranges[part]) for part in PARTS}
+    else:
+        prepared = prepare(model, spec=spec, synthesis=synthesis, calibration=calibration, progress=progress)
+        # what stays in float is not tried
+        graph = with_islands(prepared.graph, spec.keep_float)
+        replays = [Replay(graph, x[None], torch.tensor([x.shape[1]])) for x in _few(prepared)]
+        parts = {"": (graph, prepared.calibrated().ranges)}
+    tried = [trial for part, (graph, known) in parts.items() for trial in _trials(part, graph, known, spec)]
     found = []
     progress("sensitivity", 0, len(tried))
-    for done, (layer, changes, weights) in enumerate(tried, start=1):
-        found.append(_measured(layer, replays, changes, weights))
+    for done, (layer, part, changes, weights) in enumerate(tried, start=1):
+        found.append(_measured(layer, replays, part, changes, weights))
         progress("sensitivity", done, len(tried))
     found.sort(key=lambda layer: (-layer.divergence, layer.sqnr))
-    frames = sum(len(replay.logits()) for replay in replays)
-    return Sensitivity(model.name, prepared.calibration.kind, len(replays), frames, tuple(found))
+    frames = sum(len(replay.scores()[0]) for replay in replays)
+    head = TRANSDUCER if isinstance(model, TransducerModel) else CTC
+    return Sensitivity(model.name, head, prepared.calibration.kind, len(replays), frames, tuple(found))
 
 
-class Replay:
-    """One float run of a graph over features [1, M, T] with every value kept."""
+def _few(prepared: Prepared) -> list[Tensor]:
+    return [x for x, _ in zip(prepared.utterances(), range(UTTERANCES), strict=False)]
 
-    def __init__(self, graph: FloatGraph, features: Tensor, lengths: Tensor) -> None:
-        self._graph = graph
-        self._values: dict[str, Tensor] = {graph.inputs[1]: lengths}
-        graph.run(features, lengths, observe=self._values.__setitem__)
 
-    @torch.inference_mode()
-    def logits(
-        self,
-        changes: Mapping[str, Change] | None = None,
-        weights: Mapping[str, Tensor] | None = None,
-        biases: Mapping[str, Tensor] | None = None,
-    ) -> Tensor:
-        """Return the logits [S, V] with values and weights changed; only what depends on them is run again.
+#: what is quantized alone, the part that it is of ("": the whole), changed values, and weights
+Trial = tuple[LayerSensitivity, str, Changes, Weights]
 
-        ``changes``: value → what is made of it; ``weights``: name of a convolution's result → its weight;
-        ``biases``: the same of such a convolution → its bias.
-        """
-        changes, weights, biases = changes or {}, weights or {}, biases or {}
-        # what differs from the kept values
-        other = {name: changes[name](self._values[name]) for name in self._graph.inputs if name in changes}
-        for node in self._graph.nodes:
-            values = tuple(self._values[name] for name in node.outs)
-            if node.out in weights or any(name in other for name in node.ins):
-                attrs = {"weight": weights[node.out]} if node.out in weights else {}
-                attrs |= {"bias": biases[node.out]} if node.out in biases else {}
-                values = node.compute([other.get(name, self._values[name]) for name in node.ins], attrs)
-            elif not changes.keys() & {*node.outs}:
-                continue
-            for name, value in zip(node.outs, values, strict=True):
-                other[name] = changes[name](value) if name in changes else value
-        logits, lengths = ({**self._values, **other}[name] for name in self._graph.outputs)
-        return logits[0, : int(lengths[0])]
+
+def _trials(
+    part: str, graph: FloatGraph, ranges: Mapping[str, tuple[float, float]], spec: QuantSpec
+) -> Iterator[Trial]:
+    """What of a graph is tried; of a transducer's part it is named behind the part, and has 8 bits."""
+    plan = Plan.of(spec).resolve(graph)
+    warn_of_recurrent(graph, "not among the ranked")
+    known = formats(graph, ranges, plan)
+    # labels are integers, and what parts hand each other has 16 bits
+    known = {name: info for name, info in known.items() if name not in graph.single}
+    for layer, changes, weights in (*_results(graph, known), *_weights(graph, plan)):
+        if part:
+            layer = dataclasses.replace(
+                layer, name=f"{part}.{layer.name}", layer=f"{part}.{layer.layer}", can_have_16_bits=False
+            )
+        yield layer, part, changes, weights
 
 
 def rounded(value: Tensor, info: ValueInfo) -> Tensor:
@@ -177,10 +184,9 @@ def formats(
     return {**found, **wide_formats(graph, ranges, plan.wide)}
 
 
-Trial = tuple[LayerSensitivity, Mapping[str, Change], Mapping[str, Tensor]]
-
-
-def _results(graph: FloatGraph, known: Mapping[str, ValueInfo]) -> Iterator[Trial]:
+def _results(
+    graph: FloatGraph, known: Mapping[str, ValueInfo]
+) -> Iterator[tuple[LayerSensitivity, Changes, Weights]]:
     producer, logits = graph.producer(), graph.outputs[0]
     # 16 bits with a margin whatever the rest has
     while logits in producer and traits_of(producer[logits]).moves:
@@ -198,7 +204,7 @@ def _results(graph: FloatGraph, known: Mapping[str, ValueInfo]) -> Iterator[Tria
             yield layer, {name: partial(rounded, info=info)}, {}
 
 
-def _weights(graph: FloatGraph, plan: ResolvedPlan) -> Iterator[Trial]:
+def _weights(graph: FloatGraph, plan: ResolvedPlan) -> Iterator[tuple[LayerSensitivity, Changes, Weights]]:
     for node in graph.nodes:
         if traits_of(node).holds_weight:
             grid = plan.grid(node)
@@ -225,15 +231,21 @@ def on_grid(weight: Tensor, grid: Grid) -> Tensor:
 
 def _measured(
     layer: LayerSensitivity,
-    replays: list[Replay],
-    changes: Mapping[str, Change],
-    weights: Mapping[str, Tensor],
+    replays: Sequence[Replay] | Sequence[TransducerReplay],
+    part: str,
+    changes: Changes,
+    weights: Weights,
 ) -> LayerSensitivity:
-    meter, signal, noise = FrameMeter(), 0.0, 0.0
+    meters: list[FrameMeter] = []
+    signal = noise = 0.0
     for replay in replays:
-        real, found = replay.logits(), replay.logits(changes, weights)
-        meter.add(real, found)
-        signal += float(real.double().square().sum())
-        noise += float((real.double() - found.double()).square().sum())
+        pairs = [*zip(replay.scores(), replay.scores(part, changes, weights), strict=True)]
+        meters = meters or [FrameMeter() for _ in pairs]
+        for meter, (real, found) in zip(meters, pairs, strict=True):
+            meter.add(real, found)
+            signal += float(real.double().square().sum())
+            noise += float((real.double() - found.double()).square().sum())
     sqnr = 10 * math.log10(signal / noise) if signal > 0 and noise > 0 else math.inf
-    return dataclasses.replace(layer, sqnr=sqnr, divergence=max(meter.divergence, 0.0))
+    # of tokens and durations together
+    divergence = sum(meter.divergence for meter in meters)
+    return dataclasses.replace(layer, sqnr=sqnr, divergence=max(divergence, 0.0))

@@ -3,8 +3,8 @@
 Times are medians of one interleaved run; what matters is their ratio to float in that run.
 
 Imported by: cli.
-Imports: _version, errors, lines, progress, files, threads, config, speech, integer, graph, model, embedded,
-decoding, capture, deployment, pipeline.
+Imports: _version, errors, lines, progress, files, threads, config, speech, decoding, integer, graph, model,
+embedded, capture, deployment, pipeline.
 Never imports: cli.
 """
 
