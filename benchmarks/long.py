@@ -6,9 +6,9 @@ Clips are joined to one recording, half a second of silence between them.  Its f
 the same clips, so that they differ by their place alone.  It is heard in pieces, cut at pauses, as
 `transcribe` does by itself with what is longer than a file is proven for, and whole, by a file of
 `--max-seconds`.  A word counts where its time lies.  Each row is a process of its own, on one thread.
-Columns: the word error rate (%) of the first minute, of all, and of the last; last less first; seconds of
-the processor for all of it, and the most memory of the process (MB, the network and Python's libraries
-included).
+Columns: the word error rate (%) of the first minute, of all, and of the last; last less first; the words (%)
+of the first and of the last minute that differ from the float network's; seconds of the processor for all of
+it, and the most memory of the process (MB, the network and Python's libraries included).
 """
 
 from __future__ import annotations
@@ -38,6 +38,9 @@ GAP, PART, PIECE = 0.5, 60.0, 60.0
 #: queries of the float attention at once: of ten minutes all would take 2.3 GB a head, several times over
 BLOCK = 256
 Clip = tuple[npt.NDArray[np.float32], str]
+COLUMNS = ("first", "all", "last", "last-first", "words first", "words last", "s", "MB")
+#: words, with the seconds of their middle
+Heard = list[tuple[str, float]]
 
 
 @dataclass(frozen=True)
@@ -50,15 +53,14 @@ class Recording:
     #: clips of the first part, which are those of the last
     count: int
 
-    def errors(self, words: tuple[zq.Word, ...]) -> list[float]:
-        """Word error rates (%) of the first part, of all clips, and of the last part."""
-        middles = [(word.start + word.end) / 2 for word in words]
-        found = [
-            " ".join(word.text for word, at in zip(words, middles, strict=True) if first <= at < end)
-            for first, end in self.spans
+    def parts(self, heard: Heard) -> list[tuple[str, str]]:
+        """What was said, and what was heard, in the first part, in all of it, and in the last part."""
+        spans = (self.spans[: self.count], self.spans, self.spans[-self.count :])
+        texts = (self.texts[: self.count], self.texts, self.texts[-self.count :])
+        return [
+            (" ".join(said), " ".join(word for word, at in heard if inside[0][0] <= at < inside[-1][1]))
+            for said, inside in zip(texts, spans, strict=True)
         ]
-        parts = (slice(self.count), slice(None), slice(-self.count, None))
-        return [100 * (count_errors(self.texts[part], found[part])[0].rate or 0) for part in parts]
 
 
 def joined(clips: list[Clip], rate: int, seconds: float) -> Recording:
@@ -110,28 +112,31 @@ def blocked(
     return mixed[None]
 
 
-def clips_of(manifest: str, rate: int) -> list[Clip]:
+def recording(manifest: str, rate: int, seconds: float) -> Recording:
     with AudioReader(rate) as read:
-        return [(read(one), one.text or "") for one in zq.read_manifest(manifest)]
+        clips = [(read(one), one.text or "") for one in zq.read_manifest(manifest)]
+    return joined(clips, rate, seconds)
 
 
-def hear(source: str, limit: float, manifest: str, seconds: float) -> list[float]:
-    """Hear a recording with a checkpoint or a bundle in pieces of ``limit`` seconds: a row."""
+def hear(source: str, limit: float, manifest: str, seconds: float) -> tuple[Heard, float, float]:
+    """Hear a recording in pieces of ``limit`` seconds: words, seconds of the processor, and memory in MB."""
     our_warnings_alone()
     torch.set_num_threads(1)
     recognizer = zq.open_recognizer(source, threads=1)
     if isinstance(recognizer, zq.TransducerRecognizer):
         RelativeAttention.forward = blocked  # type: ignore[method-assign]
         recognizer.max_seconds = limit
-    recording = joined(
-        clips_of(manifest, recognizer.frontend.sample_rate), recognizer.frontend.sample_rate, seconds
-    )
+    samples = recording(manifest, recognizer.frontend.sample_rate, seconds).samples
     begun = time.process_time()
-    (heard,) = zq.recognize(recognizer, [recording.samples])
+    (heard,) = zq.recognize(recognizer, [samples])
     taken = time.process_time() - begun
-    errors = recording.errors(heard.words)
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
-    return [*errors, errors[2] - errors[0], taken, memory]
+    return [(word.text, (word.start + word.end) / 2) for word in heard.words], taken, memory
+
+
+def rate_of(pairs: list[tuple[str, str]]) -> list[float]:
+    """Word error rates (%) of pairs of what was said and what was heard."""
+    return [100 * (count_errors([said], [heard])[0].rate or 0) for said, heard in pairs]
 
 
 def main() -> None:
@@ -142,18 +147,28 @@ def main() -> None:
     options.add_argument("--only", choices=("pieces", "whole"), help="leave the other out")
     arguments = options.parse_args()
     our_warnings_alone()
-    names = ("first", "all", "last", "last-first", "s", "MB")
-    print(f"{'':<24}" + "".join(f"{name:>11}" for name in names), flush=True)
+    model = zq.load_model(arguments.checkpoint)
+    if not isinstance(model, zq.TransducerModel):
+        raise SystemExit(f"error: {arguments.checkpoint} is no transducer")
+    spoken = recording(arguments.manifest, model.frontend.sample_rate, arguments.seconds)
+    print(f"{'':<16}" + "".join(f"{name:>12}" for name in COLUMNS), flush=True)
     with tempfile.TemporaryDirectory() as folder:
         for how, limit in (("pieces", PIECE), ("whole", arguments.seconds)):
             if arguments.only not in (None, how):
                 continue
             bundle = str(Path(folder) / how)
-            zq.quantize_transducer(arguments.checkpoint, bundle, spec=zq.QuantSpec(max_seconds=limit))
+            zq.quantize_transducer(model, bundle, spec=zq.QuantSpec(max_seconds=limit))
+            real: list[tuple[str, str]] = []
             for name, source in (("float", arguments.checkpoint), ("W8A8", bundle)):
                 with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
-                    row = process.submit(hear, source, limit, arguments.manifest, arguments.seconds).result()
-                print(f"{f'{name}, {how}':<24}" + "".join(f"{value:>11.2f}" for value in row), flush=True)
+                    given = (source, limit, arguments.manifest, arguments.seconds)
+                    heard, taken, memory = process.submit(hear, *given).result()
+                pairs = spoken.parts(heard)
+                real = real or pairs
+                first, whole, last = rate_of(pairs)
+                alike = rate_of([(a[1], b[1]) for a, b in zip(real, pairs, strict=True)])
+                row = [first, whole, last, last - first, alike[0], alike[2], taken, memory]
+                print(f"{f'{name}, {how}':<16}" + "".join(f"{value:>12.2f}" for value in row), flush=True)
 
 
 if __name__ == "__main__":

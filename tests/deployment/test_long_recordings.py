@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import pytest
+from small_transducers import nemo_config, nemo_state
 
 import zeroq_asr as zq
-from zeroq_asr.deployment.export import Export, export
+from zeroq_asr.deployment.export import Export, export, export_bundle, write_bundle
 from zeroq_asr.errors import ExportError
 from zeroq_asr.integer.backends import onnx_loops
 from zeroq_asr.integer.backends.onnx_loops import every_graph
+from zeroq_asr.speech.pauses import cut_at_pauses
 
 FAST = zq.SynthesisSpec(batch=2, frames=64, iterations=3)
 
@@ -92,3 +94,48 @@ def test_what_no_loop_bears_is_refused(made: zq.Quantized, monkeypatch: pytest.M
         monkeypatch.setattr(onnx_loops, rows, 15)
     with pytest.raises(ExportError, match=r"251 frames to each other, at most 224 .* --max-seconds"):
         export(made.program, made.deployment, "fused")
+
+
+def transducer(write_nemo: Callable[..., Path], seconds: float) -> zq.QuantizedTransducer:
+    config = nemo_config(durations=(0, 1, 2))
+    path = write_nemo(config, nemo_state(config), name="transducer.nemo")
+    return zq.quantize_transducer(path, synthesis=FAST, spec=zq.QuantSpec(max_seconds=seconds))
+
+
+def test_a_transducers_encoder_loops_too(
+    write_nemo: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = transducer(write_nemo, 10.0)
+    monkeypatch.setattr(onnx_loops, "WHOLE", 30)
+    monkeypatch.setattr(onnx_loops, "LARGEST", 0)
+    monkeypatch.setattr(onnx_loops, "BLOCK", 17)
+    features = np.random.default_rng(0).standard_normal((2, 16, 1000)).astype(np.float32)
+    given = (features, np.array([1000, 400]))
+    wanted = zq.IntegerTransducer.of_programs(made.bundle, made.deployment).hypotheses(*given)
+    assert all(one.tokens for one in wanted)
+    for dialect in ("fused", "strict"):
+        exports = export_bundle(made.bundle, made.deployment, dialect)
+        assert operators(exports["encoder"]).count("Loop") == 1
+        write_bundle(tmp_path / dialect, exports, made.deployment)
+        zq.verify(tmp_path / dialect)
+        assert zq.IntegerTransducer.of_folder(tmp_path / dialect).hypotheses(*given) == wanted
+
+
+def test_a_transducer_hears_what_is_too_long_in_pieces(
+    write_nemo: Callable[..., Path], tmp_path: Path
+) -> None:
+    made = transducer(write_nemo, 4.0)
+    recognizer = zq.IntegerTransducer.of_programs(made.bundle, made.deployment)
+    samples = np.random.default_rng(0).standard_normal(16000 * 10).astype(np.float32) * 0.1
+    # pauses, at which it is cut
+    for second in (3, 6, 9):
+        samples[16000 * second : 16000 * second + 4800] = 0.0
+    with pytest.warns(zq.ZeroqWarning, match=r"lasts 10 s, .* cut at pauses into 3 pieces"):
+        (found,) = zq.recognize(recognizer, [samples])
+    starts = [word.start for word in found.words]
+    assert starts == sorted(starts)
+    assert starts[-1] > 4.0
+    pieces = [samples[first:end] for first, end in cut_at_pauses(samples, 16000, 4.0)]
+    texts = [one.text for one in zq.recognize(recognizer, pieces)]
+    assert len(texts) == 3
+    assert found.text == " ".join(text for text in texts if text)
