@@ -276,7 +276,7 @@ def test_sensitivity_ranks_all_parts(transducer: Path, hybrid: Path) -> None:
         (line,) = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
         assert (result.exit_code, "transducer" in line) == (2, True), result.output
     result = run("inspect", hybrid, "--head", "transducer")
-    assert (result.exit_code, "--head are of --sensitivity" in result.stderr) == (2, True), result.output
+    assert (result.exit_code, "--head: is of --sensitivity" in result.stderr) == (2, True), result.output
 
 
 def test_heads_that_are_not_there(transducer: Path, clips: list[Path], tmp_path: Path) -> None:
