@@ -91,7 +91,7 @@ def test_another_network_is_refused(small_model: Any, tmp_path: Path) -> None:
     path = bundle("lstm", tmp_path)
     with pytest.raises(zq.ConfigError, match="its tokens are others, or are decoded otherwise"):
         report(trained(durations=(0, 1, 2)), path, FAST)
-    with pytest.raises(zq.ConfigError, match=r"was made of another network: it has 'lstm\.0"):
+    with pytest.raises(zq.ConfigError, match="was made of another network: it has 'embedding'"):
         report(trained(stateless=True), path, FAST)
     with pytest.raises(zq.ConfigError, match=r"is a transducer's bundle, and .* is a CTC network"):
         report(small_model, path, FAST)
