@@ -153,8 +153,8 @@ def prepare_transducer(
     """Load and capture a transducer, and observe its parts once for ``spec``, of 8 bits.
 
     ``labels`` says what the predictor and the joiner are observed on; all else is as in ``prepare`` and
-    ``load_model``.  Raises ConfigError for a format with values of other than 8 bits, weights of fewer than 4,
-    or layers of their own, and any ZeroqError for what is wrong with the input.
+    ``load_model``.  Raises ConfigError for a format with values of other than 8 bits, with weights of fewer
+    than 4, or of single layers, and any ZeroqError for what is wrong with the input.
     """
     spec, labels = settled(spec or QuantSpec()), labels or LabelSpec()
     _require_format(spec)
@@ -345,7 +345,7 @@ def _encoder(model: TransducerModel) -> AsrModel:
 
 
 def _require_format(spec: QuantSpec) -> None:
-    """Raise ConfigError for a format that is another for some layers or values, or that only training saves."""
+    """Raise ConfigError for a format of single layers or values, or one that only training saves."""
     where = "quantize_transducer"
     if spec.weight_bits < LEAST_BITS or spec.activation_bits != 8:
         bits = f"{spec.weight_bits} and {spec.activation_bits}"
