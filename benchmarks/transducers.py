@@ -1,7 +1,7 @@
 """What a transducer loses in integers without data, beside recordings and noise.
 
     python benchmarks/transducers.py --checkpoint transducer.pt --manifest test.jsonl \
-        --calibration-manifest calibration.jsonl
+        --calibration-manifest calibration.jsonl --bits w4a8
 
 Rows: the float network; ranges without data, a row a seed (of features and of labels alike) and their mean;
 ranges of the first 16 recordings; ranges of noise; and the three parts by ONNX Runtime's dynamic quantizer,
@@ -70,6 +70,7 @@ def dynamic(model: zq.TransducerModel, deployment: Deployment) -> tuple[AnyTrans
 def main() -> None:
     options = parser(__doc__)
     options.add_argument("--calibration-manifest", help=f"for a row of its first {REAL} recordings")
+    options.add_argument("--bits", default="8", help="as of `quantize`: 8 or w4a8")
     options.add_argument("--head", default="auto", help="which head of a hybrid")
     arguments = options.parse_args()
     our_warnings_alone()
@@ -88,6 +89,7 @@ def main() -> None:
             made = zq.quantize_transducer(
                 model,
                 Path(folder) / "bundle",
+                spec=zq.QuantSpec.parse_bits(arguments.bits),
                 synthesis=dataclasses.replace(zq.SynthesisSpec.preset("default"), seed=seed),
                 calibration=calibration,
                 labels=zq.LabelSpec(label_seed=seed),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import tempfile
 import warnings
 from functools import cache
@@ -25,7 +26,9 @@ SPEC = zq.QuantSpec(max_seconds=20.0)
 
 
 @cache
-def quantized(kind: str, labels: zq.LabelSpec | None = None, again: bool = False) -> QuantizedTransducer:
+def quantized(
+    kind: str, labels: zq.LabelSpec | None = None, again: bool = False, bits: int = 8
+) -> QuantizedTransducer:
     """Calibrated on the language itself, so that what is measured is what integers cost."""
     features, _ = speech(8, 12, 5)
     lengths = np.full(len(features), features.shape[2])
@@ -35,5 +38,8 @@ def quantized(kind: str, labels: zq.LabelSpec | None = None, again: bool = False
         path = Path(folder) / "language.npz"
         SyntheticFeatures(features.numpy(), lengths, zq.SynthesisSpec()).save(path)
         return zq.quantize_transducer(
-            trained(**KINDS[kind]), spec=SPEC, calibration=zq.CalibrationSpec(str(path)), labels=labels
+            trained(**KINDS[kind]),
+            spec=dataclasses.replace(SPEC, weight_bits=bits),
+            calibration=zq.CalibrationSpec(str(path)),
+            labels=labels,
         )

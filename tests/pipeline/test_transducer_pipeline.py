@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import torch
@@ -16,6 +17,7 @@ from trained_transducers import BLANK, speech, trained
 
 import zeroq_asr as zq
 from zeroq_asr.deployment.export import Export, export_bundle, write_bundle
+from zeroq_asr.deployment.reading import read_own_metadata
 from zeroq_asr.errors import ConfigError, ExportError, ProofError, VerificationError
 from zeroq_asr.integer.backends.numpy import NumpyBackend
 from zeroq_asr.integer.backends.onnx_shapes import BROADCAST
@@ -65,8 +67,7 @@ def everywhere(program: Program, exports: list[Export], given: list[tuple[np.nda
     return outputs
 
 
-@pytest.mark.parametrize("batch", [1, 3])
-def test_every_part_gives_the_same_integers_everywhere(made: QuantizedTransducer, batch: int) -> None:
+def require_same_everywhere(made: QuantizedTransducer, batch: int) -> None:
     exports = [export_bundle(made.bundle, made.deployment, dialect) for dialect in ("fused", "strict")]
     programs = made.bundle.programs
     features, _ = speech(batch, 4, 5)
@@ -88,6 +89,44 @@ def test_every_part_gives_the_same_integers_everywhere(made: QuantizedTransducer
         for k, one in enumerate(predicted[:20])
     ]
     everywhere(programs["joiner"], [one["joiner"] for one in exports], pairs)
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_every_part_gives_the_same_integers_everywhere(made: QuantizedTransducer, batch: int) -> None:
+    require_same_everywhere(made, batch)
+
+
+@pytest.mark.parametrize(("kind", "bits"), [("lstm", 4), ("durations", 5), ("stateless", 4)])
+def test_weights_of_fewer_bits_give_the_same_integers_everywhere(
+    kind: str, bits: int, tmp_path: Path
+) -> None:
+    made = quantized(kind, bits=bits)
+    require_same_everywhere(made, 2)
+    packed = [program.packings for program in made.bundle.programs.values()]
+    for dialect in ("fused", "strict"):
+        exports = export_bundle(made.bundle, made.deployment, dialect)
+        write_bundle(tmp_path / dialect, exports, made.deployment)
+        certificate = zq.verify(tmp_path / dialect)
+        assert certificate.program_sha256 == made.bundle.digest()
+        assert sum(count for _, count in certificate.packings.values()) == sum(map(len, packed))
+    if kind == "lstm":
+        recurrent = {f"lstm.{layer}:{name}" for layer in range(2) for name in ("weight", "recurrent")}
+        assert recurrent <= {*packed[1]}
+
+
+def test_no_bit_of_what_is_packed_is_uncovered() -> None:
+    made = quantized("lstm", bits=4)
+    program = made.bundle.programs["predictor"]
+    model = onnx.ModelProto.FromString(made.exports["predictor"].to_bytes())
+    own = read_own_metadata(model, "predictor")
+    assert len(program.packings) == 4
+    for name in program.packings:
+        stored = next(t for t in model.graph.initializer if t.name == own["encodings"][name][0])
+        data = stored.raw_data
+        stored.raw_data = data[:-1] + bytes([data[-1] ^ 16])
+        with pytest.raises(VerificationError):
+            zq.verify(model.SerializeToString())
+        stored.raw_data = data
 
 
 def test_results_show_themselves_on_one_line() -> None:
@@ -323,7 +362,8 @@ def test_what_is_no_transducer_is_not_exported_as_one() -> None:
 def test_formats_that_have_no_bundle_are_refused_by_name() -> None:
     model = trained()
     for spec, words in (
-        (zq.QuantSpec.parse_bits("w4a8"), "have 8 bits, not 4 and 8"),
+        (zq.QuantSpec.parse_bits("w3a8"), "have 4 to 8 bits and its values 8, not 3 and 8"),
+        (zq.QuantSpec.parse_bits("w8a4"), "have 4 to 8 bits and its values 8, not 8 and 4"),
         (zq.QuantSpec(layer_bits=(("sum", 16),)), "takes no layer_bits"),
         (zq.QuantSpec(keep_float=("sum",)), "takes no keep_float"),
         (zq.QuantSpec(allow_float=True), "takes no allow_float"),

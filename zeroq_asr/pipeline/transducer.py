@@ -42,6 +42,8 @@ from zeroq_asr.progress import Progress, silent
 from zeroq_asr.threads import one_thread
 
 Range = tuple[float, float]
+#: bits of weights below which words are lost that only training brings back
+LEAST_BITS = 4
 #: dialects that are exact
 FUSED, STRICT = "fused", "strict"
 
@@ -165,11 +167,11 @@ def prepare_transducer(
 
     ``labels`` says what the predictor and the joiner are observed on; ``graphs`` are those of
     ``capture_transducer``, where it was captured before; all else is as in ``prepare`` and ``load_model``.
-    Raises ConfigError for a format other than of 8 bits throughout, and any ZeroqError for
-    what is wrong with the input.
+    Raises ConfigError for a format with values of other than 8 bits, with weights of fewer than 4, or of
+    single layers, and any ZeroqError for what is wrong with the input.
     """
     spec, labels = settled(spec or QuantSpec()), labels or LabelSpec()
-    _require_whole_bytes(spec)
+    _require_format(spec)
     seconds: dict[str, float] = {}
     clock = Clock(seconds, progress)
     with clock("load"):
@@ -358,13 +360,13 @@ def encoder_of(model: TransducerModel) -> AsrModel:
     )
 
 
-def _require_whole_bytes(spec: QuantSpec) -> None:
-    """Raise ConfigError for a format that is another for some layers or values than for others."""
+def _require_format(spec: QuantSpec) -> None:
+    """Raise ConfigError for a format of single layers or values, or one that only training saves."""
     where = "quantize_transducer"
-    if (spec.weight_bits, spec.activation_bits) != (8, 8):
+    if spec.weight_bits < LEAST_BITS or spec.activation_bits != 8:
         bits = f"{spec.weight_bits} and {spec.activation_bits}"
-        problem = f"a transducer's weights and values have 8 bits, not {bits}"
-        raise ConfigError(where, problem, "say --bits 8")
+        problem = f"a transducer's weights have {LEAST_BITS} to 8 bits and its values 8, not {bits}"
+        raise ConfigError(where, problem, "say --bits 8, or --bits w4a8")
     given = {"layer_bits": spec.layer_bits, "layer_grids": spec.layer_grids, "keep_float": spec.keep_float}
     odd = [name for name, value in given.items() if value]
     odd += ["allow_float"] if spec.allow_float else []
