@@ -31,6 +31,7 @@ from zeroq_asr.files import open_file
 from zeroq_asr.integer.bundle import Bundle
 from zeroq_asr.integer.program import Program, ValueInfo
 from zeroq_asr.integer.proof import check_boundaries
+from zeroq_asr.speech.frontend_config import FeatureFunction, FrontendConfig, frontend_of
 
 #: what enters a program, inputs, then states → what leaves, outputs, then states
 Run = Callable[[tuple[Array, ...]], tuple[Array, ...]]
@@ -75,9 +76,15 @@ class IntegerTransducer:
 
     @classmethod
     def of_folder(
-        cls, path: str | os.PathLike[str], threads: int | None = None, beam: BeamSpec | None = None
+        cls,
+        path: str | os.PathLike[str],
+        threads: int | None = None,
+        beam: BeamSpec | None = None,
+        frontend: FrontendConfig | FeatureFunction | None = None,
     ) -> IntegerTransducer:
         """Open a bundle's folder with ONNX Runtime; nothing of it is proven (``verify`` does that).
+
+        ``frontend``: as in ``open_recognizer``.
 
         Raises CheckpointError where it cannot be read or run, or is no transducer's, VerificationError where
         a file's account of itself is damaged, and ConfigError for a beam that cannot be had.
@@ -107,6 +114,10 @@ class IntegerTransducer:
         first = deployments[PARTS[0]]
         if any(one != first for one in deployments.values()):
             raise CheckpointError(path, "holds parts of different recognisers", "quantize it again")
+        if frontend is not None and first.with_frontend:
+            problem = "takes audio and computes its features itself"
+            raise CheckpointError(path, problem, "leave frontend out, or export it --without-frontend")
+        first = replace(first, frontend=frontend_of(frontend, first.frontend))
         if first.with_frontend:
             factor = first.subsampling_factor * first.frontend.hop_length
             first = replace(first, frontend=first.frontend.handed_on(), subsampling_factor=factor)
