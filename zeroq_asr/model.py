@@ -16,7 +16,7 @@ from torch import nn
 
 from zeroq_asr.architectures.transducer import Transducer
 from zeroq_asr.errors import ConfigError
-from zeroq_asr.lines import printable, size, summary
+from zeroq_asr.lines import printable, shown, size, summary
 from zeroq_asr.speech.frontend import FrontendConfig
 from zeroq_asr.speech.tokenizer import Tokenizer
 
@@ -41,6 +41,9 @@ class Model:
     subsampling_factor: int = 1
 
     def __post_init__(self) -> None:
+        if callable(self.frontend):
+            problem = "frontend is a function, which says neither its rate nor how many features it gives"
+            raise ConfigError(shown(self.name), problem, "give zq.FrontendConfig(…, function=FUNCTION)")
         # it goes into files that hold Unicode alone, and often comes from the name of a file, which may not
         if isinstance(self.name, str):
             object.__setattr__(self, "name", printable(self.name))

@@ -151,8 +151,8 @@ def test_models_that_cannot_be_read(transducer: Path, clip: Path, tmp_path: Path
 def ctc(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The small QuartzNet in integers."""
     path = tmp_path_factory.mktemp("ctc") / "quartznet.int8.onnx"
-    quick = zq.SynthesisSpec(batch=2, groups=1, iterations=8, speakers=4, seconds=3.0)
-    zq.quantize(zq.embedded_model(), path, synthesis=quick)
+    heard = zq.CalibrationSpec(str(zq.embedded_files().calibration), limit=6)
+    zq.quantize(zq.embedded_model(), path, calibration=heard)
     return path
 
 

@@ -5,9 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from zeroq_asr.errors import AudioError, ConfigError
 from zeroq_asr.speech.frontend import Frontend, FrontendConfig
+from zeroq_asr.speech.frontend_config import frontend_of
 from zeroq_asr.speech.mel import hz_to_mel, mel_filterbank, mel_to_hz
 
 
@@ -222,3 +224,88 @@ def test_a_waveform_must_give_a_frame() -> None:
 def test_files_from_before_waveforms_stay_as_they_are() -> None:
     assert "kind" not in FrontendConfig().to_dict()
     assert waveform().to_dict()["kind"] == "waveform"
+
+
+def frames_of(samples: np.ndarray) -> np.ndarray:
+    """Peaks of the samples in every hundredth of a second, four times."""
+    usable = len(samples) // 160 * 160
+    return np.repeat(np.abs(samples[:usable]).reshape(-1, 160).max(axis=1)[None], 4, axis=0)
+
+
+def test_a_function_makes_the_features() -> None:
+    config = FrontendConfig(features=4, normalize=None, pad_to=8, pad_value=-1.0, function=frames_of)
+    samples = np.linspace(0, 1, 160 * 11 + 5, dtype=np.float32)
+    features, length = Frontend(config)(samples)
+    assert (features.shape, features.dtype, length) == ((4, 16), np.float32, 11)
+    np.testing.assert_array_equal(features[:, :11], frames_of(samples))
+    assert (features[:, 11:] == -1).all()
+    batch, lengths = Frontend(config).batch([samples, samples[:800]])
+    assert lengths.tolist() == [11, 5]
+    np.testing.assert_array_equal(batch[1, :, :5], frames_of(samples[:800]))
+    # as any other, what is no recording is refused before it is asked
+    with pytest.raises(AudioError, match="contains NaN"):
+        Frontend(config)(np.full(800, np.nan, np.float32))
+
+
+def test_a_function_may_not_change_what_it_is_given() -> None:
+    def spoils(samples: np.ndarray) -> np.ndarray:
+        samples *= 0
+        return torch.ones(4, 2)
+
+    samples = np.ones(800, np.float32)
+    features, _ = Frontend(FrontendConfig(features=4, pad_to=0, function=spoils))(samples)
+    assert samples.all()
+    assert features.shape == (4, 2)
+
+
+@pytest.mark.parametrize(
+    ("made", "words"),
+    [
+        (np.zeros((3, 5)), r"test_frontend\.\S*made: gives \[3, 5\] of 800 samples, expected \[4, T\]"),
+        (np.zeros(5), r"gives \[5\] of 800 samples"),
+        (np.zeros((4, 0)), r"gives \[4, 0\]"),
+        (np.full((4, 5), np.inf), "not finite"),
+        (np.full((4, 5), "x"), "not finite numbers"),
+        ([[1.0, 2.0], [1.0]], "gives no array"),
+        (None, r"gives \[\] of 800 samples"),
+    ],
+)
+def test_a_function_that_gives_something_else_is_named(made: object, words: str) -> None:
+    def function_made(samples: np.ndarray) -> object:
+        return made
+
+    with pytest.raises(ConfigError, match=words):
+        Frontend(FrontendConfig(features=4, function=function_made))(np.ones(800, np.float32))
+
+
+def test_files_keep_the_name_of_a_function() -> None:
+    config = FrontendConfig(features=4, function=frames_of)
+    stored = json.loads(json.dumps(config.to_dict()))
+    assert stored["function"].endswith("test_frontend.frames_of")
+    named = FrontendConfig.from_dict(stored)
+    assert named.to_dict() == stored
+    with pytest.raises(
+        ConfigError, match=r"frontend: is the Python function '\S*frames_of', which is not here"
+    ):
+        Frontend(named)
+    assert named.with_function(frames_of) == config
+    assert FrontendConfig(function=np.abs).function_name == "numpy.absolute"
+    # other files stay the same, byte for byte
+    assert "function" not in FrontendConfig().to_dict()
+
+
+@pytest.mark.parametrize("function", ["", "x" * 201, 3])
+def test_what_is_no_function_is_refused(function: object) -> None:
+    with pytest.raises(ConfigError, match="function"):
+        FrontendConfig(function=function)  # type: ignore[arg-type]  # wrong types are the point
+
+
+def test_what_is_given_as_a_frontend() -> None:
+    own = FrontendConfig(features=4)
+    assert frontend_of(None, own) == own
+    assert frontend_of(own, None) == own
+    assert frontend_of(frames_of, own) == own.with_function(frames_of)
+    with pytest.raises(ConfigError, match="a function says neither the rate"):
+        frontend_of(frames_of, None)
+    with pytest.raises(ConfigError, match="must be a FrontendConfig or a function, got 3"):
+        frontend_of(3, own)  # type: ignore[arg-type]  # a wrong type is the point

@@ -293,12 +293,14 @@ def _surroundings(found: dict[str, Any]) -> list[tuple[str, str]]:
     normalize = frontend["normalize"]
     waveform = frontend.get("kind") == "waveform"
     features = "the waveform" if waveform else f"{frontend['features']} mels"
+    function = frontend.get("function")
+    by = "" if function is None else f" by the Python function {function}"
     every = "" if waveform else f" every {1000 * frontend['window_stride']:g} ms"
     return [
         (
             "frontend",
             f"{features} at {frontend['sample_rate']} Hz, window "
-            f"{1000 * frontend['window_size']:g} ms{every}, "
+            f"{1000 * frontend['window_size']:g} ms{every}{by}, "
             f"normalization {normalize if isinstance(normalize, str) else 'fixed' if normalize else 'none'}",
         ),
         ("tokenizer", f"{tokenizer['kind']}, {tokenizer['size']} tokens"),

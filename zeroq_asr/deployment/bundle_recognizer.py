@@ -36,6 +36,7 @@ from zeroq_asr.files import open_file, read_file
 from zeroq_asr.integer.bundle import Bundle
 from zeroq_asr.integer.program import Program, ValueInfo
 from zeroq_asr.integer.proof import check_boundaries
+from zeroq_asr.speech.frontend_config import FeatureFunction, FrontendConfig, frontend_of
 
 
 def is_bundle(path: str | os.PathLike[str]) -> bool:
@@ -77,10 +78,11 @@ class IntegerTransducer(PortedTransducer):
         beam: BeamSpec | None = None,
         *,
         spin: bool = True,
+        frontend: FrontendConfig | FeatureFunction | None = None,
     ) -> IntegerTransducer:
         """Open a bundle's folder with ONNX Runtime; nothing of it is proven (``verify`` does that).
 
-        ``threads`` and ``spin`` are as of ``open_session``.
+        ``threads`` and ``spin`` are as of ``open_session``, ``frontend`` as of ``open_recognizer``.
 
         Raises CheckpointError where it cannot be read or run, or is no transducer's, VerificationError where
         a file's account of itself is damaged, and ConfigError for a beam that cannot be had.
@@ -111,6 +113,10 @@ class IntegerTransducer(PortedTransducer):
         first = deployments[PARTS[0]]
         if any(one != first for one in deployments.values()):
             raise CheckpointError(path, "holds parts of different recognisers", "quantize it again")
+        if frontend is not None and first.with_frontend:
+            problem = "takes audio and computes its features itself"
+            raise CheckpointError(path, problem, "leave frontend out, or export it --without-frontend")
+        first = replace(first, frontend=frontend_of(frontend, first.frontend))
         if first.with_frontend:
             factor = first.subsampling_factor * first.frontend.hop_length
             first = replace(first, frontend=first.frontend.handed_on(), subsampling_factor=factor)

@@ -21,6 +21,7 @@ import numpy.typing as npt
 from onnx import NodeProto, TensorProto, ValueInfoProto, helper
 
 from zeroq_asr.deployment.prefixed_nodes import PrefixedNodes
+from zeroq_asr.errors import ExportError
 from zeroq_asr.speech.frontend import STD_GUARD, VARIANCE_GUARD
 from zeroq_asr.speech.frontend_config import FrontendConfig
 from zeroq_asr.speech.mel import mel_filterbank
@@ -41,13 +42,23 @@ def frontend_inputs() -> list[ValueInfoProto]:
     ]
 
 
+def check_frontend(config: FrontendConfig) -> None:
+    """Raise ExportError, naming it, for a frontend that is a function of Python: no nodes stand for that."""
+    if config.function is not None:
+        problem = f"is the Python function {config.function_name}, for which no ONNX nodes stand"
+        raise ExportError("frontend", problem, "write the file without its frontend")
+
+
 def frontend_graph(config: FrontendConfig) -> tuple[list[NodeProto], list[TensorProto]]:
     """Return the nodes of a frontend and the constants that they read.
+
+    Raises ExportError for a frontend that is a function (``check_frontend``).
 
     Features differ from those of ``Frontend`` by rounding alone: at most 1e-4, where these have a deviation
     of 1.  An utterance of fewer than ``config.min_samples`` samples is an index out of bounds, which ONNX
     Runtime refuses.
     """
+    check_frontend(config)
     b = PrefixedNodes(PREFIX)
     length = _lengths(b, config)
     raw = _samples(b) if config.is_waveform else _log_mel(b, config)

@@ -5,6 +5,7 @@ Shapes: B batch, M mels, T feature frames, S encoded frames, V tokens with the C
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -31,7 +32,7 @@ from zeroq_asr.errors import CheckpointError, ConfigError
 from zeroq_asr.files import open_file
 from zeroq_asr.lines import size, summary
 from zeroq_asr.model import AsrModel, Model, TransducerModel, require_inference
-from zeroq_asr.speech.frontend import FrontendConfig
+from zeroq_asr.speech.frontend_config import FeatureFunction, FrontendConfig, frontend_of
 from zeroq_asr.speech.tokenizer import Tokenizer
 
 Floats = npt.NDArray[np.float32]
@@ -93,7 +94,8 @@ class OnnxRecognizer:
     ``ceil(length / subsampling factor)`` with the factor of the file's metadata, or of the
     shapes.  Our files carry frontend and tokenizer; for others both must be given.
 
-    ``source`` is a file's name, its bytes, or what ``quantize`` returned.
+    ``source`` is a file's name, its bytes, or what ``quantize`` returned.  ``frontend`` may be a function of
+    samples [N] that gives features [M, T] like those of the file's own (``FrontendConfig.function``).
 
     Raises CheckpointError when ONNX Runtime cannot load the file, or it is no such recogniser,
     VerificationError for one of ours whose account of itself is damaged.
@@ -104,7 +106,7 @@ class OnnxRecognizer:
         source: OnnxSource,
         threads: int | None = None,
         *,
-        frontend: FrontendConfig | None = None,
+        frontend: FrontendConfig | FeatureFunction | None = None,
         tokenizer: Tokenizer | None = None,
     ) -> None:
         where, data = bytes_of(source)
@@ -136,6 +138,9 @@ class OnnxRecognizer:
         if not self.takes_audio:
             _check_features(self.path, self._session, self.frontend)
             return
+        if frontend is not None:
+            problem = "takes audio and computes its features itself"
+            raise CheckpointError(self.path, problem, "leave frontend out, or export it --without-frontend")
         if own.get("with_frontend") is not True:
             raise CheckpointError(self.path, "takes audio, and does not say by which frontend")
         if self.subsampling_factor is not None:
@@ -205,6 +210,7 @@ def open_recognizer(
     threads: int | None = None,
     head: str = AUTO,
     beam: BeamSpec | None = None,
+    frontend: FrontendConfig | FeatureFunction | None = None,
 ) -> Recognizer | TokenRecognizer:
     """Open an ONNX file, the folder of a transducer's bundle, or a checkpoint, told apart by content.
 
@@ -213,7 +219,9 @@ def open_recognizer(
 
     ``config``, ``loader``, ``language`` and ``head`` are handed to ``load_model``; ``checkpoint`` is the
     checkpoint that a foreign ONNX file came from and lends it frontend and tokenizer;
-    ``threads`` is ONNX Runtime's; ``beam`` says how scores are decoded, None: greedily.
+    ``threads`` is ONNX Runtime's; ``beam`` says how scores are decoded, None: greedily; ``frontend`` makes
+    features in place of the recogniser's own, which a function of samples [N] must give in the same number
+    and at the same rate, [M, T].
 
     Raises CheckpointError, and ConfigError for a beam that cannot be had.
     """
@@ -221,32 +229,35 @@ def open_recognizer(
     given = {"config": config, "loader": loader, "language": language, "checkpoint": checkpoint}
     if isinstance(path, Model):
         _require_none(path.name, given, "a loaded model is whole")
-        return _of_model(path, beam)
+        return _of_model(path, beam, frontend)
     name, data = bytes_of(path)
     if data is not None:
         if data[:1] != b"\x08":
             raise CheckpointError(name, "are no ONNX file", "write a checkpoint to a file, and give its name")
-        return _decoded(_lent_to(data, threads, checkpoint, config, loader, language), beam)
+        return _decoded(_lent_to(data, threads, checkpoint, config, loader, language, frontend), beam)
     path = name
     if is_bundle(path):
         if head == CTC:
             raise CheckpointError(path, "is a transducer's bundle, which has no CTC head", "leave --head out")
         _require_none(path, given, "a bundle brings its frontend and its tokens")
-        return IntegerTransducer.of_folder(path, threads, beam)
+        return IntegerTransducer.of_folder(path, threads, beam, frontend=frontend)
     own = (loader is not None or language is not None) and checkpoint is None
     if own or not is_onnx(path):
         _require_none(path, {"checkpoint": checkpoint}, "a checkpoint brings its frontend and its tokens")
         model = load_model(path, config=config, loader=loader, language=language, head=head)
-        return _of_model(model, beam)
+        return _of_model(model, beam, frontend)
     if checkpoint is None:
         _require_none(path, {"config": config}, "an ONNX file takes none but for --checkpoint")
     if head == TRANSDUCER:
         raise CheckpointError(path, "is an ONNX file; a transducer is a folder of them", "leave --head out")
-    return _decoded(_lent_to(path, threads, checkpoint, config, loader, language), beam)
+    return _decoded(_lent_to(path, threads, checkpoint, config, loader, language, frontend), beam)
 
 
-def _of_model(model: Model, beam: BeamSpec | None) -> Recognizer | TokenRecognizer:
+def _of_model(
+    model: Model, beam: BeamSpec | None, frontend: FrontendConfig | FeatureFunction | None
+) -> Recognizer | TokenRecognizer:
     """Return what runs a loaded model in float."""
+    model = dataclasses.replace(model, frontend=frontend_of(frontend, model.frontend))
     if isinstance(model, TransducerModel):
         return TransducerRecognizer(model, beam)
     assert isinstance(model, AsrModel)
@@ -260,12 +271,14 @@ def _lent_to(
     config: str | os.PathLike[str] | None,
     loader: str | None,
     language: str | None,
+    frontend: FrontendConfig | FeatureFunction | None,
 ) -> OnnxRecognizer:
-    """Open an ONNX file with the frontend and the tokenizer that a checkpoint lends, if one is named."""
+    """Open an ONNX file with what a checkpoint lends, if one is named, and a frontend that is given."""
     if checkpoint is None:
-        return OnnxRecognizer(source, threads)
+        return OnnxRecognizer(source, threads, frontend=frontend)
     lender = load_model(checkpoint, config=config, loader=loader, language=language)
-    found = OnnxRecognizer(source, threads, frontend=lender.frontend, tokenizer=lender.tokenizer)
+    lent = frontend_of(frontend, lender.frontend)
+    found = OnnxRecognizer(source, threads, frontend=lent, tokenizer=lender.tokenizer)
     if found.is_ours:
         given = {"checkpoint": checkpoint}
         _require_none(found.path, given, "a file of zeroq-asr brings its frontend and its tokens")
@@ -300,25 +313,31 @@ def is_onnx(path: str | os.PathLike[str]) -> bool:
 def read_surroundings(
     path: str | os.PathLike[str],
     own: dict[str, Any],
-    frontend: FrontendConfig | None = None,
+    frontend: FrontendConfig | FeatureFunction | None = None,
     tokenizer: Tokenizer | None = None,
 ) -> tuple[FrontendConfig, Tokenizer]:
-    """Return frontend and tokenizer, those given or else the metadata's, or raise CheckpointError."""
+    """Return frontend and tokenizer, those given or else the metadata's, or raise CheckpointError.
+
+    Raises ConfigError for a frontend that is a function where there is no other whose numbers it has.
+    """
+    config = frontend if isinstance(frontend, FrontendConfig) else None
     try:
-        if frontend is None and "frontend" in own:
-            frontend = FrontendConfig.from_dict(own["frontend"])
+        if config is None and "frontend" in own:
+            config = FrontendConfig.from_dict(own["frontend"])
         if tokenizer is None and "tokenizer" in own:
             tokenizer = Tokenizer.from_dict(own["tokenizer"])
     except ConfigError as error:
         raise CheckpointError(path, f"its metadata is damaged ({error})", "export it again") from None
-    if frontend is None or tokenizer is None:
-        missing = "a frontend" if frontend is None else "a tokenizer"
+    if frontend is not None:
+        config = frontend_of(frontend, config)
+    if config is None or tokenizer is None:
+        missing = "a frontend" if config is None else "a tokenizer"
         raise CheckpointError(
             path,
             f"does not say what surrounds the network: {missing} is missing",
             "name the checkpoint it came from with --checkpoint",
         )
-    return frontend, tokenizer
+    return config, tokenizer
 
 
 def _check_features(path: Path, session: Any, frontend: FrontendConfig) -> None:

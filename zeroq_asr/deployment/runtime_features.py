@@ -32,6 +32,8 @@ def feature_differences(where: str, runtime: str, frontend: FrontendConfig) -> l
 
     Raises ExportError, naming the first field, for features that it cannot make or come near to.
     """
+    if frontend.function is not None:
+        _refuse(where, runtime, "function", frontend.function_name, "none")
     sherpa = runtime == SHERPA_ONNX
     fixed = dict(_FIXED)
     if not sherpa:

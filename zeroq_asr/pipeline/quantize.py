@@ -12,6 +12,7 @@ from zeroq_asr.calibration.shortfall import Shortfall, summary
 from zeroq_asr.config import CalibrationSpec, QuantSpec, SynthesisSpec, TrainingSpec
 from zeroq_asr.config.plan_row import PlanRow
 from zeroq_asr.deployment.export import Export, export
+from zeroq_asr.deployment.frontend_graph import check_frontend
 from zeroq_asr.deployment.metadata import Deployment
 from zeroq_asr.deployment.recognizer import OnnxRecognizer
 from zeroq_asr.deployment.verify import Certificate, verify
@@ -152,6 +153,8 @@ def quantize(
     """
     training = training or TrainingSpec()
     device_of(training.device)  # before the long work begins
+    if with_frontend and isinstance(source, AsrModel | Prepared):
+        check_frontend((source.model if isinstance(source, Prepared) else source).frontend)
     if isinstance(source, Prepared):
         if any(given is not None for given in (synthesis, calibration, config, loader, language)):
             raise ConfigError(

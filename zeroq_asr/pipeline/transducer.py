@@ -22,6 +22,7 @@ from zeroq_asr.config import CalibrationSpec, LabelSpec, QuantSpec, SynthesisSpe
 from zeroq_asr.config.choices import TRANSDUCER
 from zeroq_asr.decoding.ports import ENCODED, LABELS, PREDICTED
 from zeroq_asr.deployment.export import Export, bundle_files, export_bundle, write_bundle
+from zeroq_asr.deployment.frontend_graph import check_frontend
 from zeroq_asr.deployment.machine import settled
 from zeroq_asr.deployment.metadata import Decoding, Deployment
 from zeroq_asr.errors import CheckpointError, ConfigError
@@ -217,7 +218,7 @@ def build_transducer(prepared: PreparedTransducer, spec: QuantSpec | None = None
     ``spec``: another format of 8 bits, such as of another target.  Raises as ``build`` does.
     """
     spec, decoder = settled(spec or prepared.spec), prepared.decoder
-    _require_whole_bytes(spec)
+    _require_format(spec)
     calibrations = {
         part: observed.calibration(prepared.encoder.calibration)
         for part, observed in (("predictor", prepared.predictor), ("joiner", prepared.joiner))
@@ -295,6 +296,8 @@ def quantize_transducer(
     if dialect not in (FUSED, STRICT):
         problem = f"the programs of a transducer hand each other integers, which {dialect} does not keep"
         raise ConfigError("dialect", problem, f"use {FUSED} or {STRICT}")
+    if with_frontend and isinstance(source, TransducerModel | PreparedTransducer):
+        check_frontend((source.model if isinstance(source, PreparedTransducer) else source).frontend)
     if isinstance(source, PreparedTransducer):
         given = (spec, synthesis, calibration, labels, config, loader, language)
         if any(one is not None for one in given):

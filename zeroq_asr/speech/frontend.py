@@ -14,6 +14,8 @@ Shapes: N samples, T feature frames, F = n_fft // 2 + 1 frequency bins, M mels.
 
     Z    = (x - mean) / sqrt(var + 1e-7)                     over the valid samples only
 
+A function of one's own may compute either kind in place of these formulas (``FrontendConfig.function``).
+
 Frames at or after the length are ``pad_value``; T is then padded to a multiple of ``pad_to``.
 """
 
@@ -25,7 +27,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from zeroq_asr.errors import AudioError
+from zeroq_asr.errors import AudioError, ConfigError
+from zeroq_asr.lines import said, shown
 from zeroq_asr.speech.frontend_config import FrontendConfig as FrontendConfig
 from zeroq_asr.speech.mel import mel_filterbank
 
@@ -46,8 +49,12 @@ class Frontend:
     """Compute features of waveforms, each alone, so that a batch never changes a result."""
 
     def __init__(self, config: FrontendConfig) -> None:
+        """Raises ConfigError where a function computes the features of which only the name is known."""
         self.config = config
-        if config.is_waveform:
+        if isinstance(config.function, str):
+            problem = f"is the Python function {shown(config.function)}, which is not here"
+            raise ConfigError("frontend", problem, "give it: zq.open_recognizer(…, frontend=FUNCTION)")
+        if config.is_waveform or config.function is not None:
             return
         self._filters = torch.from_numpy(mel_filterbank(config))
         make = _WINDOWS.get(config.window)
@@ -60,7 +67,8 @@ class Frontend:
         """Return the features [M, T] of a mono waveform [N] and how many frames are valid.
 
         ``name`` is what errors call it.  Raises AudioError when the waveform is not a finite vector or
-        gives fewer than two frames (as a waveform: is shorter than the network's receptive field).
+        gives fewer than two frames (as a waveform: is shorter than the network's receptive field), and
+        ConfigError when a function gives something else than finite features [M, T].
         """
         config = self.config
         samples = np.asarray(waveform, dtype=np.float32)
@@ -76,11 +84,8 @@ class Frontend:
             )
         if not np.isfinite(samples).all():
             raise AudioError(name, "contains NaN or infinite samples", "decode the recording again")
-        length = config.frames(len(samples))
         with torch.no_grad():
-            source = torch.from_numpy(samples)
-            raw = source[None].clone() if config.is_waveform else self._log_mel(source)
-            features = self._normalize(raw, length)
+            features, length = self._features(samples)
             features[:, length:] = config.pad_value
             surplus = -features.shape[1] % config.pad_to if config.pad_to > 1 else 0
             features = torch.nn.functional.pad(features, (0, surplus), value=config.pad_value)
@@ -100,6 +105,34 @@ class Frontend:
         for row, (features, _) in zip(batch, pairs, strict=True):
             row[:, : features.shape[1]] = features
         return batch, np.array([length for _, length in pairs], dtype=np.int64)
+
+    def _features(self, samples: npt.NDArray[np.float32]) -> tuple[torch.Tensor, int]:
+        """Return the features [M, T] of samples [N], and how many frames are valid."""
+        config = self.config
+        if config.function is not None:
+            made = self._made(samples)
+            return made, made.shape[1]
+        length = config.frames(len(samples))
+        source = torch.from_numpy(samples)
+        raw = source[None].clone() if config.is_waveform else self._log_mel(source)
+        return self._normalize(raw, length), length
+
+    def _made(self, samples: npt.NDArray[np.float32]) -> torch.Tensor:
+        """Return what the function makes of samples; ConfigError where that is not finite features [M, T]."""
+        function, where = self.config.function, f"frontend {self.config.function_name}"
+        assert callable(function)
+        found = function(samples.copy())
+        try:
+            made = np.array(found.detach().cpu().numpy() if isinstance(found, torch.Tensor) else found)
+        except ValueError as error:  # rows of several lengths
+            raise ConfigError(where, f"gives no array ({said(error)})", "return features [M, T]") from None
+        if made.ndim != 2 or made.shape[0] != self.config.features or not made.shape[1]:
+            expected = f"[{self.config.features}, T]"
+            problem = f"gives {list(made.shape)} of {len(samples)} samples, expected {expected}"
+            raise ConfigError(where, problem, "return features [M, T]")
+        if made.dtype.kind not in "fiu" or not np.isfinite(made).all():
+            raise ConfigError(where, "gives features that are not finite numbers", "return float32 [M, T]")
+        return torch.from_numpy(made.astype(np.float32))
 
     def _log_mel(self, samples: torch.Tensor) -> torch.Tensor:
         """Return log-mel energies [M, T] of samples [N], not normalised."""

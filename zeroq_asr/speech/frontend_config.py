@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from zeroq_asr.errors import ConfigError
-from zeroq_asr.lines import shown
+from zeroq_asr.lines import printable, shown
 
 #: what the features are
 KINDS = ("log_mel", "waveform")
 #: shapes of windows, beside none
 WINDOWS = ("hann", "hamming", "blackman", "bartlett")
+
+#: samples float32 [N] → features [M, T]
+FeatureFunction = Callable[[npt.NDArray[np.float32]], npt.NDArray[Any]]
 
 _GUARDS = {"tiny": float(np.finfo(np.float32).tiny), "eps": float(np.finfo(np.float32).eps)}
 
@@ -26,6 +30,9 @@ class FrontendConfig:
 
     A "waveform" has one feature, a frame a sample, and reads ``sample_rate``, ``window_size``, ``normalize``
     ("unit_variance" or None), ``pad_to`` and ``pad_value`` alone.
+
+    Where ``function`` is given, it computes the features, and the numbers say what they are like: how many,
+    at which rate, how normalized.  Files keep its name alone, which is a ``function`` that cannot be called.
 
     Raises ConfigError when a value has the wrong type or makes no sense.
     """
@@ -67,6 +74,8 @@ class FrontendConfig:
     mel_norm: str | None = "slaney"
     #: "log_mel" or "waveform"
     kind: str = "log_mel"
+    #: what gives all features [M, T] of samples float32 [N]; None: ``zeroq_asr.speech.frontend``
+    function: FeatureFunction | str | None = None
 
     def __post_init__(self) -> None:
         for name, types in _TYPES.items():
@@ -78,6 +87,11 @@ class FrontendConfig:
             # far beyond any meaning, and small enough for what is computed from it
             if isinstance(value, int | float) and not (isinstance(value, bool) or abs(value) < _FAR):
                 raise ConfigError("frontend", f"{name} must be a number below 10^9, not {shown(value)}")
+        if isinstance(self.function, str):
+            if not 0 < len(self.function) <= _LONGEST_NAME:
+                raise ConfigError("frontend", f"function = {shown(self.function)} is no name of a function")
+        elif self.function is not None and not callable(self.function):
+            raise ConfigError("frontend", f"function must be one, not {shown(self.function)}")
         self._check_values()
 
     def _check_values(self) -> None:
@@ -127,6 +141,23 @@ class FrontendConfig:
             )
         if isinstance(self.normalize, dict):
             _check_fixed(self.normalize, self.features)
+
+    def with_function(self, function: FeatureFunction) -> FrontendConfig:
+        """Return the frontend of features that are like these, and that ``function`` computes.
+
+        It takes samples float32 [N] at ``sample_rate`` and gives features [M, T], all of which are valid.
+        """
+        return dataclasses.replace(self, function=function)
+
+    @property
+    def function_name(self) -> str | None:
+        """What the function is called that computes the features; None: there is none."""
+        if self.function is None or isinstance(self.function, str):
+            return self.function
+        kind = type(self.function)
+        named = self.function if hasattr(self.function, "__qualname__") else kind
+        name = f"{getattr(named, '__module__', kind.__module__)}.{named.__qualname__}"
+        return printable(name)[:_LONGEST_NAME]
 
     @property
     def is_waveform(self) -> bool:
@@ -194,11 +225,13 @@ class FrontendConfig:
         return pad // 2 * 2 - self.fft_length
 
     def to_dict(self) -> dict[str, Any]:
-        """Return a dictionary that JSON can hold; `from_dict` is its inverse."""
-        values = dataclasses.asdict(self)
+        """Return a dictionary that JSON can hold; `from_dict` is its inverse, but for a function's name."""
+        values = dataclasses.asdict(dataclasses.replace(self, function=self.function_name))
+        # files that were written before there was a choice stay the same, byte for byte
         if not self.is_waveform:
-            # files that were written before there was a choice stay the same, byte for byte
             del values["kind"]
+        if self.function is None:
+            del values["function"]
         return values
 
     @classmethod
@@ -214,6 +247,21 @@ class FrontendConfig:
         if unknown:
             raise ConfigError("frontend", f"unknown keys {', '.join(unknown)}", f"known: {', '.join(known)}")
         return cls(**values)
+
+
+def frontend_of(given: FrontendConfig | FeatureFunction | None, own: FrontendConfig | None) -> FrontendConfig:
+    """Return the frontend that is ``given``: as it is, a function beside the numbers of ``own``, or ``own``.
+
+    Raises ConfigError for anything else, and for a function where there are no numbers.
+    """
+    if isinstance(given, FrontendConfig):
+        return given
+    if given is not None and not callable(given):
+        raise ConfigError("frontend", f"must be a FrontendConfig or a function, got {shown(given)}")
+    if own is None:
+        problem = "a function says neither the rate of its samples nor how many features it gives"
+        raise ConfigError("frontend", problem, "give zq.FrontendConfig(…, function=FUNCTION)")
+    return own if given is None else own.with_function(given)
 
 
 _NUMBER = (int, float)
@@ -241,6 +289,8 @@ _TYPES: dict[str, tuple[type, ...]] = {
 }
 
 
+#: characters of the name of a function
+_LONGEST_NAME = 200
 #: no frequency, time or level is larger
 _FAR = 1e9
 
