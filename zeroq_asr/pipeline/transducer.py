@@ -215,7 +215,8 @@ def prepare_transducer(
 def build_transducer(prepared: PreparedTransducer, spec: QuantSpec | None = None) -> Bundle:
     """Lower the parts of a prepared transducer to the programs of a bundle, by default as it is prepared for.
 
-    ``spec``: another format of 8 bits, such as of another target.  Raises as ``build`` does.
+    ``spec``: another format, such as of another target.  Raises as ``build`` does, and ConfigError for a
+    format as ``prepare_transducer`` does.
     """
     spec, decoder = settled(spec or prepared.spec), prepared.decoder
     _require_format(spec)
