@@ -125,8 +125,7 @@ def test_compare(transducer: Path, hybrid: Path, clips: list[Path], tmp_path: Pa
 @pytest.mark.parametrize(
     ("options", "problem"),
     [
-        (("--bits", "8,w4a8"), "a transducer has one format, 8 bits throughout; say --bits 8"),
-        (("--bits", "w4a8"), "have 8 bits, not 4 and 8; say --bits 8"),
+        (("--bits", "w2a8"), "have 4 to 8 bits and its values 8, not 2 and 8"),
         (("--train", "1s"), "--train: "),
         (("--reconstruct",), "--reconstruct: "),
         (("--set", "section_steps=1"), "--set: "),
@@ -271,7 +270,7 @@ def test_sensitivity_ranks_all_parts(transducer: Path, hybrid: Path) -> None:
     assert found["head"] == "transducer"
     parts = {layer["name"].partition(".")[0] for layer in found["layers"]}
     assert parts == {"encoder", "predictor", "joiner"}
-    for option, value in (("--bits", "w4a8"), ("--bits", "joiner*=16"), ("--keep-float", "joiner*")):
+    for option, value in (("--bits", "w2a8"), ("--bits", "joiner*=16"), ("--keep-float", "joiner*")):
         result = run("inspect", transducer, *quick, option, value)
         (line,) = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
         assert (result.exit_code, "transducer" in line) == (2, True), result.output

@@ -108,11 +108,25 @@ def test_a_quantizer_that_fails_is_left_out(monkeypatch: pytest.MonkeyPatch) -> 
     assert found.absent[ORT_DYNAMIC].startswith("its file cannot be run")
 
 
+def test_other_formats_have_rows_of_their_own() -> None:
+    four = zq.QuantSpec(weight_bits=4)
+    found = compare(trained(), synthesis=FAST, labels=LABELS, also=[four], timed=False)
+    assert [row.label for row in found.rows] == [
+        FLOAT,
+        DATA_FREE,
+        f"{DATA_FREE} W4A8",
+        ORT_DYNAMIC,
+        FROM_NOISE,
+    ]
+    assert found.rows[2].divergence > found.rows[1].divergence
+    # packed weights: a row is the bundle of its own format
+    made = zq.quantize_transducer(trained(), spec=four, synthesis=FAST, labels=LABELS)
+    assert found.rows[2].size == made.size != found.rows[1].size
+
+
 def test_what_a_transducer_has_not_is_refused(small_model: Any) -> None:
-    with pytest.raises(zq.ConfigError, match="a transducer has one format, 8 bits throughout; say --bits 8"):
-        compare(trained(), also=[zq.QuantSpec()])
-    with pytest.raises(zq.ConfigError, match="have 8 bits, not 4 and 8"):
-        compare(trained(), spec=zq.QuantSpec(weight_bits=4))
+    with pytest.raises(zq.ConfigError, match="4 to 8 bits and its values 8, not 2 and 8"):
+        compare(trained(), spec=zq.QuantSpec(weight_bits=2))
     with pytest.raises(zq.ConfigError, match="a transducer takes no keep_float"):
         compare(trained(), spec=zq.QuantSpec(keep_float=("joiner*",)))
     with pytest.raises(zq.ConfigError, match="labels are of a transducer"):

@@ -36,7 +36,6 @@ from zeroq_asr.measure.onnxruntime_quantizers import attempt
 from zeroq_asr.measure.said import Distance, Features, Said, hear
 from zeroq_asr.measure.subjects import ORT_DYNAMIC, ORT_STATIC, Subject, subject_of
 from zeroq_asr.model import AsrModel, TransducerModel
-from zeroq_asr.pipeline import preparation
 from zeroq_asr.progress import Progress, silent
 from zeroq_asr.speech.audio import AudioReader, audio_duration, check_segments
 from zeroq_asr.speech.frontend import Frontend
@@ -180,7 +179,7 @@ def compare(
     format also rows whose ranges come from these, "synthetic", "speech" or "both", where the default is
     another.  ``timed``: also time each file, which takes seconds.
 
-    A transducer has one format, of 8 bits, and no row "ORT static".  ``labels``: what its predictor and its
+    A transducer has no row "ORT static".  ``labels``: what its predictor and its
     joiner are calibrated on, drawn anew for every seed.
 
     Raises ConfigError for a source that there is not, AudioError for a recording that cannot be read, or is
@@ -294,8 +293,8 @@ def _build(
     # the slow part once a synthesis for all formats that can share it; rows come in the order of formats
     rows: dict[int, list[_Listener]] = {place: [] for place in range(len(specs))}
     for draw in draws:
-        for kept in dict.fromkeys(preparation(spec) for spec in specs):
-            alike = {place: spec for place, spec in enumerate(specs) if preparation(spec) == kept}
+        for kept in dict.fromkeys(map(subject.alike, specs)):
+            alike = {place: spec for place, spec in enumerate(specs) if subject.alike(spec) == kept}
             label = seeded(DATA_FREE, draw)
             source = prepared(label, [*alike.values()], draw, CalibrationSpec())
             for place, spec in alike.items():

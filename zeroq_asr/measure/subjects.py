@@ -6,7 +6,7 @@ opened.  Which rows there are, and what is made of them, is no business of it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -30,7 +30,7 @@ from zeroq_asr.measure.bench.parts import spoken, whole
 from zeroq_asr.measure.onnxruntime_quantizers import ort_dynamic, ort_static, preprocess
 from zeroq_asr.measure.said import Features
 from zeroq_asr.model import AsrModel, TransducerModel
-from zeroq_asr.pipeline import Prepared, prepare, quantize
+from zeroq_asr.pipeline import Prepared, preparation, prepare, quantize
 from zeroq_asr.pipeline.transducer import (
     PreparedTransducer,
     encoder_of,
@@ -63,6 +63,10 @@ class Subject(Protocol):
 
     def recognizer(self) -> Recognizer | AnyTransducer:
         """Return what runs the float network as it is."""
+        ...
+
+    def alike(self, spec: QuantSpec) -> Hashable:
+        """Return what formats that are prepared together have in common."""
         ...
 
     def prepare(
@@ -113,8 +117,6 @@ def subject_of(
 ) -> Subject:
     """Return the subject that a model is; raises ConfigError for what cannot be asked of it."""
     if isinstance(model, TransducerModel):
-        if len(specs) > 1:
-            raise ConfigError("compare", "a transducer has one format, 8 bits throughout", "say --bits 8")
         return _TransducerSubject(model)
     if labels is not None:
         problem = f"labels are of a transducer, {model.name} is a CTC network"
@@ -135,6 +137,9 @@ class _CtcSubject:
 
     def recognizer(self) -> Recognizer:
         return TorchRecognizer(self.model)
+
+    def alike(self, spec: QuantSpec) -> Hashable:
+        return preparation(spec)
 
     def prepare(
         self,
@@ -202,6 +207,9 @@ class _TransducerSubject:
 
     def recognizer(self) -> TransducerRecognizer:
         return TransducerRecognizer(self.model)
+
+    def alike(self, spec: QuantSpec) -> Hashable:
+        return spec  # each is observed by itself
 
     def prepare(
         self,
