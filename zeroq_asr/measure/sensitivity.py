@@ -156,7 +156,7 @@ Trial = tuple[LayerSensitivity, str, Changes, Weights]
 def _trials(
     part: str, graph: FloatGraph, ranges: Mapping[str, tuple[float, float]], spec: QuantSpec
 ) -> Iterator[Trial]:
-    """What of a graph is tried; of a transducer's part it is named behind the part, and has 8 bits."""
+    """What of a graph is tried; of a transducer's part it is named behind it, and has no bits of its own."""
     plan = Plan.of(spec).resolve(graph)
     warn_of_recurrent(graph, "not among the ranked")
     known = formats(graph, ranges, plan)
