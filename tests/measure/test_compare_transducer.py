@@ -109,7 +109,7 @@ def test_a_quantizer_that_fails_is_left_out(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_what_a_transducer_has_not_is_refused(small_model: Any) -> None:
-    with pytest.raises(zq.ConfigError, match="a transducer has one format, 8 bits throughout; say --bits 8"):
+    with pytest.raises(zq.ConfigError, match="a transducer has one format throughout; say --bits 8"):
         compare(trained(), also=[zq.QuantSpec()])
     with pytest.raises(zq.ConfigError, match="have 8 bits, not 4 and 8"):
         compare(trained(), spec=zq.QuantSpec(weight_bits=4))

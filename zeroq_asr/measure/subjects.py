@@ -114,7 +114,7 @@ def subject_of(
     """Return the subject that a model is; raises ConfigError for what cannot be asked of it."""
     if isinstance(model, TransducerModel):
         if len(specs) > 1:
-            raise ConfigError("compare", "a transducer has one format, 8 bits throughout", "say --bits 8")
+            raise ConfigError("compare", "a transducer has one format throughout", "say --bits 8")
         return _TransducerSubject(model)
     if labels is not None:
         problem = f"labels are of a transducer, {model.name} is a CTC network"
