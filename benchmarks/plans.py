@@ -4,8 +4,8 @@
         an4-train/manifest.jsonl --max-loss 0.02 0.05 --max-size 12MB --seeds 0 1 2
 
 A row for every budget and seed: word errors and words that differ from the float network's (%), megabytes,
-layers of 8, 4 and 2 bits, what the plan was measured to lose on made speech (nats a frame), and seconds of
-the search.  ``--bits`` are those of the values, and of the row that no plan changes.
+layers of 8, 4 and 2 bits, what the plan was measured to lose beyond 8 bits on made features (nats a frame),
+and seconds of the search.  ``--bits`` are those of the values, and of the row that no plan changes.
 """
 
 from __future__ import annotations

@@ -55,8 +55,11 @@ def test_a_size_is_kept(prepared: zq.Prepared, tmp_path: Path, dialect: str) -> 
     eight = zq.quantize(prepared, training=OFF, dialect=dialect).size
     budget = eight * 2 // 3
     found = zq.find_plan(prepared, max_size=budget, dialect=dialect)
-    made = zq.quantize(prepared, tmp_path / "x.onnx", spec=found.plan, training=OFF, dialect=dialect)
-    assert made.size <= budget
+    made = zq.quantize(
+        prepared, tmp_path / "x.onnx", spec=found.plan, search=found.row, training=OFF, dialect=dialect
+    )
+    # with the row that it keeps
+    assert made.size == found.chosen.bytes <= budget
     assert found.chosen.measured is not None
     assert sum(found.chosen.layers) == sum(found.points[0].layers)
     assert zq.verify(tmp_path / "x.onnx").program_sha256 == made.program.digest()

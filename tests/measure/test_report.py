@@ -20,7 +20,7 @@ from zeroq_asr.errors import ConfigError, VerificationError
 from zeroq_asr.graph.float_graph import FloatNode
 from zeroq_asr.integer.program import ValueInfo
 from zeroq_asr.measure.compare import compare
-from zeroq_asr.measure.qualities import Function, Meter, functions
+from zeroq_asr.measure.qualities import FrameMeter, Function, Meter, functions
 from zeroq_asr.measure.report import report
 from zeroq_asr.synthesis.sources import make_features
 
@@ -177,3 +177,17 @@ def test_other_files_are_refused(small_model: Any, file: Path, tmp_path: Path) -
     (tmp_path / "x.onnx").write_bytes(b"nothing")
     with pytest.raises(VerificationError):
         report(small_model, tmp_path / "x.onnx", FAST)
+
+
+def test_a_frame_adds_no_more_than_ln_2_to_the_bounded_divergence() -> None:
+    meter = FrameMeter(scale=0.5)
+    sure = torch.tensor([[60.0, 0.0], [0.0, 0.0]])
+    meter.add(sure, torch.tensor([[0, 120], [7, 7]]))
+    assert meter.divergence == pytest.approx(60 / 2)
+    assert meter.bounded_divergence == pytest.approx(math.log(2) / 2)
+    assert meter.wrong == 0.5
+    # between: of p = (3/4, 1/4) and its mirror
+    meter = FrameMeter()
+    meter.add(torch.tensor([[math.log(3), 0.0]]), torch.tensor([[0.0, math.log(3)]]))
+    assert meter.bounded_divergence == pytest.approx(0.75 * math.log(1.5) + 0.25 * math.log(0.5))
+    assert FrameMeter().bounded_divergence == 0

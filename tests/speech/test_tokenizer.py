@@ -141,3 +141,23 @@ def sentencepiece_model() -> bytes:
         minloglevel=5,
     )
     return model.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("tokenizer", "texts"),
+    [
+        (Tokenizer(("a", " ", "B")), ("a", " ", "B")),
+        (
+            Tokenizer(("<unk>", "\u2581th", "e", "<0x41>", "<0xC3>", "</s>"), "sentencepiece"),
+            (" \u2047 ", " th", "e", "A", "\ufffd", ""),
+        ),
+        (Tokenizer(("[PAD]", "the", "##se", "a"), "wordpiece"), ("", " the", "se", " a")),
+    ],
+)
+def test_what_a_token_adds_behind_others(tokenizer: Tokenizer, texts: tuple[str, ...]) -> None:
+    assert tokenizer.inner_texts() == texts
+    # behind a token of one character, as whole texts have it
+    first = next(number for number, text in enumerate(texts) if text.strip())
+    for number, text in enumerate(texts):
+        if "\ufffd" not in text:
+            assert tokenizer.texts([first, number])[1] == text

@@ -18,7 +18,8 @@ def refuse(model: Path, options: Mapping[str, object]) -> None:
     """Raise ConfigError for the first option that was given, of what a transducer cannot be asked for."""
     given = [name for name, value in options.items() if value]
     if given:
-        raise ConfigError(given[0], f"{model} is a transducer, which has 8 bits throughout", "leave it out")
+        problem = f"{model} is a transducer, which has one format throughout"
+        raise ConfigError(given[0], problem, "leave it out")
 
 
 def refuse_labels(model: Path, labels: zq.LabelSpec) -> None:

@@ -65,8 +65,8 @@ MaxLoss = Annotated[
     float | None,
     typer.Option(
         metavar="NATS",
-        help="Choose them so that the divergence from the float network exceeds that of 8 bits by no "
-        "more, in nats a frame of made speech: 0.02.",
+        help="Choose them, none narrower than --bits w4a8 has, so that the divergence from the float network "
+        "exceeds that of 8 bits by no more, in nats a frame of made features: 0.03.",
     ),
 ]
 

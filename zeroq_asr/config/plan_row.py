@@ -26,7 +26,7 @@ class PlanPoint:
     bytes: int
     #: sum over layers of the divergence that rounding each alone costs, in nats a frame
     predicted: float
-    #: divergence of the integer program on held-out features less that of 8 bits, if it was built
+    #: divergence of the integer program on made features less that of 8 bits, if it was run
     measured: float | None = None
 
     def __post_init__(self) -> None:

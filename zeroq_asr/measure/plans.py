@@ -2,12 +2,14 @@
 
 A row of plans goes from 8 bits in all layers down to the plan that ``--bits w4a8`` stands for, and beyond it
 only where a size asks for that.  Widths are lowered one after the other, the cheapest byte first: what a
-layer's rounding costs is the divergence at the logits when it alone is rounded, in the float network, as the
-file would have it.  What a plan costs as a whole no sum can say, for errors add up and cancel; so programs of
-the row are run, and their own divergence decides, by bisection, how far to go.
+layer costs is the noise at the logits when it alone is rounded, in the float network, as the file would have
+it.  What a plan costs as a whole no sum can say, for errors add up and cancel; so programs of the row are
+run, and their own divergence decides, by bisection, how far to go.
 
-Features of one kind do not tell what speech will lose: costs and losses are those of the kind of made
-features on which they are the worse, made speech that ranges do not come from and what ranges come from.
+Features of one kind do not tell what speech will lose.  So all is measured on two kinds, made speech that
+ranges do not come from and what ranges come from: noise is that of both, a loss that of the worse.  Few
+frames stand on an edge, and on made features one such frame can outweigh the rest.  So layers are ranked by
+noise, which all frames tell, and losses are Jensen-Shannon divergences, to which a frame adds ln 2 at most.
 """
 
 from __future__ import annotations
@@ -45,6 +47,8 @@ _WIDTHS = (8, 4, 2)
 _FLOOR = 4
 #: programs that a bisection runs at most
 _TRIALS = 7
+#: files that are written at most until one says its own size
+_SIZES = 4
 #: utterances of each kind of features that a program is run on, and those of them that a layer is tried on
 _HEARD, _TRIED = 4, 2
 #: most frames of an utterance
@@ -92,9 +96,10 @@ def find_plan(
 
     ``max_size``: bytes of the file in ``dialect`` at most, before any training; among plans that fit, the
     one that is predicted to lose least.
-    ``max_loss``: nats a frame by which the divergence from the float network may exceed that of 8 bits; the
-    smallest such plan of the row, none smaller than that of W4A8, whose sensitive layers have 8 bits.  With
-    both, the size binds and the loss is checked.  Values have the bits that the network was prepared for.
+    ``max_loss``: nats a frame by which the Jensen-Shannon divergence from the float network, which is 0.69
+    at most, may exceed that of 8 bits on made features; the smallest such plan of the row, none smaller than
+    that of W4A8, whose sensitive layers have 8 bits.  With both, the size binds and the loss is checked.
+    Values have the bits that the network was prepared for.
 
     Raises ConfigError where neither is given, and where no plan keeps to what was.
     """
@@ -132,15 +137,25 @@ class _Heard:
 
     @torch.inference_mode()
     def divergence(self, program: Program) -> float:
-        """Mean over frames of KL(float || integers), in nats."""
+        """Mean over frames of the Jensen-Shannon divergence of integers from float, in nats."""
         meter = FrameMeter(program.values[program.output("logits").value].scale)
         for x, wanted in zip(self.features, self._wanted, strict=True):
             meter.add(wanted, program.run(TorchBackend(), x, torch.tensor([x.shape[2]]))[0][0])
-        return meter.divergence
+        return meter.bounded_divergence
 
     def replays(self) -> list[Replay]:
         """The first of them, for layers to be tried on."""
         return [Replay(self._graph, x, torch.tensor([x.shape[2]])) for x in self.features[:_TRIED]]
+
+
+@dataclass(frozen=True)
+class _Cost:
+    """What rounding a layer's weights alone costs."""
+
+    #: at the logits, by their power, summed over kinds of features
+    noise: float
+    #: nats a frame, of the kind of features on which it is the worse
+    loss: float
 
 
 class _Search:
@@ -159,11 +174,12 @@ class _Search:
         #: by the name of its first layer: those that move together
         self._groups = {group[0].out: group for group in self._widths.groups}
         self._counts = {name: _distinct(group) for name, group in self._groups.items()}
-        self._costs: dict[tuple[str, int], float] = {}
+        self._costs: dict[tuple[str, int], _Cost] = {}
         #: how many of the moves of the row were made → layer → bits
         self._moves: list[tuple[str, int]] = []
         self._bits = dict.fromkeys(self._counts, _WIDTHS[0])
-        self.points = [self._point(self._size(eight, self.plan(0)), 0.0)]
+        self.points = [self._point(0, 0.0)]
+        self.points = [self._point(self._size(eight, 0), 0.0)]
         # as far down as ``--bits w4a8`` goes
         kept = replace(prepared.spec, weight_bits=_FLOOR).sensitive > _FLOOR
         finer = {*sensitive_layers(prepared.graph)} if kept else set()
@@ -183,13 +199,14 @@ class _Search:
         def saved(name: str, width: int) -> int:
             return _bytes(self._counts[name], self._bits[name]) - _bytes(self._counts[name], width)
 
-        def added(name: str, width: int) -> float:
-            return max(self._costs[name, width] - self._costs[name, self._bits[name]], 0.0)
+        def added(name: str, width: int) -> _Cost:
+            before, after = self._costs[name, self._bits[name]], self._costs[name, width]
+            return _Cost(max(after.noise - before.noise, 0.0), max(after.loss - before.loss, 0.0))
 
         def offer(name: str) -> None:
             # to the width that saves most for its cost, be it two steps down
             narrower = [w for w in _WIDTHS if w < self._bits[name] and allows(name, w)]
-            options = [(added(name, w) / max(1, saved(name, w)), name, w) for w in narrower]
+            options = [(added(name, w).noise / max(1, saved(name, w)), name, w) for w in narrower]
             if options:
                 heapq.heappush(queue, min(options))
 
@@ -198,7 +215,7 @@ class _Search:
         while queue:
             _, name, width = heapq.heappop(queue)
             total -= saved(name, width)
-            predicted += added(name, width)
+            predicted += added(name, width).loss
             self._bits[name] = width
             self._moves.append((name, width))
             self.points.append(self._point(total, predicted))
@@ -213,43 +230,63 @@ class _Search:
         """Measure what rounding each layer alone costs, at the allowed widths, beyond 8 bits."""
         tried = [(name, width) for name in self._groups for width in _WIDTHS[1:] if allows(name, width)]
         tried = [one for one in tried if one not in self._costs]
-        self._costs |= {(name, _WIDTHS[0]): 0.0 for name in self._groups}
+        self._costs |= {(name, _WIDTHS[0]): _Cost(0.0, 0.0) for name in self._groups}
         replays = [heard.replays() for heard in self._heard]
         self._progress("plan", 0, len(tried))
         for done, (name, width) in enumerate(tried, start=1):
-            self._costs[name, width] = max(self._cost(several, name, width) for several in replays)
+            self._costs[name, width] = self._cost(replays, name, width)
             self._progress("plan", done, len(tried))
 
-    def _cost(self, replays: Sequence[Replay], name: str, width: int) -> float:
+    def _cost(self, replays: Sequence[Sequence[Replay]], name: str, width: int) -> _Cost:
         real = {node.out: self._widths.real(node, width) for node in self._groups[name]}
         weights, biases = ({out: pair[place] for out, pair in real.items()} for place in (0, 1))
-        meter = FrameMeter()
-        for replay in replays:
-            meter.add(replay.logits(), replay.logits({}, weights, biases))
-        return max(0.0, meter.divergence)
+        noise, losses = 0.0, []
+        for several in replays:
+            meter, signal, error = FrameMeter(), 0.0, 0.0
+            for replay in several:
+                wanted, found = replay.logits(), replay.logits({}, weights, biases)
+                meter.add(wanted, found)
+                # what all logits of a frame have in common says nothing
+                wanted, found = (each.double() - each.double().mean(-1, True) for each in (wanted, found))
+                signal += float(wanted.square().sum())
+                error += float((wanted - found).square().sum())
+            noise += error / signal if signal else 0.0
+            losses.append(meter.bounded_divergence)
+        return _Cost(noise, max(losses))
 
     def first_within(self, size: int) -> int:
         """Return the place of the first plan whose file has at most ``size`` bytes; ConfigError without."""
-        place, over, whole = 0, 0, False
+        if self.points[0].bytes <= size:
+            self.measured(0)
+            return 0
+        floor = len(self.points) - 1
+        place, over = 1, self._over(floor)
+        if self.points[floor].bytes > size:
+            self._extend(lambda name, width: True)
+            place, over = floor + 1, 0
         while True:
             # what the prediction was off by holds nearby, too
-            rest = range(place, len(self.points))
-            found = next((k for k in rest if self.points[k].bytes + over <= size), None)
-            if found is None and not whole:
-                self._extend(lambda name, width: True)
-                whole = True
-                continue
+            found = next((k for k in range(place, len(self.points)) if self._expected(k, over) <= size), None)
             if found is None:
                 least = self.points[-1].bytes
                 problem = (
                     f"no plan is as small as {size} bytes: with 2 bits in all layers it has about {least}"
                 )
                 raise ConfigError("--max-size", problem, "allow more")
-            predicted = self.points[found].bytes
-            self.measured(found)
+            over = self._over(found)
             if self.points[found].bytes <= size:
                 return found
-            place, over = found + 1, self.points[found].bytes - predicted
+            place = found + 1
+
+    def _expected(self, place: int, over: int) -> int:
+        point = self.points[place]
+        return point.bytes + (over if point.measured is None else 0)
+
+    def _over(self, place: int) -> int:
+        """Bytes by which a point's file exceeds what was predicted of it; 0 where it was written before."""
+        predicted = self.points[place].bytes
+        self.measured(place)
+        return self.points[place].bytes - predicted
 
     # -- plans ---------------------------------------------------------------------------------------
 
@@ -267,17 +304,21 @@ class _Search:
         if point.measured is None:
             self._progress("plan", 0, 1, "build")
             program = self._widths.mixed(self._widths_of(place))
-            total = self._size(program, self.plan(place))
             loss = max(heard.divergence(program) - heard.least for heard in self._heard)
-            self.points[place] = point = replace(point, bytes=total, measured=loss)
+            self.points[place] = point = replace(point, measured=loss)
+            # the file has the row, which tells its size: until it says what it is
+            for _ in range(_SIZES):
+                if (total := self._size(program, place)) == point.bytes:
+                    break
+                self.points[place] = point = replace(point, bytes=total)
             self._progress("plan", 1, 1, "build")
         assert point.measured is not None
         return point.measured
 
-    def _size(self, program: Program, plan: Plan) -> int:
-        """Bytes of the file of a program."""
-        target = self._prepared.spec.target
-        return len(export(program, self._prepared.deployment(plan), self._dialect, target).to_bytes())
+    def _size(self, program: Program, place: int) -> int:
+        """Bytes of the file of a point's program, with the row as it stands."""
+        deployment = self._prepared.deployment(self.plan(place), PlanRow(tuple(self.points), place))
+        return len(export(program, deployment, self._dialect, self._prepared.spec.target).to_bytes())
 
     def found(self, place: int) -> FoundPlan:
         """Return a point with its plan."""

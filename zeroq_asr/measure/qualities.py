@@ -152,7 +152,7 @@ class FrameMeter:
         """``scale``: what one unit of the second logits means."""
         self._scale = scale
         self._frames = self._wrong = 0
-        self._divergence = 0.0
+        self._divergence = self._bounded = 0.0
 
     def add(self, real: torch.Tensor, other: torch.Tensor) -> None:
         """Take in float logits [S, V] and those to compare, integers or real."""
@@ -161,6 +161,9 @@ class FrameMeter:
         self._frames += len(truth)
         self._wrong += int((truth.argmax(-1) != found.argmax(-1)).sum())
         self._divergence += float((truth.exp() * (truth - found)).sum())
+        middle = torch.logaddexp(truth, found) - math.log(2)
+        both = truth.exp() * (truth - middle) + found.exp() * (found - middle)
+        self._bounded += 0.5 * float(both.sum())
 
     @property
     def wrong(self) -> float:
@@ -171,3 +174,11 @@ class FrameMeter:
     def divergence(self) -> float:
         """Mean over frames, in nats."""
         return self._divergence / max(self._frames, 1)
+
+    @property
+    def bounded_divergence(self) -> float:
+        """Mean over frames of the Jensen-Shannon divergence, in nats: a frame adds ln 2 to its sum at most.
+
+        So it tells how many frames change, where few that change for good decide the other.
+        """
+        return self._bounded / max(self._frames, 1)

@@ -17,6 +17,7 @@ from zeroq_asr.capture.capture import capture, prepared_graph
 from zeroq_asr.checkpoints import load_checkpoint
 from zeroq_asr.config import CalibrationSpec, QuantSpec, SynthesisSpec
 from zeroq_asr.config.calibration import AUTO, BOTH, MADE, MATCHED, SPEECH
+from zeroq_asr.config.plan_row import PlanRow
 from zeroq_asr.deployment.machine import settled
 from zeroq_asr.deployment.metadata import Deployment
 from zeroq_asr.errors import CalibrationError, ConfigError, warn
@@ -95,12 +96,16 @@ class Prepared:
         reached = None if made is None else {layer.name: layer.std_ratio for layer in made.account}
         return self.observations.calibration(self.calibration, _levels(spec), reached)
 
-    def deployment(self, spec_or_plan: QuantSpec | Plan | None = None) -> Deployment:
-        """Return what surrounds the program of a format in its file."""
+    def deployment(
+        self, spec_or_plan: QuantSpec | Plan | None = None, search: PlanRow | None = None
+    ) -> Deployment:
+        """Return what surrounds the program of a format in its file; ``search``: the row of a plan."""
         spec, plan = spec_and_plan(self, spec_or_plan)
         recipe = {"quantization": spec.to_dict(), "calibration": self.calibration.to_dict()}
         if plan is not None:
             recipe["plan"] = {"yaml": plan.to_yaml()}
+        if search is not None:
+            recipe["search"] = search.to_dict()
         if self.calibration.kind in MADE:
             recipe["synthesis"] = self.synthesis.to_dict()
         else:

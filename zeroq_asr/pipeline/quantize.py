@@ -175,11 +175,9 @@ def quantize(
     chosen, _ = spec_and_plan(prepared, spec)
     seconds = dict(prepared.seconds)
     clock = Clock(seconds, progress)
-    deployment = replace(prepared.deployment(spec), with_frontend=with_frontend)
-    if search is not None:
-        if not isinstance(spec, Plan):
-            raise ConfigError("quantize", "a row of plans is of a plan", "give the plan as spec")
-        deployment = replace(deployment, recipe={**deployment.recipe, "search": search.to_dict()})
+    if search is not None and not isinstance(spec, Plan):
+        raise ConfigError("quantize", "a row of plans is of a plan", "give the plan as spec")
+    deployment = replace(prepared.deployment(spec, search), with_frontend=with_frontend)
     with clock("lower"):
         program = build(prepared, spec)
     with clock("train"):
