@@ -126,7 +126,7 @@ def test_compare(transducer: Path, hybrid: Path, clips: list[Path], tmp_path: Pa
     ("options", "problem"),
     [
         (("--bits", "8,w4a8"), "a transducer has one format throughout; say --bits 8"),
-        (("--bits", "w4a8"), "have 8 bits, not 4 and 8; say --bits 8"),
+        (("--bits", "w2a8"), "not 2 and 8; say --bits 8"),
         (("--train", "1s"), "--train: "),
         (("--reconstruct",), "--reconstruct: "),
         (("--set", "section_steps=1"), "--set: "),
