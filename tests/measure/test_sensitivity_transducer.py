@@ -93,6 +93,6 @@ def test_layers_of_every_part_are_ranked(kind: dict[str, Any]) -> None:
 
 
 def test_another_format_is_refused() -> None:
-    for spec in (zq.QuantSpec(weight_bits=4), zq.QuantSpec(layer_bits=(("joiner*", 16),))):
+    for spec in (zq.QuantSpec(weight_bits=2), zq.QuantSpec(layer_bits=(("joiner*", 16),))):
         with pytest.raises(zq.ConfigError, match="transducer"):
             zq.sensitivity(trained(), spec, calibration=NOISE)
