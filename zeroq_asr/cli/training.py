@@ -62,7 +62,7 @@ MaxLoss = Annotated[
     typer.Option(
         metavar="NATS",
         help="Choose them, none narrower than --bits w4a8 has, so that the divergence from the float network "
-        "exceeds that of 8 bits by no more, in nats a frame of made features: 0.06.",
+        "exceeds that of 8 bits by no more, in nats a frame of made features: 0.03.",
     ),
 ]
 
