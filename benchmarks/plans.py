@@ -5,7 +5,8 @@
 
 A row for every budget and seed: word errors and words that differ from the float network's (%), megabytes,
 layers of 8, 4 and 2 bits, what the plan was measured to lose beyond 8 bits on made features (nats a frame),
-and seconds of the search.  ``--bits`` are those of the values, and of the row that no plan changes.
+and seconds of the search.  ``--bits`` are those of the values, as ``quantize`` takes them (8 'NAME=16'), and
+of the row that no plan changes.
 """
 
 from __future__ import annotations
@@ -21,13 +22,13 @@ from zeroq_asr.cli.training import budget
 
 def main() -> None:
     options = parser(__doc__)
-    options.add_argument("--bits", default="8")
+    options.add_argument("--bits", nargs="+", default=["8"])
     options.add_argument("--max-loss", type=float, nargs="*", default=[])
     options.add_argument("--max-size", nargs="*", default=[])
     arguments = options.parse_args()
 
     model, hearing = heard(arguments)
-    spec = zq.QuantSpec.parse_bits(arguments.bits)
+    spec = zq.QuantSpec.parse_bits(*arguments.bits)
     few = dataclasses.replace(spec, weight_bits=4)
     budgets: list[tuple[str, dict[str, float | int]]] = []
     budgets += [(f"--max-loss {loss:g}", {"max_loss": loss}) for loss in arguments.max_loss]
@@ -48,7 +49,7 @@ def main() -> None:
     for seed in arguments.seeds:
         synthesis = zq.SynthesisSpec(seed=seed)
         prepared = zq.prepare(model, spec=spec, also=[few], synthesis=synthesis)
-        row(arguments.bits, seed, zq.quantize(prepared))
+        row(" ".join(arguments.bits), seed, zq.quantize(prepared))
         for name, allowed in budgets:
             start = time.perf_counter()
             found = zq.find_plan(prepared, **allowed)  # type: ignore[arg-type]  # one of its two budgets
