@@ -84,7 +84,13 @@ def test_a_page_shows_the_parts(made: tuple[str, Path], tmp_path: Path) -> None:
     assert account.certificate.program_sha256 in text
     assert "--head transducer" in text
     assert "<dt>steps</dt>" in text
-    assert "runs CTC networks of one file" in text
+    takes = (
+        "does not take it: its predictor reads its last labels"
+        if kind == "stateless"
+        else "takes it; differs"
+    )
+    assert f"<dt>sherpa-onnx</dt><dd>{takes}" in text
+    assert "<dt>onnx-asr</dt><dd>does not take it: onnx-asr makes no such features" in text
 
 
 def test_another_network_is_refused(small_model: Any, tmp_path: Path) -> None:

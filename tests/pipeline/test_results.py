@@ -49,10 +49,10 @@ def test_results_fit_a_line(small_model: Any, prepared: zq.Prepared, result: zq.
     one_line(zq.Bundle.of(result.program), "network")
     counts = ErrorCounts(hits=3, substitutions=1, deletions=0, insertions=0)
     one_line(zq.Evaluation("x", counts, counts, (), 4.0, 1.0, 0.5), "25.00 % of words wrong", "of 4.0 s")
-    one_line(zq.Comparison("x", "8", "recordings", 12, 4.0, (), ()), "0 rows, on 12 utterances")
-    report = zq.QualityReport("x.onnx", "x", (), (), 0.05, 0.1, "speech", 0.0, 0.0)
+    one_line(zq.Comparison("x", "ctc", "8", "recordings", 12, 4.0, (), ()), "0 rows, on 12 utterances")
+    report = zq.QualityReport("x.onnx", "x", "ctc", (), (), 0.05, 0.1, "speech", 0.0, 0.0)
     one_line(report, "5.00 % of frames differ", "confidence high")
-    one_line(zq.Sensitivity("x", "noise", 1, 1, ()), "0 layers")
+    one_line(zq.Sensitivity("x", "ctc", "noise", 1, 1, ()), "0 layers")
     point = zq.PlanPoint((1, 0, 0), 1_500_000, 0.25)
     one_line(zq.FoundPlan(zq.Plan(), point, (point,)), "1.5 MB", "0.25 nats predicted")
     # names come from strangers, and may be long
