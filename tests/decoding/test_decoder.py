@@ -146,7 +146,7 @@ def test_a_wider_beam_is_no_worse_on_average() -> None:
 def test_a_specification_survives_json_and_checks_itself() -> None:
     spec = BeamSpec(8, "maes", lm="a.arpa", lm_weight=0.5, source_lm="b.arpa", maes_num_steps=3)
     assert BeamSpec.from_dict(json.loads(json.dumps(spec.to_dict()))) == spec
-    spec = BeamSpec(hotwords=["new  york", "b", "new york"], hotword_weight=2.0)  # type: ignore[arg-type]
+    spec = BeamSpec(hotwords=["new  york", "b", "new york"], hotword_weight=2.0)  # type: ignore[arg-type]  # a list
     assert spec.hotwords == ("new york", "b")
     assert hash(spec) == hash(dataclasses.replace(spec))
     assert BeamSpec.from_dict(json.loads(json.dumps(spec.to_dict()))) == spec

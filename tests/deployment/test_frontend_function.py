@@ -139,4 +139,4 @@ def test_a_file_that_takes_audio_takes_no_frontend(tmp_path: Path) -> None:
 def test_a_function_alone_says_too_little() -> None:
     made = zq.embedded_model()
     with pytest.raises(zq.ConfigError, match="frontend is a function, which says neither its rate"):
-        dataclasses.replace(made, frontend=own_features)  # type: ignore[arg-type]
+        dataclasses.replace(made, frontend=own_features)  # type: ignore[arg-type]  # refused
