@@ -17,6 +17,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -39,7 +40,7 @@ from zeroq_asr.measure.widths import Widths
 from zeroq_asr.pipeline import Prepared
 from zeroq_asr.progress import Progress, silent
 from zeroq_asr.synthesis.made_speech import little_speech
-from zeroq_asr.threads import one_thread
+from zeroq_asr.threads import available, in_order, one_thread
 
 #: widths that are tried, each narrower than the one before
 _WIDTHS = (8, 4, 2)
@@ -233,11 +234,15 @@ class _Search:
         self._costs |= {(name, _WIDTHS[0]): _Cost(0.0, 0.0) for name in self._groups}
         replays = [heard.replays() for heard in self._heard]
         self._progress("plan", 0, len(tried))
-        for done, (name, width) in enumerate(tried, start=1):
-            self._costs[name, width] = self._cost(replays, name, width)
+        for width in {width for _, width in tried}:
+            self._widths.program(width)  # lowered once, before threads ask for it
+        found = in_order(partial(self._cost, replays), tried, available())
+        for done, (one, cost) in enumerate(zip(tried, found, strict=True), start=1):
+            self._costs[one] = cost
             self._progress("plan", done, len(tried))
 
-    def _cost(self, replays: Sequence[Sequence[Replay]], name: str, width: int) -> _Cost:
+    def _cost(self, replays: Sequence[Sequence[Replay]], tried: tuple[str, int]) -> _Cost:
+        name, width = tried
         real = {node.out: self._widths.real(node, width) for node in self._groups[name]}
         weights, biases = ({out: pair[place] for out, pair in real.items()} for place in (0, 1))
         noise, losses = 0.0, []

@@ -37,6 +37,7 @@ from zeroq_asr.operators.convolution.weights import quantize_weight
 from zeroq_asr.pipeline import Prepared, prepare, prepare_transducer
 from zeroq_asr.progress import Progress, silent
 from zeroq_asr.registry import traits_of
+from zeroq_asr.threads import available, in_order, one_thread
 
 #: utterances that every layer is tried on: ranks of layers settle with few
 UTTERANCES = 4
@@ -134,11 +135,12 @@ def sensitivity(
         replays = [Replay(graph, x[None], torch.tensor([x.shape[1]])) for x in _few(prepared)]
         parts = {"": (graph, prepared.calibrated().ranges)}
     tried = [trial for part, (graph, known) in parts.items() for trial in _trials(part, graph, known, spec)]
-    found = []
+    found: list[LayerSensitivity] = []
     progress("sensitivity", 0, len(tried))
-    for done, (layer, part, changes, weights) in enumerate(tried, start=1):
-        found.append(_measured(layer, replays, part, changes, weights))
-        progress("sensitivity", done, len(tried))
+    with one_thread():
+        for layer in in_order(partial(_measured, replays), tried, available()):
+            found.append(layer)
+            progress("sensitivity", len(found), len(tried))
     found.sort(key=lambda layer: (-layer.divergence, layer.sqnr))
     frames = sum(len(replay.scores()[0]) for replay in replays)
     head = TRANSDUCER if isinstance(model, TransducerModel) else CTC
@@ -229,13 +231,8 @@ def on_grid(weight: Tensor, grid: Grid) -> Tensor:
     return torch.from_numpy(meant.reshape(tuple(weight.shape))).to(weight.dtype)
 
 
-def _measured(
-    layer: LayerSensitivity,
-    replays: Sequence[Replay] | Sequence[TransducerReplay],
-    part: str,
-    changes: Changes,
-    weights: Weights,
-) -> LayerSensitivity:
+def _measured(replays: Sequence[Replay] | Sequence[TransducerReplay], trial: Trial) -> LayerSensitivity:
+    layer, part, changes, weights = trial
     meters: list[FrameMeter] = []
     signal = noise = 0.0
     for replay in replays:
