@@ -17,6 +17,7 @@ from zeroq_asr.capture.capture import capture
 from zeroq_asr.decoding.greedy import greedy_ctc
 from zeroq_asr.deployment.export import Deployment
 from zeroq_asr.deployment.float_onnx import export_float
+from zeroq_asr.measure.bootstrap import Difference, paired_bootstrap
 from zeroq_asr.measure.evaluate import count_errors
 from zeroq_asr.speech.audio import AudioReader
 
@@ -80,19 +81,45 @@ class Hearing:
 
     def float_rates(self) -> list[float]:
         """Return what ``rates`` does, of the float network."""
-        return self._rates(self.truth)
+        return self.rates_of(self.truth)
 
     def rates(self, file: bytes) -> list[float]:
         """Return word errors, and words and characters that differ from the float network's, in percent.
 
         Word errors are nan where a manifest has no text.
         """
-        return self._rates(self._texts(run(file, self.features)))
+        return self.rates_of(self.texts(file))
+
+    def texts(self, file: bytes) -> list[str]:
+        """Return what a file makes of the recordings, a text each."""
+        return self._texts(run(file, self.features))
+
+    def difference(self, texts: Sequence[Sequence[str]], others: Sequence[Sequence[str]]) -> Difference:
+        """Return the mean word error rate of some runs' ``texts`` less that of others', and its interval.
+
+        Recordings are drawn with replacement, errors of a recording are means over runs; without what was
+        spoken, words that differ from the float network's are counted.
+        """
+        references = self.spoken or self.truth
+        words = [count_errors([text], [text])[0].length for text in references]
+        means = [
+            np.mean([self._word_errors(references, found) for found in several], axis=0)
+            for several in (texts, others)
+        ]
+        difference = paired_bootstrap(*means, words)
+        assert difference is not None, "no recording has a word"
+        return difference
+
+    @staticmethod
+    def _word_errors(references: Sequence[str], found: Sequence[str]) -> list[int]:
+        pairs = zip(references, found, strict=True)
+        return [count_errors([one], [other])[0].errors for one, other in pairs]
 
     def _texts(self, frames: Frames) -> list[str]:
         tokenizer = self.model.tokenizer
         return [tokenizer.decode(greedy_ctc(f, len(f), tokenizer.blank_id)) for f in frames]
 
-    def _rates(self, found: list[str]) -> list[float]:
+    def rates_of(self, found: Sequence[str]) -> list[float]:
+        """Return what ``rates`` does, of texts that are there already."""
         errors = 100 * (count_errors(self.spoken, found)[0].rate or 0) if self.spoken else float("nan")
         return [errors, *(100 * (counts.rate or 0) for counts in count_errors(self.truth, found))]

@@ -6,7 +6,8 @@
 Each format has a row a seed for every way to round its weights (``--ways``): to nearest, by feedback,
 reconstructed section by section; so and then trained for ``--train`` seconds or ``--train-steps``; trained at
 once (distilled), and stepping down from wider weights (progressive); all without data; and a row of the last
-of them that takes ranges, covariances and training from unlabelled ``--recordings``.  ``--peers`` adds the
+of them that takes ranges, covariances and training from unlabelled ``--recordings``; below the means stand
+differences of word error rates, and their intervals of 95 %, by a paired bootstrap.  ``--peers`` adds the
 float network with its matrix products in ONNX Runtime's own 4-bit weights (MatMulNBits, blocks of 32, int8
 activations), where it has any.  Without ``--manifest`` the embedded test clips are heard.
 """
@@ -91,6 +92,7 @@ def main() -> None:
     if arguments.recordings:
         sources.append((", recordings", arguments.recordings, arguments.seeds[:1]))
     rows: dict[str, list[list[float]]] = {}
+    texts: dict[str, list[list[str]]] = {}
     for label, source, seeds in sources:
         limit = arguments.recordings_limit if label else None
         for seed in seeds:
@@ -110,15 +112,23 @@ def main() -> None:
                 with tempfile.TemporaryDirectory() as folder:
                     made = zq.quantize(prepared, Path(folder) / "x.onnx", spec=spec, training=training(way))
                 seconds = before + time.perf_counter() - start
-                row = [
-                    *hearing.rates(made.exported.to_bytes())[:2],
-                    made.size / 1e6,
-                    seconds,
-                ]
+                found = hearing.texts(made.exported.to_bytes())
+                row = [*hearing.rates_of(found)[:2], made.size / 1e6, seconds]
                 name = f"{bits}, {way}{label}"
+                texts.setdefault(name, []).append(found)
                 show(f"{name}, seed {seed}", row)
                 rows.setdefault(name, []).append(row)
     show_means(rows, show)
+
+    def show_difference(name: str, other: str, others: list[list[str]]) -> None:
+        gap = hearing.difference(texts[name], others)
+        interval = f"{100 * gap.low:+.2f} … {100 * gap.high:+.2f}"
+        print(f"{f'{name} − {other}':44} {100 * gap.value:+7.2f} {interval:>17}", flush=True)
+
+    for name in texts:
+        show_difference(name, "float", [hearing.truth])
+        if (twin := f"{name}, recordings") in texts:
+            show_difference(name, "recordings", texts[twin])
 
 
 if __name__ == "__main__":

@@ -37,3 +37,10 @@ def test_the_embedded_recogniser_hears_its_clips() -> None:
     assert len(heard.features) == 3
     # the float network does not differ from itself
     assert heard.float_rates()[1:] == [0.0, 0.0]
+    # a word too many in every other run of a recording
+    assert heard.spoken is not None
+    worse = [f"{text} so" for text in heard.spoken]
+    words = sum(len(text.split()) for text in heard.spoken)
+    found = heard.difference([worse, heard.spoken], [heard.spoken])
+    assert found.value == pytest.approx(len(worse) / 2 / words)
+    assert 0 < found.low < found.value < found.high
