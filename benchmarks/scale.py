@@ -29,7 +29,8 @@ from typing import Any
 import torch
 
 import zeroq_asr as zq
-from zeroq_asr.architectures.conformer import ConformerCtc, subsampling_factor
+from zeroq_asr.architectures import ARCHITECTURES, SUBSAMPLING
+from zeroq_asr.model import model_of
 from zeroq_asr.pipeline.clock import Clock
 from zeroq_asr.speech.frontend import FrontendConfig
 from zeroq_asr.threads import torch_threads
@@ -51,31 +52,54 @@ SHARED = {
     "subsampling_conv_channels": 256,
 }
 WAV2VEC2 = "wav2vec2-large"
-SHAPES = (CHECKPOINT, *FAST, WAV2VEC2)
 TOKENS = 1024
+#: transducers: the encoder, and what stands behind it
+TRANSDUCERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "parakeet-tdt-0.6b": (
+        "parakeet-ctc-0.6b",
+        {
+            "decoder": {
+                "_target_": "RNNTDecoder",
+                "vocab_size": TOKENS,
+                "prednet": {"pred_hidden": 640, "pred_rnn_layers": 2},
+            },
+            "joint": {
+                "_target_": "RNNTJoint",
+                "num_classes": TOKENS,
+                "num_extra_outputs": 5,
+                "jointnet": {"joint_hidden": 640, "activation": "relu"},
+            },
+            "decoding": {"durations": [0, 1, 2, 3, 4], "max_symbols": 10},
+        },
+    )
+}
+SHAPES = (CHECKPOINT, *FAST, *TRANSDUCERS, WAV2VEC2)
 
 
-def fast_conformer(name: str) -> zq.AsrModel:
+def fast_conformer(name: str) -> zq.AsrModel | zq.TransducerModel:
     """A FastConformer with random weights, whose normalizations have seen a batch of noise."""
-    config = {"encoder": {**SHARED, **FAST[name]}, "decoder": {"num_classes": TOKENS}}
+    shape, behind = TRANSDUCERS.get(name, (name, {"decoder": {"num_classes": TOKENS}}))
+    config = {"encoder": {**SHARED, **FAST[shape]}, **behind}
+    architecture = "conformer_transducer" if name in TRANSDUCERS else "conformer_ctc"
     torch.manual_seed(0)
-    network = ConformerCtc(config)
+    network: Any = ARCHITECTURES[architecture](config)
     for module in network.modules():
         if isinstance(module, torch.nn.BatchNorm1d):
             module.momentum = None
     network.train()
-    mels = FAST[name]["feat_in"]
+    mels = FAST[shape]["feat_in"]
     # sums, and with them the statistics, are rounded differently by each number of threads
     with torch.no_grad(), torch_threads(1):
-        network(torch.randn(2, mels, 512), torch.tensor([512, 512]))
-    return zq.AsrModel(
+        encoder = network.encoder if name in TRANSDUCERS else network
+        encoder(torch.randn(2, mels, 512), torch.tensor([512, 512]))
+    return model_of(
         network=network.eval().requires_grad_(False),
         frontend=FrontendConfig(features=mels),
         tokenizer=zq.Tokenizer(tuple(f"\u2581{number}" for number in range(TOKENS)), "sentencepiece"),
         name=name,
-        architecture="conformer_ctc",
+        architecture=architecture,
         config=config,
-        subsampling_factor=subsampling_factor(config),
+        subsampling_factor=SUBSAMPLING[architecture](config),
     )
 
 
@@ -103,7 +127,7 @@ def wav2vec2(folder: Path) -> zq.AsrModel:
 
 
 @contextmanager
-def made(name: str, checkpoint: str | None) -> Iterator[zq.AsrModel]:
+def made(name: str, checkpoint: str | None) -> Iterator[zq.AsrModel | zq.TransducerModel]:
     """The network of a name."""
     if name == CHECKPOINT:
         if checkpoint is None:
@@ -162,7 +186,7 @@ def measured(work: str, name: str, checkpoint: str | None, file: Path) -> dict[s
         with watch("verify"):
             zq.verify(file)
         return {"stages": watch.stages}
-    for name_of_module in ("prepare", "quantize"):
+    for name_of_module in ("prepare", "quantize", "transducer"):
         # the package's own attributes of these names are the functions
         module: Any = importlib.import_module(f"zeroq_asr.pipeline.{name_of_module}")
         module.Clock = watching(watch)
@@ -173,8 +197,13 @@ def measured(work: str, name: str, checkpoint: str | None, file: Path) -> dict[s
     if work == "sensitivity":
         zq.sensitivity(model)
     else:
-        quantized = zq.quantize(model, file)
-        found |= {"bytes": quantized.size, "program": quantized.program.digest()[:16]}
+        if isinstance(model, zq.TransducerModel):
+            # what it is written to is a folder
+            bundle = zq.quantize_transducer(model, file)
+            found |= {"bytes": bundle.size, "program": bundle.bundle.digest()[:16]}
+        else:
+            quantized = zq.quantize(model, file)
+            found |= {"bytes": quantized.size, "program": quantized.program.digest()[:16]}
     whole = {"wall": time.perf_counter() - start[0], "cpu": time.process_time() - start[1], "peak": peak()}
     return {**found, "stages": {**watch.stages, work: whole}}
 
