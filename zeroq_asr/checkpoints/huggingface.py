@@ -163,7 +163,7 @@ def load_huggingface(
     require_finite(path, network.state_dict())
     if with_lm:
         problem = f"comes with a language model ({_WITH_LM}), which is not read and has no say in its text"
-        warn(path, problem, "decode by --beam 8 --lm FILE.arpa, n-grams of its tokens (the page on decoding)")
+        warn(path, problem, "decode by --beam 8 --lm FILE.arpa, its own or another (the page on decoding)")
     return model_of(
         freeze(network),
         frontend=frontend,
