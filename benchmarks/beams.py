@@ -9,9 +9,9 @@ fusion), with the ratio of it and a source model (density ratio), or with what t
 taken away from it (ILME): the last two where --source-lm or --ilm-weight is given.  With --word-lm there are
 rows with an n-gram model over whole words.  With --hotword-letters there are rows whose hotwords are all
 words of so many letters or more that any of the references has, as if a user had known which long words may
-be said, though not where.  zeroq-asr
-evaluate`; the real-time factor is the wall time of features, network and decoding over the duration of the
-sound, one recording at a time, of which the network's share is that of greedy decoding.
+be said, though not where.  Word error rates are those of `zeroq-asr evaluate`; the real-time factor is the
+wall time of features, network and decoding over the duration of the sound, one recording at a time, of which
+the network's share is that of greedy decoding.
 """
 
 from __future__ import annotations
