@@ -6,11 +6,12 @@
 
 A row is greedy decoding, or a beam of one width without language models, with the n-gram model (shallow
 fusion), with the ratio of it and a source model (density ratio), or with what the transducer knows of text
-taken away from it (ILME): the last two where --source-lm or --ilm-weight is given.  With --hotword-letters
-there are rows whose hotwords are all words of so many letters or more that any of the references has, as if a
-user had known which long words may be said, though not where.  Word error rates are those of `zeroq-asr
-evaluate`; the real-time factor is the wall time of features, network and decoding over the duration of the
-sound, one recording at a time, of which the network's share is that of greedy decoding.
+taken away from it (ILME): the last two where --source-lm or --ilm-weight is given.  With --word-lm there are
+rows with an n-gram model over whole words.  With --hotword-letters there are rows whose hotwords are all
+words of so many letters or more that any of the references has, as if a user had known which long words may
+be said, though not where.  Word error rates are those of `zeroq-asr evaluate`; the real-time factor is the
+wall time of features, network and decoding over the duration of the sound, one recording at a time, of which
+the network's share is that of greedy decoding.
 """
 
 from __future__ import annotations
@@ -42,7 +43,14 @@ def fusions(args: argparse.Namespace, hotwords: tuple[str, ...]) -> Iterator[tup
             yield "density ratio", target | source
         if args.ilm_weight:
             yield "n-gram − ILM", target | {"ilm_weight": args.ilm_weight}
-    elif args.ilm_weight:
+    if args.word_lm is not None:
+        fields = {"lm": args.word_lm, "lm_weight": args.word_lm_weight, "word_bonus": args.word_bonus}
+        yield "n-gram of words", fields
+        if hotwords:
+            yield "n-gram of words, hotwords", fields | hot
+    if args.lm is not None or args.word_lm is not None:
+        return
+    if args.ilm_weight:
         yield "− ILM", bonus | {"ilm_weight": args.ilm_weight}
     elif args.length_bonus:
         yield "bonus", bonus
@@ -113,6 +121,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--search", nargs="+", default=["auto"])
     parser.add_argument("--lm")
     parser.add_argument("--lm-weight", type=float)
+    parser.add_argument("--word-lm")
+    parser.add_argument("--word-lm-weight", type=float)
+    parser.add_argument("--word-bonus", type=float, default=0.0)
     parser.add_argument("--source-lm")
     parser.add_argument("--source-lm-weight", type=float)
     parser.add_argument("--ilm-weight", type=float, default=0.0)

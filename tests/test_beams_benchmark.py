@@ -41,13 +41,14 @@ def test_rows(model: Path, manifest: Path, tmp_path: Path, capsys: pytest.Captur
     lm = str(write_arpa(tmp_path / "t.arpa", ends | words, {("a", "b"): -0.01}))
     out = tmp_path / "beams.txt"
     given = ["--widths", "1", "2", "--search", "modified", "maes", "--lm", lm, "--source-lm", lm]
-    given += ["--ilm-weight", "0.2", "--out", str(out)]
+    of_words = str(write_arpa(tmp_path / "w.arpa", ends | {"ab": (-0.7, 0.0)}, {}))
+    given += ["--ilm-weight", "0.2", "--word-lm", of_words, "--word-bonus", "0.1", "--out", str(out)]
     assert beams.main([str(model), "--manifest", str(manifest), *given]) == 0
     text = out.read_text()
     assert text == capsys.readouterr().out
     head, *rows = text.splitlines()[2:]
     assert head.split()[0] == "decoding"
-    assert len(rows) == 1 + 2 * 2 * 4
+    assert len(rows) == 1 + 2 * 2 * 5
     kinds = {(row.split()[0], row.split()[1]) for row in rows}
     assert kinds == {("greedy", "–"), *((s, w) for s in ("modified", "maes") for w in "12")}
 

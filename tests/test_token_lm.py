@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -40,6 +41,24 @@ def test_texts_are_cut_into_the_fewest_tokens(token_lm: ModuleType) -> None:
     letters = token_lm.Cutter(zq.Tokenizer(("a", " ", "b")))
     assert letters("a b") == [0, 1, 2]
     assert letters("") == []
+
+
+def test_words_are_counted_too(token_lm: ModuleType, tmp_path: Path) -> None:
+    kenlm = pytest.importorskip("kenlm", reason="KenLM is not installed: pip install 'zeroq-asr[lm]'")
+    texts, out = tmp_path / "texts.txt", tmp_path / "words.arpa.gz"
+    texts.write_text("the sun rose\nthe sun set\nnaïve\nthe moon rose", encoding="utf-8")
+    files = zq.embedded_files()
+    given = ["--texts", str(texts), "--words", "--order", "2", "--gain", "0", "--out", str(out)]
+    token_lm.main([str(files.model), *given])
+    plain = tmp_path / "words.arpa"
+    plain.write_bytes(gzip.decompress(out.read_bytes()))
+    model = kenlm.Model(str(plain))
+    assert "moon" in model
+    assert "naïve" not in model
+    assert model.score("the sun rose") > model.score("the rose sun")
+    tokenizer = zq.embedded_model().tokenizer
+    decoder = zq.CtcBeamDecoder(zq.BeamSpec(4, lm=str(out)), tokenizer.tokens, texts=tokenizer.inner_texts())
+    assert decoder.lm_unit == "word"
 
 
 def test_a_beam_takes_the_file(token_lm: ModuleType, tmp_path: Path) -> None:

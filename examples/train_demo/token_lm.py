@@ -1,12 +1,13 @@
-"""n-grams of any recogniser's tokens, which its beams take as --lm, of sentences of `books.py`.
+"""n-grams of any recogniser's tokens, or of words, which its beams take as --lm, of sentences of `books.py`.
 
     python token_lm.py ../../zeroq_asr/embedded/model.pt --books /tmp/austen --out characters.arpa.gz
     python token_lm.py conformer_ctc_small.nemo --books /tmp/austen --whole --order 4 --out pieces.arpa.gz
+    python token_lm.py ../../zeroq_asr/embedded/model.pt --books /tmp/austen --words --order 3 --out w.arpa.gz
 
 By default the texts are those that the recognisers of the package were trained on, of which held-out speech
 says none; ``--whole`` takes every sentence, of any words.  ``--texts`` names a file with a text on each line
 instead.  A text is cut into as few tokens as there can be, of equals into those that are longest first; one
-that the tokens cannot spell is left out.
+that the tokens cannot spell is left out.  ``--words`` counts the words of the same texts.
 """
 
 from __future__ import annotations
@@ -74,6 +75,7 @@ def main(argv: list[str] | None = None) -> None:
     source.add_argument("--books", type=Path, help="where the Debian package r-cran-janeaustenr was unpacked")
     source.add_argument("--texts", type=Path, help="a text on each line, spelled as the recogniser does")
     parser.add_argument("--whole", action="store_true", help="every sentence of the books")
+    parser.add_argument("--words", action="store_true", help="n-grams of words, not of tokens")
     parser.add_argument("--order", type=int, default=6)
     parser.add_argument("--gain", type=float, default=2.0, help="what an n-gram must be worth, in nats")
     parser.add_argument("--seed", type=int, default=0)
@@ -81,9 +83,13 @@ def main(argv: list[str] | None = None) -> None:
     options = parser.parse_args(argv)
     tokenizer = zq.load_model(options.model).tokenizer
     cutter = Cutter(tokenizer)
-    words = [SPACE if token == " " else token for token in tokenizer.tokens]
-    cut = [cutter(text) for text in texts_of(options) if text]
-    known = [[words[i] for i in text] for text in cut if text is not None]
+    cut = [(text, cutter(text)) for text in texts_of(options) if text]
+    if options.words:
+        known = [text.split() for text, tokens in cut if tokens is not None]
+        words = sorted({word for text in known for word in text})
+    else:
+        words = [SPACE if token == " " else token for token in tokenizer.tokens]
+        known = [[words[i] for i in tokens] for _, tokens in cut if tokens is not None]
     # what is never said is the unknown word, as which tokens count that the file does not have
     grams = arpa.estimate(known, [*dict.fromkeys((*words, "<unk>"))], options.order, options.gain)
     data = gzip.compress(grams.text().encode(), mtime=0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -119,6 +120,11 @@ def test_adaptive_expansion_is_for_transducers_without_durations(transducer: Pat
         (("--beam", "2", "--hotword-weight", "1"), "--hotword-weight: means nothing without --hotword"),
         (("--beam", "2", "--hotword", "x", "--hotword-weight", "-1"), "hotword_weight must be a finite"),
         (("--beam", "2", "--lm-weight", "1"), "--lm-weight: means nothing without --lm"),
+        (("--beam", "2", "--lm-unit", "word"), "--lm-unit: means nothing without --lm"),
+        (("--beam", "2", "--unk-score-offset", "-1"), "--unk-score-offset: means nothing without --lm"),
+        (("--word-bonus", "1"), "--word-bonus: means nothing without --beam"),
+        (("--beam", "2", "--lm", "x", "--lm-unit", "piece"), "'piece' is not one of auto, token, word"),
+        (("--beam", "2", "--lm", "x", "--unk-score-offset", "1"), "unk_score_offset must be a finite number"),
         (("--beam", "2", "--source-lm", "x"), "--source-lm: means nothing without --lm"),
         (
             ("--beam", "2", "--lm", "x", "--source-lm-weight", "1"),
@@ -145,6 +151,22 @@ def test_models_that_cannot_be_read(transducer: Path, clip: Path, tmp_path: Path
     given = ("transcribe", transducer, clip, "--beam", 2, "--lm")
     refused(run(*given, tmp_path / "none.arpa"), 2, "none.arpa: there is no such file")
     refused(run(*given, clip), 2, "a.wav: is not an ARPA file")
+
+
+def test_models_over_words(spoken: zq.Utterance, tmp_path: Path) -> None:
+    pytest.importorskip("kenlm", reason="KenLM is not installed: pip install 'zeroq-asr[lm]'")
+    said = (spoken.text or "").upper().split()
+    # a model of the one sentence, in upper case
+    pairs = dict.fromkeys(itertools.pairwise(("<s>", *said)), -0.01)
+    lm = write_arpa(tmp_path / "words.arpa", ENDS | dict.fromkeys(said, (-3.0, -1.0)), pairs)
+    manifest = tmp_path / "list.jsonl"
+    manifest.write_text(json.dumps({"audio_filepath": str(spoken.audio_path), "text": spoken.text}) + "\n")
+    given = ("evaluate", zq.embedded_files().model, "-m", manifest, "--beam", 8)
+    plain, helped = (json.loads(run(*given, *more, "--json").stdout) for more in ((), ("--lm", lm)))
+    assert (plain["words"]["errors"], helped["words"]["errors"]) == (1, 0)
+    result = run(*given, "--lm", lm, "--word-bonus", 1, "--unk-score-offset", -5)
+    assert "words.arpa, over words" in result.stdout
+    refused(run(*given, "--lm", lm, "--lm-unit", "token"), 2, "words.arpa: is no model over the tokens")
 
 
 @pytest.fixture(scope="module")

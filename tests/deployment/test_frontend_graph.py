@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
@@ -38,6 +39,8 @@ CONFIGS: dict[str, zq.FrontendConfig] = {
     ),
     "8-kHz": zq.FrontendConfig(sample_rate=8000, features=40, highfreq=3800.0, lowfreq=60.0, mel_norm=None),
     "waveform": zq.FrontendConfig(kind="waveform", features=1, normalize="unit_variance", pad_to=0),
+    "energies": zq.FrontendConfig(normalize="all_features", log=False),
+    "as-they-are": zq.FrontendConfig(normalize=None),
     "samples": zq.FrontendConfig(kind="waveform", features=1, normalize=None, pad_to=64, pad_value=2.0),
 }  # fmt: skip
 
@@ -123,7 +126,28 @@ def test_recordings_of_librispeech(name: str, test_data: Path) -> None:
             np.testing.assert_allclose(run(name, [samples])[0][0], expected, atol=TOLERANCE, rtol=0)
 
 
-def test_a_long_waveform_keeps_its_digits() -> None:
+@pytest.mark.parametrize("name", ["waveform", "quartznet", "all-features", "energies"])
+def test_a_long_recording_keeps_its_digits(name: str) -> None:
     samples = noise(0, 60 * 16000) + np.float32(0.3)
-    expected, _ = zq.Frontend(CONFIGS["waveform"])(samples)
-    np.testing.assert_allclose(run("waveform", [samples])[0][0], expected, atol=TOLERANCE, rtol=0)
+    # silence is far from the mean, and there is much of it
+    samples[: 30 * 16000] = 0.0
+    expected, _ = zq.Frontend(CONFIGS[name])(samples)
+    np.testing.assert_allclose(run(name, [samples])[0][0], expected, atol=TOLERANCE, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["nemo", "as-they-are"])
+def test_features_are_as_near_to_their_exact_values_as_those_of_the_frontend(name: str) -> None:
+    frontend, exact = zq.Frontend(CONFIGS[name]), zq.Frontend(CONFIGS[name])
+    exact._filters, exact._window = exact._filters.double(), exact._window.double()
+    with AudioReader(frontend.config.sample_rate) as reader:
+        clips = [reader.hear(one)[0] for one in zq.read_manifest(zq.embedded_files().test)[:8]]
+    ours, files = [], []
+    for clip in clips:
+        features, length = frontend(clip)
+        waveform = torch.from_numpy(clip.astype(np.float64))
+        wanted = exact._normalize(exact._log_mel(waveform), length).numpy()[:, :length]
+        ours.append(np.abs(features[:, :length] - wanted).max())
+        files.append(np.abs(run(name, [clip])[0][0][:, :length] - wanted).max())
+    # log-mels as they are have a deviation of 3 or 4
+    assert max(files) < (TOLERANCE if frontend.config.normalize else 4 * TOLERANCE)
+    assert np.mean(files) < 2 * np.mean(ours)

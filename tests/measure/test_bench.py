@@ -65,6 +65,24 @@ def test_every_form_of_a_checkpoint(model: zq.AsrModel) -> None:
         assert row.speedup == pytest.approx(base.median / row.median)
 
 
+def test_what_was_prepared_is_not_captured_again(model: zq.AsrModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    prepared = zq.prepare(model, synthesis=zq.SynthesisSpec(batch=1, frames=64, iterations=1))
+    captured = []
+
+    def noted(*args: Any, **fields: Any) -> Any:
+        captured.append(fields["allow_float"])
+        return capture(*args, **fields)
+
+    monkeypatch.setattr("zeroq_asr.measure.bench.contenders.capture", noted)
+    found = zq.bench(model=prepared, seconds=[0.5], rounds=1)
+    assert captured == []
+    labels = [row.label for row in zq.bench(model=model, seconds=[0.5], rounds=1).rows]
+    assert [row.label for row in found.rows] == labels
+    # a format that allows others is of another graph
+    zq.bench(model=prepared, spec=zq.QuantSpec(allow_float=True), seconds=[0.5], rounds=1)
+    assert captured == [False, True]
+
+
 def test_files_against_a_checkpoint(model: zq.AsrModel, file: Path) -> None:
     result = zq.bench([file, file], against=model, seconds=[0.5], rounds=1)
     labels = [row.label for row in result.rows]

@@ -289,3 +289,41 @@ def test_other_formats_have_rows_of_their_own(small_model: Any, recordings: list
     # the same features serve every format
     alone = compare(small_model, recordings, spec=also[0], synthesis=FAST)
     assert alone.rows[1].divergence == found.rows[3].divergence
+
+
+def test_what_was_prepared_is_not_made_again(
+    small_model: Any, recordings: list[Utterance], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    specs, folder = (zq.QuantSpec(), zq.QuantSpec(weight_bits=4)), str(recordings[0].audio_path.parent)
+    wanted = compare(
+        small_model, recordings, folder, spec=specs[0], also=specs[1:], synthesis=FAST, timed=False
+    )
+    prepared = zq.prepare(small_model, spec=specs[0], also=specs[1:], synthesis=FAST)
+    prepare = sys.modules["zeroq_asr.pipeline.prepare"]
+    make = prepare.make_features
+    made: list[str] = []
+
+    def noted(model: Any, spec: zq.SynthesisSpec, source: str, progress: Any) -> Any:
+        made.append(source)
+        return make(model, spec, source, progress)
+
+    def never(*args: Any, **fields: Any) -> Any:
+        raise AssertionError("it was captured before")
+
+    monkeypatch.setattr(prepare, "make_features", noted)
+    for module in (prepare, sys.modules["zeroq_asr.measure.subjects"]):
+        monkeypatch.setattr(module, "capture", never)
+    assert compare(prepared, recordings, folder, timed=False) == wanted
+    assert made == ["noise"]
+
+
+def test_only_what_is_like_other_rows_may_be_prepared(small_model: Any, recordings: list[Utterance]) -> None:
+    prepared = zq.prepare(small_model, synthesis=FAST)
+    for fields in ({"spec": zq.QuantSpec()}, {"also": [zq.QuantSpec()]}, {"synthesis": FAST}):
+        with pytest.raises(ConfigError, match="is prepared already, for formats and by features of its own"):
+            compare(prepared, **fields)
+    real, noise = str(recordings[0].audio_path.parent), "noise"
+    ways = [zq.CalibrationSpec(real), zq.CalibrationSpec(noise), zq.CalibrationSpec(method="minmax")]
+    for way in ways:
+        with pytest.raises(ConfigError, match="than other rows are"):
+            compare(zq.prepare(small_model, synthesis=FAST, calibration=way))

@@ -124,7 +124,7 @@ def load_huggingface(
             f"comes with a language model ({WITH_LANGUAGE_MODEL}), "
             "which is not read and has no say in its text"
         )
-        warn(path, problem, "decode by --beam 8 --lm FILE.arpa, n-grams of its tokens (the page on decoding)")
+        warn(path, problem, "decode by --beam 8 --lm FILE.arpa, its own or another (the page on decoding)")
     return model_of(
         freeze(network),
         frontend=frontend,

@@ -9,13 +9,16 @@ from typing import Annotated, Any
 import typer
 
 from zeroq_asr.cli.options import alternatives, one_of
+from zeroq_asr.config.choices import AUTO
 from zeroq_asr.config.decoding import (
     HOTWORD_WEIGHT,
+    LM_UNITS,
     MODIFIED,
     MOST_WIDTH,
     NEEDS,
     PREFIX,
     SEARCHES,
+    UNK_SCORE_OFFSET,
     BeamSpec,
 )
 from zeroq_asr.errors import ConfigError
@@ -46,10 +49,25 @@ Lm = Annotated[
     Path | None,
     typer.Option(
         metavar="FILE.arpa[.gz]",
-        help="An n-gram model whose words are the recogniser's tokens, which ranks a beam, too.",
+        help="An n-gram model over the recogniser's tokens or over words, which ranks a beam, too.",
     ),
 ]
 LmWeight = Annotated[float | None, typer.Option(help="What --lm counts; 0.3 by default.")]
+LmUnit = Annotated[
+    str | None,
+    typer.Option(
+        metavar=alternatives(LM_UNITS),
+        callback=lambda value: value if value is None else one_of(LM_UNITS)(value),
+        help="What --lm and --source-lm are over; by default their words tell.",
+    ),
+]
+UnkScoreOffset = Annotated[
+    float | None,
+    typer.Option(
+        help="Added where --lm, over words, does not have a word, in nats, 0 or less; "
+        f"{UNK_SCORE_OFFSET:g} by default."
+    ),
+]
 SourceLm = Annotated[
     Path | None,
     typer.Option(
@@ -64,6 +82,9 @@ IlmWeight = Annotated[
 ]
 LengthBonus = Annotated[
     float | None, typer.Option(help="Added to a hypothesis in a beam for every token, in nats.")
+]
+WordBonus = Annotated[
+    float | None, typer.Option(help="Added to a hypothesis in a beam for every word, in nats.")
 ]
 Hotword = Annotated[
     list[str] | None,
@@ -83,10 +104,13 @@ def beam_of(
     search: str | None,
     lm: Path | None,
     lm_weight: float | None,
+    lm_unit: str | None,
+    unk_score_offset: float | None,
     source_lm: Path | None,
     source_lm_weight: float | None,
     ilm_weight: float | None,
     length_bonus: float | None,
+    word_bonus: float | None,
     hotword: list[str] | None,
     hotwords: Path | None,
     hotword_weight: float | None,
@@ -99,10 +123,13 @@ def beam_of(
         "search": search,
         "lm": None if lm is None else str(lm),
         "lm_weight": lm_weight,
+        "lm_unit": lm_unit,
+        "unk_score_offset": unk_score_offset,
         "source_lm": None if source_lm is None else str(source_lm),
         "source_lm_weight": source_lm_weight,
         "ilm_weight": ilm_weight,
         "length_bonus": length_bonus,
+        "word_bonus": word_bonus,
         "hotwords": _hotwords(hotword or (), hotwords),
         "hotword_weight": hotword_weight,
     }
@@ -114,6 +141,14 @@ def beam_of(
         if width is None:
             raise ConfigError(_option(name), "means nothing without --beam", "name a width, as --beam 4")
     return None if width is None else BeamSpec(width, **given)
+
+
+def language_model_of(decoding: BeamSpec | None, recognizer: object) -> str | None:
+    """Return the language model that a recogniser's beam was given, and what it is over; None without one."""
+    if decoding is None or decoding.lm is None:
+        return None
+    decoder = getattr(recognizer, "beam", None)
+    return f"{decoding.lm}, over {getattr(decoder, 'lm_unit', AUTO)}s"
 
 
 def _hotwords(named: Sequence[str], path: Path | None) -> list[str] | None:

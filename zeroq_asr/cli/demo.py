@@ -45,20 +45,20 @@ def demo(
         if terminal.talks:
             terminal.title(str(folder), "a recogniser of 1.5 million parameters, and clips it never heard")
         with terminal.progress() as progress:
-            made = zq.quantize(files.model, output, progress=progress)
+            prepared = zq.prepare(files.model, progress=progress)
+            made = zq.quantize(prepared, output, progress=progress)
             certificate = zq.verify(output)
         if terminal.talks:
             _quantized(terminal, made, certificate)
         with terminal.progress() as progress:
-            model = zq.load_checkpoint(files.model)
             comparison = zq.compare(
-                model, zq.read_manifest(files.test), str(files.calibration), progress=progress
+                prepared, zq.read_manifest(files.test), str(files.calibration), progress=progress
             )
         if terminal.talks:
             terminal.text()
             comparing.show(terminal, comparison)
         with terminal.progress() as progress:
-            benchmark = zq.bench(model=model, progress=progress)
+            benchmark = zq.bench(model=prepared, progress=progress)
         if terminal.talks:
             terminal.text()
             benching.show(terminal, benchmark)

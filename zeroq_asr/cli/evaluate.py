@@ -19,10 +19,14 @@ from zeroq_asr.cli.beams import (
     IlmWeight,
     LengthBonus,
     Lm,
+    LmUnit,
     LmWeight,
     SourceLm,
     SourceLmWeight,
+    UnkScoreOffset,
+    WordBonus,
     beam_of,
+    language_model_of,
 )
 from zeroq_asr.cli.options import (
     AsJson,
@@ -73,10 +77,13 @@ def evaluate(
     beam_search: BeamSearch = None,
     lm: Lm = None,
     lm_weight: LmWeight = None,
+    lm_unit: LmUnit = None,
+    unk_score_offset: UnkScoreOffset = None,
     source_lm: SourceLm = None,
     source_lm_weight: SourceLmWeight = None,
     ilm_weight: IlmWeight = None,
     length_bonus: LengthBonus = None,
+    word_bonus: WordBonus = None,
     hotword: Hotword = None,
     hotwords: Hotwords = None,
     hotword_weight: HotwordWeight = None,
@@ -99,10 +106,13 @@ def evaluate(
             beam_search,
             lm,
             lm_weight,
+            lm_unit,
+            unk_score_offset,
             source_lm,
             source_lm_weight,
             ilm_weight,
             length_bonus,
+            word_bonus,
             hotword,
             hotwords,
             hotword_weight,
@@ -136,10 +146,12 @@ def evaluate(
         rate = result.words.rate
         terminal.result(result.to_dict(), "" if rate is None else f"{100 * rate:.2f}")
         if terminal.talks:
-            _report(terminal, result, output)
+            _report(terminal, result, language_model_of(decoding, recognizer), output)
 
 
-def _report(terminal: Terminal, result: zq.Evaluation, output: Path | None) -> None:
+def _report(
+    terminal: Terminal, result: zq.Evaluation, language_model: str | None, output: Path | None
+) -> None:
     terminal.title(
         result.name, f"{len(result.transcripts)} utterances, {result.audio_seconds:.1f} s of audio"
     )
@@ -153,6 +165,8 @@ def _report(terminal: Terminal, result: zq.Evaluation, output: Path | None) -> N
         ("real-time factor", speed),
         ("time", f"{result.seconds:.2f} s, the network {result.network_seconds:.2f} s"),
     ]
+    if language_model is not None:
+        rows.append(("language model", language_model))
     if output is not None:
         rows.append(("transcripts", str(output)))
     terminal.facts(rows)

@@ -20,6 +20,11 @@ PREFIX = "prefix"
 SEARCHES = (AUTO, MODIFIED, MAES, PREFIX)
 #: weight of a language model where nobody names one
 LM_WEIGHT = 0.3
+#: what an n-gram model is over
+TOKEN, WORD = "token", "word"
+LM_UNITS = (AUTO, TOKEN, WORD)
+#: what is added for a word that a model over words does not have where nobody says it, in nats
+UNK_SCORE_OFFSET = -10.0
 #: what a hotword counts where nobody says it, in nats
 HOTWORD_WEIGHT = 5.0
 #: hotwords, and characters of one: more are another file
@@ -29,6 +34,8 @@ MOST_WIDTH = 1024
 #: fields that mean nothing without another
 NEEDS = {
     "lm_weight": "lm",
+    "lm_unit": "lm",
+    "unk_score_offset": "lm",
     "source_lm": "lm",
     "source_lm_weight": "source_lm",
     "hotword_weight": "hotwords",
@@ -44,10 +51,15 @@ class BeamSpec:
     #: of a transducer "modified": one token a frame at most, or "maes": several, as many as seem worth it;
     #: of a CTC network "prefix"; "auto": modified or prefix
     search: str = AUTO
-    #: path of an n-gram model over tokens, in the ARPA format; None: none
+    #: path of an n-gram model over tokens or over words, in the ARPA format; None: none
     lm: str | None = None
     #: what its log-probability counts; None: ``LM_WEIGHT``
     lm_weight: float | None = None
+    #: what ``lm`` and ``source_lm`` are over, "token" or "word"; "auto": as their words tell
+    lm_unit: str = AUTO
+    #: added to the log-probability of a word that ``lm``, over words, does not have, in nats, 0 or less;
+    #: None: ``UNK_SCORE_OFFSET``
+    unk_score_offset: float | None = None
     #: path of a model of the text that the recogniser was trained on, which is taken away (density ratio)
     source_lm: str | None = None
     #: what its log-probability counts; None: ``LM_WEIGHT``
@@ -56,6 +68,8 @@ class BeamSpec:
     ilm_weight: float = 0.0
     #: added for every token, in nats; below 0 it makes hypotheses shorter
     length_bonus: float = 0.0
+    #: added for every word, in nats; below 0 it makes hypotheses shorter
+    word_bonus: float = 0.0
     #: words or phrases that are likely to be said, and preferred, in upper or lower case
     hotwords: tuple[str, ...] = ()
     #: what each of them adds where it is said, in nats; None: ``HOTWORD_WEIGHT``
@@ -76,17 +90,21 @@ class BeamSpec:
         for name in ("lm", "source_lm"):
             if getattr(self, name) is not None:
                 text(where, name, getattr(self, name))
+        choice(where, "lm_unit", self.lm_unit, LM_UNITS)
+        if self.unk_score_offset is not None:
+            real(where, "unk_score_offset", self.unk_score_offset, at_least=-1000.0, at_most=0.0)
         object.__setattr__(self, "hotwords", _hotwords(where, self.hotwords))
         for name in ("lm_weight", "source_lm_weight", "ilm_weight", "hotword_weight"):
             if getattr(self, name) is not None:
                 real(where, name, getattr(self, name), at_least=0.0, at_most=100.0)
-        real(where, "length_bonus", self.length_bonus, at_least=-100.0, at_most=100.0)
+        for name in ("length_bonus", "word_bonus"):
+            real(where, name, getattr(self, name), at_least=-100.0, at_most=100.0)
         whole(where, "maes_num_steps", self.maes_num_steps, 1, 100)
         whole(where, "maes_expansion_beta", self.maes_expansion_beta, 0, 1 << 20)
         real(where, "maes_expansion_gamma", self.maes_expansion_gamma, at_least=0.0)
         whole(where, "maes_prefix_alpha", self.maes_prefix_alpha, 0, 100)
         for name, other in NEEDS.items():
-            if getattr(self, name) is not None and getattr(self, other) in (None, ()):
+            if getattr(self, name) not in (None, AUTO) and getattr(self, other) in (None, ()):
                 raise ConfigError(where, f"{name} is given without {other}", f"name {other}, too")
         if self.search != MAES:
             for field in dataclasses.fields(self):

@@ -23,6 +23,7 @@ import numpy as np
 
 from zeroq_asr.decoding.fusion import Floats
 from zeroq_asr.decoding.transducer import Array
+from zeroq_asr.decoding.word_ngram import spaced
 from zeroq_asr.errors import ConfigError
 from zeroq_asr.lines import shown
 
@@ -38,8 +39,8 @@ class Hotwords:
 
         Raises ConfigError, naming it, for a hotword that no tokens spell.
         """
-        self._texts = [_spaced(text) for text in texts]
-        patterns = [_spaced(f" {' '.join(word.split())} ") for word in hotwords]
+        self._texts = [spaced(text.casefold()) for text in texts]
+        patterns = [spaced(f" {' '.join(word.split())} ".casefold()) for word in hotwords]
         pieces = frozenset(text for text in self._texts if text)
         for word, pattern in zip(hotwords, patterns, strict=True):
             _require_spelled(word, pattern, pieces)
@@ -124,11 +125,6 @@ class Hotwords:
                 self._paid[after] = max(self._paid[after], self._paid[self._back[after]])
                 self._ended[after] += self._ended[self._back[after]]
                 waiting.append(after)
-
-
-def _spaced(text: str) -> str:
-    """Return a text without case, by character, whose white space is spaces."""
-    return "".join(" " if character.isspace() else character for character in text.casefold())
 
 
 def _require_spelled(word: str, pattern: str, pieces: frozenset[str]) -> None:

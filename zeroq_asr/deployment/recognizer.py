@@ -96,6 +96,7 @@ class OnnxRecognizer:
 
     ``source`` is a file's name, its bytes, or what ``quantize`` returned.  ``frontend`` may be a function of
     samples [N] that gives features [M, T] like those of the file's own (``FrontendConfig.function``).
+    ``threads`` and ``spin`` are as of ``open_session``.
 
     Raises CheckpointError when ONNX Runtime cannot load the file, or it is no such recogniser,
     VerificationError for one of ours whose account of itself is damaged.
@@ -106,6 +107,7 @@ class OnnxRecognizer:
         source: OnnxSource,
         threads: int | None = None,
         *,
+        spin: bool = True,
         frontend: FrontendConfig | FeatureFunction | None = None,
         tokenizer: Tokenizer | None = None,
     ) -> None:
@@ -114,7 +116,8 @@ class OnnxRecognizer:
         self.path = path = Path(where)
         if data is None:
             open_file(path, CheckpointError).close()
-        self._session = open_session(path, readable(path) if data is None else data, threads)
+        model = readable(path) if data is None else data
+        self._session = open_session(path, model, threads, spin=spin)
         self._inputs = {value.name for value in self._session.get_inputs()}
         self._outputs = [value.name for value in self._session.get_outputs()]
         #: whether the frontend is in the file

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from zeroq_asr.config import CalibrationSpec, LabelSpec, QuantSpec, SynthesisSpec, TrainingSpec
-from zeroq_asr.config.calibration import BOTH, MATCHED, NOISE, SPEECH
+from zeroq_asr.config.calibration import AUTO, BOTH, MATCHED, NOISE, SPEECH
 from zeroq_asr.config.checks import choice
 from zeroq_asr.deployment.metadata import Deployment
 from zeroq_asr.deployment.recognizer import Recognizer
@@ -36,6 +36,7 @@ from zeroq_asr.measure.onnxruntime_quantizers import attempt
 from zeroq_asr.measure.said import Distance, Features, Said, hear
 from zeroq_asr.measure.subjects import ORT_DYNAMIC, ORT_STATIC, Subject, subject_of
 from zeroq_asr.model import AsrModel, TransducerModel
+from zeroq_asr.pipeline import Prepared
 from zeroq_asr.progress import Progress, silent
 from zeroq_asr.speech.audio import AudioReader, audio_duration, check_segments
 from zeroq_asr.speech.frontend import Frontend
@@ -152,7 +153,7 @@ class Comparison:
 
 
 def compare(
-    model: AsrModel | TransducerModel,
+    model: AsrModel | TransducerModel | Prepared,
     manifest: Sequence[Utterance] | None = None,
     calibration_manifest: str | None = None,
     *,
@@ -179,12 +180,21 @@ def compare(
     format also rows whose ranges come from these, "synthetic", "speech" or "both", where the default is
     another.  ``timed``: also time each file, which takes seconds.
 
+    Of a CTC network that ``prepare`` took, nothing that it made is made again: its formats are compared, and
+    what it was observed on serves the first row of each; ``spec``, ``also`` and ``synthesis`` are its own.
+
     A transducer has no row "ORT static".  ``labels``: what its predictor and its
     joiner are calibrated on, drawn anew for every seed.
 
-    Raises ConfigError for a source that there is not, AudioError for a recording that cannot be read, or is
+    Raises ConfigError for a source that there is not, and for what was prepared on recordings or for ranges
+    that other rows do not have, AudioError for a recording that cannot be read, or is
     longer than ``spec.max_seconds``.
     """
+    prepared: Prepared | None = None
+    if isinstance(model, Prepared):
+        _check_prepared(model, spec, also, synthesis)
+        prepared, model = model, model.model
+        (spec, *also), synthesis = prepared.specs, prepared.synthesis
     spec, synthesis = spec or QuantSpec(), synthesis or SynthesisSpec.preset("default")
     if seeds < 1:
         raise ConfigError("compare", f"seeds must be 1 or more, got {seeds}")
@@ -193,7 +203,7 @@ def compare(
     check_segments(manifest or ())
     for utterance in manifest or ():
         _check_duration(utterance, spec.max_seconds)
-    subject = subject_of(model, (spec, *also), labels)
+    subject = subject_of(model, (spec, *also), labels, None if prepared is None else prepared.captured)
     drawn = labels or LabelSpec()
     draws = [
         (replace(synthesis, seed=synthesis.seed + k), replace(drawn, label_seed=drawn.label_seed + k))
@@ -203,9 +213,10 @@ def compare(
         real = None
         if calibration_manifest is not None:
             real = CalibrationSpec(calibration_manifest, limit=calibration_limit, channel=calibration_channel)
-        others = [name for name in dict.fromkeys(sources) if name != source_for(subject.listener)]
+        usual = source_for(subject.listener) if prepared is None else prepared.calibration.source
+        others = [name for name in dict.fromkeys(sources) if name != usual]
         listeners, absent, deployment = _build(
-            subject, folder, real, (spec, *also), draws, others, training, progress
+            subject, folder, real, (spec, *also), draws, others, training, prepared, progress
         )
         if manifest is None:
             held_out = replace(synthesis, seed=synthesis.seed + HELD_OUT)
@@ -231,6 +242,19 @@ def compare(
     return Comparison(
         model.name, subject.head, bits_of(spec), heard, count, seconds, rows, gaps, absent, length
     )
+
+
+def _check_prepared(
+    prepared: Prepared, spec: QuantSpec | None, also: Sequence[QuantSpec], synthesis: SynthesisSpec | None
+) -> None:
+    """Raise ConfigError where rows would not be alike, or are to be of something else."""
+    if spec is not None or also or synthesis is not None:
+        problem = "the network is prepared already, for formats and by features of its own"
+        raise ConfigError("compare", problem, "prepare it for others, or give the model")
+    calibration = prepared.calibration
+    if calibration.kind not in _FROM or replace(calibration, source=AUTO) != CalibrationSpec():
+        problem = f"the network is prepared with ranges from {calibration.source}, or chosen in another way"
+        raise ConfigError("compare", f"{problem} than other rows are", "give the model")
 
 
 def bits_of(spec: QuantSpec) -> str:
@@ -261,11 +285,13 @@ def _build(
     draws: Sequence[tuple[SynthesisSpec, LabelSpec]],
     sources: Sequence[str],
     training: TrainingSpec | None,
+    given: Prepared | None,
     progress: Progress,
 ) -> tuple[list[_Listener], dict[str, str], Deployment]:
     """Quantize in every way; return the recognisers, float first, and what another tool did not make.
 
-    The last value surrounds the files of float networks and of other tools.
+    ``given``: the network, prepared for ``specs`` by the first of ``draws``.  The last value surrounds the
+    files of float networks and of other tools.
     """
     numbers = itertools.count()
 
@@ -296,7 +322,8 @@ def _build(
         for kept in dict.fromkeys(map(subject.alike, specs)):
             alike = {place: spec for place, spec in enumerate(specs) if subject.alike(spec) == kept}
             label = seeded(DATA_FREE, draw)
-            source = prepared(label, [*alike.values()], draw, CalibrationSpec())
+            source: Any = given if draw is draws[0] else None
+            source = source or prepared(label, [*alike.values()], draw, CalibrationSpec())
             for place, spec in alike.items():
                 kind = f"{DATA_FREE} {bits_of(spec)}" if place else DATA_FREE
                 rows[place].append(ours(seeded(kind, draw), kind, source, spec))

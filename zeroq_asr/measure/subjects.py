@@ -25,6 +25,7 @@ from zeroq_asr.deployment.parts import PARTS
 from zeroq_asr.deployment.recognizer import OnnxRecognizer, Recognizer, TorchRecognizer
 from zeroq_asr.deployment.transducer import AnyTransducer, TransducerRecognizer
 from zeroq_asr.errors import ConfigError
+from zeroq_asr.graph.float_graph import FloatGraph
 from zeroq_asr.measure.bench.contenders import Contender, noise, of_path
 from zeroq_asr.measure.bench.parts import spoken, whole
 from zeroq_asr.measure.onnxruntime_quantizers import ort_dynamic, ort_static, preprocess
@@ -113,15 +114,21 @@ class Subject(Protocol):
 
 
 def subject_of(
-    model: AsrModel | TransducerModel, specs: Sequence[QuantSpec], labels: LabelSpec | None
+    model: AsrModel | TransducerModel,
+    specs: Sequence[QuantSpec],
+    labels: LabelSpec | None,
+    graph: FloatGraph | None = None,
 ) -> Subject:
-    """Return the subject that a model is; raises ConfigError for what cannot be asked of it."""
+    """Return the subject that a model is; raises ConfigError for what cannot be asked of it.
+
+    ``graph``: a CTC network as ``capture`` gives it for ``specs``, where it was captured before.
+    """
     if isinstance(model, TransducerModel):
         return _TransducerSubject(model)
     if labels is not None:
         problem = f"labels are of a transducer, {model.name} is a CTC network"
         raise ConfigError("compare", problem, "leave fields of LabelSpec out")
-    return _CtcSubject(model, specs[0].allow_float)
+    return _CtcSubject(model, specs[0].allow_float, graph)
 
 
 class _CtcSubject:
@@ -129,11 +136,13 @@ class _CtcSubject:
 
     head, suffix = CTC, ".onnx"
 
-    def __init__(self, model: AsrModel, allow_float: bool) -> None:
+    def __init__(self, model: AsrModel, allow_float: bool, graph: FloatGraph | None) -> None:
         self.model = self.listener = model
         # captured once, and once more for a format that keeps other operators in float
         self._allowed = allow_float
-        self._graph = capture(model.network, model.example_input(), model.name, allow_float=allow_float)
+        self._graph = graph or capture(
+            model.network, model.example_input(), model.name, allow_float=allow_float
+        )
 
     def recognizer(self) -> Recognizer:
         return TorchRecognizer(self.model)
@@ -169,7 +178,7 @@ class _CtcSubject:
         progress: Progress,
     ) -> Opened:
         made = quantize(prepared, path, spec=spec, training=training, progress=progress)
-        return OnnxRecognizer(path), made.size
+        return OnnxRecognizer(path, spin=False), made.size
 
     def write_float(self, deployment: Deployment, path: Path) -> None:
         path.write_bytes(export_float(self._graph, deployment).SerializeToString())
@@ -186,7 +195,8 @@ class _CtcSubject:
 
     def open(self, files: Files, path: Path, deployment: Deployment) -> Opened:
         path.write_bytes(files[""])
-        recognizer = OnnxRecognizer(path, frontend=self.model.frontend, tokenizer=self.model.tokenizer)
+        frontend, tokenizer = self.model.frontend, self.model.tokenizer
+        recognizer = OnnxRecognizer(path, spin=False, frontend=frontend, tokenizer=tokenizer)
         return recognizer, len(files[""])
 
     def contender(self, label: str, kind: str, path: Path, deployment: Deployment) -> Contender:
@@ -239,7 +249,7 @@ class _TransducerSubject:
         progress: Progress,
     ) -> Opened:
         made = quantize_transducer(prepared, path, progress=progress)
-        return IntegerTransducer.of_folder(path), made.size
+        return IntegerTransducer.of_folder(path, spin=False), made.size
 
     def write_float(self, deployment: Deployment, path: Path) -> None:
         made = export_float_transducer(self._graphs, deployment)
@@ -256,7 +266,8 @@ class _TransducerSubject:
 
     def open(self, files: Files, path: Path, deployment: Deployment) -> Opened:
         _write(path, files)
-        return FloatTransducer(files, self._graphs, deployment), sum(map(len, files.values()))
+        recognizer = FloatTransducer(files, self._graphs, deployment, spin=False)
+        return recognizer, sum(map(len, files.values()))
 
     def contender(self, label: str, kind: str, path: Path, deployment: Deployment) -> Contender:
         size = sum(file.stat().st_size for file in path.iterdir())

@@ -43,7 +43,9 @@ class Prepared:
     """A network that was captured and observed: all that programs of several formats are built from."""
 
     model: AsrModel
-    #: the captured network, equalized and smoothed as ``spec`` says
+    #: the network as ``capture`` gives it
+    captured: FloatGraph
+    #: that, ready to be calibrated: equalized and smoothed as ``spec`` says
     graph: FloatGraph
     #: what ranges come from; None for audio
     features: SyntheticFeatures | None
@@ -175,7 +177,7 @@ def prepare(
         if graph is None:
             example = model.example_input()
             graph = capture(model.network, example, model.name, allow_float=first.allow_float)
-        graph = prepared_graph(graph)
+        captured, graph = graph, prepared_graph(graph)
         # before the long work begins
         for one in specs:
             whole = with_islands(graph, one.keep_float)
@@ -209,6 +211,7 @@ def prepare(
             _warn_of_blindness(model, values)
     return Prepared(
         model,
+        captured,
         graph,
         made,
         utterances,

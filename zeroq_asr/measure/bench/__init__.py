@@ -21,6 +21,7 @@ from zeroq_asr.config import DEVICES, QuantSpec
 from zeroq_asr.deployment.bundle_recognizer import is_bundle
 from zeroq_asr.deployment.machine import Machine, this_machine
 from zeroq_asr.errors import ConfigError
+from zeroq_asr.graph.float_graph import FloatGraph
 from zeroq_asr.integer.bundle import NETWORK
 from zeroq_asr.lines import summary
 from zeroq_asr.measure.bench.contenders import BASELINE, Contender, noise, of_file, of_model
@@ -28,6 +29,7 @@ from zeroq_asr.measure.bench.measure import Timing, measure
 from zeroq_asr.measure.bench.parts import STEPS, of_folder, spoken
 from zeroq_asr.measure.bench.transducers import FLOAT, of_transducer
 from zeroq_asr.model import AsrModel, TransducerModel
+from zeroq_asr.pipeline import Prepared
 from zeroq_asr.progress import Progress, silent
 from zeroq_asr.speech.frontend import FrontendConfig
 
@@ -65,7 +67,7 @@ class Benchmark:
 def bench(
     files: Sequence[str | os.PathLike[str]] = (),
     *,
-    model: AsrModel | TransducerModel | None = None,
+    model: AsrModel | TransducerModel | Prepared | None = None,
     against: AsrModel | TransducerModel | None = None,
     spec: QuantSpec | None = None,
     seconds: Sequence[float] = (10.0,),
@@ -77,7 +79,8 @@ def bench(
     """Measure ONNX ``files``, every form of ``model``, and the float and other tools' forms of ``against``.
 
     A transducer's file is the folder of a bundle.  It is measured as a whole, on speech that it decodes
-    greedily, and part by part; predictor and joiner take steps, whatever ``seconds``.
+    greedily, and part by part; predictor and joiner take steps, whatever ``seconds``.  Of a network that
+    ``prepare`` took, what it captured is not captured again.
 
     ``spec``: the format of the forms, of which each row sets the bits of weights and the target itself.  What
     it keeps in float is an island in ``fused`` rows; the others say that they hold none.  A contender that
@@ -119,7 +122,11 @@ def bench(
             several = [replace(one, absent="an ONNX file is measured on the CPU") for one in several]
         contenders += several
         rates |= set() if rate is None else {rate}
-    for checkpoint, peers_only in ((model, False), (against, True)):
+    captured: FloatGraph | None = None
+    if isinstance(model, Prepared):
+        captured = model.captured if model.spec.allow_float == spec.allow_float else None
+        model = model.model
+    for checkpoint, graph, peers_only in ((model, captured, False), (against, None, True)):
         if checkpoint is None:
             continue
         if isinstance(checkpoint, TransducerModel):
@@ -132,7 +139,7 @@ def bench(
             )
         else:
             contenders += of_model(
-                checkpoint, machine, devices, spec=spec, peers_only=peers_only, progress=progress
+                checkpoint, machine, devices, spec=spec, graph=graph, peers_only=peers_only, progress=progress
             )
         mels.add(checkpoint.frontend.features)
         rates.add(checkpoint.frontend.frames_per_second)

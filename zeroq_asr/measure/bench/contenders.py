@@ -1,7 +1,7 @@
 """What is measured: (engine, dialect, device) triples, each ready to run on features [1, M, T].
 
-Ranges do not change the time, so what is built here from a checkpoint is calibrated on noise: these files are
-for the clock alone.
+Neither ranges nor how weights are rounded change the time, so what is built here from a checkpoint is
+calibrated on noise and rounded to nearest: these files are for the clock alone.
 """
 
 from __future__ import annotations
@@ -132,19 +132,24 @@ def of_model(
     devices: Sequence[str] = ("cpu",),
     *,
     spec: QuantSpec | None = None,
+    graph: FloatGraph | None = None,
     peers_only: bool = False,
     progress: Progress = silent,
 ) -> list[Contender]:
     """Return every contender of a checkpoint; with ``peers_only`` those that are not this package's.
 
-    ``spec``: the format, of which each row sets the bits of weights and the target itself.  Raises
-    UnsupportedOperatorError for an operator without an integer lowering, if ``spec`` allows none in float.
+    ``spec``: the format, of which each row sets the bits of weights and the target itself.  ``graph``: the
+    network as ``capture`` gives it, where it was captured before.
+
+    Raises UnsupportedOperatorError for an operator without an integer lowering, if ``spec`` allows none in
+    float.
     """
     spec = spec or QuantSpec()
     found: list[Contender] = []
     if "cpu" in devices:
         progress("build", 0, 2)
-        graph = capture(model.network, model.example_input(), model.name, allow_float=spec.allow_float)
+        if graph is None:
+            graph = capture(model.network, model.example_input(), model.name, allow_float=spec.allow_float)
         deployment = Deployment(
             model.name, model.frontend, model.tokenizer, spec.max_seconds, model.subsampling_factor
         )
@@ -169,7 +174,7 @@ def full_range_target(machine: Machine) -> str:
 
 
 def _integers(model: AsrModel, machine: Machine, spec: QuantSpec, graph: FloatGraph) -> list[Contender]:
-    any_x86 = replace(spec, target="x86-any")
+    any_x86 = replace(spec, target="x86-any", rounding="nearest")
     eight, seven = replace(any_x86, weight_bits=8), replace(any_x86, weight_bits=7)
     target = full_range_target(machine)
     vnni = replace(eight, target=target)
@@ -259,7 +264,7 @@ def of_torch(
         (_float_network(model, device, torch.float16), model.float_bytes // 2),
     ]
     if not peers_only:
-        eight = replace(spec or QuantSpec(), weight_bits=8, target="x86-any")
+        eight = replace(spec or QuantSpec(), weight_bits=8, target="x86-any", rounding="nearest")
         program = build(_prepared(model, [eight]))
         starts.append((_program(program, device), sum(a.nbytes for a in program.constants.values())))
     return [
