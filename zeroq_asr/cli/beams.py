@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from zeroq_asr.cli.options import alternatives, one_of
+from zeroq_asr.config.choices import AUTO
 from zeroq_asr.config.decoding import (
     HOTWORD_WEIGHT,
     MODIFIED,
@@ -78,33 +79,22 @@ HotwordWeight = Annotated[
 ]
 
 
-def beam_of(
-    width: int | None,
-    search: str | None,
-    lm: Path | None,
-    lm_weight: float | None,
-    source_lm: Path | None,
-    source_lm_weight: float | None,
-    ilm_weight: float | None,
-    length_bonus: float | None,
-    hotword: list[str] | None,
-    hotwords: Path | None,
-    hotword_weight: float | None,
-) -> BeamSpec | None:
-    """Return what the options say; None where they say nothing, which is greedy decoding.
+#: names of the options that are fields of the specification as they are
+_FIELDS = ("lm", "lm_weight", "source_lm", "source_lm_weight", "ilm_weight", "length_bonus", "hotword_weight")
 
-    Raises ConfigError, naming it, for one that means nothing without another, or is out of its range.
+
+def beam_of(ctx: typer.Context) -> BeamSpec | None:
+    """Return what the options of a command say, which has all of this page; None where they say nothing.
+
+    None is greedy decoding.  Raises ConfigError, naming it, for an option that means nothing without another,
+    or is out of its range.
     """
+    options = ctx.params
+    width, file = options["beam"], options["hotwords"]
     given: dict[str, Any] = {
-        "search": search,
-        "lm": None if lm is None else str(lm),
-        "lm_weight": lm_weight,
-        "source_lm": None if source_lm is None else str(source_lm),
-        "source_lm_weight": source_lm_weight,
-        "ilm_weight": ilm_weight,
-        "length_bonus": length_bonus,
-        "hotwords": _hotwords(hotword or (), hotwords),
-        "hotword_weight": hotword_weight,
+        "search": options["beam_search"],
+        **{name: options[name] for name in _FIELDS},
+        "hotwords": _hotwords(options["hotword"] or (), None if file is None else Path(file)),
     }
     given = {name: value for name, value in given.items() if value is not None}
     for name in given:
@@ -114,6 +104,22 @@ def beam_of(
         if width is None:
             raise ConfigError(_option(name), "means nothing without --beam", "name a width, as --beam 4")
     return None if width is None else BeamSpec(width, **given)
+
+
+def decoded_by(beam: BeamSpec | None) -> str:
+    """Return how scores are decoded, in words: greedily, or by which beam."""
+    if beam is None:
+        return "greedily"
+    words = [f"by a beam of {beam.width}"]
+    if beam.search != AUTO:
+        words.append(beam.search)
+    if beam.lm is not None:
+        words.append(f"with {Path(beam.lm).name}")
+    if beam.source_lm is not None:
+        words.append(f"without {Path(beam.source_lm).name}")
+    if beam.hotwords:
+        words.append("1 hotword" if len(beam.hotwords) == 1 else f"{len(beam.hotwords)} hotwords")
+    return ", ".join(words)
 
 
 def _hotwords(named: Sequence[str], path: Path | None) -> list[str] | None:
