@@ -53,7 +53,8 @@ from zeroq_asr.integer.bundle import Bundle
 from zeroq_asr.integer.float_parts import Island
 from zeroq_asr.lowering.plan import Plan
 from zeroq_asr.measure.bench import Benchmark, Timing, bench
-from zeroq_asr.measure.compare import Comparison, compare
+from zeroq_asr.measure.compare import compare
+from zeroq_asr.measure.comparison import Comparison
 from zeroq_asr.measure.doctor import Diagnosis, diagnose
 from zeroq_asr.measure.evaluate import Evaluation, evaluate
 from zeroq_asr.measure.plans import FoundPlan, find_plan

@@ -96,6 +96,29 @@ def test_options_are_those_of_the_specification(
     assert json.loads(result.stdout)["characters"]["errors"] == 0
 
 
+def test_a_comparison_says_how_its_rows_are_decoded(transducer: Path, clip: Path, tmp_path: Path) -> None:
+    manifest, tables = tmp_path / "list.jsonl", tmp_path / "tables.md"
+    manifest.write_text(json.dumps({"audio_filepath": str(clip), "text": "a b"}) + "\n")
+    fast = ("--batch", 2, "--frames", 64, "--iterations", 1)
+    given = ("compare", transducer, "-m", manifest, "--markdown", tables, *fast)
+    beam = ("--beam", 3, "--hotword", "ab", "--length-bonus", 1)
+    result = run(*given, *beam, "--json")
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    spec = zq.BeamSpec(3, hotwords=("ab",), length_bonus=1.0)
+    assert found["beam"] == spec.to_dict()
+    assert all(row["median_seconds"] for row in found["rows"])
+    words = zq.evaluate(zq.open_recognizer(transducer, beam=spec), zq.read_manifest(manifest)).words
+    assert found["rows"][0]["words"] == words.to_dict()
+    title, *_, timed, _, _ = tables.read_text().splitlines()
+    assert title.endswith("of recordings with text, decoded by a beam of 3, 1 hotword")
+    assert "speech decoded by a beam of 3, 1 hotword on one thread" in timed
+    refused(
+        run(*given, "--markdown", tmp_path / "x.md", "--beam", 2, "--hotword", "ü"), 2, "cannot be spelled"
+    )
+    assert not (tmp_path / "x.md").exists()
+
+
 def test_adaptive_expansion_is_for_transducers_without_durations(transducer: Path, clip: Path) -> None:
     result = run("transcribe", transducer, clip, "--json", "--beam", 3, "--beam-search", "maes")
     model = zq.load_model(transducer)
@@ -108,7 +131,7 @@ def test_adaptive_expansion_is_for_transducers_without_durations(transducer: Pat
     assert found == heard(transducer, clip, zq.BeamSpec(3, "maes"))
 
 
-@pytest.mark.parametrize("command", ["transcribe", "evaluate"])
+@pytest.mark.parametrize("command", ["transcribe", "evaluate", "compare"])
 @pytest.mark.parametrize(
     ("options", "words"),
     [
@@ -142,7 +165,7 @@ def test_options_that_make_no_sense(
 ) -> None:
     manifest = tmp_path / "list.jsonl"
     manifest.write_text(json.dumps({"audio_filepath": str(clip), "text": "a"}) + "\n")
-    rest = ("-m", manifest) if command == "evaluate" else (clip,)
+    rest = (clip,) if command == "transcribe" else ("-m", manifest)
     # before the model is read
     refused(run(command, tmp_path / "none.nemo", *rest, *options), 2, words)
 

@@ -152,6 +152,8 @@ def test_the_commands_on_a_bundle(transducer: Path, clips: list[Path], tmp_path:
     assert result.exit_code == 0, result.output
     made = json.loads(result.stdout)
     assert made["recipe"]["labels"]["label_sources"] == ["pieces", "random"]
+    assert made["speech_joined_for"] is None
+    assert 0 <= made["shortfall"]["median"] <= 1
     assert sorted(path.name for path in folder.iterdir()) == [
         "bundle.json",
         "encoder.onnx",
@@ -183,7 +185,12 @@ def test_the_commands_on_a_bundle(transducer: Path, clips: list[Path], tmp_path:
     assert run("inspect", folder).exit_code == 0
     assert run("verify", folder).exit_code == 0
     # a bundle is replaced, anything else is not
-    assert run("quantize", transducer, "-o", folder, *fast).exit_code == 0
+    result = run("quantize", transducer, "-o", folder, *fast)
+    assert result.exit_code == 0
+    told = [line.split(maxsplit=1)[1] for line in result.stdout.splitlines() if line.startswith("  ranges ")]
+    assert told == ["of noise"]
+    blind = "Where the ranges fall shortest of what made speech reaches:" in result.stdout
+    assert blind == made["shortfall"]["blind"]
     result = run("bench", folder, "--against", transducer, "--rounds", 1, "--seconds", "0.5,1")
     assert result.exit_code == 0, result.output
     for heading in (

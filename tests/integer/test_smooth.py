@@ -12,6 +12,7 @@ from integer.test_packing import made_by_onnx
 from zeroq_asr.errors import ExportError
 from zeroq_asr.integer.backends.onnx_fused import OnnxFusedBackend
 from zeroq_asr.integer.backends.onnx_graph import decode
+from zeroq_asr.integer.backends.onnx_strict import OnnxStrictBackend
 from zeroq_asr.integer.smooth import smooth, smooth_entries
 from zeroq_asr.operators.lstm.lowered import sigmoid_table, tanh_table
 
@@ -101,3 +102,30 @@ def test_numerators_are_one_table() -> None:
         np.testing.assert_array_equal(found, wanted)
     (found,) = made_by_onnx(backend, [name], True)
     np.testing.assert_array_equal(found, (high.astype(np.int32) << 8) + low)
+
+
+def test_numerators_are_two_tables_of_bytes_where_each_is_looked_up() -> None:
+    numerators = np.rint(32767 * np.exp(-np.arange(1500) / 170)).astype(np.int32)
+    tables = {"high": (numerators >> 7).astype(np.uint8), "low": (numerators & 127).astype(np.uint8)}
+    backend = OnnxStrictBackend()
+    symbols = {name: backend.constant(name, table) for name, table in tables.items()}
+    # a file that need not be short stores bytes
+    backend.numerators(symbols["high"], symbols["low"])
+    assert not backend.initializers
+    backend.short = True
+    backend.numerators(symbols["high"], symbols["low"])
+    assert backend.encodings["high"][0] == backend.encodings["low"][0]
+    names = [backend.encode(symbols[name], "u8", table) for name, table in tables.items()]
+    found = made_by_onnx(backend, names, True)
+    for (name, table), made in zip(tables.items(), found, strict=True):
+        stored, encoding = backend.encodings[name]
+        array = numpy_helper.to_array(backend.initializers[stored])
+        assert array.nbytes <= 1500
+        np.testing.assert_array_equal(decode(array, encoding), table)
+        np.testing.assert_array_equal(made, table)
+        assert made.dtype == np.uint8
+    # what is not smooth stays as it is
+    rough = np.random.default_rng(0).integers(0, 128, 1500).astype(np.uint8)
+    pair = backend.constant("rough high", rough), backend.constant("rough low", rough[::-1].copy())
+    backend.numerators(*pair)
+    assert backend.encode(pair[0], "u8", rough) == "rough high"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,11 @@ from zeroq_asr.capture.capture import capture
 from zeroq_asr.deployment.export import Deployment
 from zeroq_asr.deployment.float_onnx import export_float
 from zeroq_asr.errors import AudioError, CalibrationError, ConfigError, ZeroqWarning
-from zeroq_asr.measure.compare import DATA_FREE, FLOAT, FROM_NOISE, ORT_DYNAMIC, ORT_STATIC, REAL, compare
+from zeroq_asr.measure.compare import compare
+from zeroq_asr.measure.comparison import DATA_FREE, FLOAT, FROM_NOISE, REAL
 from zeroq_asr.measure.evaluate import evaluate
 from zeroq_asr.measure.onnxruntime_quantizers import attempt, ort_dynamic, ort_static, preprocess
+from zeroq_asr.measure.subjects import ORT_DYNAMIC, ORT_STATIC
 from zeroq_asr.speech.manifest import Utterance
 from zeroq_asr.synthesis.sources import source_for
 
@@ -110,6 +113,26 @@ def test_a_row_is_the_file_that_quantize_writes(
     assert row.size == made.size
     assert row.words == evaluate(zq.OnnxRecognizer(tmp_path / "x.onnx"), recordings).words
     assert row.divergence > 0
+
+
+def test_every_row_is_decoded_by_one_beam(
+    full: zq.Comparison, small_model: Any, recordings: list[Utterance], tmp_path: Path
+) -> None:
+    beam = zq.BeamSpec(3, length_bonus=-2.0)
+    floats = zq.TorchRecognizer(small_model)
+    said = evaluate(zq.BeamRecognizer(floats, beam), recordings).transcripts
+    listed = [replace(u, text=one.hypothesis) for u, one in zip(recordings, said, strict=True)]
+    assert evaluate(floats, listed).words.errors > 0
+    found = compare(small_model, listed, synthesis=FAST, beam=beam, timed=False)
+    assert found.beam == beam
+    assert found.rows[0].words is not None
+    assert found.rows[0].words.errors == 0
+    zq.quantize(small_model, tmp_path / "x.onnx", synthesis=FAST)
+    opened = zq.BeamRecognizer(zq.OnnxRecognizer(tmp_path / "x.onnx"), beam)
+    assert found.rows[1].words == evaluate(opened, listed).words
+    assert found.rows[1].frames == full.rows[1].frames
+    with pytest.raises(ConfigError, match="modified is of transducers"):
+        compare(small_model, recordings, beam=zq.BeamSpec(2, "modified"))
 
 
 def test_gaps_pair_kinds(full: zq.Comparison) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,11 @@ import soundfile
 from trained_transducers import trained
 
 import zeroq_asr as zq
-from zeroq_asr.measure.compare import DATA_FREE, FLOAT, FROM_NOISE, ORT_DYNAMIC, REAL, compare
+from zeroq_asr.decoding.hotwords import Hotwords
+from zeroq_asr.measure.compare import compare
+from zeroq_asr.measure.comparison import DATA_FREE, FLOAT, FROM_NOISE, REAL
 from zeroq_asr.measure.evaluate import evaluate
+from zeroq_asr.measure.subjects import ORT_DYNAMIC, ORT_STATIC
 from zeroq_asr.speech.manifest import Utterance
 
 FAST = zq.SynthesisSpec(batch=2, frames=64, iterations=1)
@@ -39,7 +43,7 @@ def full(recordings: list[Utterance]) -> zq.Comparison:
 
 def test_every_kind_has_its_row(full: zq.Comparison) -> None:
     seeded = [f"{DATA_FREE}, seed 0", f"{DATA_FREE}, seed 1"]
-    assert [row.label for row in full.rows] == [FLOAT, *seeded, REAL, ORT_DYNAMIC, FROM_NOISE]
+    assert [row.label for row in full.rows] == [FLOAT, *seeded, REAL, ORT_STATIC, ORT_DYNAMIC, FROM_NOISE]
     assert (full.head, full.heard, full.utterances, full.absent) == (
         "transducer",
         "recordings with text",
@@ -54,12 +58,17 @@ def test_every_kind_has_its_row(full: zq.Comparison) -> None:
         assert row.divergence > 0
         assert row.median
         assert row.words is not None
+    notes = {row.label: row.note for row in full.rows if row.note}
+    assert notes == {ORT_STATIC: "the predictor's LSTM stays in float, of which its quantizer knows nothing"}
+    assert [row["note"] for row in full.to_dict()["rows"]] == [row.note for row in full.rows]
     assert [(gap.label, gap.other) for gap in full.gaps] == [
         (DATA_FREE, FLOAT),
         (REAL, FLOAT),
+        (ORT_STATIC, FLOAT),
         (ORT_DYNAMIC, FLOAT),
         (FROM_NOISE, FLOAT),
         (DATA_FREE, REAL),
+        (DATA_FREE, ORT_STATIC),
         (DATA_FREE, ORT_DYNAMIC),
         (DATA_FREE, FROM_NOISE),
     ]
@@ -81,6 +90,37 @@ def test_a_row_is_the_bundle_that_quantize_writes(
         row = full.rows[1 + k]
         assert row.size == made.size
         assert row.words == evaluate(zq.IntegerTransducer.of_folder(tmp_path / str(k)), recordings).words
+
+
+def test_every_row_is_decoded_by_one_beam(
+    full: zq.Comparison, recordings: list[Utterance], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = []
+
+    def reading(*given: Any) -> Hotwords:
+        read.append(given)
+        return Hotwords(*given)
+
+    monkeypatch.setattr("zeroq_asr.decoding.decoder.Hotwords", reading)
+    beam = zq.BeamSpec(3, length_bonus=3.0, hotwords=("a",))
+    said = evaluate(zq.TransducerRecognizer(trained(), beam), recordings).transcripts
+    listed = [replace(u, text=one.hypothesis) for u, one in zip(recordings, said, strict=True)]
+    assert evaluate(zq.TransducerRecognizer(trained()), listed).words.errors > 0
+    read.clear()
+    found = compare(trained(), listed, synthesis=FAST, labels=LABELS, beam=beam, timed=False)
+    # what may be large is read once for all rows
+    assert len(read) == 1
+    assert (found.beam, found.to_dict()["beam"]) == (beam, beam.to_dict())
+    assert full.to_dict()["beam"] is None
+    assert found.rows[0].words is not None
+    assert found.rows[0].words.errors == 0
+    zq.quantize_transducer(trained(), tmp_path / "b", synthesis=FAST, labels=LABELS)
+    opened = zq.IntegerTransducer.of_folder(tmp_path / "b", beam=beam)
+    assert found.rows[1].words == evaluate(opened, listed).words
+    # scores are taken along the greedy path all the same
+    assert found.rows[1].frames == full.rows[1].frames
+    with pytest.raises(zq.ConfigError, match="prefix is of CTC networks"):
+        compare(trained(), recordings, beam=zq.BeamSpec(2, "prefix"))
 
 
 def test_no_row_warns_of_its_ranges(recordings: list[Utterance], recwarn: pytest.WarningsRecorder) -> None:

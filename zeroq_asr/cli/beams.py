@@ -99,39 +99,33 @@ HotwordWeight = Annotated[
 ]
 
 
-def beam_of(
-    width: int | None,
-    search: str | None,
-    lm: Path | None,
-    lm_weight: float | None,
-    lm_unit: str | None,
-    unk_score_offset: float | None,
-    source_lm: Path | None,
-    source_lm_weight: float | None,
-    ilm_weight: float | None,
-    length_bonus: float | None,
-    word_bonus: float | None,
-    hotword: list[str] | None,
-    hotwords: Path | None,
-    hotword_weight: float | None,
-) -> BeamSpec | None:
-    """Return what the options say; None where they say nothing, which is greedy decoding.
+#: names of the options that are fields of the specification as they are
+_FIELDS = (
+    "lm",
+    "lm_weight",
+    "lm_unit",
+    "unk_score_offset",
+    "source_lm",
+    "source_lm_weight",
+    "ilm_weight",
+    "length_bonus",
+    "word_bonus",
+    "hotword_weight",
+)
 
-    Raises ConfigError, naming it, for one that means nothing without another, or is out of its range.
+
+def beam_of(ctx: typer.Context) -> BeamSpec | None:
+    """Return what the options of a command say, which has all of this page; None where they say nothing.
+
+    None is greedy decoding.  Raises ConfigError, naming it, for an option that means nothing without another,
+    or is out of its range.
     """
+    options = ctx.params
+    width, file = options["beam"], options["hotwords"]
     given: dict[str, Any] = {
-        "search": search,
-        "lm": None if lm is None else str(lm),
-        "lm_weight": lm_weight,
-        "lm_unit": lm_unit,
-        "unk_score_offset": unk_score_offset,
-        "source_lm": None if source_lm is None else str(source_lm),
-        "source_lm_weight": source_lm_weight,
-        "ilm_weight": ilm_weight,
-        "length_bonus": length_bonus,
-        "word_bonus": word_bonus,
-        "hotwords": _hotwords(hotword or (), hotwords),
-        "hotword_weight": hotword_weight,
+        "search": options["beam_search"],
+        **{name: options[name] for name in _FIELDS},
+        "hotwords": _hotwords(options["hotword"] or (), None if file is None else Path(file)),
     }
     given = {name: value for name, value in given.items() if value is not None}
     for name in given:
@@ -149,6 +143,22 @@ def language_model_of(decoding: BeamSpec | None, recognizer: object) -> str | No
         return None
     decoder = getattr(recognizer, "beam", None)
     return f"{decoding.lm}, over {getattr(decoder, 'lm_unit', AUTO)}s"
+
+
+def decoded_by(beam: BeamSpec | None) -> str:
+    """Return how scores are decoded, in words: greedily, or by which beam."""
+    if beam is None:
+        return "greedily"
+    words = [f"by a beam of {beam.width}"]
+    if beam.search != AUTO:
+        words.append(beam.search)
+    if beam.lm is not None:
+        words.append(f"with {Path(beam.lm).name}")
+    if beam.source_lm is not None:
+        words.append(f"without {Path(beam.source_lm).name}")
+    if beam.hotwords:
+        words.append("1 hotword" if len(beam.hotwords) == 1 else f"{len(beam.hotwords)} hotwords")
+    return ", ".join(words)
 
 
 def _hotwords(named: Sequence[str], path: Path | None) -> list[str] | None:

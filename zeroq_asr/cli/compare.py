@@ -9,6 +9,24 @@ import typer
 
 import zeroq_asr as zq
 from zeroq_asr.cli import outputs
+from zeroq_asr.cli.beams import (
+    Beam,
+    BeamSearch,
+    Hotword,
+    Hotwords,
+    HotwordWeight,
+    IlmWeight,
+    LengthBonus,
+    Lm,
+    LmUnit,
+    LmWeight,
+    SourceLm,
+    SourceLmWeight,
+    UnkScoreOffset,
+    WordBonus,
+    beam_of,
+    decoded_by,
+)
 from zeroq_asr.cli.options import (
     AllowFloat,
     AsJson,
@@ -36,7 +54,7 @@ from zeroq_asr.files import atomic_write_bytes
 from zeroq_asr.lines import size
 
 if TYPE_CHECKING:
-    from zeroq_asr.measure.compare import Gap, Row
+    from zeroq_asr.measure.comparison import Gap, Row
     from zeroq_asr.measure.evaluate import ErrorCounts
 
 COLUMNS: tuple[str, ...] = ("", "size", "WER %", "S/D/I", "agreement %", "frames %", "KL")
@@ -105,6 +123,20 @@ def compare(
     loader: Loader = None,
     language: Language = None,
     head: Head = AUTO,
+    beam: Beam = None,
+    beam_search: BeamSearch = None,
+    lm: Lm = None,
+    lm_weight: LmWeight = None,
+    lm_unit: LmUnit = None,
+    unk_score_offset: UnkScoreOffset = None,
+    source_lm: SourceLm = None,
+    source_lm_weight: SourceLmWeight = None,
+    ilm_weight: IlmWeight = None,
+    length_bonus: LengthBonus = None,
+    word_bonus: WordBonus = None,
+    hotword: Hotword = None,
+    hotwords: Hotwords = None,
+    hotword_weight: HotwordWeight = None,
     markdown: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Also write the tables, as Markdown.")
     ] = None,
@@ -118,6 +150,7 @@ def compare(
     Example: zeroq-asr compare quartznet.nemo --manifest test-other --calibration-manifest train
     """
     with session(ctx, as_json=as_json, quiet=quiet, developer=developer) as terminal:
+        decoding = beam_of(ctx)
         kept = {"keep_float": tuple(keep_float or ()), "allow_float": allow_float}
         specs = [zq.QuantSpec.parse_bits(part, max_seconds=max_seconds, **kept) for part in bits.split(",")]
         synthesis = chosen(
@@ -139,7 +172,7 @@ def compare(
             problem = "is of --calibration-manifest, and there is none"
             refuse_typed(ctx, ["calibration_limit"], problem, "add it, or leave this out")
         if markdown is not None:
-            sources = (model, *(manifest or ()), calibration_manifest, config)
+            sources = (model, *(manifest or ()), calibration_manifest, config, lm, source_lm, hotwords)
             check_output(terminal, markdown, outputs.tables, *sources, force=force)
         heard = channel_of(channel)
         utterances = None
@@ -169,6 +202,7 @@ def compare(
                 calibration_channel=heard,
                 seeds=seeds,
                 sources=calibration or (),
+                beam=decoding,
                 timed=time,
                 progress=progress,
             )
@@ -196,25 +230,26 @@ def show(terminal: Terminal, result: zq.Comparison) -> None:
 GAP_COLUMNS: tuple[str, ...] = ("difference of WER, points", "", "95 % interval")
 
 
-#: what is timed, by the head
+#: what is timed, by the head, with how it is decoded in place of {}
 _TIMED = {
     CTC: "features on one thread, all files interleaved",
-    TRANSDUCER: "speech decoded greedily on one thread, all interleaved",
+    TRANSDUCER: "speech decoded {} on one thread, all interleaved",
 }
 
 
 def _heard(result: zq.Comparison) -> str:
     count = f"{result.utterances} utterances"
-    if result.heard == "synthetic features":
-        return f"{count} of held-out synthetic features"
-    return f"{count}, {result.audio_seconds:.0f} s of {result.heard}"
+    heard = f"{count} of held-out synthetic features"
+    if result.heard != "synthetic features":
+        heard = f"{count}, {result.audio_seconds:.0f} s of {result.heard}"
+    return heard if result.beam is None else f"{heard}, decoded {decoded_by(result.beam)}"
 
 
 def _legend(result: zq.Comparison) -> list[str]:
     if result.head == TRANSDUCER:
         lines = [
-            "frames: steps of the float network's own path, each a frame behind what it has said by then, "
-            "whose best token is another; KL: of all that they choose among, in nats.",
+            "frames: steps of the float network's own greedy path, each a frame behind what it has said by "
+            "then, whose best token is another; KL: of all that they choose among, in nats.",
         ]
     else:
         lines = ["frames: whose best token is not the float network's; KL: of their distributions, in nats."]
@@ -227,13 +262,15 @@ def _legend(result: zq.Comparison) -> list[str]:
     if result.gaps:
         lines.append("intervals: paired bootstrap over utterances; seeds are averaged.")
     if result.timed_seconds is not None:
+        timed = _TIMED[result.head].format(decoded_by(result.beam))
         lines.append(
-            f"ms: {result.timed_seconds:g} s of {_TIMED[result.head]}, float as ONNX, too; speed-up: its "
-            "time over this one's."
+            f"ms: {result.timed_seconds:g} s of {timed}, float as ONNX, too; "
+            "speed-up: its time over this one's."
         )
         lines.append(
             "Times are medians of few rounds and noisy on a busy machine; zeroq-asr bench takes more."
         )
+    lines += [f"{row.label}: {row.note}." for row in result.rows if row.note]
     return lines + [f"{label} is not there: {reason}." for label, reason in result.absent.items()]
 
 

@@ -101,22 +101,7 @@ def evaluate(
     Example: zeroq-asr evaluate quartznet.int8.onnx --manifest test-other
     """
     with session(ctx, as_json=as_json, quiet=quiet, developer=developer) as terminal:
-        decoding = beam_of(
-            beam,
-            beam_search,
-            lm,
-            lm_weight,
-            lm_unit,
-            unk_score_offset,
-            source_lm,
-            source_lm_weight,
-            ilm_weight,
-            length_bonus,
-            word_bonus,
-            hotword,
-            hotwords,
-            hotword_weight,
-        )
+        decoding = beam_of(ctx)
         utterances = zq.read_manifest(manifest, channel_of(channel))[:limit]
         if output is not None:
             heard = (Path(utterance.audio_path) for utterance in utterances)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import zeroq_asr as zq
 from zeroq_asr.cli.float_parts import show_islands
@@ -12,6 +12,9 @@ from zeroq_asr.cli.synthesize import show_statistics
 from zeroq_asr.cli.terminal import Terminal
 from zeroq_asr.deployment.machine import best_target, this_machine
 from zeroq_asr.lines import against_float, size
+
+if TYPE_CHECKING:
+    from zeroq_asr.synthesis.features import SyntheticFeatures
 
 #: where ranges come from, in words
 _SOURCES = {
@@ -39,7 +42,7 @@ def report(
             f"of recordings up to {result.deployment.max_seconds:g} s; "
             f"int32 has {proof.headroom_bits:.1f} bits of headroom",
         ),
-        ("ranges", _ranges(result)),
+        ("ranges", ranges_of(result.deployment.recipe, result.joined_for)),
         *_trained(result.training),
         ("time", seconds(result.seconds)),
     ]
@@ -48,27 +51,30 @@ def report(
     terminal.title(str(path), "" if not result.islands else "not integer-only")
     terminal.facts(rows)
     show_islands(terminal, result.to_dict()["islands"])
-    if result.features is not None and result.features.account:
+    show_ranges(terminal, result.features, result.to_dict()["shortfall"])
+    after = "inspect" if backend.dialect == "qdq" else "verify"
+    terminal.next(f"{after} {shlex.quote(str(path))}")
+
+
+def show_ranges(terminal: Terminal, features: SyntheticFeatures | None, short: dict[str, Any] | None) -> None:
+    """Tell how well features match what is stored and, where ranges are blind, what of speech they miss."""
+    if features is not None and features.account:
         terminal.text()
-        show_statistics(terminal, result.features.account, worst=3)
-    short = result.to_dict()["shortfall"]
+        show_statistics(terminal, features.account, worst=3)
     if short is not None and short["blind"]:
         terminal.text()
         terminal.text("Where the ranges fall shortest of what made speech reaches:")
         terminal.table(
             ["value", "reaches", "speech reaches", "missed"], [_missed(one) for one in short["worst"]]
         )
-    after = "inspect" if backend.dialect == "qdq" else "verify"
-    terminal.next(f"{after} {shlex.quote(str(path))}")
 
 
-def _ranges(result: zq.Quantized) -> str:
-    """Where ranges come from, and why from two sources if nobody asked for both."""
-    source = result.deployment.recipe["calibration"]["source"]
-    told = _SOURCES.get(source, "of recordings or saved features")
-    if result.joined_for is None:
+def ranges_of(recipe: dict[str, Any], joined_for: float | None) -> str:
+    """Return where ranges come from, in words, and why from two sources if nobody asked for both."""
+    told = _SOURCES.get(recipe["calibration"]["source"], "of recordings or saved features")
+    if joined_for is None:
         return told
-    missed = f"{100 * result.joined_for:.0f} %"
+    missed = f"{100 * joined_for:.0f} %"
     return f"{told}: the first alone miss {missed} or more of what speech reaches at half of the values"
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import zeroq_asr as zq
-from zeroq_asr.cli.quantize_report import dialect_of, seconds
+from zeroq_asr.cli.quantize_report import dialect_of, ranges_of, seconds, show_ranges
 from zeroq_asr.cli.synthesize import account
 from zeroq_asr.cli.terminal import Terminal
 from zeroq_asr.errors import ConfigError
@@ -58,6 +58,7 @@ def show_bundle(
             f"holds to {result.deployment.max_seconds:g} s, and for labels without end; "
             f"int32 has {proof.headroom_bits:.1f} bits of headroom, in the {result.nearest}",
         ),
+        ("ranges", ranges_of(recipe, result.prepared.encoder.joined_for)),
         ("labels", ", ".join(recipe["labels"]["label_sources"])),
         ("time", seconds(result.seconds)),
     ]
@@ -71,4 +72,5 @@ def show_bundle(
         ],
         left=(0, 1),
     )
+    show_ranges(terminal, features, result.to_dict()["shortfall"])
     terminal.next(f"verify {shlex.quote(str(path))}")

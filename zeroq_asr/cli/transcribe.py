@@ -134,22 +134,7 @@ def transcribe(
             problem = f"--json prints JSON, which leaves no place for {format_}"
             raise ConfigError("--format", problem, "name a file: --output, or leave --json out")
         format_ = _format(ctx, format_, output)
-        decoding = beam_of(
-            beam,
-            beam_search,
-            lm,
-            lm_weight,
-            lm_unit,
-            unk_score_offset,
-            source_lm,
-            source_lm_weight,
-            ilm_weight,
-            length_bonus,
-            word_bonus,
-            hotword,
-            hotwords,
-            hotword_weight,
-        )
+        decoding = beam_of(ctx)
         from zeroq_asr.speech.audio import check_segments
 
         with terminal.progress() as progress:

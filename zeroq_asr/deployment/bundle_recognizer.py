@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from zeroq_asr.config.decoding import BeamSpec
+from zeroq_asr.decoding.decoder import BeamDecoder
 from zeroq_asr.decoding.transducer import Array
 from zeroq_asr.deployment.frontend_graph import AUDIO, AUDIO_LENGTH
 from zeroq_asr.deployment.metadata import (
@@ -51,7 +52,11 @@ class IntegerTransducer(PortedTransducer):
     """Encoder, predictor and joiner as integer programs, decoded greedily, or by a beam."""
 
     def __init__(
-        self, bundle: Bundle, deployment: Deployment, runs: Mapping[str, Run], beam: BeamSpec | None = None
+        self,
+        bundle: Bundle,
+        deployment: Deployment,
+        runs: Mapping[str, Run],
+        beam: BeamSpec | BeamDecoder | None = None,
     ) -> None:
         """``runs``: part → what runs its program; the programs themselves need no constants.
 
@@ -75,7 +80,7 @@ class IntegerTransducer(PortedTransducer):
         cls,
         path: str | os.PathLike[str],
         threads: int | None = None,
-        beam: BeamSpec | None = None,
+        beam: BeamSpec | BeamDecoder | None = None,
         *,
         spin: bool = True,
         frontend: FrontendConfig | FeatureFunction | None = None,
@@ -129,7 +134,11 @@ class IntegerTransducer(PortedTransducer):
 
     @classmethod
     def of_programs(
-        cls, bundle: Bundle, deployment: Deployment, torch: bool = False, beam: BeamSpec | None = None
+        cls,
+        bundle: Bundle,
+        deployment: Deployment,
+        torch: bool = False,
+        beam: BeamSpec | BeamDecoder | None = None,
     ) -> IntegerTransducer:
         """Interpret the programs of a bundle by numpy, which is the reference, or by PyTorch."""
         run = _torch_run if torch else _numpy_run

@@ -123,7 +123,8 @@ def export(
     backend.short = part != NETWORK
     results = build(backend, program)
     if backend.short:
-        names = backend.shorten()
+        kept: list[Port | StatePort] = [*program.inputs, *program.outputs, *program.states]
+        names = backend.shorten({str(dim) for port in kept for dim in port.dims})
         results = tuple(replace(result, name=names.get(result.name, result.name)) for result in results)
     ctc = is_ctc(program)
     check_surroundings(program, deployment, check(program))

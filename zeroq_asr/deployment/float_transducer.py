@@ -11,6 +11,7 @@ import onnx
 
 from zeroq_asr.capture.transducer import TransducerGraphs
 from zeroq_asr.config.decoding import BeamSpec
+from zeroq_asr.decoding.decoder import BeamDecoder
 from zeroq_asr.decoding.ports import ENCODED, LABELS, PREDICTED
 from zeroq_asr.deployment.float_onnx import export_float
 from zeroq_asr.deployment.metadata import Deployment
@@ -58,7 +59,7 @@ class FloatTransducer(PortedTransducer):
         graphs: TransducerGraphs,
         deployment: Deployment,
         threads: int | None = None,
-        beam: BeamSpec | None = None,
+        beam: BeamSpec | BeamDecoder | None = None,
         *,
         spin: bool = True,
     ) -> None:

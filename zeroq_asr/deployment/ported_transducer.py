@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from zeroq_asr.config.decoding import BeamSpec
+from zeroq_asr.decoding.decoder import BeamDecoder
 from zeroq_asr.decoding.ports import PortedPredictor, ported_joiner
 from zeroq_asr.decoding.transducer import Array, State
 from zeroq_asr.deployment.metadata import Decoding, Deployment
@@ -34,7 +35,7 @@ class PortedTransducer(AnyTransducer):
         runs: Mapping[str, Run],
         context: int,
         initial: Callable[[int], Sequence[Array]],
-        beam: BeamSpec | None = None,
+        beam: BeamSpec | BeamDecoder | None = None,
     ) -> None:
         """``runs``: part → what runs it; ``context``: labels that the predictor reads at once.
 

@@ -179,15 +179,20 @@ class OnnxRecognizer:
 class BeamRecognizer:
     """A CTC network, whatever runs it, whose scores transcription and evaluation decode by a beam."""
 
-    def __init__(self, recognizer: Recognizer, beam: BeamSpec) -> None:
-        """Raises ConfigError for a beam that cannot be had (``CtcBeamDecoder``)."""
+    def __init__(self, recognizer: Recognizer, beam: BeamSpec | CtcBeamDecoder) -> None:
+        """``beam``: of its own, or a decoder that others share.
+
+        Raises ConfigError for a beam that cannot be had (``CtcBeamDecoder``).
+        """
         self.recognizer = recognizer
         self.frontend = recognizer.frontend
         self.tokenizer = recognizer.tokenizer
         self.name = recognizer.name
         self.max_seconds: float | None = recognizer.max_seconds
         self.subsampling_factor: int | None = recognizer.subsampling_factor
-        self.beam = CtcBeamDecoder(beam, self.tokenizer.tokens, texts=self.tokenizer.inner_texts())
+        if isinstance(beam, BeamSpec):
+            beam = CtcBeamDecoder(beam, self.tokenizer.tokens, texts=self.tokenizer.inner_texts())
+        self.beam = beam
 
     def __repr__(self) -> str:
         """Show what is decoded and how wide the beam is, on one line."""

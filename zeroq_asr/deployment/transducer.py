@@ -79,18 +79,21 @@ class AnyTransducer:
         surroundings: TransducerModel | Deployment,
         durations: Sequence[int],
         max_symbols: int,
-        beam: BeamSpec | None,
+        beam: BeamSpec | BeamDecoder | None,
     ) -> None:
-        """``beam``: how it is decoded; None: greedily.  Raises ConfigError for one that cannot be had."""
+        """``beam``: how it is decoded, a decoder of its own or one that others share; None: greedily.
+
+        Raises ConfigError for one that cannot be had.
+        """
         self.frontend: FrontendConfig = surroundings.frontend
         self.tokenizer: Tokenizer = surroundings.tokenizer
         self.name: str = surroundings.name
         self.subsampling_factor: int | None = surroundings.subsampling_factor
         self.durations, self.max_symbols = tuple(durations), max_symbols
-        self.beam = None
-        if beam is not None:
+        if isinstance(beam, BeamSpec):
             texts = self.tokenizer.inner_texts()
-            self.beam = BeamDecoder(beam, self.tokenizer.tokens, self.durations, texts=texts)
+            beam = BeamDecoder(beam, self.tokenizer.tokens, self.durations, texts=texts)
+        self.beam = beam
 
     def decodable(self, features: Floats, lengths: Lengths) -> Decodable:
         """Encode features [B, M, T] with lengths [B]; return that with what computes on it."""
@@ -128,7 +131,7 @@ class AnyTransducer:
 class TransducerRecognizer(AnyTransducer):
     """The float parts of a transducer, run as they are and decoded greedily, or by a beam."""
 
-    def __init__(self, model: TransducerModel, beam: BeamSpec | None = None) -> None:
+    def __init__(self, model: TransducerModel, beam: BeamSpec | BeamDecoder | None = None) -> None:
         """Decode as ``beam`` says; None: greedily.
 
         Raises CheckpointError where the network scores other tokens than the tokenizer has, and ConfigError

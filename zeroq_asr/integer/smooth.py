@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from zeroq_asr.integer.packing import BYTES, PACKINGS, require_stored
-from zeroq_asr.integer.types import I8, I32
+from zeroq_asr.integer.types import I8, I32, U8
 
 if TYPE_CHECKING:
     from zeroq_asr.integer.backends.onnx_graph import GraphBuilder
@@ -86,6 +86,14 @@ def emit_codes(b: GraphBuilder, stored: str, encoding: str) -> str:
     numerators, part = emit_smooth(b, stored, _whole(encoding)), b.scalar(1 << _LOW, I32)
     raised = b.add_node("Mul", [b.add_node("Div", [numerators, part]), part])
     return b.add_node("Add", [numerators, raised])
+
+
+def emit_parts(b: GraphBuilder, stored: str, encoding: str) -> tuple[str, str]:
+    """Append the nodes that make low and high of numerators 2^7·high + low, uint8 [N], of ``stored``."""
+    numerators, part = emit_smooth(b, stored, _whole(encoding)), b.scalar(1 << _LOW, I32)
+    high = b.add_node("Div", [numerators, part])
+    low = b.add_node("Sub", [numerators, b.add_node("Mul", [high, part])])
+    return b.converted(low, U8), b.converted(high, U8)
 
 
 def emit_smooth(b: GraphBuilder, stored: str, encoding: str) -> str:

@@ -21,20 +21,29 @@ from typing import Any
 import numpy as np
 
 from zeroq_asr.config import CalibrationSpec, LabelSpec, QuantSpec, SynthesisSpec, TrainingSpec
-from zeroq_asr.config.calibration import AUTO, BOTH, MATCHED, NOISE, SPEECH
+from zeroq_asr.config.calibration import AUTO, NOISE
 from zeroq_asr.config.checks import choice
+from zeroq_asr.config.decoding import BeamSpec
 from zeroq_asr.deployment.metadata import Deployment
 from zeroq_asr.deployment.recognizer import Recognizer
 from zeroq_asr.deployment.transducer import AnyTransducer
 from zeroq_asr.errors import AudioError, CheckpointError, ConfigError
 from zeroq_asr.files import temporary_folder
-from zeroq_asr.lines import summary
 from zeroq_asr.measure.bench.measure import clock
-from zeroq_asr.measure.bootstrap import Difference, paired_bootstrap
-from zeroq_asr.measure.evaluate import ErrorCounts, count_errors
+from zeroq_asr.measure.comparison import (
+    DATA_FREE,
+    FLOAT,
+    FROM_NOISE,
+    REAL,
+    SOURCES,
+    Comparison,
+    Heard,
+    gaps_of,
+    row_of,
+)
 from zeroq_asr.measure.onnxruntime_quantizers import attempt
-from zeroq_asr.measure.said import Distance, Features, Said, hear
-from zeroq_asr.measure.subjects import ORT_DYNAMIC, ORT_STATIC, Subject, subject_of
+from zeroq_asr.measure.said import Features, Said, hear
+from zeroq_asr.measure.subjects import Subject, subject_of
 from zeroq_asr.model import AsrModel, TransducerModel
 from zeroq_asr.pipeline import Prepared
 from zeroq_asr.progress import Progress, silent
@@ -46,110 +55,10 @@ from zeroq_asr.synthesis.sources import make_features, source_for
 #: how far the seed of held-out synthetic features is from those that calibrate
 HELD_OUT = 1_000_003
 
-FLOAT, DATA_FREE, REAL, FROM_NOISE = "float", "data-free", "real data", "noise"
-#: rows without data of other sources than the default's
-_FROM = {
-    MATCHED: f"{DATA_FREE}, matched",
-    SPEECH: f"{DATA_FREE}, made speech",
-    BOTH: f"{DATA_FREE}, both",
-}
-
 #: of features that files are timed on, or as many as they accept
 _TIMED_SECONDS = 10.0
 #: few, for all files together are to take seconds
 _ROUNDS = 5
-
-
-@dataclass(frozen=True)
-class Row:
-    """One recogniser.  Rates are None where they cannot be known."""
-
-    label: str
-    #: bytes of the file, or of all files; of the parameters for the float network
-    size: int
-    #: against the text
-    words: ErrorCounts | None
-    #: against the float network's transcript
-    agreement: ErrorCounts | None
-    #: share of frames (of a transducer: of steps of the float network's path) whose best token is not the
-    #: float network's
-    frames: float
-    #: mean over those of KL(float || this), in nats
-    divergence: float
-    #: seconds of one run on one thread, of the float network as ONNX files; None if it was not timed
-    median: float | None = None
-    #: time of the float network / time of this one
-    speedup: float | None = None
-
-
-@dataclass(frozen=True)
-class Gap:
-    """The difference of two rows' word error rates, with its paired bootstrap interval."""
-
-    label: str
-    other: str
-    difference: Difference
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """What was compared, on what."""
-
-    name: str
-    #: "ctc" or "transducer"
-    head: str
-    bits: str
-    #: what was listened to: "recordings with text", "recordings" or "synthetic features"
-    heard: str
-    utterances: int
-    audio_seconds: float
-    rows: tuple[Row, ...]
-    gaps: tuple[Gap, ...]
-    #: rows that another tool did not make, and why
-    absent: dict[str, str] = field(default_factory=dict)
-    #: seconds of features that files were timed on; None if they were not
-    timed_seconds: float | None = None
-
-    def __repr__(self) -> str:
-        """Show what was compared, and on what, on one line."""
-        heard = f"{self.utterances} {'utterances' if 'recordings' in self.heard else 'synthetic features'}"
-        return summary(self, self.name, self.bits, f"{len(self.rows)} rows", f"on {heard}")
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return everything as JSON values."""
-        return {
-            "name": self.name,
-            "head": self.head,
-            "bits": self.bits,
-            "heard": self.heard,
-            "utterances": self.utterances,
-            "audio_seconds": self.audio_seconds,
-            "rows": [
-                {
-                    "label": row.label,
-                    "bytes": row.size,
-                    "words": None if row.words is None else row.words.to_dict(),
-                    "agreement": None if row.agreement is None else row.agreement.to_dict(),
-                    "frames": row.frames,
-                    "divergence_nats": row.divergence,
-                    "median_seconds": row.median,
-                    "speedup": row.speedup,
-                }
-                for row in self.rows
-            ],
-            "gaps": [
-                {
-                    "label": gap.label,
-                    "other": gap.other,
-                    "value": gap.difference.value,
-                    "low": gap.difference.low,
-                    "high": gap.difference.high,
-                }
-                for gap in self.gaps
-            ],
-            "absent": self.absent,
-            "timed_seconds": self.timed_seconds,
-        }
 
 
 def compare(
@@ -166,6 +75,7 @@ def compare(
     calibration_channel: Channel = None,
     seeds: int = 1,
     sources: Sequence[str] = (),
+    beam: BeamSpec | None = None,
     timed: bool = True,
     progress: Progress = silent,
 ) -> Comparison:
@@ -178,17 +88,18 @@ def compare(
     without data of its own.  ``training``: of weights of few bits.
     ``seeds``: syntheses, each with a row of its own.  ``sources``: of the first
     format also rows whose ranges come from these, "synthetic", "speech" or "both", where the default is
-    another.  ``timed``: also time each file, which takes seconds.
+    another.  ``beam``: decodes every row; None: greedily.
+    ``timed``: also time each file, which takes seconds.
 
     Of a CTC network that ``prepare`` took, nothing that it made is made again: its formats are compared, and
     what it was observed on serves the first row of each; ``spec``, ``also`` and ``synthesis`` are its own.
 
-    A transducer has no row "ORT static".  ``labels``: what its predictor and its
-    joiner are calibrated on, drawn anew for every seed.
+    ``labels``: what the predictor and the joiner of a transducer are calibrated on, drawn anew for every
+    seed; those of the row "ORT static" are calibrated on what the float network says of the recordings.
 
-    Raises ConfigError for a source that there is not, and for what was prepared on recordings or for ranges
-    that other rows do not have, AudioError for a recording that cannot be read, or is
-    longer than ``spec.max_seconds``.
+    Raises ConfigError for a source that there is not, a beam that cannot be had, and for what was prepared on
+    recordings or for ranges that other rows do not have, AudioError for a recording that cannot be read, or
+    is longer than ``spec.max_seconds``.
     """
     prepared: Prepared | None = None
     if isinstance(model, Prepared):
@@ -199,11 +110,12 @@ def compare(
     if seeds < 1:
         raise ConfigError("compare", f"seeds must be 1 or more, got {seeds}")
     for name in sources:
-        choice("compare", "source", name, _FROM)
+        choice("compare", "source", name, SOURCES)
     check_segments(manifest or ())
     for utterance in manifest or ():
         _check_duration(utterance, spec.max_seconds)
-    subject = subject_of(model, (spec, *also), labels, None if prepared is None else prepared.captured)
+    captured = None if prepared is None else prepared.captured
+    subject = subject_of(model, (spec, *also), labels, beam, captured)
     drawn = labels or LabelSpec()
     draws = [
         (replace(synthesis, seed=synthesis.seed + k), replace(drawn, label_seed=drawn.label_seed + k))
@@ -237,10 +149,10 @@ def compare(
     if manifest is not None and all(u.text is not None for u in manifest):
         texts = [u.text or "" for u in manifest]
     heard = "synthetic features" if manifest is None else "recordings with text" if texts else "recordings"
-    rows = tuple(_row(each, listeners[0], texts, manifest is not None, times) for each in listeners)
-    gaps = tuple(_gaps(listeners, texts)) if texts else ()
+    rows = tuple(row_of(each, listeners[0], texts, manifest is not None, times) for each in listeners)
+    gaps = tuple(gaps_of(listeners, texts)) if texts else ()
     return Comparison(
-        model.name, subject.head, bits_of(spec), heard, count, seconds, rows, gaps, absent, length
+        model.name, subject.head, bits_of(spec), heard, count, seconds, rows, gaps, absent, length, beam
     )
 
 
@@ -252,7 +164,7 @@ def _check_prepared(
         problem = "the network is prepared already, for formats and by features of its own"
         raise ConfigError("compare", problem, "prepare it for others, or give the model")
     calibration = prepared.calibration
-    if calibration.kind not in _FROM or replace(calibration, source=AUTO) != CalibrationSpec():
+    if calibration.kind not in SOURCES or replace(calibration, source=AUTO) != CalibrationSpec():
         problem = f"the network is prepared with ranges from {calibration.source}, or chosen in another way"
         raise ConfigError("compare", f"{problem} than other rows are", "give the model")
 
@@ -264,17 +176,12 @@ def bits_of(spec: QuantSpec) -> str:
 
 
 @dataclass
-class _Listener:
-    """A recogniser and what it made of the utterances so far."""
+class _Listener(Heard):
+    """A recogniser, and what it made of the utterances so far."""
 
-    label: str
-    kind: str
-    recognizer: Recognizer | AnyTransducer
-    size: int
+    recognizer: Recognizer | AnyTransducer = field(kw_only=True)
     #: where the ONNX files of it are, of the float network too
-    file: Path
-    texts: list[str] = field(default_factory=list)
-    distance: Distance = field(default_factory=Distance)
+    file: Path = field(kw_only=True)
 
 
 def _build(
@@ -298,7 +205,9 @@ def _build(
     def fresh() -> Path:
         return folder / f"{next(numbers)}{subject.suffix}"
 
-    listeners = [_Listener(FLOAT, FLOAT, subject.recognizer(), subject.model.float_bytes, fresh())]
+    listeners = [
+        _Listener(FLOAT, FLOAT, subject.model.float_bytes, recognizer=subject.recognizer(), file=fresh())
+    ]
 
     def prepared(
         label: str,
@@ -311,7 +220,7 @@ def _build(
     def ours(label: str, kind: str, source: Any, spec: QuantSpec) -> _Listener:
         path = fresh()
         recognizer, size = subject.quantize(source, spec, training, path, _labelled(progress, label))
-        return _Listener(label, kind, recognizer, size, path)
+        return _Listener(label, kind, size, recognizer=recognizer, file=path)
 
     def seeded(kind: str, draw: tuple[SynthesisSpec, LabelSpec]) -> str:
         return kind if len(draws) == 1 else f"{kind}, seed {draw[0].seed}"
@@ -329,9 +238,9 @@ def _build(
                 rows[place].append(ours(seeded(kind, draw), kind, source, spec))
     listeners += [each for place in rows for each in rows[place]]
     for name, draw in itertools.product(sources, draws):
-        label = seeded(_FROM[name], draw)
+        label = seeded(SOURCES[name], draw)
         source = prepared(label, specs[:1], draw, CalibrationSpec(name))
-        listeners.append(ours(label, _FROM[name], source, specs[0]))
+        listeners.append(ours(label, SOURCES[name], source, specs[0]))
     if real is not None:
         source = prepared(REAL, specs[:1], draws[0], real)
         listeners.append(ours(REAL, REAL, source, specs[0]))
@@ -342,13 +251,15 @@ def _build(
     absent: dict[str, str] = {}
     for kind, make in subject.peers(deployment, recordings).items():
         progress(kind, 0, 1)
-        files, reason = attempt(make)
-        if files is not None:
+        made, reason = attempt(make)
+        if made is not None:
             path = fresh()
             try:
-                recognizer, size = subject.open(files, path, deployment)
+                recognizer, size = subject.open(made.files, path, deployment)
                 hear(recognizer, _example(subject.listener))
-                listeners.append(_Listener(kind, kind, recognizer, size, path))
+                listeners.append(
+                    _Listener(kind, kind, size, note=made.note, recognizer=recognizer, file=path)
+                )
             except CheckpointError as error:
                 reason = f"its file cannot be run ({error.problem})"
         if reason:
@@ -426,45 +337,3 @@ def _check_duration(utterance: Utterance, limit: float) -> None:
             f"lasts {seconds:.7g} s, files are to be proven for {limit:g} s",
             "say a larger --max-seconds, or cut the recording",
         )
-
-
-def _row(
-    listener: _Listener,
-    truth: _Listener,
-    texts: list[str] | None,
-    audible: bool,
-    times: dict[str, float],
-) -> Row:
-    median, base = times.get(listener.label), times.get(truth.label)
-    return Row(
-        listener.label,
-        listener.size,
-        None if texts is None else count_errors(texts, listener.texts)[0],
-        count_errors(truth.texts, listener.texts)[0] if audible else None,
-        listener.distance.wrong / max(listener.distance.steps, 1),
-        listener.distance.divergence / max(listener.distance.steps, 1),
-        median,
-        None if median is None or base is None else base / median,
-    )
-
-
-def _gaps(listeners: list[_Listener], texts: list[str]) -> Iterator[Gap]:
-    """Differences of what matters: each kind against float, and data-free against the other kinds."""
-    lengths: list[int] = []
-    errors: dict[str, list[np.ndarray]] = {}
-    for listener in listeners:
-        counts = [count_errors([a], [b])[0] for a, b in zip(texts, listener.texts, strict=True)]
-        lengths = [c.length for c in counts]
-        errors.setdefault(listener.kind, []).append(np.array([c.errors for c in counts]))
-    # several seeds of one kind: their mean, so that utterances stay the unit that is drawn
-    means = {kind: np.mean(runs, axis=0) for kind, runs in errors.items()}
-    pairs = [(kind, FLOAT) for kind in means if kind != FLOAT]
-    pairs += [
-        (DATA_FREE, kind)
-        for kind in (*_FROM.values(), REAL, ORT_STATIC, ORT_DYNAMIC, FROM_NOISE)
-        if kind in means
-    ]
-    for kind, other in pairs:
-        difference = paired_bootstrap(means[kind], means[other], lengths)
-        if difference is not None:
-            yield Gap(kind, other, difference)

@@ -8,9 +8,9 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Callable, Iterable, Iterator
-from typing import TypeVar
+from typing import Any, TypeVar
 
-import numpy as np
+import numpy.typing as npt
 import onnx
 
 from zeroq_asr.errors import CalibrationError, ZeroqError
@@ -19,6 +19,8 @@ from zeroq_asr.measure.said import Features
 
 #: what is quantized of a network with attention
 _LINEAR = ["Conv", "MatMul", "Gemm"]
+#: what a run of a model is given, by the names of its inputs
+Feed = dict[str, npt.NDArray[Any]]
 #: a file, or several
 Made = TypeVar("Made")
 
@@ -57,19 +59,29 @@ def ort_static(
     Conformer loses a third of the words or more.  Layer normalizations, sums and gates lose some, too, and
     gain no time.  Raises CalibrationError without features.
     """
+    feeds: Iterable[Feed] = ({"audio_signal": signal, "length": length} for signal, length in features)
+    return ort_static_on(float_model, feeds, signed_weights=signed_weights, per_channel=per_channel)
+
+
+def ort_static_on(
+    float_model: onnx.ModelProto,
+    feeds: Iterable[Feed],
+    *,
+    signed_weights: bool = False,
+    per_channel: bool = False,
+) -> bytes:
+    """Return what ``ort_static`` does of a model with any inputs: ``feeds`` are what they are given."""
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
     class Reader(CalibrationDataReader):
         def __init__(self) -> None:
-            self.left = iter(features)
+            self.left = iter(feeds)
             self.seen = 0
 
-        def get_next(self) -> dict[str, np.ndarray] | None:
-            pair = next(self.left, None)
-            if pair is None:
-                return None
-            self.seen += 1
-            return {"audio_signal": pair[0], "length": pair[1]}
+        def get_next(self) -> Feed | None:
+            feed = next(self.left, None)
+            self.seen += feed is not None
+            return feed
 
     reader = Reader()
     attention = any(node.op_type == "Softmax" for node in float_model.graph.node)

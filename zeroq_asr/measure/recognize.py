@@ -183,7 +183,7 @@ class Listening:
                 scores, encoded = recognizer.log_probs(features, lengths)
                 after = time.perf_counter()
                 factor = factor or frames_per_step(features.shape[2], scores.shape[1])
-                found = _decoded(recognizer, scores, encoded)
+                found = decoded(recognizer, scores, encoded)
             seconds = (factor or 1) / self._first.frontend.frames_per_second
             heard = [self._told(piece, one, seconds) for piece, one in zip(batch, found, strict=True)]
             return batch, heard, time.perf_counter() - start, after - before
@@ -197,7 +197,7 @@ class Listening:
         return Transcription(tokenizer.decode(found.tokens), words)
 
 
-def _decoded(
+def decoded(
     recognizer: Recognizer, scores: npt.NDArray[np.float32], lengths: npt.NDArray[np.int64]
 ) -> Sequence[Hypothesis]:
     """Return what a CTC network's scores say, by its beam or greedily."""

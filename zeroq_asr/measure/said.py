@@ -16,10 +16,10 @@ import numpy as np
 import numpy.typing as npt
 
 from zeroq_asr.decoding.fusion import log_softmax
-from zeroq_asr.decoding.greedy import greedy_ctc
 from zeroq_asr.decoding.transducer import Array, Labels, State, greedy_transducer
 from zeroq_asr.deployment.recognizer import Recognizer
 from zeroq_asr.deployment.transducer import AnyTransducer, Decodable
+from zeroq_asr.measure.recognize import decoded
 
 #: of one utterance: [1, M, T], and its length [1] in frames
 Features = tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]
@@ -55,9 +55,9 @@ def hear(recognizer: Recognizer | AnyTransducer, features: Features, path: Path 
     """
     tokenizer = recognizer.tokenizer
     if not isinstance(recognizer, AnyTransducer):
-        given, (steps,) = recognizer.log_probs(*features)
-        scores = given[0, :steps].astype(np.float64)
-        return Said(tokenizer.decode(greedy_ctc(scores, len(scores), tokenizer.blank_id)), (scores,))
+        given, lengths = recognizer.log_probs(*features)
+        (found,) = decoded(recognizer, given, lengths)
+        return Said(tokenizer.decode(found.tokens), (given[0, : lengths[0]].astype(np.float64),))
     one = recognizer.decodable(*features)
     (found,) = recognizer.decode(one)
     path = greedy_path(recognizer, one) if path is None else path

@@ -17,18 +17,20 @@ from zeroq_asr.capture.capture import capture
 from zeroq_asr.capture.transducer import capture_transducer
 from zeroq_asr.config import CalibrationSpec, LabelSpec, QuantSpec, SynthesisSpec, TrainingSpec
 from zeroq_asr.config.choices import CTC, TRANSDUCER
+from zeroq_asr.config.decoding import BeamSpec
 from zeroq_asr.deployment.bundle_recognizer import IntegerTransducer, is_bundle
 from zeroq_asr.deployment.float_onnx import export_float
 from zeroq_asr.deployment.float_transducer import FloatTransducer, export_float_transducer
 from zeroq_asr.deployment.metadata import Deployment
 from zeroq_asr.deployment.parts import PARTS
-from zeroq_asr.deployment.recognizer import OnnxRecognizer, Recognizer, TorchRecognizer
+from zeroq_asr.deployment.recognizer import BeamRecognizer, OnnxRecognizer, Recognizer, TorchRecognizer
 from zeroq_asr.deployment.transducer import AnyTransducer, TransducerRecognizer
 from zeroq_asr.errors import ConfigError
 from zeroq_asr.graph.float_graph import FloatGraph
 from zeroq_asr.measure.bench.contenders import Contender, noise, of_path
 from zeroq_asr.measure.bench.parts import spoken, whole
 from zeroq_asr.measure.onnxruntime_quantizers import ort_dynamic, ort_static, preprocess
+from zeroq_asr.measure.peers import Files, Peer, static_peer
 from zeroq_asr.measure.said import Features
 from zeroq_asr.model import AsrModel, TransducerModel
 from zeroq_asr.pipeline import Prepared, preparation, prepare, quantize
@@ -43,8 +45,6 @@ from zeroq_asr.progress import Progress
 ORT_STATIC, ORT_DYNAMIC = "ORT static, real data", "ORT dynamic"
 #: what a file or a folder of files is opened as, and its bytes
 Opened = tuple[Recognizer | AnyTransducer, int]
-#: what another tool makes: name of a file → its bytes
-Files = dict[str, bytes]
 
 
 class Subject(Protocol):
@@ -93,7 +93,7 @@ class Subject(Protocol):
 
     def peers(
         self, deployment: Deployment, recordings: Iterable[Features] | None
-    ) -> dict[str, Callable[[], Files]]:
+    ) -> dict[str, Callable[[], Peer]]:
         """Return label → what ONNX Runtime's own quantizer of that label makes of the float network.
 
         ``recordings``: what calibrates those that need it; None: they are left out.
@@ -117,18 +117,20 @@ def subject_of(
     model: AsrModel | TransducerModel,
     specs: Sequence[QuantSpec],
     labels: LabelSpec | None,
+    beam: BeamSpec | None,
     graph: FloatGraph | None = None,
 ) -> Subject:
-    """Return the subject that a model is; raises ConfigError for what cannot be asked of it.
+    """Return the subject that a model is, all forms of which are decoded by one beam; None: greedily.
 
     ``graph``: a CTC network as ``capture`` gives it for ``specs``, where it was captured before.
+    Raises ConfigError for what cannot be asked of it.
     """
     if isinstance(model, TransducerModel):
-        return _TransducerSubject(model)
+        return _TransducerSubject(model, beam)
     if labels is not None:
         problem = f"labels are of a transducer, {model.name} is a CTC network"
         raise ConfigError("compare", problem, "leave fields of LabelSpec out")
-    return _CtcSubject(model, specs[0].allow_float, graph)
+    return _CtcSubject(model, specs[0].allow_float, beam, graph)
 
 
 class _CtcSubject:
@@ -136,8 +138,12 @@ class _CtcSubject:
 
     head, suffix = CTC, ".onnx"
 
-    def __init__(self, model: AsrModel, allow_float: bool, graph: FloatGraph | None) -> None:
+    def __init__(
+        self, model: AsrModel, allow_float: bool, beam: BeamSpec | None, graph: FloatGraph | None
+    ) -> None:
         self.model = self.listener = model
+        # language models are read once for all
+        self._beam = None if beam is None else BeamRecognizer(TorchRecognizer(model), beam).beam
         # captured once, and once more for a format that keeps other operators in float
         self._allowed = allow_float
         self._graph = graph or capture(
@@ -145,7 +151,7 @@ class _CtcSubject:
         )
 
     def recognizer(self) -> Recognizer:
-        return TorchRecognizer(self.model)
+        return self._decoded(TorchRecognizer(self.model))
 
     def alike(self, spec: QuantSpec) -> Hashable:
         return preparation(spec)
@@ -178,26 +184,26 @@ class _CtcSubject:
         progress: Progress,
     ) -> Opened:
         made = quantize(prepared, path, spec=spec, training=training, progress=progress)
-        return OnnxRecognizer(path, spin=False), made.size
+        return self._decoded(OnnxRecognizer(path, spin=False)), made.size
 
     def write_float(self, deployment: Deployment, path: Path) -> None:
         path.write_bytes(export_float(self._graph, deployment).SerializeToString())
 
     def peers(
         self, deployment: Deployment, recordings: Iterable[Features] | None
-    ) -> dict[str, Callable[[], Files]]:
+    ) -> dict[str, Callable[[], Peer]]:
         ready = preprocess(export_float(self._graph, deployment, quantizable=True))
-        ways: dict[str, Callable[[], Files]] = {}
+        ways: dict[str, Callable[[], Peer]] = {}
         if recordings is not None:
-            ways[ORT_STATIC] = lambda: {"": ort_static(ready, recordings)}
-        ways[ORT_DYNAMIC] = lambda: {"": ort_dynamic(ready)}
+            ways[ORT_STATIC] = lambda: Peer({"": ort_static(ready, recordings)})
+        ways[ORT_DYNAMIC] = lambda: Peer({"": ort_dynamic(ready)})
         return ways
 
     def open(self, files: Files, path: Path, deployment: Deployment) -> Opened:
         path.write_bytes(files[""])
         frontend, tokenizer = self.model.frontend, self.model.tokenizer
         recognizer = OnnxRecognizer(path, spin=False, frontend=frontend, tokenizer=tokenizer)
-        return recognizer, len(files[""])
+        return self._decoded(recognizer), len(files[""])
 
     def contender(self, label: str, kind: str, path: Path, deployment: Deployment) -> Contender:
         return of_path(label, kind, path)
@@ -205,18 +211,23 @@ class _CtcSubject:
     def features(self, seconds: float) -> npt.NDArray[np.float32]:
         return noise(self.model.frontend.features, seconds, self.model.frontend.frames_per_second)
 
+    def _decoded(self, recognizer: Recognizer) -> Recognizer:
+        return recognizer if self._beam is None else BeamRecognizer(recognizer, self._beam)
+
 
 class _TransducerSubject:
     """A transducer, each form of which is a folder of its parts' files."""
 
     head, suffix = TRANSDUCER, ""
 
-    def __init__(self, model: TransducerModel) -> None:
+    def __init__(self, model: TransducerModel, beam: BeamSpec | None) -> None:
         self.model, self.listener = model, encoder_of(model)
+        # language models are read once for all
+        self._beam = TransducerRecognizer(model, beam).beam
         self._graphs = capture_transducer(model.network, model.example_input(), model.name)
 
     def recognizer(self) -> TransducerRecognizer:
-        return TransducerRecognizer(self.model)
+        return TransducerRecognizer(self.model, self._beam)
 
     def alike(self, spec: QuantSpec) -> Hashable:
         return spec  # each is observed by itself
@@ -249,7 +260,7 @@ class _TransducerSubject:
         progress: Progress,
     ) -> Opened:
         made = quantize_transducer(prepared, path, progress=progress)
-        return IntegerTransducer.of_folder(path, spin=False), made.size
+        return IntegerTransducer.of_folder(path, beam=self._beam, spin=False), made.size
 
     def write_float(self, deployment: Deployment, path: Path) -> None:
         made = export_float_transducer(self._graphs, deployment)
@@ -257,16 +268,19 @@ class _TransducerSubject:
 
     def peers(
         self, deployment: Deployment, recordings: Iterable[Features] | None
-    ) -> dict[str, Callable[[], Files]]:
-        def dynamic() -> Files:
-            made = export_float_transducer(self._graphs, deployment, quantizable=True)
-            return {part: ort_dynamic(preprocess(model)) for part, model in made.items()}
-
-        return {ORT_DYNAMIC: dynamic}
+    ) -> dict[str, Callable[[], Peer]]:
+        made = export_float_transducer(self._graphs, deployment, quantizable=True)
+        ways: dict[str, Callable[[], Peer]] = {}
+        if recordings is not None:
+            ways[ORT_STATIC] = lambda: static_peer(made, self._graphs, deployment, recordings)
+        ways[ORT_DYNAMIC] = lambda: Peer(
+            {part: ort_dynamic(preprocess(model)) for part, model in made.items()}
+        )
+        return ways
 
     def open(self, files: Files, path: Path, deployment: Deployment) -> Opened:
         _write(path, files)
-        recognizer = FloatTransducer(files, self._graphs, deployment, spin=False)
+        recognizer = FloatTransducer(files, self._graphs, deployment, beam=self._beam, spin=False)
         return recognizer, sum(map(len, files.values()))
 
     def contender(self, label: str, kind: str, path: Path, deployment: Deployment) -> Contender:
@@ -274,9 +288,9 @@ class _TransducerSubject:
 
         def opened(threads: int) -> AnyTransducer:
             if is_bundle(path):
-                return IntegerTransducer.of_folder(path, threads, spin=False)
+                return IntegerTransducer.of_folder(path, threads, self._beam, spin=False)
             files = {part: path / f"{part}.onnx" for part in PARTS}
-            return FloatTransducer(files, self._graphs, deployment, threads, spin=False)
+            return FloatTransducer(files, self._graphs, deployment, threads, self._beam, spin=False)
 
         return whole(label, kind, size, opened)
 

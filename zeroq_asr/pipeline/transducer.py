@@ -15,6 +15,7 @@ from typing import Any
 
 from zeroq_asr.calibration.calibrate import Calibration, Observations
 from zeroq_asr.calibration.labels import Decoder, observe_parts
+from zeroq_asr.calibration.shortfall import summary as short_of_speech
 from zeroq_asr.capture.capture import prepared_graph
 from zeroq_asr.capture.transducer import TransducerGraphs, capture_transducer
 from zeroq_asr.checkpoints import load_model
@@ -130,6 +131,8 @@ class QuantizedTransducer:
                 part: {"program_sha256": program.digest(), "proof": self.proofs[part].to_dict()}
                 for part, program in self.bundle.programs.items()
             },
+            "shortfall": short_of_speech(self.prepared.encoder.shortfalls),
+            "speech_joined_for": self.prepared.encoder.joined_for,
             "proof": self.proofs[self.nearest].to_dict(),
             "recipe": self.deployment.recipe,
             "seconds": self.seconds,

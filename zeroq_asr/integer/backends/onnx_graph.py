@@ -12,7 +12,7 @@ where that saves more bytes than the nodes that widen them take.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import islice
@@ -21,11 +21,12 @@ import numpy as np
 from onnx import TensorProto, helper
 
 from zeroq_asr.errors import ExportError
+from zeroq_asr.integer.backends.onnx_defaults import leave_out_defaults
 from zeroq_asr.integer.backends.onnx_nodes import NodeBuilder, Sym, onnx_type, rename, type_of
 from zeroq_asr.integer.packing import BYTES, FIRST_OPSET, PACKINGS, Packing, needs_opset
 from zeroq_asr.integer.program import Instruction
 from zeroq_asr.integer.sinusoids import emit_sinusoids, sinusoid_entries, sinusoids
-from zeroq_asr.integer.smooth import emit_smooth, smooth, smooth_entries
+from zeroq_asr.integer.smooth import emit_parts, emit_smooth, smooth, smooth_entries, smooth_numerators
 from zeroq_asr.integer.types import I8, I16, I32, U8, WEIGHT_ZERO_POINT, IntType
 
 __all__ = ["CODES", "TRANSPOSED", "GraphBuilder", "Sym", "decode", "onnx_type", "type_of"]
@@ -123,9 +124,13 @@ class GraphBuilder(NodeBuilder):
                 self._shared[key] = replace(self._shared[key], name=new)
         return True
 
-    def shorten(self) -> dict[str, str]:
-        """Name tensors by a letter or two, also those that store constants; returns name → new name."""
-        names = super().shorten()
+    def shorten(self, extents: Container[str]) -> dict[str, str]:
+        """Name tensors by a letter or two, also those that store constants; returns name → new name.
+
+        And leave out what nodes mean all the same.
+        """
+        names = super().shorten(extents)
+        leave_out_defaults(self.nodes, self.opset, self.initializers)
         self.encodings = {k: (names.get(name, name), told) for k, (name, told) in self.encodings.items()}
         return names
 
@@ -207,6 +212,22 @@ class GraphBuilder(NodeBuilder):
                 self._derived[key] = emit(self, self.store(v.constant, stored), told)
             self.tell_made(self._derived[key], v.exact)
         return self._derived[key]
+
+    def numerators(self, high: Sym, low: Sym) -> None:
+        """Have two tables of bytes made of what both are of, 2^7·high + low, where that takes fewer."""
+        if not (self.compact and self.makes_tables) or (high.constant, "u8") in self._derived:
+            return
+        if (made := smooth_numerators(high.exact, low.exact)) is None:
+            return
+        stored, encodings = made
+        with self._ahead_of_all(high):
+            name = self.store(high.constant, stored)
+            for table, told, part in zip(
+                (low, high), encodings, emit_parts(self, name, encodings[0]), strict=True
+            ):
+                self.encodings.setdefault(table.constant, (name, told))
+                self._derived[table.constant, "u8"] = part
+                self.tell_made(part, table.exact)
 
     def tell_made(self, name: str, array: np.ndarray) -> None:
         """Say that nodes of constants alone make ``array``."""

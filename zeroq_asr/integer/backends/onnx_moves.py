@@ -178,8 +178,14 @@ class OnnxMoves(GraphBuilder):
         return self._columns(node.input[_LAST[node.op_type]]) if node and node.op_type in _LAST else None
 
     def take_channels(self, v: Sym, index: tuple[int, ...]) -> Sym:
-        """Gather on the channel axis."""
+        """Gather on the channel axis; in a file that is to be short, Slice of many that are neighbours."""
         interval = self.proof.take_channels(v.interval, index)
+        if self.compact and len(index) > 8 and index == tuple(range(index[0], index[-1] + 1)):
+            ends = self.axes(index[0]), self.axes(index[-1] + 1)
+            name = self.add_node("Slice", [v, *ends, self.axes(1)])
+            if dims := self.dims.get(v.name):
+                self.tell_dims(name, (dims[0], len(index), *dims[2:]))
+            return Sym(name, interval)
         return Sym(self.add_node("Gather", [v, self.channel_index(index)], axis=1), interval)
 
     def join_channels(self, a: Sym, b: Sym) -> Sym:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import itertools
 import string
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,7 +19,7 @@ from onnx import AttributeProto, GraphProto, NodeProto, TensorProto, ValueInfoPr
 
 from zeroq_asr.errors import ExportError
 from zeroq_asr.integer.backends.interval import Interval, IntervalBackend
-from zeroq_asr.integer.backends.onnx_shapes import KEEPS_TYPE, OPAQUE, Dims, infer
+from zeroq_asr.integer.backends.onnx_shapes import KEEPS_TYPE, OPAQUE, Dim, Dims, infer
 from zeroq_asr.integer.types import BOOL, I8, I16, I32, I64, U8, IntType
 
 #: values of the attributes of nodes
@@ -102,6 +103,8 @@ class NodeBuilder:
         self._indices: dict[str, list[tuple[int, ...]]] = {}
         #: tensors whose shape ONNX must be told
         self._told: list[str] = []
+        #: extent → what a file calls it, where that is another name
+        self._extents: dict[Dim, str] = {}
 
     @property
     def nodes(self) -> list[NodeProto]:
@@ -149,7 +152,9 @@ class NodeBuilder:
     def value_infos(self) -> list[ValueInfoProto]:
         """The shapes that ONNX does not find by itself."""
         return [
-            helper.make_tensor_value_info(name, self._types[name], list(self.dims[name]))
+            helper.make_tensor_value_info(
+                name, self._types[name], [self._extents.get(dim, dim) for dim in self.dims[name]]
+            )
             for name in self._told
             if name in self.dims and name in self._types
         ]
@@ -202,14 +207,18 @@ class NodeBuilder:
         elif op in KEEPS_TYPE and names[0] in self._types:
             self._types[output] = self._types[names[0]]
 
-    def shorten(self) -> dict[str, str]:
+    def shorten(self, extents: Container[str]) -> dict[str, str]:
         """Name tensors by a letter or two, but for what enters the graph; returns name → new name.
 
         A file of few weights is else largely names, and of these each stands in every node that reads it.
+        Extents that shapes tell of get such names, too, but for ``extents``, those of the file's ports.
         """
+        uses = Counter(_told_by(self.nodes))
         made = [name for name in _made_by(self.nodes) if name]
         fresh = (name for name in _short_names() if name not in self._names or name in self.initializers)
-        names = {name: next(fresh) for name in dict.fromkeys((*self.initializers, *made))}
+        # the shortest names where they stand most often
+        often = sorted(dict.fromkeys((*self.initializers, *made)), key=lambda name: -uses[name])
+        names = {name: next(fresh) for name in often}
         for tensor in self.initializers.values():
             tensor.name = names[tensor.name]
         rename(self.nodes, names)
@@ -217,6 +226,9 @@ class NodeBuilder:
         self.dims = {names.get(name, name): dims for name, dims in self.dims.items()}
         self._types = {names.get(name, name): kind for name, kind in self._types.items()}
         self._told = [names.get(name, name) for name in self._told]
+        told = (dim for name in self._told for dim in self.dims.get(name, ()) if isinstance(dim, str))
+        free = (name for name in _short_names() if name not in extents)
+        self._extents = {dim: next(free) for dim in dict.fromkeys(told) if dim not in extents}
         return names
 
     # -- graphs inside of nodes, and before them ---------------------------------------------
@@ -304,6 +316,15 @@ def _made_by(nodes: Iterable[NodeProto]) -> Iterator[str]:
             if attribute.type == AttributeProto.GRAPH:
                 yield from (value.name for value in attribute.g.input)
                 yield from _made_by(attribute.g.node)
+
+
+def _told_by(nodes: Iterable[NodeProto]) -> Iterator[str]:
+    """What nodes, and graphs inside of them, call what they take and make."""
+    for node in nodes:
+        yield from (*node.input, *node.output)
+        for attribute in node.attribute:
+            if attribute.type == AttributeProto.GRAPH:
+                yield from _told_by(attribute.g.node)
 
 
 def rename(nodes: Iterable[NodeProto], names: Mapping[str, str]) -> None:

@@ -32,6 +32,9 @@ class OnnxStrictBackend(OnnxMoves, OnnxLoops):
     def instruction(self, i: Instruction, operands: list[Sym]) -> tuple[Sym, ...]:
         """Spell one instruction in primitives."""
         self.enter(i)
+        roles = {one.name: operands[place] for place, one in INTEGER_OPERATORS[i.op].constants.items()}
+        if {"high", "low"} <= roles.keys():
+            self.numerators(roles["high"], roles["low"])
         return self.finish(i, interpreted(self, i, operands), "primitives")
 
     def constant(self, name: str, array: np.ndarray) -> Sym:
