@@ -101,11 +101,9 @@ HotwordWeight = Annotated[
 
 #: names of the options that are fields of the specification as they are
 _FIELDS = (
-    "lm",
     "lm_weight",
     "lm_unit",
     "unk_score_offset",
-    "source_lm",
     "source_lm_weight",
     "ilm_weight",
     "length_bonus",
@@ -125,6 +123,7 @@ def beam_of(ctx: typer.Context) -> BeamSpec | None:
     given: dict[str, Any] = {
         "search": options["beam_search"],
         **{name: options[name] for name in _FIELDS},
+        **{name: None if options[name] is None else str(options[name]) for name in ("lm", "source_lm")},
         "hotwords": _hotwords(options["hotword"] or (), None if file is None else Path(file)),
     }
     given = {name: value for name, value in given.items() if value is not None}
