@@ -48,6 +48,7 @@ LEVERS: dict[str, dict[str, Any]] = {
     "slack 0.1": {"slack": 0.1},
     "emphasis 0.1": {"emphasis": 0.1},
     "batch 16": {"batch": 16},
+    "batch 8, 40 steps": {"batch": 8, "iterations": 40},
     "margin 1": {"margin": 1.0},
     "margin 1, widened by the shortfall": {"margin": 1.0, "shortfall": True},
     "floor of 4 deviations": {"floor": 4.0},
