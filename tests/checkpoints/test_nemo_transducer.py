@@ -19,7 +19,8 @@ from zeroq_asr.model import AsrModel, TransducerModel
 
 Write = Callable[..., Path]
 REFUSED = (
-    "is a transducer, a CTC head was expected; quantize, transcribe, evaluate and inspect take transducers"
+    "is a transducer, a CTC head was expected; quantize, transcribe, evaluate, compare, report, bench and "
+    "inspect take transducers, without --head ctc"
 )
 
 

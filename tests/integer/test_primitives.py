@@ -31,9 +31,14 @@ def bounds_of(array: np.ndarray) -> Interval:
     return Interval.of(int(array.min()), int(array.max()), kind)
 
 
-def run_strict(define: Define, operands: list[np.ndarray], constants: list[np.ndarray]) -> list[np.ndarray]:
+def run_strict(
+    define: Define,
+    operands: list[np.ndarray],
+    constants: list[np.ndarray],
+    backend: OnnxStrictBackend | None = None,
+) -> list[np.ndarray]:
     """Run primitives as ONNX, over operands whose every extent but the channels' is free."""
-    backend = OnnxStrictBackend()
+    backend = backend or OnnxStrictBackend()
     syms, inputs, feeds = [], [], {}
     for k, array in enumerate(operands):
         dims = [d if axis == 1 else f"d{k}_{axis}" for axis, d in enumerate(array.shape)]
@@ -318,3 +323,23 @@ def test_a_scan_runs_either_way(backwards: bool) -> None:
         held = np.clip(held + x[:, :, t], -20, 20)
         wanted[:, :, t] = held
     check(total, [x], wanted)
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.int32])
+@pytest.mark.parametrize("short", [False, True])
+@pytest.mark.parametrize(
+    "index", [tuple(range(3, 15)), tuple(range(20)), (3, 5, 4, *range(6, 15)), (7,)], ids=str
+)
+def test_neighbouring_channels_are_a_slice_in_short_files(
+    kind: type, short: bool, index: tuple[int, ...]
+) -> None:
+    x = np.random.default_rng(0).integers(0, 256, (2, 20, 5)).astype(kind)
+    backend = OnnxStrictBackend()
+    backend.short = short
+    (found,) = run_strict(lambda f, v: f.take_channels(v, index), [x], [], backend)
+    np.testing.assert_array_equal(found, x[:, list(index)])
+    neighbours = len(index) > 8 and index == tuple(sorted(index))
+    assert [node.op_type for node in backend.nodes] == ["Slice" if short and neighbours else "Gather"]
+    if short and neighbours:
+        (name,) = backend.nodes[0].output
+        assert backend.dims[name] == ("d0_0", len(index), "d0_2")

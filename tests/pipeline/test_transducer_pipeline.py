@@ -249,6 +249,11 @@ def test_a_bundle_is_written_verified_and_decoded(
     certificate = zq.verify(tmp_path / "b")
     assert certificate.program_sha256 == made.bundle.digest()
     assert certificate.integer_only
+    # as what is said goes through them; and what most nodes have first, of all parts together
+    assert [*certificate.parts] == ["encoder", "predictor", "joiner"]
+    for counts in (certificate.nodes, certificate.float_makers):
+        assert [*counts.values()] == sorted(counts.values(), reverse=True)
+    assert certificate.nodes["Add"] == sum(one.nodes["Add"] for one in certificate.parts.values())
     assert dialect == "fused" or not certificate.float_tensors
     opened = zq.open_recognizer(tmp_path / "b", threads=1)
     assert isinstance(opened, zq.TokenRecognizer)

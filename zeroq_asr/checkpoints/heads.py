@@ -22,7 +22,8 @@ def require_head(path: str | os.PathLike[str], is_transducer: bool, head: str) -
         raise UnsupportedModelError(
             path,
             "is a transducer, a CTC head was expected",
-            "quantize, transcribe, evaluate and inspect take transducers",
+            "quantize, transcribe, evaluate, compare, report, bench and inspect take transducers, "
+            "without --head ctc",
         )
     if not is_transducer and head == TRANSDUCER:
         raise UnsupportedModelError(path, "has no transducer's head", "ask for its CTC head")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -119,19 +120,27 @@ def of_parts(where: str, digest: str, file_digest: str, parts: dict[str, Certifi
         reads_behind=next(
             (f"{name}: {one.reads_behind}" for name, one in parts.items() if one.reads_behind), ""
         ),
-        nodes=dict(sum((Counter(one.nodes) for one in parts.values()), Counter())),
+        nodes=_together(one.nodes for one in parts.values()),
         spellings={op: dict(counts) for op, counts in spellings.items()},
         kernels={kernel: list(conditions) for kernel, conditions in kernels.items()},
         islands=tuple(island for one in parts.values() for island in one.islands),
         float_tensors=[f"{name}: {tensor}" for name, one in parts.items() for tensor in one.float_tensors],
-        float_makers=dict(sum((Counter(one.float_makers) for one in parts.values()), Counter())),
+        float_makers=_together(one.float_makers for one in parts.values()),
         frontend=next((one.frontend for one in parts.values() if one.frontend), {}),
         runtime=first.runtime,
-        ports=dict(sum((Counter(one.ports) for one in parts.values()), Counter())),
+        ports=_together(one.ports for one in parts.values()),
         onnxruntime=max((one.onnxruntime for one in parts.values()), key=release),
         packings=packed_together(*(one.packings for one in parts.values())),
         parts=parts,
     )
+
+
+def _together(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    """The counts of several programs in one, the most first."""
+    summed: Counter[str] = Counter()
+    for one in counts:
+        summed.update(one)
+    return dict(sorted(summed.items(), key=lambda item: (-item[1], item[0])))
 
 
 def packed_together(*found: dict[str, tuple[str, int]]) -> dict[str, tuple[str, int]]:

@@ -40,7 +40,7 @@ from zeroq_asr.deployment.export import (
     export,
 )
 from zeroq_asr.deployment.float_tensors import float_tensors, makers, makers_around
-from zeroq_asr.deployment.parts import check_transducer
+from zeroq_asr.deployment.parts import PARTS, check_transducer
 from zeroq_asr.deployment.reading import (
     CHECKPOINT_REMEDY,
     REMEDY,
@@ -175,7 +175,9 @@ def verified_folder(path: str | os.PathLike[str]) -> tuple[Certificate, dict[str
     for file, one in each.items():
         if file.name != file_of(one.part, one.deployment.runtime_ports):
             raise VerificationError(file, f"is the part {one.part!r} of a bundle", REMEDY)
-    found = {one.part: one for one in each.values()}
+    # as what is said goes through them, of files in any order
+    place = {part: number for number, part in enumerate(PARTS)}
+    found = {one.part: one for one in sorted(each.values(), key=lambda one: place.get(one.part, len(place)))}
     first = next(iter(found.values()), None)
     try:
         bundle = Bundle({name: one.program for name, one in found.items()})
