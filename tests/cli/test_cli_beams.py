@@ -188,6 +188,8 @@ def test_models_over_words(spoken: zq.Utterance, tmp_path: Path) -> None:
     given = ("evaluate", zq.embedded_files().model, "-m", manifest, "--beam", 8)
     plain, helped = (json.loads(run(*given, *more, "--json").stdout) for more in ((), ("--lm", lm)))
     assert (plain["words"]["errors"], helped["words"]["errors"]) == (1, 0)
+    spec = zq.BeamSpec(8, lm=str(lm), lm_unit="word")  # as it was found
+    assert (helped["beam"], plain["beam"]["lm_unit"]) == (spec.to_dict(), "auto")
     result = run(*given, "--lm", lm, "--word-bonus", 1, "--unk-score-offset", -5)
     assert "words.arpa, over words" in result.stdout
     refused(run(*given, "--lm", lm, "--lm-unit", "token"), 2, "words.arpa: is no model over the tokens")

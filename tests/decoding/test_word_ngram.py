@@ -258,6 +258,13 @@ def test_a_source_that_lacks_words_is_no_reason_to_say_them(path: Path, tmp_path
         assert one.fusion == pytest.approx(expected(arpa, text) - 0.5 * away, abs=1e-5)
 
 
+def test_n_grams_of_one_word_are_refused_by_name(tmp_path: Path) -> None:
+    path = tmp_path / "words.arpa"
+    path.write_text("\\data\\\nngram 1=2\n\n\\1-grams:\n-1\t<unk>\n-1\tyes\n\n\\end\\\n")
+    with pytest.raises(ConfigError, match=r"words.arpa: has n-grams of one word only.*: lmplz -o 2"):
+        read_arpa(path)
+
+
 def test_a_binary_file_of_kenlm_is_refused_by_name(tmp_path: Path) -> None:
     path = tmp_path / "words.bin"
     path.write_bytes(b"mmap lm http://kheafield.com/code format version 5\n\0" + b"\0" * 200)

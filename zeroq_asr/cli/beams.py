@@ -144,6 +144,17 @@ def language_model_of(decoding: BeamSpec | None, recognizer: object) -> str | No
     return f"{decoding.lm}, over {getattr(decoder, 'lm_unit', AUTO)}s"
 
 
+def beam_fields(decoding: BeamSpec | None, recognizer: object) -> dict[str, Any] | None:
+    """Return the fields of a recogniser's beam, with what its language model was found to be over.
+
+    None where it decodes greedily.
+    """
+    if decoding is None:
+        return None
+    unit = getattr(getattr(recognizer, "beam", None), "lm_unit", None)
+    return {**decoding.to_dict(), "lm_unit": unit or decoding.lm_unit}
+
+
 def decoded_by(beam: BeamSpec | None) -> str:
     """Return how scores are decoded, in words: greedily, or by which beam."""
     if beam is None:

@@ -25,6 +25,7 @@ from zeroq_asr.cli.beams import (
     SourceLmWeight,
     UnkScoreOffset,
     WordBonus,
+    beam_fields,
     beam_of,
     language_model_of,
 )
@@ -129,7 +130,8 @@ def evaluate(
         if output is not None:
             atomic_write_bytes(output, _json_lines(result))
         rate = result.words.rate
-        terminal.result(result.to_dict(), "" if rate is None else f"{100 * rate:.2f}")
+        found = {**result.to_dict(), "beam": beam_fields(decoding, recognizer)}
+        terminal.result(found, "" if rate is None else f"{100 * rate:.2f}")
         if terminal.talks:
             _report(terminal, result, language_model_of(decoding, recognizer), output)
 

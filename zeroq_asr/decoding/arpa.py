@@ -135,6 +135,9 @@ def _checked(path: str | os.PathLike[str], plain: str | os.PathLike[str]) -> tup
         if not counts or sum(counts) * _LEAST_BYTES > size:
             problem = f"is a damaged ARPA file: {sum(counts)} n-grams in {size} bytes"
             raise ConfigError(path, problem, "was it copied whole?")
+        if len(counts) == 1:
+            problem = "has n-grams of one word only, and KenLM reads those of two or more"
+            raise ConfigError(path, problem, "make it of pairs at least: lmplz -o 2")
         unigrams = itertools.takewhile(lambda line: line not in (b"\\2-grams:", b"\\end\\"), lines)
         # separated by tabs or spaces, as KenLM reads them
         found = {word for line in unigrams for word in line.split()[1:2]}
