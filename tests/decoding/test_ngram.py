@@ -103,6 +103,7 @@ def text_of(arpa: Path) -> str:
 DAMAGED = {
     "nothing": lambda text: "",
     "another file": lambda text: "hello\n" + text,
+    "a byte order mark": lambda text: "\ufeff" + text,
     "a binary file": lambda text: "mmap lm http://kheafield.com/code format version 5\n\0" + "\0" * 200,
     "no counts": lambda text: text.replace("ngram ", "gram "),
     "more than there are": lambda text: text.replace("ngram 2=3", "ngram 2=9000000000"),

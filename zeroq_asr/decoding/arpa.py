@@ -6,6 +6,7 @@ may end the process; so they are refused, and ARPA files are looked at before Ke
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import gzip
 import itertools
@@ -124,6 +125,9 @@ def _checked(path: str | os.PathLike[str], plain: str | os.PathLike[str]) -> tup
         if first.startswith(_BINARY):
             problem = "is a binary file of KenLM's, which cannot be checked before it is read"
             raise ConfigError(path, problem, "give the ARPA file that it was made of")
+        if first.startswith(codecs.BOM_UTF8):
+            problem = "is an ARPA file behind a byte order mark, which KenLM does not read"
+            raise ConfigError(path, problem, "save it without")
         if first != b"\\data\\":
             raise ConfigError(path, "is not an ARPA file: it does not begin with \\data\\", HOW)
         counts = []
