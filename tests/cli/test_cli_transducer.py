@@ -113,7 +113,7 @@ def test_compare(transducer: Path, hybrid: Path, clips: list[Path], tmp_path: Pa
     for label in ("float", "data-free", "real data", "ORT dynamic", "noise"):
         assert f"  {label} " in result.stdout
         assert f"| {label} |" in table.read_text()
-    assert "steps of the float network's own path" in result.stdout
+    assert "steps of the float network's own greedy path" in result.stdout
     assert "2 s of speech decoded greedily on one thread" in result.stdout
     result = run("compare", hybrid, "--head", "transducer", "--no-time", *QUICK, "--json")
     assert result.exit_code == 0, result.output
