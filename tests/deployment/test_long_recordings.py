@@ -88,6 +88,16 @@ def test_hardware_of_others_sees_no_loop_for_a_minute(model: zq.AsrModel) -> Non
     assert ["If" in operators(one) for one in found] == [True, False, False]
 
 
+def test_float_spellings_see_none_however_long(made: zq.Quantized, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = export(made.program, made.deployment, "qdq")
+    monkeypatch.setattr(onnx_loops, "WHOLE", 30)
+    monkeypatch.setattr(onnx_loops, "LARGEST", 0)
+    found = export(made.program, made.deployment, "qdq")
+    assert "If" not in operators(found)
+    assert found.to_bytes() == whole.to_bytes()
+    logits(found.to_bytes(), 400)
+
+
 def test_what_no_loop_bears_is_refused(made: zq.Quantized, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(onnx_loops, "WHOLE", 0)
     for rows in ("BLOCK", "LONG_BLOCK"):

@@ -5,7 +5,8 @@ same integers in b / T of the memory that all scores at once would take, and the
 processor's cache.  The last block begins at T − b: all are equally long, as a Loop wants it, and the rows
 that two blocks share are taken once.  A loop costs some tens of microseconds a layer, so that an If spares
 recordings of up to ``WHOLE`` frames, and files that are proven for no more have none.  Dialects that other
-hardware reads, which may take neither Loop nor If, have them only where the memory would not do.
+hardware reads, which may take neither Loop nor If, have them only where the memory would not do, and ``qdq``
+never: what it hears at once takes the memory of all scores.
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ class OnnxLoops(GraphBuilder):
 
     #: whether blocks are there to keep scores in the cache, too
     for_cache = False
+    #: whether there are blocks at all, whatever memory all scores take
+    in_blocks = True
 
     def row_blocks(
         self,
@@ -47,7 +50,8 @@ class OnnxLoops(GraphBuilder):
     ) -> Sym:
         """Loop over blocks of rows, if there are many."""
         longest = int(frames.interval.max)
-        if longest <= WHOLE or not (self.for_cache or 4 * heads * longest**2 > LARGEST):
+        many = self.for_cache or 4 * heads * longest**2 > LARGEST
+        if longest <= WHOLE or not (self.in_blocks and many):
             return body(queries, positions, distances)
         rows = BLOCK if longest < BLOCK**2 else LONG_BLOCK
         if longest >= rows**2:

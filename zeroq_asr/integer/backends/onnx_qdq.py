@@ -36,6 +36,8 @@ class OnnxQdqBackend(OnnxStrictBackend):
     dialect = "qdq"
     #: OpenVINO computes int64 in int32
     makes_tables = False
+    #: ONNX Runtime aborts as it fuses such pairs in front of an If
+    in_blocks = False
 
     def __init__(self, program: Program, target: str = "x86-any") -> None:
         super().__init__(target)
