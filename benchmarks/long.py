@@ -124,7 +124,7 @@ def hear(source: str, limit: float, manifest: str, seconds: float) -> tuple[Hear
     torch.set_num_threads(1)
     recognizer = zq.open_recognizer(source, threads=1)
     if isinstance(recognizer, zq.TransducerRecognizer):
-        RelativeAttention.forward = blocked  # type: ignore[method-assign]
+        RelativeAttention.forward = blocked  # type: ignore[method-assign]  # of this process alone
         recognizer.max_seconds = limit
     samples = recording(manifest, recognizer.frontend.sample_rate, seconds).samples
     begun = time.process_time()

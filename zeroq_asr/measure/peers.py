@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import onnx
 
@@ -73,7 +74,7 @@ def static_peer(
     files["encoder"] = ort_static(preprocess(models["encoder"]), recordings)
     for part, given in watched.given.items():
         ready = preprocess(models[part])
-        made, reason = attempt(lambda ready=ready, given=given: ort_static_on(ready, given))  # type: ignore[misc]
+        made, reason = attempt(partial(ort_static_on, ready, given))
         if made is None:
             notes.append(f"the {part} stays in float, for {reason}")
             continue
