@@ -137,8 +137,8 @@ class Kernels(Protocol):
     def carry(self, v: Sym) -> str:
         """An integer in float32, exact below 2^24."""
 
-    def planes(self, v: Sym) -> tuple[str, str]:
-        """Bytes h and l of a 16-bit value, v + 2^15 = 256·h + l; made once."""
+    def planes(self, v: Sym) -> tuple[Sym, Sym]:
+        """Bytes h and l of a 16-bit value, v + 2^15 = 256·h + l; made once, in the order of its axes."""
 
     def to_float(self, v: Sym | str) -> str:
         """Cast to float32."""

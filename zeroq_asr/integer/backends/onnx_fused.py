@@ -303,21 +303,21 @@ class OnnxFusedBackend(OnnxStrictBackend):
         ]
         return self.add_node("ConvInteger", operands, "", **layout)
 
-    def planes(self, v: Sym) -> tuple[str, str]:
+    def planes(self, v: Sym) -> tuple[Sym, Sym]:
         """Bytes h and l of a 16-bit value, v + 2^15 = 256·h + l; made once.
 
         No v − 127.5 is a tie of 256, so that the nearest multiple is the floor of v's; a Cast keeps the low
         byte.
         """
-        v = self.channels_first(v)
         key = ("planes", v.name)
         if key not in self._shared:
             middle = self.add_node("Add", [self.carry(v), self.float_scalar(-127.5)])
             high = self.add_node("QuantizeLinear", [middle, self.float_scalar(256.0), self.scalar(128, U8)])
-            low = self.add_node("Cast", [self.plain(v)], to=TensorProto.UINT8)
-            byte = Interval.of(U8.lo, U8.hi, U8)
-            self._shared[(*key, "low")], self._shared[key] = Sym(low, byte), Sym(high, byte)
-        return self._shared[key].name, self._shared[(*key, "low")].name
+            low = self.add_node("Cast", [self._uncarried(v)], to=TensorProto.UINT8)
+            byte, first = Interval.of(U8.lo, U8.hi, U8), v.frames_first
+            self._shared[(*key, "low")] = Sym(low, byte, frames_first=first)
+            self._shared[key] = Sym(high, byte, frames_first=first)
+        return self._shared[key], self._shared[(*key, "low")]
 
     def codes(self, index: str, high: Sym, low: Sym) -> str:
         """2^8·high[i] + low[i] as int32, index int32 of any shape: one lookup for two tables of bytes."""

@@ -13,10 +13,14 @@ from zeroq_asr.operators.cases import Case, sequences
 from zeroq_asr.registry import Attrs
 
 
-def kernel_of(kind: str, reach: int, c: int, bias: np.ndarray, pointwise: bool) -> str:
+def kernel_of(
+    kind: str, reach: int, c: int, bias: np.ndarray, pointwise: bool, depthwise: bool = False
+) -> str:
     """The kernel of a convolution; a matrix product adds ``bias``, in steps of 2^-c, to what it scaled."""
     if kind == "uint8":
         return "QLinearConv"
+    if depthwise:
+        return "Conv"
     product = pointwise and (reach << c) + int(np.abs(bias).max()) <= 1 << 24
     return "MatMulIntegerToFloat" if product else "ConvInteger"
 
@@ -85,6 +89,7 @@ def conv_case(
         assert largest_shift(lo, hi, zy, int(m.max())) >= c or c > 16, "the case has no headroom"
     shortest = max(dilation * (kernel - 1) + 1 - sum(padding), 1) + 2 * stride
     pointwise = kernel == stride == groups == 1 and not any(padding)
+    depthwise = channels == out == groups > 1
     return Case(
         "conv_requant",
         name,
@@ -104,7 +109,7 @@ def conv_case(
         ("x", "w", "bias", "m"),
         sequences(channels, shortest, zx, source[1], seed),
         {"w": weight.astype(np.int8), "bias": bias, "m": m},
-        kernel_of(kind, max(hi - zy, zy - lo), c, bias * m.astype(np.int64), pointwise)
+        kernel_of(kind, max(hi - zy, zy - lo), c, bias * m.astype(np.int64), pointwise, depthwise)
         if spelled is None
         else spelled,
         {"x": source},
@@ -238,6 +243,24 @@ def conv_cases() -> Iterator[Case]:
             bits=bits,
             zx=255,
             seed=bits,
+        )
+    # depthwise, of which float32 carries every sum; the last that it holds, and the first that it does not
+    depthwise: Attrs = {**wide, "channels": 6, "out": 6, "groups": 6, "bits": 8}
+    yield conv_case("signed-16-depthwise-strided", **depthwise, c=9, kernel=5, stride=2, padding=(2, 2), zx=7)
+    yield conv_case("signed-16-depthwise-dilated", **depthwise, c=9, kernel=3, dilation=2, padding=(0, 4))
+    yield conv_case("signed-16-depthwise-one-tap", **depthwise, c=9, zx=0, m=1, seed=56)
+    ends = np.where(np.arange(6)[:, None, None] % 2, -127, 127) * np.ones((6, 1, 500))
+    most_bias = 2**24 - 255 * 127 * 500
+    for name, bias, kernel_name in (("last", most_bias, "Conv"), ("first-not", most_bias + 1, "ConvInteger")):
+        yield conv_case(
+            f"signed-16-depthwise-{name}-carried",
+            **depthwise,
+            c=9,
+            m=1,
+            kernel=500,
+            weight=ends,
+            bias=np.full(6, bias),
+            spelled=kernel_name,
         )
     yield conv_case("signed-15-zero-point", lo=-9000, hi=9000, zy=77, kind="int32", c=10, seed=53)
     yield conv_case("signed-9", lo=-256, hi=255, zy=0, kind="int32", c=16, seed=47)

@@ -10,6 +10,7 @@ import numpy as np
 from zeroq_asr.integer.backends.interval import Interval
 from zeroq_asr.integer.program import Instruction
 from zeroq_asr.integer.types import U8
+from zeroq_asr.operators.convolution.carried import emit_carried, is_carried
 from zeroq_asr.operators.convolution.requantization import requantizes_exactly
 from zeroq_asr.operators.convolution.weights import as_bytes
 from zeroq_asr.registry import Attrs, Condition
@@ -47,7 +48,7 @@ def kernel_layout(i: Instruction, w: Sym, layout: dict[str, list[int]]) -> Attrs
 
 
 def emit_kernel(b: Kernels, i: Instruction, ins: list[Sym], layout: dict[str, list[int]]) -> Sym:
-    """QLinearConv of instruction ``i``; for 16 bits ConvInteger, and a float32 carries what it gives.
+    """QLinearConv of instruction ``i``; for 16 bits Conv or ConvInteger, and a float32 carries what it gives.
 
     ``layout``: strides, pads and dilations.
     """
@@ -56,9 +57,14 @@ def emit_kernel(b: Kernels, i: Instruction, ins: list[Sym], layout: dict[str, li
     axes = w.exact.ndim - 2
     whole = kernel_layout(i, w, layout)
     if a["type"] != U8.name:
-        x = b.channels_first(x)
-        acc = b.add_node("Add", [b.conv_integer(x, w, a["zx"], **whole), b.per_channel(bias, axes)])
-        return b.quantized(b.add_node("Mul", [b.to_float(acc), b.scaled(m, a["c"], axes)]), i)
+        if is_carried(w, bias, a["groups"]):
+            b.called("Conv")
+            acc = emit_carried(b, x, w, a["zx"], whole)
+            acc = b.add_node("Add", [acc, b.to_float(b.per_channel(bias, axes))])
+        else:
+            made = b.conv_integer(b.channels_first(x), w, a["zx"], **whole)
+            acc = b.to_float(b.add_node("Add", [made, b.per_channel(bias, axes)]))
+        return b.quantized(b.add_node("Mul", [acc, b.scaled(m, a["c"], axes)]), i)
     padding = a["zx"] if any(layout["pads"]) else None
     weight, weight_zero_point = b.kernel_weight(x, w, a["groups"], padding)
     domain = ""

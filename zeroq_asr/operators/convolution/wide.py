@@ -11,6 +11,8 @@ step.  So it has no more bits than that of a byte, and weights, biases and multi
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,6 +22,7 @@ from zeroq_asr.integer.backends.interval import Interval
 from zeroq_asr.integer.dyadic import shift_half_up
 from zeroq_asr.integer.program import Instruction
 from zeroq_asr.integer.types import I16, I32, U8
+from zeroq_asr.operators.convolution.carried import emit_carried, is_carried
 from zeroq_asr.operators.convolution.kernels import kernel_layout, layout_1d, layout_2d, qdq_1d, qdq_2d
 from zeroq_asr.operators.convolution.requantization import (
     ONE_AXIS,
@@ -139,18 +142,57 @@ def _known(v: Interval) -> np.ndarray:
 
 
 def _emit(b: Kernels, i: Instruction, ins: list[Sym], layout: dict[str, list[int]]) -> Sym:
-    """Two ConvIntegers; float32 carries what they give.  ``layout``: strides, pads and dilations."""
+    """Convolve each byte; float32 carries what they give.  ``layout``: strides, pads and dilations."""
     x, w, bias, m = ins
+    if _is_product(i, w):
+        return _emit_products(b, i, ins)
     axes = w.exact.ndim - 2
     whole = kernel_layout(i, w, layout)
-    high, low = (
-        b.conv_integer(plane, w, zero, **whole) for plane, zero in zip(b.planes(x), (_ZERO, 0), strict=True)
-    )
-    real = b.node("Mul", [b.to_float(low), b.float_scalar(2.0**-8)], None)
-    carry = b.node("Floor", [b.node("Add", [real, b.float_scalar(0.5)], None)], None)
-    high = b.to_float(b.add_node("Add", [high, b.per_channel(bias, axes)]))
-    acc = b.node("Add", [high, carry], None)
-    return b.quantized(b.node("Mul", [acc, b.scaled(m, i.attrs["c"], axes)], None), i)
+    offset = b.per_channel(bias, axes)
+    if is_carried(w, bias, i.attrs["groups"]):
+        b.called(_CARRIED)
+        high, low = (emit_carried(b, plane, w, zero, whole) for plane, zero in _bytes(b, x))
+        high = b.add_node("Add", [high, b.to_float(offset)])
+    else:
+        high, low = (
+            b.conv_integer(b.channels_first(plane), w, zero, **whole) for plane, zero in _bytes(b, x)
+        )
+        high, low = b.to_float(b.add_node("Add", [high, offset])), b.to_float(low)
+    acc = b.add_node("Add", [high, _carry(b, b.add_node("Mul", [low, b.float_scalar(2.0**-8)]))])
+    return b.quantized(b.add_node("Mul", [acc, b.scaled(m, i.attrs["c"], axes)]), i)
+
+
+def _bytes(b: Kernels, x: Sym) -> Iterator[tuple[Sym, int]]:
+    """Both planes of a value, each with its zero point."""
+    return zip(b.planes(x), (_ZERO, 0), strict=True)
+
+
+def _carry(b: Kernels, low: str) -> str:
+    """What the low bytes give, in steps of the high ones, rounded half up."""
+    return b.add_node("Floor", [b.add_node("Add", [low, b.float_scalar(0.5)])])
+
+
+def _is_product(i: Instruction, w: Sym) -> bool:
+    """Whether a convolution over time takes each frame by itself."""
+    a = i.attrs
+    return w.exact.shape[2:] == (1,) and a["stride"] == a["groups"] == 1 and not any(a["padding"])
+
+
+def _emit_products(b: Kernels, i: Instruction, ins: list[Sym]) -> Sym:
+    """MatMulIntegerToFloat of each byte of a pointwise convolution."""
+    x, w, bias, m = ins
+    b.called(_PRODUCTS)
+    sums = []
+    for plane, zero in _bytes(b, x):
+        weight, weight_zero_point = b.matrix(plane, w)
+        unit = b.float_scalar(1.0 if zero else 2.0**-8)
+        factors: list[Sym | str] = [b.frames_first(plane), weight, b.float_scalar(1.0), unit]
+        offset = [b.to_float(b.vector(bias))] if zero else []
+        operands = [*factors, b.scalar(zero, U8), weight_zero_point, *offset]
+        sums.append(b.add_node("MatMulIntegerToFloat", operands, "com.microsoft"))
+    acc = b.add_node("Add", [sums[0], _carry(b, sums[1])])
+    made = b.quantized(b.add_node("Mul", [acc, b.multiplier(m, i.attrs["c"])]), i)
+    return replace(made, frames_first=True)
 
 
 def _fused(b: Kernels, i: Instruction, ins: list[Sym]) -> Sym:
@@ -161,7 +203,9 @@ def _fused_2d(b: Kernels, i: Instruction, ins: list[Sym]) -> Sym:
     return _emit(b, i, ins, layout_2d(i))
 
 
-_NAME = "ConvInteger of two bytes"
+_NAME, _CARRIED, _PRODUCTS = (
+    f"{kernel} of two bytes" for kernel in ("ConvInteger", "Conv", "MatMulIntegerToFloat")
+)
 #: half a unit of the accumulator comes on top: a quarter of a step where the output has 16 bits, too
 _TOLERANCE = 0.5 + 0.27
 

@@ -12,7 +12,14 @@ from zeroq_asr.registry import Attrs
 
 WORDS = (-32768, 32767)
 WIDE: Attrs = {"zy": 0, "lo": WORDS[0], "hi": WORDS[1], "kind": "int32"}
-KERNEL = "ConvInteger of two bytes"
+
+
+def kernel_of(shape: tuple[int, ...], layout: Attrs) -> str:
+    """What convolves both bytes."""
+    if shape[1] == 1 < shape[0] == layout.get("groups"):
+        return "Conv of two bytes"
+    pointwise = shape[2:] == (1,) and not layout.keys() - {"groups"}
+    return "MatMulIntegerToFloat of two bytes" if pointwise else "ConvInteger of two bytes"
 
 
 def wide_case(
@@ -31,7 +38,7 @@ def wide_case(
     source: tuple[int, int] = WORDS,
     frames: int = 1,
     frequencies: int = 9,
-    spelled: str = KERNEL,
+    spelled: str | None = None,
     seed: int = 0,
     **layout: int | tuple[int, int],
 ) -> Case:
@@ -66,7 +73,7 @@ def wide_case(
         ("x", "w", "bias", "m"),
         inputs,
         {"w": weight.astype(np.int8), "bias": biases.astype(np.int32), "m": np.full(rows, m, np.int32)},
-        spelled,
+        spelled or kernel_of(shape, layout),
         {"x": source},
     )
 
