@@ -174,11 +174,37 @@ def test_a_move_means_what_is_moved(graph: FloatGraph) -> None:
     assert named_values(graph, [(mask.out, 16)]) == {"stem", mask.out} | named_values(graph, [("stem", 16)])
 
 
-def test_weights_that_are_multiplied_with_16_bits_keep_their_range(graph: FloatGraph, ranges: Any) -> None:
-    def weights(target: str, *names: str) -> np.ndarray:
-        return lowered(graph, ranges, *names, target=target).constants["pointwise:weight"]
+def test_weights_of_products_are_bounded_whatever_the_bits_of_their_operand(
+    graph: FloatGraph, ranges: Any
+) -> None:
+    def weights(target: str, layer: str, *names: str) -> np.ndarray:
+        return lowered(graph, ranges, *names, target=target).constants[f"{layer}:weight"]
 
-    np.testing.assert_array_equal(weights("x86-any", "depthwise"), weights("x86-vnni", "depthwise"))
-    # with bytes they would saturate, and are bounded
-    assert saturates(weights("x86-vnni"), 255)
+    for wide in ((), ("depthwise",)):
+        assert saturates(weights("x86-vnni", "pointwise", *wide), 255)
+        assert not saturates(weights("x86-any", "pointwise", *wide), 255)
+
+
+def test_weights_of_integer_convolutions_of_16_bits_keep_their_range() -> None:
+    network = nn.Sequential(nn.Conv1d(MELS, HIDDEN, 1), nn.Conv1d(HIDDEN, HIDDEN, 3, padding=1))
+
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers, self.head = network, nn.Linear(HIDDEN, TOKENS)
+
+        def forward(self, x: Tensor, n: Tensor) -> tuple[Tensor, Tensor]:
+            return self.head(self.layers(x).transpose(1, 2)), n
+
+    torch.manual_seed(0)
+    two = capture(Two().eval().requires_grad_(False), (torch.randn(2, MELS, 40), torch.tensor([40, 21])))
+    known = calibrate(two, [torch.randn(MELS, 60)], CalibrationSpec("audio")).ranges
+    first, second = (node.out for node in two.nodes if node.op == "conv1d" and node.out.startswith("layers"))
+
+    def weights(target: str, *names: str) -> np.ndarray:
+        return lowered(two, known, *names, target=target).constants[f"{second}:weight"]
+
+    # their kernel takes them unsigned, and saturates nowhere
+    np.testing.assert_array_equal(weights("x86-any", first), weights("x86-vnni", first))
+    assert saturates(weights("x86-vnni", first), 255)
     assert not saturates(weights("x86-any"), 255)

@@ -114,7 +114,8 @@ class _Group:
         """Move the features until the steps are done, or nothing improves, or all are to stop."""
         spec = self.spec
         shape, steps = _shaper(self.model, spec), spec.iterations
-        optimizer = torch.optim.Adam([self.variable], lr=spec.learning_rate)
+        betas = (spec.beta1, spec.beta2)
+        optimizer = torch.optim.Adam([self.variable], lr=spec.learning_rate, betas=betas)
         step_schedule = _schedule(optimizer, spec)
         with FastConv(self.model.network):
             for step in range(steps + 1):

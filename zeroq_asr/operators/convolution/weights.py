@@ -17,6 +17,7 @@ import numpy as np
 
 from zeroq_asr.errors import CalibrationError
 from zeroq_asr.graph.float_graph import FloatNode
+from zeroq_asr.graph.linear import is_pointwise
 from zeroq_asr.integer.dyadic import largest_shift
 from zeroq_asr.integer.grid import Grid
 from zeroq_asr.integer.pair_saturation import bounded, in_order, most, out_of_order
@@ -27,10 +28,14 @@ from zeroq_asr.operators.convolution.feedback import round_by_feedback, weighted
 from zeroq_asr.registry import Attrs
 from zeroq_asr.threads import available
 
-#: Fractions of the no-clipping multiplier that are tried for rounding the weights,
-SHRINK = np.linspace(0.3, 1.0, 29)
-#: and those where neighbours must not add up to too much: at 2 all weights have 7 bits, and none do.
-SHRINK_PAIRS = np.linspace(0.6, 2.0, 36)
+#: Fractions of the no-clipping multiplier that are tried first for rounding the weights,
+SHRINK = np.linspace(0.3, 1.0, 8)
+#: and those where neighbours must not add up to too much: at 2 all weights have 7 bits, and none do;
+SHRINK_PAIRS = np.linspace(0.6, 2.0, 9)
+#: then those around the best of them, and around the best of all, as shares of the distance between two.  The
+#: cost is smooth but for the chance that weights fall near integers: of so many draws near its minimum the
+#: best costs less than that of a grid of four times as many fractions (``benchmarks/rounding.py``).
+_AROUND = ((-0.75, -0.5, -0.25, 0.25, 0.5, 0.75), (-0.15, -0.1, -0.05, 0.05, 0.1, 0.15))
 #: weights that are rounded at once
 _AT_ONCE = 1 << 15
 
@@ -74,6 +79,7 @@ def _quantized_rows(
     # no integer at all is a gain of zero, where the grid allows that
     best_cost = np.full(len(flat), 1.0 if 0 in grid.levels else np.inf)
     best_m, best_scale = np.ones(len(flat), dtype=np.int64), np.full(len(flat), np.inf)
+    best_fraction = np.ones(len(flat))
     q, product = np.empty_like(flat), np.empty_like(flat)
 
     def rounded(scale: np.ndarray) -> np.ndarray:
@@ -81,21 +87,28 @@ def _quantized_rows(
         nearest = grid.nearest(q, out=q)
         return nearest if together is None else bounded(nearest, together, out=nearest)
 
-    for fraction in SHRINK if together is None else SHRINK_PAIRS:
-        for candidate in (np.floor(ideal * fraction), np.ceil(ideal * fraction)):
-            scale = np.maximum(candidate, 1.0) * step
-            found = rounded(scale)
-            along = np.multiply(found, flat, out=product).sum(axis=1)
-            some = along > 0
-            inner = np.where(some, along, 1.0)
-            m = np.maximum(np.rint(energy / (inner * step)), 1.0)
-            gain = m * step * inner / np.where(some, energy, 1.0)
-            # whole numbers: exact in whatever order they are summed
-            squares = np.matmul(found[:, None, :], found[:, :, None])[:, 0, 0]
-            cost = energy * squares / inner**2 - 1.0 + (gain - 1.0) ** 2
-            better = some & (cost < best_cost)
-            best_cost[better], best_scale[better] = cost[better], scale[better]
-            best_m[better] = m[better].astype(np.int64)
+    def attempt(fraction: np.ndarray) -> None:
+        scale = np.maximum(np.rint(ideal * fraction), 1.0) * step
+        found = rounded(scale)
+        along = np.multiply(found, flat, out=product).sum(axis=1)
+        some = along > 0
+        inner = np.where(some, along, 1.0)
+        m = np.maximum(np.rint(energy / (inner * step)), 1.0)
+        gain = m * step * inner / np.where(some, energy, 1.0)
+        # whole numbers: exact in whatever order they are summed
+        squares = np.matmul(found[:, None, :], found[:, :, None])[:, 0, 0]
+        cost = energy * squares / inner**2 - 1.0 + (gain - 1.0) ** 2
+        better = some & (cost < best_cost)
+        best_cost[better], best_scale[better] = cost[better], scale[better]
+        best_m[better], best_fraction[better] = m[better].astype(np.int64), fraction[better]
+
+    coarse = SHRINK if together is None else SHRINK_PAIRS
+    for fraction in coarse:
+        attempt(np.full(len(flat), fraction))
+    for shares in _AROUND:
+        middle = best_fraction.copy()
+        for share in shares:
+            attempt(np.minimum(middle + share * (coarse[1] - coarse[0]), coarse[-1]))
     return rounded(best_scale).astype(np.int8), best_m
 
 
@@ -144,9 +157,9 @@ def quantize_convolution(ctx: Lowering, node: FloatNode) -> Quantized:
     grid = ctx.grid(node)
     rows, together = in_order(weight), None
     depthwise = shape[1] == 1 < a["groups"] == shape[0]
-    # what reads 16 bits has kernels that take unsigned weights, and saturates nowhere either
-    bytewise = ctx.info(node.ins[0]).type == U8.name
-    if ctx.spec.target == "x86-any" and bytewise and not depthwise and is_filled(grid):
+    # what reads 16 bits takes unsigned weights, and saturates nowhere either, unless it is a product
+    of_pairs = ctx.info(node.ins[0]).type == U8.name or is_pointwise(node)
+    if ctx.spec.target == "x86-any" and of_pairs and not depthwise and is_filled(grid):
         together = most(source.hi) if most(source.hi) < 2 * grid.limit else None
     steepest = np.abs(weight).max() * source.scale / (grid.limit * target.scale)
     if steepest > I32.hi // 8:
