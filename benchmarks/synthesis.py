@@ -47,12 +47,19 @@ VARIANTS: dict[str, SynthesisSpec] = {
     "jeffreys": SynthesisSpec.preset("default", objective="jeffreys"),
     "moments": SynthesisSpec.preset("default", objective="moments"),
     "constant": SynthesisSpec.preset("default", schedule="constant"),
-    "lr 0.05": SynthesisSpec.preset("default", learning_rate=0.05),
-    "lr 0.2": SynthesisSpec.preset("default", learning_rate=0.2),
+    "lr 0.1": SynthesisSpec.preset("default", learning_rate=0.1),
+    "lr 0.3": SynthesisSpec.preset("default", learning_rate=0.3),
     "normal": SynthesisSpec.preset("default", init="normal"),
     "standardize": SynthesisSpec.preset("default", standardize=True),
-    "30 steps": SynthesisSpec.preset("default", iterations=30),
-    "120 steps": SynthesisSpec.preset("default", iterations=120),
+    "20 steps": SynthesisSpec.preset("default", iterations=20),
+    "60 steps": SynthesisSpec.preset("default", iterations=60),
+    # what the default was before
+    "60 of Adam": SynthesisSpec.preset(
+        "default", iterations=60, learning_rate=0.1, beta1=0.9, beta2=0.999
+    ),
+    "30 of Adam": SynthesisSpec.preset("default", beta1=0.9, beta2=0.999),
+    "short": SynthesisSpec.preset("default", iterations=20, learning_rate=0.3, beta1=0.2, beta2=0.5),
+    "signs": SynthesisSpec.preset("default", iterations=20, learning_rate=0.3, beta1=0.0, beta2=0.0),
     "4 x 512": SynthesisSpec.preset("default", batch=4, frames=512),
 }
 
