@@ -99,13 +99,13 @@ def test_a_plan_is_judged_by_the_features_on_which_it_loses_most(
     prepared: zq.Prepared, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     losses: list[float] = []
-    plain = plans._Heard.divergence
+    plain = plans.Heard.divergence
 
     def divergence(heard: Any, program: Any) -> float:
         losses.append(plain(heard, program))
         return losses[-1]
 
-    monkeypatch.setattr(plans._Heard, "divergence", divergence)
+    monkeypatch.setattr(plans.Heard, "divergence", divergence)
     found = zq.find_plan(prepared, max_loss=1e9)
     speech, ranges, speech_then, ranges_then = losses
     assert speech != ranges
