@@ -74,7 +74,8 @@ class FoundPlan:
     def __repr__(self) -> str:
         """Show the size and the loss of what was found, on one line."""
         told = f"{self.chosen.predicted:.3g} nats predicted"
-        wide = f"{self.wide_values} values of 16 bits" if self.wide_values else ""
+        values = "1 value" if self.wide_values == 1 else f"{self.wide_values} values"
+        wide = f"{values} of 16 bits" if self.wide_values else ""
         return summary(self, size(self.chosen.bytes), told, f"of {len(self.points)} plans", wide)
 
     @property
