@@ -12,6 +12,7 @@ from torch import nn
 
 import zeroq_asr as zq
 from zeroq_asr.capture.capture import capture
+from zeroq_asr.errors import ZeroqWarning
 from zeroq_asr.graph.float_graph import FloatGraph
 from zeroq_asr.lowering.plan import Plan
 from zeroq_asr.measure import widening
@@ -142,7 +143,8 @@ def test_what_harms_most_is_taken_first(prepared: zq.Prepared) -> None:
     assert {*before} == {"first", "depthwise", "second"}
     # where there is no time for it alone, another
     assert chosen(prepared, 2.9).names == ("first",)
-    assert chosen(prepared, 1.001) == widening.Widened()
+    with pytest.warns(ZeroqWarning, match=r"no value more can have 16 bits: the cheapest multiplies .* by 2.87"):
+        assert chosen(prepared, 1.001) == widening.Widened()
 
 
 def test_the_factor_is_that_of_the_plan_over_that_of_the_format(small_model: Any) -> None:
@@ -191,3 +193,10 @@ def test_by_default_no_value_is_chosen(prepared: zq.Prepared, monkeypatch: pytes
     assert found.plan.values == Plan.of(prepared.spec).values
     with pytest.raises(AssertionError, match="values were searched"):
         zq.find_plan(prepared, max_loss=0.05, max_time=1.1)
+
+
+def test_a_network_whose_values_all_have_16_bits_has_none_more(small_model: Any) -> None:
+    torch.manual_seed(0)
+    named = prepared_of(Stack(), small_model, "8", "*=16")
+    with pytest.warns(ZeroqWarning, match="no value more can have 16 bits; leave it out"):
+        assert chosen(named, 9.0) == widening.Widened()

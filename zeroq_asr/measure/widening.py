@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from zeroq_asr.config import LAYER_BITS
+from zeroq_asr.errors import warn
 from zeroq_asr.graph.float_graph import FloatGraph, FloatNode
 from zeroq_asr.lowering.formats import moved_from, named_values, wide_by_themselves, wide_values
 from zeroq_asr.lowering.keep_float import with_islands
@@ -73,6 +74,7 @@ def widened(
 
     ``heard``: features of every kind that noise is measured on.
     ``most``: by how much the chosen may multiply the products of the layers (``products``), at least 1.
+    Warns where not one fits.
     """
     graph = with_islands(prepared.graph, prepared.spec.keep_float)
     given = plan.resolve(graph)
@@ -80,15 +82,20 @@ def widened(
     before = products(graph, sizes, given.wide)
     # the bytes that each has where it is not named
     known = formats(graph, prepared.calibrated().ranges, given)
-    #: name → all that has 16 bits where it alone is named besides, and by how much that multiplies products
-    wide: dict[str, set[str]] = {}
-    alone: dict[str, float] = {}
-    for name in candidates(graph, given) if before else ():
-        found = named_values(graph, (*plan.values, (name, LAYER_BITS)))
-        if name in known and (factor := products(graph, sizes, found) / before) <= most:
-            wide[name], alone[name] = found, factor
-    tried = [*alone]
-    replays = [each.replays() for each in heard] if tried else []
+    #: name → all that has 16 bits where it alone is named besides, and the products of that
+    wide = {
+        name: named_values(graph, (*plan.values, (name, LAYER_BITS)))
+        for name in candidates(graph, given)
+        if name in known
+    }
+    alone = {name: products(graph, sizes, found) for name, found in wide.items()}
+    tried = [name for name, count in alone.items() if before and count / before <= most]
+    if not tried:
+        cheapest = f": the cheapest multiplies the products by {min(alone.values()) / before:.3g}"
+        problem = f"no value more can have 16 bits{cheapest if before and alone else ''}"
+        warn("--max-time", problem, "allow more" if before and alone else "leave it out")
+        return Widened()
+    replays = [each.replays() for each in heard]
     noise: dict[str, float] = {}
     progress("plan", 0, len(tried), "values")
     changes = [{name: partial(rounded, info=known[name])} for name in tried]
@@ -97,7 +104,7 @@ def widened(
         noise[name] = made.noise
         progress("plan", done, len(tried), "values")
     chosen, together = Widened(), set(given.wide)
-    for name in sorted(tried, key=lambda name: -noise[name] / (alone[name] - 1.0)):
+    for name in sorted(tried, key=lambda name: -noise[name] / (alone[name] - before)):
         together |= wide[name]
         factor = products(graph, sizes, together) / before
         if not noise[name] or factor > most:
