@@ -5,8 +5,9 @@
 
 A row for every budget and seed: word errors and words that differ from the float network's (%), megabytes,
 layers of 8, 4 and 2 bits, what the plan was measured to lose beyond 8 bits on made features (nats a frame),
-and seconds of the search.  ``--bits`` are those of the values, as ``quantize`` takes them (8 'NAME=16'), and
-of the row that no plan changes.
+values that it gave 16 bits and the factor of products that they take, if any, and seconds of the search.
+``--max-time`` are the factors that every budget is searched with, 1 by default.  ``--bits`` are those of the
+values, as ``quantize`` takes them (8 'NAME=16'), and of the row that no plan changes.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ def main() -> None:
     options.add_argument("--bits", nargs="+", default=["8"])
     options.add_argument("--max-loss", type=float, nargs="*", default=[])
     options.add_argument("--max-size", nargs="*", default=[])
+    options.add_argument("--max-time", type=float, nargs="+", default=[1.0])
     arguments = options.parse_args()
 
     model, hearing = heard(arguments)
@@ -33,6 +35,11 @@ def main() -> None:
     budgets: list[tuple[str, dict[str, float | int]]] = []
     budgets += [(f"--max-loss {loss:g}", {"max_loss": loss}) for loss in arguments.max_loss]
     budgets += [(f"--max-size {size}", {"max_size": budget(size)}) for size in arguments.max_size]
+    budgets = [
+        (name if factor == 1.0 else f"{name} --max-time {factor:g}", {**allowed, "max_time": factor})
+        for name, allowed in budgets
+        for factor in arguments.max_time
+    ]
 
     def show(label: str, values: list[float], told: str = "") -> None:
         print(f"{label:30} " + " ".join(f"{v:7.2f}" for v in values) + f"   {told}", flush=True)
@@ -52,10 +59,13 @@ def main() -> None:
         row(" ".join(arguments.bits), seed, zq.quantize(prepared))
         for name, allowed in budgets:
             start = time.perf_counter()
-            found = zq.find_plan(prepared, **allowed)  # type: ignore[arg-type]  # one of its two budgets
+            found = zq.find_plan(prepared, **allowed)  # type: ignore[arg-type]  # a number a budget
             seconds = time.perf_counter() - start
             widths = "/".join(map(str, found.chosen.layers))
-            told = f"{widths} of 8/4/2 bits, {found.chosen.measured:+.4f} nats, {seconds:.0f} s"
+            loss = "not run" if found.chosen.measured is None else f"{found.chosen.measured:+.4f} nats"
+            wide = f", {found.wide_values} of 16 bits for {found.products:.2f} times the products"
+            wide = wide if found.wide_values else ""
+            told = f"{widths} of 8/4/2 bits{wide}, {loss}, {seconds:.0f} s"
             row(name, seed, zq.quantize(prepared, spec=found.plan, search=found.row), told)
     show_means(rows, show)
 

@@ -143,6 +143,25 @@ def test_islands(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     compare_with_page(document, "quantize")
 
 
+def test_a_search_for_a_plan(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(work)
+    searched = ("--max-loss", "1", "--max-time", "1000", *FAST, "--force")
+    document = run("quantize", "m.pt", "-o", "plan.onnx", *searched, "--json")
+    search = document["search"]
+    assert search["wide_values"] > 0
+    assert 1.0 < search["products"] <= 1000.0
+    compare_with_page(document, "quantize")
+    kept = run("inspect", "plan.onnx", "--json")["recipe"]["search"]
+    assert kept["points"][kept["chosen"]] == search["chosen"]
+    document = run("report", "m.pt", "plan.onnx", *FAST, "--json")
+    assert document["search"] == kept
+    assert (kept["wide_values"], kept["products"]) == (search["wide_values"], search["products"])
+    compare_with_page(document, "report")
+    shown = CliRunner().invoke(app, ["report", "m.pt", "plan.onnx", *FAST], env={"COLUMNS": "200"})
+    told = f"{search['wide_values']} values have 16 bits by the search: {search['products']:.2f} times"
+    assert told in shown.stdout
+
+
 def test_another_onnx_file(work: Path, tmp_path: Path) -> None:
     import onnx
     from onnx import TensorProto, helper

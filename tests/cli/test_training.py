@@ -57,6 +57,9 @@ def test_what_is_no_size_is_refused(text: str) -> None:
         (["--set", "progressive=[8,4]", "--bits", "w2a8"], "are of a distillation, and there is none"),
         (["--plot", "x.svg"], "draws a search for a plan, and there is none"),
         (["--max-size", "8MB", "--plot", "x.bmp"], "cannot draw .bmp"),
+        (["--max-time", "1.5"], "--max-time: is of a search for a plan, and there is none; say"),
+        (["--max-time", "0.9", "--max-size", "8MB"], "--max-time: the factor must be a finite number >= 1"),
+        (["--max-time", "nan", "--max-loss", "0.03"], "--max-time: the factor must be a finite number >= 1"),
     ],
 )
 def test_what_cannot_be_done_is_said_first(tmp_path: Path, options: list[str], said: str) -> None:

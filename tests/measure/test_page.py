@@ -100,7 +100,7 @@ def row() -> PlanRow:
         PlanPoint((2, 1, 0), 2600, 0.01, -0.002),
         PlanPoint((1, 1, 1), 2000, 0.5),
     ]
-    return PlanRow(tuple(points), 1)
+    return PlanRow(tuple(points), 1, 3, 1.254)
 
 
 def heard(said: list[str], real: list[str], integer: list[str], audio: str = "clip.wav") -> Heard:
@@ -127,6 +127,7 @@ def test_the_page_tells_what_the_report_and_the_certificate_tell(
         "Plans",
         "Make it again",
     ]
+    assert "one. 3 values have 16 bits by the search: 1.25 times the products, as counted.</p>" in text
     certificate = account.certificate
     assert certificate is not None
     for told in (

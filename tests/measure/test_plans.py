@@ -99,13 +99,13 @@ def test_a_plan_is_judged_by_the_features_on_which_it_loses_most(
     prepared: zq.Prepared, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     losses: list[float] = []
-    plain = plans._Heard.divergence
+    plain = plans.Heard.divergence
 
     def divergence(heard: Any, program: Any) -> float:
         losses.append(plain(heard, program))
         return losses[-1]
 
-    monkeypatch.setattr(plans._Heard, "divergence", divergence)
+    monkeypatch.setattr(plans.Heard, "divergence", divergence)
     found = zq.find_plan(prepared, max_loss=1e9)
     speech, ranges, speech_then, ranges_then = losses
     assert speech != ranges
@@ -126,6 +126,11 @@ def test_a_budget_that_cannot_be_kept_is_said(prepared: zq.Prepared) -> None:
         zq.find_plan(prepared, max_size=100)
     with pytest.raises(ConfigError, match="needs a budget"):
         zq.find_plan(prepared)
+    with pytest.raises(ConfigError, match="max_time alone is none"):
+        zq.find_plan(prepared, max_time=1.5)
+    for factor in (0.99, float("nan"), float("inf"), True):
+        with pytest.raises(ConfigError, match="max_time must be a finite number >= 1"):
+            zq.find_plan(prepared, max_loss=0.1, max_time=factor)
     least = zq.find_plan(prepared, max_loss=1e9).chosen.bytes
     with pytest.raises(ConfigError, match="more than -1"):
         zq.find_plan(prepared, max_size=least + 20_000, max_loss=-1.0)
@@ -150,6 +155,8 @@ def test_a_file_keeps_the_row_that_its_plan_was_chosen_from(prepared: zq.Prepare
 def test_a_row_that_cannot_be_one_is_refused() -> None:
     point = {"layers": [3, 0, 0], "bytes": 10, "predicted": 0.0, "measured": None}
     row = zq.PlanRow.from_dict({"points": [point, {**point, "bytes": 5}], "chosen": 1})
+    # of a file that knows nothing of values of 16 bits
+    assert (row.wide_values, row.products, row.of_values) == (0, 1.0, "")
     assert zq.PlanRow.from_dict(json.loads(json.dumps(row.to_dict()))) == row
     for broken, match in (
         ({"points": [], "chosen": 0}, "must be a list of plans"),
@@ -163,6 +170,8 @@ def test_a_row_that_cannot_be_one_is_refused() -> None:
         ({"points": [{**point, "loss": 1}], "chosen": 0}, "unknown keys"),
         ({"points": [7], "chosen": 0}, "expected an object"),
         ({"points": [point], "chosen": 0, "best": 0}, "unknown keys"),
+        ({"points": [point], "chosen": 0, "wide_values": -1}, "wide_values must be a whole number"),
+        ({"points": [point], "chosen": 0, "products": 0.5}, "products must be a finite number >= 1"),
     ):
         with pytest.raises(ConfigError, match=match):
             zq.PlanRow.from_dict(broken)

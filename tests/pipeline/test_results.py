@@ -55,6 +55,7 @@ def test_results_fit_a_line(small_model: Any, prepared: zq.Prepared, result: zq.
     one_line(zq.Sensitivity("x", "ctc", "noise", 1, 1, ()), "0 layers")
     point = zq.PlanPoint((1, 0, 0), 1_500_000, 0.25)
     one_line(zq.FoundPlan(zq.Plan(), point, (point,)), "1.5 MB", "0.25 nats predicted")
+    one_line(zq.FoundPlan(zq.Plan(), point, (point,), 1, 1.25), "1.5 MB", "1 value of 16 bits")
     # names come from strangers, and may be long
     odd = dataclasses.replace(small_model, name="x" * 5000 + "\x1b[2J")
     one_line(odd)

@@ -37,5 +37,7 @@ def show_row(terminal: Terminal, row: zq.PlanRow) -> None:
             [size(point.bytes), str(eight), str(four), str(two), f"{point.predicted:.4f}", measured, chosen]
         )
     terminal.table(["about", "8 bits", "4 bits", "2 bits", "predicted loss", "measured", ""], rows)
+    if row.wide_values:
+        terminal.text(f"{row.of_values}.")
     terminal.text("loss: nats a frame, the sum of layers alone, and of the whole beyond 8 bits.", "dim")
     terminal.text()

@@ -55,12 +55,14 @@ from zeroq_asr.cli.training import (
     Device,
     MaxLoss,
     MaxSize,
+    MaxTime,
     Progressive,
     Reconstruct,
     Resume,
     Train,
     budget,
     require_narrow,
+    time_factor,
     training_of,
 )
 from zeroq_asr.config import DIALECTS, LAYER_BITS, MADE_MARGIN, METHODS, NONLINEARITIES, TARGETS
@@ -164,6 +166,7 @@ def quantize(
     resume: Resume = False,
     max_size: MaxSize = None,
     max_loss: MaxLoss = None,
+    max_time: MaxTime = None,
     preset: Preset = "default",
     seed: Seed = None,
     iterations: Iterations = None,
@@ -243,6 +246,7 @@ def quantize(
                 option, "chooses the bits of weights, and so does --bits", "write --bits 8, or leave it out"
             )
         most = None if max_size is None else budget(max_size)
+        factor = time_factor(max_time, searches=searches)
         if not searches:
             require_narrow(ctx, [spec], training, preset)
         if device is not None and not may_train(spec, training):
@@ -285,6 +289,7 @@ def quantize(
                     {
                         "--max-size": max_size,
                         "--max-loss": max_loss,
+                        "--max-time": max_time,
                         "--train": train,
                         "--reconstruct": reconstruct,
                         "--resume": resume,
@@ -328,7 +333,12 @@ def quantize(
             found = None
             if searches:
                 found = zq.find_plan(
-                    prepared, max_size=most, max_loss=max_loss, dialect=dialect, progress=progress
+                    prepared,
+                    max_size=most,
+                    max_loss=max_loss,
+                    max_time=factor,
+                    dialect=dialect,
+                    progress=progress,
                 )
             result = zq.quantize(
                 prepared,

@@ -11,6 +11,7 @@ import typer
 
 import zeroq_asr as zq
 from zeroq_asr.cli.options import alternatives, refuse_typed
+from zeroq_asr.config.checks import real
 from zeroq_asr.config.training import TRAINING_DEVICES, WIDTHS
 from zeroq_asr.errors import ConfigError
 from zeroq_asr.lines import shown
@@ -67,6 +68,15 @@ MaxLoss = Annotated[
         metavar="NATS",
         help="Choose them, none narrower than --bits w4a8 has, so that the divergence from the float network "
         "exceeds that of 8 bits by no more, in nats a frame of made features: 0.03.",
+    ),
+]
+MaxTime = Annotated[
+    float | None,
+    typer.Option(
+        metavar="FACTOR",
+        help="Beside one of them, also give values 16 bits, where that gains most, for so many times the "
+        "products of the network's layers at most: 1.5. A prediction of the time by counting, at least 1; "
+        "zeroq-asr bench measures it.",
     ),
 ]
 
@@ -126,6 +136,17 @@ def budget(text: str) -> int:
             "--max-size", f"cannot read the size {shown(text)}", "write 8MB, 500kB and the like"
         )
     return size
+
+
+def time_factor(given: float | None, *, searches: bool) -> float:
+    """Return what ``--max-time`` says, 1 where nothing; ConfigError without a search, and below 1."""
+    if given is None:
+        return 1.0
+    real("--max-time", "the factor", given, at_least=1.0)
+    if not searches:
+        problem = "is of a search for a plan, and there is none"
+        raise ConfigError("--max-time", problem, "say --max-size or --max-loss, too, or leave it out")
+    return given
 
 
 def duration(text: str) -> float:

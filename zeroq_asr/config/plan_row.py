@@ -48,6 +48,10 @@ class PlanRow:
 
     points: tuple[PlanPoint, ...]
     chosen: int
+    #: values that the search gave 16 bits, in every plan
+    wide_values: int = 0
+    #: by how much they multiply the products of the layers, as counted
+    products: float = 1.0
 
     def __post_init__(self) -> None:
         if not isinstance(self.points, list | tuple) or not self.points:
@@ -55,6 +59,16 @@ class PlanRow:
         points = (p if isinstance(p, PlanPoint) else from_dict(PlanPoint, p) for p in self.points)
         object.__setattr__(self, "points", tuple(points))
         whole(_WHERE, "chosen", self.chosen, 0, len(self.points) - 1)
+        whole(_WHERE, "wide_values", self.wide_values, 0, _MOST)
+        real(_WHERE, "products", self.products, at_least=1.0, at_most=_MOST)
+
+    @property
+    def of_values(self) -> str:
+        """What the search did to values, in words; "" where nothing."""
+        if not self.wide_values:
+            return ""
+        values = "1 value has" if self.wide_values == 1 else f"{self.wide_values} values have"
+        return f"{values} 16 bits by the search: {self.products:.2f} times the products, as counted"
 
     def to_dict(self) -> dict[str, Any]:
         """Return the row as JSON values."""

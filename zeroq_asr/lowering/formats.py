@@ -15,6 +15,7 @@ from collections.abc import Callable, Container, Iterable, Mapping
 from fnmatch import fnmatchcase
 
 from zeroq_asr.config import LAYER_BITS
+from zeroq_asr.config.plan_file import EVERYTHING
 from zeroq_asr.errors import ConfigError
 from zeroq_asr.graph.float_graph import FloatGraph, FloatNode
 from zeroq_asr.integer.program import ValueInfo
@@ -161,6 +162,18 @@ def named_values(graph: FloatGraph, layer_bits: Iterable[tuple[str, int]]) -> se
                 f"{' and '.join(behind)} behind one of 16 bits",
             )
     return wide
+
+
+def wide_by_themselves(graph: FloatGraph, wide: Container[str] = ()) -> set[str]:
+    """Return the results that can be named for 16 bits one at a time, where those of ``wide`` have them."""
+    able = named_values(graph, [(EVERYTHING, WIDE_BITS)])
+    return {
+        node.out
+        for node in graph.nodes
+        if node.out in able
+        and not traits_of(node).moves
+        and (not traits_of(node).wide_by_operand or node.ins[0] in wide)
+    }
 
 
 def within_reach(

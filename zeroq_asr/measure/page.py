@@ -282,7 +282,8 @@ def _plans(found: QualityReport) -> str:
     return (
         "<p>Nats a frame that each plan of the search loses, against the bytes of its file: "
         '<span class="key float-key">the sum of its layers alone</span>, '
-        '<span class="key bad-key">measured of the whole, beyond 8 bits</span>; ringed: the chosen one.</p>'
+        '<span class="key bad-key">measured of the whole, beyond 8 bits</span>; ringed: the chosen one.'
+        f"{f' {found.search.of_values}.' if found.search.wide_values else ''}</p>"
         f'<div class="scroll">{plans(found.search)}</div>'
     )
 

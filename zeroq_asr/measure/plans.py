@@ -1,10 +1,11 @@
-"""Mixed precision to a budget: which layer's weights have 8, 4 or 2 bits, found without data.
+"""Mixed precision to a budget: which layer's weights have 8, 4 or 2 bits, and which values 16, without data.
 
 A row of plans goes from 8 bits in all layers down to the plan that ``--bits w4a8`` stands for, and beyond it
 only where a size asks for that.  Widths are lowered one after the other, the cheapest byte first: what a
 layer costs is the noise at the logits when it alone is rounded, in the float network, as the file would have
 it.  What a plan costs as a whole no sum can say, for errors add up and cancel; so programs of the row are
-run, and their own divergence decides, by bisection, how far to go.
+run, and their own divergence decides, by bisection, how far to go.  Where there is time for it, values are
+given 16 bits first (``zeroq_asr.measure.widening``), which all plans of the row then have.
 
 Features of one kind do not tell what speech will lose.  So all is measured on two kinds, made speech that
 ranges do not come from and what ranges come from: noise is that of both, a loss that of the worse.  Few
@@ -24,18 +25,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from zeroq_asr.config import LAYER_BITS
+from zeroq_asr.config.checks import real
 from zeroq_asr.config.plan_row import PlanPoint, PlanRow
 from zeroq_asr.deployment.export import export
 from zeroq_asr.errors import ConfigError
-from zeroq_asr.graph.float_graph import FloatGraph, FloatNode
-from zeroq_asr.integer.backends.torch import TorchBackend
+from zeroq_asr.graph.float_graph import FloatNode
 from zeroq_asr.integer.grid import symmetric
 from zeroq_asr.integer.packing import A_BYTE
 from zeroq_asr.integer.program import Program
 from zeroq_asr.lines import size, summary
 from zeroq_asr.lowering.plan import Plan, sensitive_layers, warn_of_recurrent
-from zeroq_asr.measure.qualities import FrameMeter
+from zeroq_asr.measure.heard import Cost, Heard, cost
 from zeroq_asr.measure.replays import Replay
+from zeroq_asr.measure.widening import Widened, widened
 from zeroq_asr.measure.widths import Widths
 from zeroq_asr.pipeline import Prepared
 from zeroq_asr.progress import Progress, silent
@@ -50,8 +53,8 @@ _FLOOR = 4
 _TRIALS = 7
 #: files that are written at most until one says its own size
 _SIZES = 4
-#: utterances of each kind of features that a program is run on, and those of them that a layer is tried on
-_HEARD, _TRIED = 4, 2
+#: utterances of each kind of features that a program is run on
+_HEARD = 4
 #: most frames of an utterance
 _FRAMES = 512
 
@@ -64,16 +67,21 @@ class FoundPlan:
     chosen: PlanPoint
     #: the whole row, from 8 bits on down
     points: tuple[PlanPoint, ...]
+    #: values that the search gave 16 bits, and by how much they multiply the products of the layers
+    wide_values: int = 0
+    products: float = 1.0
 
     def __repr__(self) -> str:
         """Show the size and the loss of what was found, on one line."""
         told = f"{self.chosen.predicted:.3g} nats predicted"
-        return summary(self, size(self.chosen.bytes), told, f"of {len(self.points)} plans")
+        values = "1 value" if self.wide_values == 1 else f"{self.wide_values} values"
+        wide = f"{values} of 16 bits" if self.wide_values else ""
+        return summary(self, size(self.chosen.bytes), told, f"of {len(self.points)} plans", wide)
 
     @property
     def row(self) -> PlanRow:
         """The row with the place of the plan, for ``quantize`` to keep in the file."""
-        return PlanRow(self.points, self.points.index(self.chosen))
+        return PlanRow(self.points, self.points.index(self.chosen), self.wide_values, self.products)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the plan and the row as JSON values."""
@@ -81,6 +89,8 @@ class FoundPlan:
             "plan": self.plan.to_yaml(),
             "chosen": asdict(self.chosen),
             "points": [asdict(point) for point in self.points],
+            "wide_values": self.wide_values,
+            "products": self.products,
         }
 
 
@@ -90,23 +100,29 @@ def find_plan(
     *,
     max_size: int | None = None,
     max_loss: float | None = None,
+    max_time: float = 1.0,
     dialect: str = "fused",
     progress: Progress = silent,
 ) -> FoundPlan:
-    """Choose 8, 4 or 2 bits for the weights of every layer of a prepared network.
+    """Choose 8, 4 or 2 bits for the weights of every layer of a prepared network, and which values have 16.
 
     ``max_size``: bytes of the file in ``dialect`` at most, before any training; among plans that fit, the
     one that is predicted to lose least.
     ``max_loss``: nats a frame by which the Jensen-Shannon divergence from the float network, which is 0.69
     at most, may exceed that of 8 bits on made features; the smallest such plan of the row, none smaller than
     that of W4A8, whose sensitive layers have 8 bits.  With both, the size binds and the loss is checked.
-    Values have the bits that the network was prepared for.
+    ``max_time``: by how much values that are given 16 bits may multiply the products of the layers, at least
+    1: a prediction of the time by counting (``zeroq_asr.measure.widening``), beside one of the others.  By
+    default values have the bits that the network was prepared for, and no others are given 16.
 
-    Raises ConfigError where neither is given, and where no plan keeps to what was.
+    Raises ConfigError where neither size nor loss is given, for a time below 1, and where no plan keeps to
+    what was.
     """
     if max_size is None and max_loss is None:
-        raise ConfigError("find_plan", "needs a budget", "give max_size or max_loss")
-    search = _Search(prepared, dialect, progress)
+        told = "" if max_time == 1.0 else ": max_time alone is none"
+        raise ConfigError("find_plan", f"needs a budget{told}", "give max_size or max_loss")
+    real("find_plan", "max_time", max_time, at_least=1.0)
+    search = _Search(prepared, dialect, progress, max_time)
     if max_size is not None:
         place = search.first_within(max_size)
         if max_loss is not None and (loss := search.measured(place)) > max_loss:
@@ -125,57 +141,31 @@ def find_plan(
     return search.found(low)
 
 
-class _Heard:
-    """Features of one kind, and what the float network makes of them."""
-
-    def __init__(self, graph: FloatGraph, features: Sequence[Tensor]) -> None:
-        """``features``: utterances [1, M, T]."""
-        self._graph = graph
-        self.features = features
-        self._wanted = [graph.run(x, torch.tensor([x.shape[2]]))[0][0] for x in features]
-        #: what 8 bits lose, in nats a frame
-        self.least = 0.0
-
-    @torch.inference_mode()
-    def divergence(self, program: Program) -> float:
-        """Mean over frames of the Jensen-Shannon divergence of integers from float, in nats."""
-        meter = FrameMeter(program.values[program.output("logits").value].scale)
-        for x, wanted in zip(self.features, self._wanted, strict=True):
-            meter.add(wanted, program.run(TorchBackend(), x, torch.tensor([x.shape[2]]))[0][0])
-        return meter.bounded_divergence
-
-    def replays(self) -> list[Replay]:
-        """The first of them, for layers to be tried on."""
-        return [Replay(self._graph, x, torch.tensor([x.shape[2]])) for x in self.features[:_TRIED]]
-
-
-@dataclass(frozen=True)
-class _Cost:
-    """What rounding a layer's weights alone costs."""
-
-    #: at the logits, by their power, summed over kinds of features
-    noise: float
-    #: nats a frame, of the kind of features on which it is the worse
-    loss: float
-
-
 class _Search:
     """A row of plans of one network, and what was measured of them."""
 
-    def __init__(self, prepared: Prepared, dialect: str, progress: Progress) -> None:
+    def __init__(self, prepared: Prepared, dialect: str, progress: Progress, max_time: float = 1.0) -> None:
         warn_of_recurrent(prepared.graph, "left at 8 bits by the search", "a plan of your own may say fewer")
         self._prepared, self._dialect, self._progress = prepared, dialect, progress
-        self._widths = Widths(prepared, Plan.of(replace(prepared.spec, weight_bits=8, layer_grids=())))
+        plain = Plan.of(replace(prepared.spec, weight_bits=8, layer_grids=()))
+        self._widths = Widths(prepared, plain)
         speech = little_speech(prepared.model, prepared.synthesis)
         kinds = ([*speech.utterances()], [*islice(prepared.utterances(), _HEARD)])
-        self._heard = [_Heard(prepared.graph, [x[None, :, :_FRAMES] for x in kind]) for kind in kinds]
+        self._heard = [Heard(prepared.graph, [x[None, :, :_FRAMES] for x in kind]) for kind in kinds]
         eight = self._widths.program(_WIDTHS[0])
         for heard in self._heard:
             heard.least = heard.divergence(eight)
+        self._widened = Widened()
+        if max_time > 1.0:
+            self._widened = widened(prepared, plain, self._heard, max_time, progress)
+        if self._widened.names:
+            named = ((name, LAYER_BITS) for name in self._widened.names)
+            self._widths = Widths(prepared, replace(plain, values=(*plain.values, *named)))
+            eight = self._widths.program(_WIDTHS[0])
         #: by the name of its first layer: those that move together
         self._groups = {group[0].out: group for group in self._widths.groups}
         self._counts = {name: _distinct(group) for name, group in self._groups.items()}
-        self._costs: dict[tuple[str, int], _Cost] = {}
+        self._costs: dict[tuple[str, int], Cost] = {}
         #: how many of the moves of the row were made → layer → bits
         self._moves: list[tuple[str, int]] = []
         self._bits = dict.fromkeys(self._counts, _WIDTHS[0])
@@ -200,9 +190,9 @@ class _Search:
         def saved(name: str, width: int) -> int:
             return _bytes(self._counts[name], self._bits[name]) - _bytes(self._counts[name], width)
 
-        def added(name: str, width: int) -> _Cost:
+        def added(name: str, width: int) -> Cost:
             before, after = self._costs[name, self._bits[name]], self._costs[name, width]
-            return _Cost(max(after.noise - before.noise, 0.0), max(after.loss - before.loss, 0.0))
+            return Cost(max(after.noise - before.noise, 0.0), max(after.loss - before.loss, 0.0))
 
         def offer(name: str) -> None:
             # to the width that saves most for its cost, be it two steps down
@@ -231,33 +221,21 @@ class _Search:
         """Measure what rounding each layer alone costs, at the allowed widths, beyond 8 bits."""
         tried = [(name, width) for name in self._groups for width in _WIDTHS[1:] if allows(name, width)]
         tried = [one for one in tried if one not in self._costs]
-        self._costs |= {(name, _WIDTHS[0]): _Cost(0.0, 0.0) for name in self._groups}
+        self._costs |= {(name, _WIDTHS[0]): Cost(0.0, 0.0) for name in self._groups}
         replays = [heard.replays() for heard in self._heard]
         self._progress("plan", 0, len(tried))
         for width in {width for _, width in tried}:
             self._widths.program(width)  # lowered once, before threads ask for it
         found = in_order(partial(self._cost, replays), tried, available())
-        for done, (one, cost) in enumerate(zip(tried, found, strict=True), start=1):
-            self._costs[one] = cost
+        for done, (one, made) in enumerate(zip(tried, found, strict=True), start=1):
+            self._costs[one] = made
             self._progress("plan", done, len(tried))
 
-    def _cost(self, replays: Sequence[Sequence[Replay]], tried: tuple[str, int]) -> _Cost:
+    def _cost(self, replays: Sequence[Sequence[Replay]], tried: tuple[str, int]) -> Cost:
         name, width = tried
         real = {node.out: self._widths.real(node, width) for node in self._groups[name]}
         weights, biases = ({out: pair[place] for out, pair in real.items()} for place in (0, 1))
-        noise, losses = 0.0, []
-        for several in replays:
-            meter, signal, error = FrameMeter(), 0.0, 0.0
-            for replay in several:
-                wanted, found = replay.logits(), replay.logits({}, weights, biases)
-                meter.add(wanted, found)
-                # what all logits of a frame have in common says nothing
-                wanted, found = (each.double() - each.double().mean(-1, True) for each in (wanted, found))
-                signal += float(wanted.square().sum())
-                error += float((wanted - found).square().sum())
-            noise += error / signal if signal else 0.0
-            losses.append(meter.bounded_divergence)
-        return _Cost(noise, max(losses))
+        return cost(replays, {}, weights, biases)
 
     def first_within(self, size: int) -> int:
         """Return the place of the first plan whose file has at most ``size`` bytes; ConfigError without."""
@@ -322,12 +300,16 @@ class _Search:
 
     def _size(self, program: Program, place: int) -> int:
         """Bytes of the file of a point's program, with the row as it stands."""
-        deployment = self._prepared.deployment(self.plan(place), PlanRow(tuple(self.points), place))
+        row = PlanRow(tuple(self.points), place, len(self._widened.names), self._widened.products)
+        deployment = self._prepared.deployment(self.plan(place), row)
         return len(export(program, deployment, self._dialect, self._prepared.spec.target).to_bytes())
 
     def found(self, place: int) -> FoundPlan:
         """Return a point with its plan."""
-        return FoundPlan(self.plan(place), self.points[place], tuple(self.points))
+        wide = self._widened
+        return FoundPlan(
+            self.plan(place), self.points[place], tuple(self.points), len(wide.names), wide.products
+        )
 
 
 def _distinct(group: Sequence[FloatNode]) -> int:

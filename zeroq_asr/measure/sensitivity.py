@@ -27,7 +27,7 @@ from zeroq_asr.integer.grid import Grid, symmetric
 from zeroq_asr.integer.program import ValueInfo
 from zeroq_asr.integer.types import U8
 from zeroq_asr.lines import summary
-from zeroq_asr.lowering.formats import byte_format, named_values, wide_formats
+from zeroq_asr.lowering.formats import byte_format, wide_by_themselves, wide_formats
 from zeroq_asr.lowering.keep_float import with_islands
 from zeroq_asr.lowering.plan import Plan, ResolvedPlan, warn_of_recurrent
 from zeroq_asr.measure.qualities import FrameMeter
@@ -194,9 +194,7 @@ def _results(
     while logits in producer and traits_of(producer[logits]).moves:
         logits = producer[logits].ins[0]
     computing = [n for n in graph.nodes if not traits_of(n).moves and n.out != logits]
-    # what is wide where its operand is cannot be so by itself
-    alone = {n.out for n in computing if not traits_of(n).wide_by_operand} | {graph.inputs[0]}
-    capable = named_values(graph, [("*", LAYER_BITS)]) & alone
+    capable = wide_by_themselves(graph)
     names = [(graph.inputs[0], "input", graph.inputs[0]), *((n.out, n.op, n.where) for n in computing)]
     for name, op, where in names:
         if name in known:
