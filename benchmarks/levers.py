@@ -23,6 +23,7 @@ import zeroq_asr as zq
 from zeroq_asr.capture.capture import capture
 from zeroq_asr.deployment.export import Deployment
 from zeroq_asr.deployment.float_onnx import export_float
+from zeroq_asr.graph.float_graph import FloatGraph
 from zeroq_asr.speech.audio import load_audio
 from zeroq_asr.speech.frontend import Frontend
 
@@ -94,18 +95,21 @@ def sqnr(reference: Frames, found: Frames) -> float:
 
 def row(
     model: zq.AsrModel,
+    graph: FloatGraph,
     fields: dict[str, Any],
     seed: int,
     inputs: tuple[Features, Features],
     references: tuple[Frames, Frames],
 ) -> list[float]:
     """Words and frames that differ (%), KL under babble, SQNR on the clean recordings."""
-    made = zq.quantize(
+    prepared = zq.prepare(
         model,
         spec=changed(zq.QuantSpec(), fields),
         synthesis=changed(zq.SynthesisSpec(seed=seed), fields),
         calibration=changed(zq.CalibrationSpec(), fields),
+        graph=graph,
     )
+    made = zq.quantize(prepared)
     clean, noisy = (run(made.exported.to_bytes(), features) for features in inputs)
     words, _, frames, kl = differences(model, references[1], noisy)
     return [words, frames, kl, sqnr(references[0], clean)]
@@ -147,7 +151,7 @@ def main() -> None:
             if arguments.recordings is None:
                 continue
             fields["source"] = arguments.recordings
-        found = [row(model, fields, seed, (clean, noisy), references) for seed in arguments.seeds]
+        found = [row(model, graph, fields, seed, (clean, noisy), references) for seed in arguments.seeds]
         words, frames, kl, ratio = np.mean(found, axis=0)
         print(f"{name:40} {words:7.2f} {frames:7.2f} {kl:8.4f} {ratio:7.2f}", flush=True)
 

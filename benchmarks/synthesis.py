@@ -54,9 +54,7 @@ VARIANTS: dict[str, SynthesisSpec] = {
     "20 steps": SynthesisSpec.preset("default", iterations=20),
     "60 steps": SynthesisSpec.preset("default", iterations=60),
     # what the default was before
-    "60 of Adam": SynthesisSpec.preset(
-        "default", iterations=60, learning_rate=0.1, beta1=0.9, beta2=0.999
-    ),
+    "60 of Adam": SynthesisSpec.preset("default", iterations=60, learning_rate=0.1, beta1=0.9, beta2=0.999),
     "30 of Adam": SynthesisSpec.preset("default", beta1=0.9, beta2=0.999),
     "short": SynthesisSpec.preset("default", iterations=20, learning_rate=0.3, beta1=0.2, beta2=0.5),
     "signs": SynthesisSpec.preset("default", iterations=20, learning_rate=0.3, beta1=0.0, beta2=0.0),

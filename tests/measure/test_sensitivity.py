@@ -20,7 +20,7 @@ from zeroq_asr.graph.float_graph import FloatGraph
 from zeroq_asr.integer.grid import symmetric
 from zeroq_asr.integer.program import ValueInfo
 from zeroq_asr.lowering.formats import byte_format
-from zeroq_asr.measure.replays import Replay
+from zeroq_asr.measure.replays import Replay, replays_of
 from zeroq_asr.measure.sensitivity import rounded, rounded_weight
 from zeroq_asr.registry import OPERATORS
 
@@ -52,6 +52,17 @@ def test_a_replay_without_a_change_is_the_run(graph: FloatGraph) -> None:
     x, n = torch.randn(1, MELS, 20), torch.tensor([17])
     wanted, _ = graph.run(x, n)
     assert torch.equal(Replay(graph, x, n).logits(), wanted[0, :17])
+
+
+def test_utterances_of_one_length_are_replayed_together(graph: FloatGraph) -> None:
+    utterances = [torch.randn(MELS, frames) for frames in (20, 20, 13, 20)]
+    replays = replays_of(graph, utterances)
+    name = graph.inputs[0]
+    for changes in ({}, {name: torch.neg}):
+        found = [replay.logits(changes) for replay in replays]
+        assert [len(logits) for logits in found] == [40, 13, 20]
+        alone = [Replay(graph, x[None], torch.tensor([x.shape[1]])).logits(changes) for x in utterances]
+        assert torch.allclose(torch.cat(found), torch.cat(alone), atol=1e-5)
 
 
 def test_a_replay_changes_what_it_is_told_to(graph: FloatGraph) -> None:

@@ -15,7 +15,7 @@ from zeroq_asr.graph.float_graph import FloatGraph
 from zeroq_asr.integer.backends.torch import TorchBackend
 from zeroq_asr.integer.program import Program
 from zeroq_asr.measure.qualities import FrameMeter
-from zeroq_asr.measure.replays import Changes, Replay, Weights
+from zeroq_asr.measure.replays import Changes, Replay, Weights, replays_of
 
 #: utterances of a kind that a change is tried on
 _TRIED = 2
@@ -42,7 +42,7 @@ class Heard:
 
     def replays(self) -> list[Replay]:
         """The first of them, for changes to be tried on."""
-        return [Replay(self._graph, x, torch.tensor([x.shape[2]])) for x in self.features[:_TRIED]]
+        return replays_of(self._graph, [x[0] for x in self.features[:_TRIED]])
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ steps of a path (``zeroq_asr.measure.said``).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import groupby
 
 import torch
 from torch import Tensor
@@ -23,8 +24,14 @@ Changes = Mapping[str, Change]
 Weights = Mapping[str, Tensor]
 
 
+def replays_of(graph: FloatGraph, utterances: Sequence[Tensor]) -> list[Replay]:
+    """Return runs over utterances [M, T], as few as can be: those of one length in a row are a batch."""
+    batches = [[*batch] for _, batch in groupby(utterances, key=lambda x: int(x.shape[1]))]
+    return [Replay(graph, torch.stack(one), torch.tensor([one[0].shape[1]] * len(one))) for one in batches]
+
+
 class Replay:
-    """One float run of a graph over features [1, M, T] with every value kept."""
+    """One float run of a graph over features [B, M, T] with every value kept."""
 
     def __init__(self, graph: FloatGraph, features: Tensor, lengths: Tensor) -> None:
         self._graph = graph
@@ -39,11 +46,12 @@ class Replay:
     ) -> Tensor:
         """Return the logits [S, V] with values and weights changed; only what depends on them is run again.
 
+        Those of a batch follow on each other, each utterance's own frames.
         ``changes``: value → what is made of it; ``weights``: name of a convolution's result → its weight;
         ``biases``: the same of such a convolution → its bias.
         """
         logits, lengths = self.outputs(changes, weights, biases)
-        return logits[0, : int(lengths[0])]
+        return torch.cat([one[:length] for one, length in zip(logits, lengths.tolist(), strict=True)])
 
     def scores(
         self, part: str = "", changes: Changes | None = None, weights: Weights | None = None

@@ -31,7 +31,7 @@ from zeroq_asr.lowering.formats import byte_format, wide_by_themselves, wide_for
 from zeroq_asr.lowering.keep_float import with_islands
 from zeroq_asr.lowering.plan import Plan, ResolvedPlan, warn_of_recurrent
 from zeroq_asr.measure.qualities import FrameMeter
-from zeroq_asr.measure.replays import Changes, Replay, TransducerReplay, Weights
+from zeroq_asr.measure.replays import Changes, Replay, TransducerReplay, Weights, replays_of
 from zeroq_asr.model import AsrModel, TransducerModel
 from zeroq_asr.operators.convolution.weights import quantize_weight
 from zeroq_asr.pipeline import Prepared, prepare, prepare_transducer
@@ -123,7 +123,8 @@ def sensitivity(
         )
         prepared, decoder = whole.encoder, whole.decoder
         recognizer = TransducerRecognizer(model)
-        replays = [TransducerReplay(recognizer, decoder, x[None]) for x in _few(prepared)]
+        few = _few(prepared)
+        replays = [TransducerReplay(recognizer, decoder, x[None]) for x in few]
         ranges = {"encoder": prepared.calibrated().ranges}
         for part, observed in (("predictor", whole.predictor), ("joiner", whole.joiner)):
             ranges[part] = observed.calibration(prepared.calibration).ranges
@@ -132,7 +133,8 @@ def sensitivity(
         prepared = prepare(model, spec=spec, synthesis=synthesis, calibration=calibration, progress=progress)
         # what stays in float is not tried
         graph = with_islands(prepared.graph, spec.keep_float)
-        replays = [Replay(graph, x[None], torch.tensor([x.shape[1]])) for x in _few(prepared)]
+        few = _few(prepared)
+        replays = replays_of(graph, few)
         parts = {"": (graph, prepared.calibrated().ranges)}
     tried = [trial for part, (graph, known) in parts.items() for trial in _trials(part, graph, known, spec)]
     found: list[LayerSensitivity] = []
@@ -144,7 +146,7 @@ def sensitivity(
     found.sort(key=lambda layer: (-layer.divergence, layer.sqnr))
     frames = sum(len(replay.scores()[0]) for replay in replays)
     head = TRANSDUCER if isinstance(model, TransducerModel) else CTC
-    return Sensitivity(model.name, head, prepared.calibration.kind, len(replays), frames, tuple(found))
+    return Sensitivity(model.name, head, prepared.calibration.kind, len(few), frames, tuple(found))
 
 
 def _few(prepared: Prepared) -> list[Tensor]:
