@@ -29,8 +29,8 @@ from zeroq_asr.registry import NEVER, traits_of
 from zeroq_asr.threads import available, in_order
 
 #: products in whose time an entry of 16 bits is rounded, turned and parted into bytes by the nodes of the
-#: dialect ``fused``: so the times of QuartzNet15x5 on ONNX Runtime come out to about a tenth, with 16 bits for
-#: all depthwise results, for what residual additions read, or for values here and there
+#: dialect ``fused``: so the times of QuartzNet15x5 on ONNX Runtime come out to about a tenth, where all
+#: depthwise results have 16 bits, where what residual additions read has, or values here and there
 _ENTRY = 300
 
 
