@@ -130,6 +130,13 @@ def onnx(path: Path, head: bytes) -> bool:
     return head[:1] == b"\x08" and _WRITER in head[:64]
 
 
+def ort(path: Path, head: bytes) -> bool:
+    """Tell whether a file is what ``export --optimized`` writes, which says so near its end."""
+    from zeroq_asr.deployment.optimized import OPTIMIZED_KEY, is_optimized
+
+    return is_optimized(head) and OPTIMIZED_KEY.encode() in path.read_bytes()
+
+
 def features(path: Path, head: bytes) -> bool:
     """Tell whether a file holds the arrays that ``synthesize`` saves."""
     try:
