@@ -6,7 +6,7 @@ FOLDER holds `conformer_ctc_small.nemo` and `quartznet15x5.nemo`; FastConformer-
 random weights.  Ranges come from noise, which takes no part in times.  Of each network the files run in
 turns in one process, in an order that is drawn anew each round: ``ms`` is the median of a run, ``× speed``
 the median of float over it, ``spread`` between quartiles.  ``load`` is the median of the time to create a
-session, each in a fresh process.
+session, each in a fresh process, also of what `export --optimized` makes of a fused file (``.ort``).
 
 Times are refused, with exit code 3, unless the machine is quiet: other processes may use a tenth of a core,
 before it all and while each block of rows is measured, of which a block gets three chances.  ``--cpu-time``
@@ -36,6 +36,7 @@ from zeroq_asr.capture.capture import capture
 from zeroq_asr.deployment.export import export
 from zeroq_asr.deployment.float_onnx import export_float
 from zeroq_asr.deployment.machine import this_machine
+from zeroq_asr.deployment.optimized import optimized
 from zeroq_asr.integer.backends.onnx_loops import every_node
 from zeroq_asr.measure.bench.contenders import Contender, noise, of_onnx
 from zeroq_asr.measure.bench.measure import clock, load_seconds
@@ -213,19 +214,26 @@ def loads(found: Sequence[Contender], case: Case, options: Options) -> list[str]
         files = {c.label: Path(folder, f"{k}.onnx") for k, c in enumerate(found)}
         for c in found:
             files[c.label].write_bytes(c.data)
+            if c.dialect == "fused":
+                ahead = files[c.label].with_suffix(".ort")
+                ahead.write_bytes(optimized(onnx.load_from_string(c.data)))
+                files[f"{c.label}, .ort"] = ahead
+        sizes = {label: path.stat().st_size for label, path in files.items()}
 
         def run() -> None:
-            taken.update({c.label: [] for c in found})
+            taken.update({label: [] for label in files})
             for _ in range(options.loads):
                 for label, path in files.items():
                     taken[label].append(load_seconds(path, processor=options.cpu_time))
 
         options.watch(f"the loading of {case.title}", run)
     rows = [f"  {'load':26} {'ms':>8} {'nodes':>8} {'MB':>8}"]
-    for c in found:
-        nodes = len(every_node(onnx.load_from_string(c.data).graph))
-        median = 1e3 * statistics.median(taken[c.label])
-        rows.append(f"    {c.label:24} {median:8.0f} {nodes:8} {c.size / 1e6:8.1f}")
+    counts = {c.label: len(every_node(onnx.load_from_string(c.data).graph)) for c in found}
+    for label, seconds in taken.items():
+        # of the other format the onnx package knows no nodes
+        nodes = counts.get(label, "–")
+        median = 1e3 * statistics.median(seconds)
+        rows.append(f"    {label:24} {median:8.0f} {nodes:>8} {sizes[label] / 1e6:8.1f}")
     return rows
 
 

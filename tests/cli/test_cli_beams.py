@@ -142,13 +142,16 @@ def test_adaptive_expansion_is_for_transducers_without_durations(transducer: Pat
         (("--ilm-weight", "1"), "--ilm-weight: means nothing without --beam"),
         (("--hotword", "x"), "--hotword: means nothing without --beam"),
         (("--beam", "2", "--hotword-weight", "1"), "--hotword-weight: means nothing without --hotword"),
-        (("--beam", "2", "--hotword", "x", "--hotword-weight", "-1"), "hotword_weight must be a finite"),
+        (("--beam", "2", "--hotword", "x", "--hotword-weight", "-1"), "--hotword-weight: must be a finite"),
         (("--beam", "2", "--lm-weight", "1"), "--lm-weight: means nothing without --lm"),
         (("--beam", "2", "--lm-unit", "word"), "--lm-unit: means nothing without --lm"),
         (("--beam", "2", "--unk-score-offset", "-1"), "--unk-score-offset: means nothing without --lm"),
         (("--word-bonus", "1"), "--word-bonus: means nothing without --beam"),
         (("--beam", "2", "--lm", "x", "--lm-unit", "piece"), "'piece' is not one of auto, token, word"),
-        (("--beam", "2", "--lm", "x", "--unk-score-offset", "1"), "unk_score_offset must be a finite number"),
+        (
+            ("--beam", "2", "--lm", "x", "--unk-score-offset", "1"),
+            "--unk-score-offset: must be a finite",
+        ),
         (("--beam", "2", "--source-lm", "x"), "--source-lm: means nothing without --lm"),
         (
             ("--beam", "2", "--lm", "x", "--source-lm-weight", "1"),
@@ -157,8 +160,11 @@ def test_adaptive_expansion_is_for_transducers_without_durations(transducer: Pat
         (("--beam", "0"), "--beam"),
         (("--beam", "x"), "--beam"),
         (("--beam", "2", "--beam-search", "alsd"), "'alsd' is not one of auto, modified, maes, prefix"),
-        (("--beam", "2", "--ilm-weight", "-1"), "ilm_weight must be a finite number >= 0"),
-        (("--beam", "2", "--length-bonus", "nan"), "length_bonus must be a finite number"),
+        (("--beam", "2", "--ilm-weight", "-1"), "--ilm-weight: must be a finite number >= 0"),
+        (("--beam", "2", "--length-bonus", "nan"), "--length-bonus: must be a finite number"),
+        (("--beam", "2", "--lm", "x", "--lm-weight", "nan"), "--lm-weight: must be a finite number"),
+        (("--beam", "2", "--hotword", "x" * 201), "--hotword: the hotword 'xx"),
+        (("--beam", "2", "--hotword", " "), "--hotword: a name of hotwords must be"),
     ],
 )
 def test_options_that_make_no_sense(
@@ -232,7 +238,9 @@ def test_networks_of_frames_are_decoded_by_the_same_options(
     for options, spec in cases.items():
         result = run("transcribe", model, spoken.audio_path, "--json", *options)
         assert result.exit_code == 0, result.output
-        (found,) = json.loads(result.stdout)["transcripts"]
+        document = json.loads(result.stdout)
+        (found,) = document["transcripts"]
+        assert document["beam"] == (None if spec is None else spec.to_dict())
         one = next(zq.recognize(zq.open_recognizer(model, beam=spec), [spoken]))
         assert (found["text"], found["words"]) == (one.text, [word.to_dict() for word in one.words])
         texts[options] = found

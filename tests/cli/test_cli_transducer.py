@@ -245,6 +245,19 @@ def test_labels_are_not_set_of_a_ctc_network(tmp_path: Path) -> None:
     assert not output.exists()
 
 
+@pytest.mark.parametrize("head", [("--head", "transducer"), ()])
+def test_a_file_is_no_folder_and_is_not_said_to_be_replaced(
+    hybrid: Path, transducer: Path, tmp_path: Path, head: tuple[str, ...]
+) -> None:
+    output = tmp_path / "x.onnx"
+    output.write_bytes(b"")
+    result = run("quantize", hybrid if head else transducer, *head, "-o", output)
+    assert result.exit_code == 2, result.output
+    assert "is a file, a folder was to be written" in " ".join(result.stderr.split())
+    assert "replaces" not in result.stderr
+    assert output.read_bytes() == b""
+
+
 def test_a_file_takes_no_configuration_of_its_own(tmp_path: Path, clips: list[Path]) -> None:
     file = tmp_path / "x.onnx"
     file.write_bytes(b"")

@@ -116,7 +116,7 @@ RUNS: dict[str, tuple[str, ...]] = {
     "inspect --sensitivity": ("inspect", "m.pt", "--sensitivity", "--calibration", "noise"),
     "synthesize": ("synthesize", "m.pt", *FAST),
     "doctor": ("doctor",),
-    "export": ("export", "m.onnx", "-o", "a.onnx"),
+    "export": ("export", "m.onnx", "--optimized", "-o", "a.ort"),
     "bundle": ("bundle", "m.onnx", "--for", "onnx-asr", "--own-features", "-o", "folder"),
 }
 

@@ -141,6 +141,7 @@ def test_jobs_say_what_one_says(work: Path, model: str) -> None:
         (("-o", "absent/x.txt"), "no folder"),
         (("-o", "absent/deep/"), "no folder"),
         (("-o", "-"), "is not a file name"),
+        (("-o", "x.exe"), "--output: x.exe ends in none of .txt, .json, .srt, .vtt; say --format"),
     ],
 )
 def test_what_makes_no_sense_is_refused(
@@ -168,6 +169,9 @@ def test_what_a_file_ends_in_is_its_format(work: Path, tmp_path: Path) -> None:
     result = run(*command, "--format", "txt", code=2)
     assert "--format: says txt, and --output" in result.stderr
     assert not (tmp_path / "a.vtt").exists()
+    # what the option says needs no ending
+    run("transcribe", work / "model.onnx", work / "a.wav", "-o", tmp_path / "a.subtitles", "--format", "srt")
+    assert (tmp_path / "a.subtitles").read_text() == said
 
 
 def test_two_recordings_of_one_name_are_no_one_file(work: Path, tmp_path: Path) -> None:
@@ -177,5 +181,6 @@ def test_two_recordings_of_one_name_are_no_one_file(work: Path, tmp_path: Path) 
     )
     assert "would both be a.txt" in result.stderr
     # nor is a recording overwritten by what is said in it
-    result = run("transcribe", work / "model.onnx", work / "a.wav", "-o", work / "a.wav", "--force", code=2)
+    over = ("-o", work / "a.wav", "--format", "txt", "--force")
+    result = run("transcribe", work / "model.onnx", work / "a.wav", *over, code=2)
     assert "is the input itself" in result.stderr

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,28 @@ def test_a_unit_is_read_off_its_table(unit: float) -> None:
 def test_a_table_of_one_entry_tells_where_it_ends() -> None:
     unit = 20.0
     assert math.isclose(unit_of(*table_of(unit)), math.log(2.0 * (NUMERATOR + 1)) / reach_of(unit))
+
+
+def test_scores_that_take_much_memory_are_told_of(conformer_of: Callable[..., Any], tmp_path: Path) -> None:
+    tokenizer = zq.Tokenizer(("a", "b", "c", "d"))
+    model = zq.AsrModel(
+        conformer_of(), zq.FrontendConfig(features=16), tokenizer, "small", subsampling_factor=4
+    )
+    spec = zq.QuantSpec(max_seconds=400.0)
+    prepared = zq.prepare(model, spec=spec, synthesis=zq.SynthesisSpec(batch=2, frames=64, iterations=2))
+    out = tmp_path / "x.onnx"
+    # 4 bytes × 4 heads × 10,001² frames
+    told = r"small: attention in qdq .* at once: 1\.6 GB .* 400 s; say a smaller"
+    # here warnings are errors, so nothing is written behind it
+    with pytest.raises(zq.ZeroqWarning, match=told):
+        zq.quantize(prepared, out, dialect="qdq")
+    assert not out.exists()
+    with pytest.warns(zq.ZeroqWarning, match=told):
+        zq.quantize(prepared, out, dialect="qdq")
+    assert out.exists()
+    # strict takes so many in blocks, and few are none that matter
+    zq.quantize(prepared, dialect="strict")
+    zq.quantize(prepared, dialect="fused")
 
 
 def test_a_conformer_is_float_between_pairs(conformer_of: Callable[..., Any]) -> None:

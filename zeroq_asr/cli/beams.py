@@ -133,7 +133,16 @@ def beam_of(ctx: typer.Context) -> BeamSpec | None:
             raise ConfigError(_option(name), f"means nothing without {_option(other)}", "name that, too")
         if width is None:
             raise ConfigError(_option(name), "means nothing without --beam", "name a width, as --beam 4")
-    return None if width is None else BeamSpec(width, **given)
+    if width is None:
+        return None
+    try:
+        return BeamSpec(width, **given)
+    except ConfigError as error:
+        field, _, problem = error.problem.partition(" ")
+        if field in given:
+            raise ConfigError(_option(field), problem, error.remedy) from None
+        # what else is wrong is one of the hotwords, or how many there are
+        raise ConfigError(_option("hotwords"), error.problem, error.remedy) from None
 
 
 def language_model_of(decoding: BeamSpec | None, recognizer: object) -> str | None:

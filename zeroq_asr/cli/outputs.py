@@ -42,12 +42,13 @@ def check_output(
     *sources: Path | None,
     force: bool = False,
     otherwise: tuple[str, str] = _OTHERS,
+    tells: bool = True,
 ) -> None:
     """Raise ConfigError, before any work, if ``path`` cannot be written or must not be replaced.
 
     It must not be one of ``sources``, of which a folder stands for the manifest in it, nor, without
     ``force``, a file that is not ``ours``: ``otherwise`` says what is wrong with it, and what to do.  Tell on
-    stderr of a file that will be replaced.
+    stderr of a file that will be replaced, unless it may still be refused (``tells``).
     """
     if str(path) == "-":
         raise ConfigError("-", "is not a file name: results are written to files", "or say ./-")
@@ -64,7 +65,8 @@ def check_output(
         raise ConfigError(path, "is write-protected", "choose another output path")
     if not force and not _ours(target, ours):
         raise ConfigError(path, *otherwise)
-    terminal.note(f"replaces {path}")
+    if tells:
+        terminal.note(f"replaces {path}")
 
 
 def check_run(terminal: Terminal, path: Path, *sources: Path | None, force: bool = False) -> None:
@@ -128,6 +130,13 @@ def _ours(path: Path, ours: Ours) -> bool:
 def onnx(path: Path, head: bytes) -> bool:
     """Tell whether a file is ONNX of ours, quantized or float: it begins with the name of its writer."""
     return head[:1] == b"\x08" and _WRITER in head[:64]
+
+
+def ort(path: Path, head: bytes) -> bool:
+    """Tell whether a file is what ``export --optimized`` writes, which says so near its end."""
+    from zeroq_asr.deployment.optimized import OPTIMIZED_KEY, is_optimized
+
+    return is_optimized(head) and OPTIMIZED_KEY.encode() in path.read_bytes()
 
 
 def features(path: Path, head: bytes) -> bool:

@@ -269,7 +269,7 @@ def quantize(
             raise ConfigError("--tokens", f"{tokens} is the output itself", "choose another name")
         # what a transducer is written to is a folder, which shows when it is read
         if not (os.path.isdir(path) and is_replaceable(path)):
-            check_output(terminal, path, outputs.onnx, *sources, force=force)
+            check_output(terminal, path, outputs.onnx, *sources, force=force, tells=False)
         run = Path(f"{path}.training")
         if not resume and may_train(spec, training):
             check_run(terminal, run, *sources, force=force)
@@ -318,8 +318,7 @@ def quantize(
         assert isinstance(source, zq.AsrModel)
         refuse_labels(model, labels)
         with terminal.progress() as progress:
-            if os.path.isdir(path):
-                check_output(terminal, path, outputs.onnx, *sources, force=force)
+            check_output(terminal, path, outputs.onnx, *sources, force=force)
             prepared = zq.prepare(
                 source,
                 spec=spec,

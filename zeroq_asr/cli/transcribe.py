@@ -28,6 +28,7 @@ from zeroq_asr.cli.beams import (
     SourceLmWeight,
     UnkScoreOffset,
     WordBonus,
+    beam_fields,
     beam_of,
 )
 from zeroq_asr.cli.options import (
@@ -167,6 +168,7 @@ def transcribe(
                 threads=threads,
                 progress=progress,
             )
+        decoded = beam_fields(decoding, recognizers[0])
         found: list[Heard] = []
         alone = len(recordings) == 1 and recordings[0].audio_path == audio[0]
         prints = output is None and not terminal.as_json
@@ -183,12 +185,12 @@ def transcribe(
                     terminal.line(*([one.text] if alone else [recording.name, one.text]))
                 for file in files if output is not None else ():
                     if file.last == len(found) - 1:
-                        text = _text(format_, model, [found[i] for i in file.indexes])
+                        text = _text(format_, model, decoded, [found[i] for i in file.indexes])
                         file.path.parent.mkdir(exist_ok=True)
                         atomic_write_bytes(file.path, text.encode("utf-8", "backslashreplace"))
-        terminal.result(_document(model, found), "")
+        terminal.result(_document(model, decoded, found), "")
         if prints and not lines:
-            terminal.document(_text(format_, model, found))
+            terminal.document(_text(format_, model, decoded, found))
         elif output is not None and not terminal.as_json:
             for file in files:
                 terminal.line(str(file.path))
@@ -197,9 +199,15 @@ def transcribe(
 def _format(ctx: typer.Context, format_: str, output: str | None) -> str:
     """Return the format of what is written: where --format is not said, that which --output ends in."""
     ending = "" if output is None or output.endswith(os.sep) else Path(output).suffix.lower()[1:]
-    if ending not in FORMATS or ending == format_ or Path(str(output)).is_dir():
+    if not ending or ending == format_ or Path(str(output)).is_dir():
         return format_
-    if typed(ctx, "format_"):
+    said = typed(ctx, "format_")
+    if ending not in FORMATS:
+        if said:
+            return format_
+        problem = f"{output} ends in none of {', '.join(f'.{one}' for one in FORMATS)}"
+        raise ConfigError("--output", problem, "say --format, or give it another ending")
+    if said:
         problem = f"says {format_}, and --output {output} names a file of {ending}"
         raise ConfigError("--format", problem, "leave it out, or give the file another ending")
     return ending
@@ -246,14 +254,14 @@ def _files(recordings: list[zq.Utterance], output: str | None, format_: str) -> 
     return [_File(folder / f"{path.stem}.{format_}", indexes) for path, indexes in parts.items()]
 
 
-def _text(format_: str, model: Path, found: list[Heard]) -> str:
+def _text(format_: str, model: Path, beam: dict[str, Any] | None, found: list[Heard]) -> str:
     """Return what is said in a format, as a file holds it."""
     from zeroq_asr.speech import subtitles
 
     words = [word for _, one in found for word in one.words]
     match format_:
         case "json":
-            return json_text(_document(model, found)) + "\n"
+            return json_text(_document(model, beam, found)) + "\n"
         case "srt":
             return subtitles.srt(words)
         case "vtt":
@@ -268,7 +276,7 @@ def _lines(found: list[Heard]) -> Iterator[str]:
         yield "\t".join(printable(field) for field in ([one.name] if several else []) + [said.text])
 
 
-def _document(model: Path, found: list[Heard]) -> dict[str, Any]:
+def _document(model: Path, beam: dict[str, Any] | None, found: list[Heard]) -> dict[str, Any]:
     """Return what --json prints."""
     rows = [
         {
@@ -281,4 +289,4 @@ def _document(model: Path, found: list[Heard]) -> dict[str, Any]:
         }
         for one, said in found
     ]
-    return {"model": str(model), "transcripts": rows}
+    return {"model": str(model), "beam": beam, "transcripts": rows}

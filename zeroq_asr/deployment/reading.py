@@ -19,6 +19,7 @@ from onnx import TensorProto, numpy_helper
 from zeroq_asr.checkpoints import kind_of
 from zeroq_asr.deployment.export import METADATA_KEY, Deployment, check_surroundings
 from zeroq_asr.deployment.metadata import read_own
+from zeroq_asr.deployment.optimized import is_optimized
 from zeroq_asr.errors import CheckpointError, ExportError, ProofError, VerificationError, ZeroqError
 from zeroq_asr.files import read_file
 from zeroq_asr.integer.backends.onnx_graph import decode
@@ -169,6 +170,9 @@ def parsed(data: bytes, where: str) -> onnx.ModelProto:
     kind = kind_of(data[:1024])
     if kind:
         raise VerificationError(where, f"is {kind}, an ONNX file was expected", CHECKPOINT_REMEDY)
+    if is_optimized(data):
+        problem = "was optimized by ONNX Runtime for one release and processor: nothing can be proven of it"
+        raise VerificationError(where, problem, "name the file that it was made of")
     try:
         model = onnx.load_model_from_string(data)
     # what parses it raises DecodeError, and RuntimeError or RecursionError for nesting without end

@@ -23,6 +23,7 @@ from zeroq_asr.decoding.decoder import CtcBeamDecoder
 from zeroq_asr.deployment.bundle_recognizer import IntegerTransducer, is_bundle
 from zeroq_asr.deployment.frontend_graph import AUDIO, AUDIO_LENGTH
 from zeroq_asr.deployment.metadata import own_metadata
+from zeroq_asr.deployment.optimized import ENDING, HEAD, is_optimized
 from zeroq_asr.deployment.reading import OnnxSource, bytes_of
 from zeroq_asr.deployment.sessions import open_session as open_session
 from zeroq_asr.deployment.sessions import read_metadata as read_metadata
@@ -240,7 +241,7 @@ def open_recognizer(
         return _of_model(path, beam, frontend)
     name, data = bytes_of(path)
     if data is not None:
-        if data[:1] != b"\x08":
+        if data[:1] != b"\x08" and not is_optimized(data):
             raise CheckpointError(name, "are no ONNX file", "write a checkpoint to a file, and give its name")
         return _decoded(_lent_to(data, threads, checkpoint, config, loader, language, frontend), beam)
     path = name
@@ -306,16 +307,16 @@ def _decoded(recognizer: Recognizer, beam: BeamSpec | None) -> Recognizer:
 
 
 def is_onnx(path: str | os.PathLike[str]) -> bool:
-    """Tell whether a file is ONNX: by name, or by the first field of its protocol buffer."""
-    if Path(path).suffix.lower() == ".onnx":
+    """Tell whether a file is ONNX, or of ONNX Runtime's own format: by its name, or by how it begins."""
+    if Path(path).suffix.lower() in (".onnx", ENDING):
         return True
     try:
         with open_file(path, CheckpointError) as stream:
-            head = stream.read(2)
+            head = stream.read(HEAD)
     except (CheckpointError, OSError):
         return False  # whoever reads it next says why
     # ModelProto's field 1, ir_version, a small number: no archive or pickle begins so
-    return len(head) == 2 and head[0] == 0x08 and 0 < head[1] < 0x80
+    return is_optimized(head) or (len(head) >= 2 and head[0] == 0x08 and 0 < head[1] < 0x80)
 
 
 def read_surroundings(

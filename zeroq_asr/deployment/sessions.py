@@ -6,9 +6,10 @@ import os
 from pathlib import Path
 from typing import Any
 
+from zeroq_asr.deployment.optimized import HEAD, is_optimized, misfit
 from zeroq_asr.deployment.runtimes import too_new
 from zeroq_asr.errors import CheckpointError, ConfigError
-from zeroq_asr.files import read_file
+from zeroq_asr.files import open_file, read_file
 from zeroq_asr.speech.tokenizer import is_unicode
 
 
@@ -18,7 +19,7 @@ def open_session(
     """Return ONNX Runtime's session on the CPU of a file, by its name or its bytes.
 
     ``spin=False``: its threads sleep as soon as a run is over, so as not to take the cores of another.
-    Raises CheckpointError when it cannot be run.
+    Raises CheckpointError when it cannot be run, and for one that was optimized for another machine.
     """
     import onnxruntime  # here, since a tenth of a second matters to commands that do not need it
 
@@ -30,12 +31,32 @@ def open_session(
         options.add_session_config_entry("session.force_spinning_stop", "1")
     if threads is not None:
         options.intra_op_num_threads = threads
+    # which values could share a buffer is looked for among all of them, by their dimensions' names: of large
+    # graphs that is much of the loading.  A value is freed behind its last use without it, too
+    options.enable_mem_reuse = False
+    ahead = _is_optimized(model)
+    if ahead:
+        options.add_session_config_entry("session.load_model_format", "ORT")
     try:
-        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's exceptions share no base of their own
+        if ahead:
+            problem = f"is of ONNX Runtime's own format, which {onnxruntime.__version__} cannot run"
+            remedy = "is it whole? Else export the file that it was made of again, with this ONNX Runtime"
+            raise CheckpointError(where, f"{problem} ({reason(error)})", remedy) from None
         if (found := too_new(model, onnxruntime.__version__)) is not None:
             raise CheckpointError(where, *found) from None
         raise CheckpointError(where, f"is not an ONNX file that can be run ({reason(error)})") from None
+    if ahead and (wrong := misfit(read_metadata(where, session))) is not None:
+        raise CheckpointError(where, *wrong)
+    return session
+
+
+def _is_optimized(model: str | bytes) -> bool:
+    if isinstance(model, bytes):
+        return is_optimized(model[:HEAD])
+    with open_file(model, CheckpointError) as stream:
+        return is_optimized(stream.read(HEAD))
 
 
 def readable(path: Path) -> str | bytes:

@@ -18,6 +18,7 @@ from zeroq_asr.deployment.recognizer import OnnxRecognizer
 from zeroq_asr.deployment.verify import Certificate, verify
 from zeroq_asr.errors import ConfigError
 from zeroq_asr.files import atomic_write_bytes
+from zeroq_asr.integer.bundle import NETWORK
 from zeroq_asr.integer.float_parts import Island, islands
 from zeroq_asr.integer.program import Program
 from zeroq_asr.integer.proof import Proof, prove
@@ -30,6 +31,7 @@ from zeroq_asr.model import AsrModel
 from zeroq_asr.pipeline.build import build, rebuilt
 from zeroq_asr.pipeline.clock import Clock
 from zeroq_asr.pipeline.prepare import Prepared, prepare, spec_and_plan
+from zeroq_asr.pipeline.scores import warn_of_scores
 from zeroq_asr.progress import Progress, silent
 from zeroq_asr.synthesis.features import SyntheticFeatures
 from zeroq_asr.training.device import device_of
@@ -189,6 +191,7 @@ def quantize(
     with clock("export"):
         exported = export(program, deployment, dialect, chosen.target)
         data = exported.to_bytes()
+        warn_of_scores(deployment.name, {NETWORK: exported}, deployment.max_seconds)
         if output is not None:
             atomic_write_bytes(output, data)
     path = None if output is None else Path(output)

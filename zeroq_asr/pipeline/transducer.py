@@ -40,6 +40,7 @@ from zeroq_asr.model import AsrModel, TransducerModel
 from zeroq_asr.pipeline.build import build
 from zeroq_asr.pipeline.clock import Clock
 from zeroq_asr.pipeline.prepare import Prepared, prepare
+from zeroq_asr.pipeline.scores import warn_of_scores
 from zeroq_asr.progress import Progress, silent
 from zeroq_asr.threads import one_thread
 
@@ -329,6 +330,7 @@ def quantize_transducer(
     with clock("export"):
         exports = export_bundle(bundle, deployment, dialect, prepared.spec.target)
         files = bundle_files(exports, deployment)
+        warn_of_scores(deployment.name, exports, deployment.max_seconds)
         if output is not None:
             write_bundle(output, exports, deployment)
     return QuantizedTransducer(

@@ -37,6 +37,8 @@ class OnnxLoops(GraphBuilder):
     for_cache = False
     #: whether there are blocks at all, whatever memory all scores take
     in_blocks = True
+    #: bytes of the scores that the longest input makes at once, of the layer that makes most
+    most_scores = 0
 
     def row_blocks(
         self,
@@ -50,8 +52,10 @@ class OnnxLoops(GraphBuilder):
     ) -> Sym:
         """Loop over blocks of rows, if there are many."""
         longest = int(frames.interval.max)
-        many = self.for_cache or 4 * heads * longest**2 > LARGEST
+        every = 4 * heads * longest**2
+        many = self.for_cache or every > LARGEST
         if longest <= WHOLE or not (self.in_blocks and many):
+            self.most_scores = max(self.most_scores, every)
             return body(queries, positions, distances)
         rows = BLOCK if longest < BLOCK**2 else LONG_BLOCK
         if longest >= rows**2:

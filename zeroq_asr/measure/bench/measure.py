@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 
+from zeroq_asr.deployment.optimized import ENDING, is_optimized
 from zeroq_asr.errors import CheckpointError
 from zeroq_asr.files import temporary_folder
 from zeroq_asr.integer.bundle import NETWORK
@@ -207,7 +208,8 @@ def _cost(contender: Contender, threads: int, features: Features) -> tuple[float
         before = torch.cuda.memory_allocated()
         contender.open(threads, features)()
         return None, torch.cuda.max_memory_allocated() - before
-    files = contender.files or ({"model.onnx": contender.data} if contender.data else {})
+    name = f"model{ENDING if is_optimized(contender.data) else '.onnx'}"
+    files = contender.files or ({name: contender.data} if contender.data else {})
     if not files:
         return None, None
     with temporary_folder() as folder:
