@@ -99,12 +99,12 @@ def widened(
         return Widened()
     replays = [each.replays() for each in heard]
     noise: dict[str, float] = {}
-    progress("plan", 0, len(tried), "values")
+    progress("values", 0, len(tried))
     changes = [{name: partial(rounded, info=known[name])} for name in tried]
     costs = in_order(partial(cost, replays), changes, available())
     for done, (name, made) in enumerate(zip(tried, costs, strict=True), start=1):
         noise[name] = made.noise
-        progress("plan", done, len(tried), "values")
+        progress("values", done, len(tried))
     chosen, together = Widened(), set(given.wide)
     for name in sorted(tried, key=lambda name: -noise[name] / (alone[name] - before)):
         together |= wide[name]
