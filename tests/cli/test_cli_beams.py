@@ -228,7 +228,9 @@ def test_networks_of_frames_are_decoded_by_the_same_options(
     cases: dict[tuple[object, ...], zq.BeamSpec | None] = {
         (): None,
         ("--beam", 1): zq.BeamSpec(1),
-        ("--beam", 8, "--beam-search", "prefix", "--length-bonus", 1): zq.BeamSpec(8, length_bonus=1.0),
+        ("--beam", 8, "--beam-search", "prefix", "--length-bonus", 1): zq.BeamSpec(
+            8, "prefix", length_bonus=1.0
+        ),
         ("--beam", 8, "--hotwords", words): zq.BeamSpec(8, hotwords=named),
         ("--beam", 8, "--hotword", named[0], "--hotword", named[1], "--hotword-weight", 9): zq.BeamSpec(
             8, hotwords=named, hotword_weight=9.0
