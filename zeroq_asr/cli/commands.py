@@ -51,7 +51,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     ),
     "export": (
         "export",
-        "Write FILE again, its program unchanged: to take audio, with its frontend in it, or features.",
+        "Write FILE again, its program unchanged: to take audio or features, or to load faster here.",
     ),
     "synthesize": (
         "synthesize",

@@ -53,7 +53,7 @@ def export(
     quiet: Quiet = False,
     developer: Developer = False,
 ) -> None:
-    """Write FILE again, its program unchanged: to take audio, or features, or to load faster on this machine.
+    """Write FILE again, its program unchanged: to take audio or features, or to load faster here.
 
     FILE is verified first.
 
