@@ -16,6 +16,7 @@ gives processor times of one thread instead, which are worth something on a busy
 from __future__ import annotations
 
 import argparse
+import hashlib
 import statistics
 import sys
 import tempfile
@@ -216,7 +217,9 @@ def loads(found: Sequence[Contender], case: Case, options: Options) -> list[str]
             files[c.label].write_bytes(c.data)
             if c.dialect == "fused":
                 ahead = files[c.label].with_suffix(".ort")
-                ahead.write_bytes(optimized(onnx.load_from_string(c.data)))
+                ahead.write_bytes(
+                    optimized(onnx.load_from_string(c.data), hashlib.sha256(c.data).hexdigest())
+                )
                 files[f"{c.label}, .ort"] = ahead
         sizes = {label: path.stat().st_size for label, path in files.items()}
 

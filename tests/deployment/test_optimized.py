@@ -185,6 +185,10 @@ def test_another_machine_is_refused(
     with pytest.raises(zq.CheckpointError, match=problem):
         zq.bench([path], seconds=[1.0], rounds=1)
     zq.open_recognizer(folder / "quartznet.fused.onnx")
+    # it names FILE, also where the frontend was put in on the way
+    audio = zq.reexport(folder / "quartznet.fused.onnx", with_frontend=True, optimized=True).optimized
+    assert audio is not None
+    assert digest.encode() in audio
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[]", '{"onnxruntime": "1.24"}', "[" * 10_000])
@@ -213,4 +217,4 @@ def test_a_model_that_onnx_runtime_refuses_is_not_optimized() -> None:
     ends = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1]) for name in ("x", "y")]
     model = onnx.helper.make_model(onnx.helper.make_graph([node], "g", ends[:1], ends[1:]))
     with pytest.raises(zq.ExportError, match="cannot optimize it"):
-        optimized.optimized(model)
+        optimized.optimized(model, "0" * 64)

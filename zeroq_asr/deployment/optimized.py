@@ -10,7 +10,6 @@ Its nodes are no longer those that a program exports, so it cannot be verified.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -59,18 +58,17 @@ def here() -> dict[str, Any]:
     }
 
 
-def optimized(model: onnx.ModelProto) -> bytes:
+def optimized(model: onnx.ModelProto, source_sha256: str) -> bytes:
     """Return what ONNX Runtime makes of a model as it loads it here, in its own format.
 
-    Metadata stay, and ``OPTIMIZED_KEY`` says what it was made for, and the SHA-256 of the model as a file.
+    Metadata stay, and ``OPTIMIZED_KEY`` says what it was made for, and of which file.
     Raises ExportError where ONNX Runtime cannot do it.
     """
     import onnxruntime
 
-    source = model.SerializeToString(deterministic=True)
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
-    told = {**here(), "source_sha256": hashlib.sha256(source).hexdigest()}
+    told = {**here(), "source_sha256": source_sha256}
     copy.metadata_props.add(key=OPTIMIZED_KEY, value=json.dumps(told, sort_keys=True))
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # that the result is of this machine, which is said elsewhere

@@ -95,5 +95,6 @@ def reexport(source: OnnxSource, *, with_frontend: bool | None = None, optimized
         for part, one in found.items()
     }
     programs = {part: one.program_sha256 for part, one in exports.items()}
-    made = optimized_bytes(exports[first.part].model) if optimized else None
+    source = first.certificate.file_sha256
+    made = optimized_bytes(exports[first.part].model, source) if optimized else None
     return Reexported(exports, deployment, programs, made)
