@@ -17,7 +17,6 @@ import numpy as np
 
 from zeroq_asr.errors import CalibrationError
 from zeroq_asr.graph.float_graph import FloatNode
-from zeroq_asr.graph.linear import is_pointwise
 from zeroq_asr.integer.dyadic import largest_shift
 from zeroq_asr.integer.grid import Grid
 from zeroq_asr.integer.pair_saturation import bounded, in_order, most, out_of_order
@@ -87,8 +86,8 @@ def _quantized_rows(
         nearest = grid.nearest(q, out=q)
         return nearest if together is None else bounded(nearest, together, out=nearest)
 
-    def attempt(fraction: np.ndarray) -> None:
-        scale = np.maximum(np.rint(ideal * fraction), 1.0) * step
+    def attempt(fraction: np.ndarray, whole: np.ufunc = np.rint) -> None:
+        scale = np.maximum(whole(ideal * fraction), 1.0) * step
         found = rounded(scale)
         along = np.multiply(found, flat, out=product).sum(axis=1)
         some = along > 0
@@ -105,6 +104,9 @@ def _quantized_rows(
     coarse = SHRINK if together is None else SHRINK_PAIRS
     for fraction in coarse:
         attempt(np.full(len(flat), fraction))
+    # so that none is worse than plain rounding, of which the largest weight is the end of the grid
+    for whole in (np.floor, np.ceil):
+        attempt(np.ones(len(flat)), whole)
     for shares in _AROUND:
         middle = best_fraction.copy()
         for share in shares:
@@ -158,7 +160,8 @@ def quantize_convolution(ctx: Lowering, node: FloatNode) -> Quantized:
     rows, together = in_order(weight), None
     depthwise = shape[1] == 1 < a["groups"] == shape[0]
     # what reads 16 bits takes unsigned weights, and saturates nowhere either, unless it is a product
-    of_pairs = ctx.info(node.ins[0]).type == U8.name or is_pointwise(node)
+    product = len(shape) == 3 and shape[2] == a["stride"] == a["groups"] == 1 and not any(a["padding"])
+    of_pairs = ctx.info(node.ins[0]).type == U8.name or product
     if ctx.spec.target == "x86-any" and of_pairs and not depthwise and is_filled(grid):
         together = most(source.hi) if most(source.hi) < 2 * grid.limit else None
     steepest = np.abs(weight).max() * source.scale / (grid.limit * target.scale)
