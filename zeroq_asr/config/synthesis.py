@@ -101,7 +101,7 @@ class SynthesisSpec:
           code (kssteven418/Q-ASR, ``distill_data.py``).
         - ``default``: tuned for two CPU cores (``benchmarks/synthesis.py``).  From smooth noise, the
           reverse direction of KL reaches in 60 steps a smaller value even of the paper's KL than
-          the paper's own direction does in 200, and in 30 whose means of gradients forget early it ends there.
+          the paper's own direction does in 200; means of gradients that forget early halve them.
         - ``fast``: a sixth of the default's work.
         """
         choice("preset", "name", name, _PRESETS)
