@@ -104,6 +104,8 @@ def test_fewer_bits_are_rounded_by_feedback() -> None:
         (SynthesisSpec, "frames", "256"),
         (SynthesisSpec, "iterations", -1),
         (SynthesisSpec, "learning_rate", 0.0),
+        (SynthesisSpec, "beta1", 1.0),
+        (SynthesisSpec, "beta2", -0.1),
         (SynthesisSpec, "schedule", "step"),
         (SynthesisSpec, "objective", ""),
         (SynthesisSpec, "init", "zeros"),
@@ -126,6 +128,14 @@ def test_fewer_bits_are_rounded_by_feedback() -> None:
 def test_nonsense_is_refused_by_name(cls, field: str, value) -> None:
     with pytest.raises(ConfigError, match=field):
         cls(**{field: value})
+
+
+def test_recipes_of_before_have_the_means_that_they_were_made_with() -> None:
+    told = SynthesisSpec().to_dict()
+    assert SynthesisSpec.from_dict(told) == SynthesisSpec()
+    before = SynthesisSpec.from_dict({k: v for k, v in told.items() if k not in ("beta1", "beta2")})
+    paper = SynthesisSpec.preset("paper")
+    assert (before.beta1, before.beta2) == (paper.beta1, paper.beta2) == (0.9, 0.999)
 
 
 def test_presets() -> None:

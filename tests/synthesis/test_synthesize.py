@@ -90,6 +90,15 @@ def test_statistics_come_closer(model: AsrModel) -> None:
     assert "loss" in reports[-1][3]
 
 
+@pytest.mark.parametrize("means", [{"beta1": 0.2}, {"beta2": 0.5}])
+def test_means_of_gradients_count_from_the_second_step_on(model: AsrModel, means: dict[str, float]) -> None:
+    spec = SynthesisSpec(batch=2, frames=48, iterations=3)
+    found, other = synthesize(model, spec).losses, synthesize(model, replace(spec, **means)).losses
+    # of a single gradient every mean is that gradient
+    assert found[:2] == pytest.approx(other[:2], rel=1e-6)
+    assert found[2] != pytest.approx(other[2], rel=1e-6)
+
+
 def test_account_is_that_of_the_features(model: AsrModel) -> None:
     result = synthesize(model, SPEC)
     seen = {}
