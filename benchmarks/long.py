@@ -1,11 +1,12 @@
 """How well a transducer hears long recordings to their end: word errors at both ends, float beside 8 bits.
 
-    python benchmarks/long.py --seconds 600 > benchmarks/results/long.txt
+    python benchmarks/long.py --seconds 600 --manifest held-out.jsonl --recordings 4
 
-Clips are joined to one recording, half a second of silence between them.  Its first and its last minute are
-the same clips, so that they differ by their place alone.  It is heard in pieces, cut at pauses, as
-`transcribe` does by itself with what is longer than a file is proven for, and whole, by a file of
-`--max-seconds`.  A word counts where its time lies.  Each row is a process of its own, on one thread.
+Clips are joined to recordings, half a second of silence between them, each in an order of its own.  The
+first and the last minute of one are the same clips, so that they differ by their place alone.  It is heard in
+pieces, cut at pauses, as `transcribe` does by itself with what is longer than a file is proven for, and
+whole, by a file of `--max-seconds`.  A word counts where its time lies; errors of all recordings are added.
+Each row is a process of its own, on one thread.
 Columns: the word error rate (%) of the first minute, of all, and of the last; last less first; the words (%)
 of the first and of the last minute that differ from the float network's; seconds of the processor for all of
 it, and the most memory of the process (MB, the network and Python's libraries included).
@@ -22,6 +23,7 @@ from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -63,9 +65,9 @@ class Recording:
         ]
 
 
-def joined(clips: list[Clip], rate: int, seconds: float) -> Recording:
-    """Join clips to a recording of about so many seconds."""
-    order, gap = np.random.default_rng(0), np.zeros(int(GAP * rate), np.float32)
+def joined(clips: list[Clip], rate: int, seconds: float, seed: int) -> Recording:
+    """Join clips to a recording of about so many seconds, in an order by ``seed``."""
+    order, gap = np.random.default_rng(seed), np.zeros(int(GAP * rate), np.float32)
 
     def taken(limit: float) -> Iterator[Clip]:
         length = 0.0
@@ -112,33 +114,36 @@ def blocked(
     return mixed[None]
 
 
-def recording(manifest: str, rate: int, seconds: float) -> Recording:
+def recordings(manifest: str, rate: int, seconds: float, count: int) -> list[Recording]:
     with AudioReader(rate) as read:
         clips = [(read(one), one.text or "") for one in zq.read_manifest(manifest)]
-    return joined(clips, rate, seconds)
+    return [joined(clips, rate, seconds, seed) for seed in range(count)]
 
 
-def hear(source: str, limit: float, manifest: str, seconds: float) -> tuple[Heard, float, float]:
-    """Hear a recording in pieces of ``limit`` seconds: words, seconds of the processor, and memory in MB."""
+def hear(source: str, limit: float, *given: Any) -> tuple[list[Heard], float, float]:
+    """Hear `recordings` in pieces of ``limit`` seconds: words, seconds of the processor, and memory in MB."""
     our_warnings_alone()
     torch.set_num_threads(1)
     recognizer = zq.open_recognizer(source, threads=1)
     if isinstance(recognizer, zq.TransducerRecognizer):
         RelativeAttention.forward = blocked  # type: ignore[method-assign]  # of this process alone
         recognizer.max_seconds = limit
-    samples = recording(manifest, recognizer.frontend.sample_rate, seconds).samples
+    manifest, seconds, count = given
+    spoken = recordings(manifest, recognizer.frontend.sample_rate, seconds, count)
     begun = time.process_time()
-    (heard,) = zq.recognize(recognizer, [samples])
+    heard = [found for one in spoken for found in zq.recognize(recognizer, [one.samples])]
     taken = time.process_time() - begun
     # what getrusage says of a child begins with its parent's
     status = Path("/proc/self/status").read_text()
     memory = int(re.findall(r"^VmHWM:\s+(\d+) kB$", status, re.M)[0]) / 1000
-    return [(word.text, (word.start + word.end) / 2) for word in heard.words], taken, memory
+    words = [[(word.text, (word.start + word.end) / 2) for word in one.words] for one in heard]
+    return words, taken, memory
 
 
-def rate_of(pairs: list[tuple[str, str]]) -> list[float]:
-    """Word error rates (%) of pairs of what was said and what was heard."""
-    return [100 * (count_errors([said], [heard])[0].rate or 0) for said, heard in pairs]
+def rate_of(said: list[list[str]], heard: list[list[str]]) -> list[float]:
+    """Word error rates (%) of each part, over all recordings; texts of a recording are those of its parts."""
+    parts = zip(zip(*said, strict=True), zip(*heard, strict=True), strict=True)
+    return [100 * (count_errors([*a], [*b])[0].rate or 0) for a, b in parts]
 
 
 def main() -> None:
@@ -146,13 +151,15 @@ def main() -> None:
     options.add_argument("--checkpoint", default=str(zq.embedded_files().transducer))
     options.add_argument("--manifest", default=str(zq.embedded_files().test))
     options.add_argument("--seconds", type=float, default=600.0)
+    options.add_argument("--recordings", type=int, default=1)
     options.add_argument("--only", choices=("pieces", "whole"), help="leave the other out")
     arguments = options.parse_args()
     our_warnings_alone()
     model = zq.load_model(arguments.checkpoint)
     if not isinstance(model, zq.TransducerModel):
         raise SystemExit(f"error: {arguments.checkpoint} is no transducer")
-    spoken = recording(arguments.manifest, model.frontend.sample_rate, arguments.seconds)
+    asked = (arguments.manifest, arguments.seconds, arguments.recordings)
+    spoken = recordings(asked[0], model.frontend.sample_rate, *asked[1:])
     print(f"{'':<16}" + "".join(f"{name:>12}" for name in COLUMNS), flush=True)
     with tempfile.TemporaryDirectory() as folder:
         for how, limit in (("pieces", PIECE), ("whole", arguments.seconds)):
@@ -160,15 +167,16 @@ def main() -> None:
                 continue
             bundle = str(Path(folder) / how)
             zq.quantize_transducer(model, bundle, spec=zq.QuantSpec(max_seconds=limit))
-            real: list[tuple[str, str]] = []
+            real: list[list[str]] = []
             for name, source in (("float", arguments.checkpoint), ("W8A8", bundle)):
                 with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
-                    given = (source, limit, arguments.manifest, arguments.seconds)
-                    heard, taken, memory = process.submit(hear, *given).result()
-                pairs = spoken.parts(heard)
-                real = real or pairs
-                first, whole, last = rate_of(pairs)
-                alike = rate_of([(a[1], b[1]) for a, b in zip(real, pairs, strict=True)])
+                    heard, taken, memory = process.submit(hear, source, limit, *asked).result()
+                pairs = [one.parts(words) for one, words in zip(spoken, heard, strict=True)]
+                truth = [[said for said, _ in parts] for parts in pairs]
+                found = [[text for _, text in parts] for parts in pairs]
+                real = real or found
+                first, whole, last = rate_of(truth, found)
+                alike = rate_of(real, found)
                 row = [first, whole, last, last - first, alike[0], alike[2], taken, memory]
                 print(f"{f'{name}, {how}':<16}" + "".join(f"{value:>12.2f}" for value in row), flush=True)
 

@@ -10,6 +10,7 @@ to kinds.  So idioms are recognised by meaning and not by spelling: ``x * mask``
 from __future__ import annotations
 
 import contextlib
+import gc
 import io
 import logging
 import warnings
@@ -48,18 +49,34 @@ def capture(
     such an operator becomes an ``aten`` node, to be kept in float, if it may be (``Operator.capture_call``).
     """
     _require_inference(network, name)
-    exported = _export(network, example, name)
-    for node in exported.graph.nodes:
-        if _is_training(node):
-            raise CaptureError(
-                name, f"the network is in training mode ({node.target})", "call network.eval() first"
-            )
-    graph = canonicalize(_interpret(exported, name, allow_float))
-    for node in graph.nodes:
-        if operator_of(node).meaning is None:  # a padding that no convolution absorbed
-            raise unsupported(node.where or node.out, node.op)
-    _check(network, graph, example, name)
+    with _uncollected():
+        exported = _export(network, example, name)
+        for node in exported.graph.nodes:
+            if _is_training(node):
+                raise CaptureError(
+                    name, f"the network is in training mode ({node.target})", "call network.eval() first"
+                )
+        graph = canonicalize(_interpret(exported, name, allow_float))
+        for node in graph.nodes:
+            if operator_of(node).meaning is None:  # a padding that no convolution absorbed
+                raise unsupported(node.where or node.out, node.op)
+        _check(network, graph, example, name)
     return graph
+
+
+@contextlib.contextmanager
+def _uncollected() -> Iterator[None]:
+    """Let no garbage be collected: of the millions of objects of a trace, almost all are in use to its end.
+
+    Looking for those that are not takes a quarter of a Conformer's capture.
+    """
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            gc.enable()
 
 
 def _require_inference(network: nn.Module, name: str) -> None:
@@ -86,7 +103,7 @@ def _differs_in_training(module: nn.Module) -> bool:
 def _export(network: nn.Module, example: tuple[torch.Tensor, torch.Tensor], name: str) -> Any:
     auto = torch.export.Dim.AUTO
     try:
-        with _quiet(), torch.no_grad():
+        with _quiet(), _without_stacks(), torch.no_grad():
             exported = torch.export.export(
                 network, example, dynamic_shapes=({0: auto, 2: auto}, {0: auto}), strict=False
             )
@@ -101,6 +118,21 @@ def _export(network: nn.Module, example: tuple[torch.Tensor, torch.Tensor], name
             f"torch.export cannot trace the network ({reason})",
             "forward(features, lengths) must be free of data-dependent control flow",
         ) from error
+
+
+@contextlib.contextmanager
+def _without_stacks() -> Iterator[None]:
+    """Let torch, where it can, not note the lines of code that a node came from, which nothing here reads."""
+    config = torch.fx.config
+    name = "do_not_emit_stack_traces"
+    before = getattr(config, name, None)  # None: a release that has no such choice
+    if before is not None:
+        setattr(config, name, True)
+    try:
+        yield
+    finally:
+        if before is not None:
+            setattr(config, name, before)
 
 
 def _is_training(node: Any) -> bool:
