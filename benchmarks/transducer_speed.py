@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import argparse
 import statistics
+import tempfile
 import time
+from pathlib import Path
 
 import onnxruntime
 
@@ -33,8 +35,13 @@ def main() -> None:
     arguments = options.parse_args()
     model = zq.load_model(arguments.checkpoint, head="transducer")
     assert isinstance(model, zq.TransducerModel)
+    with tempfile.TemporaryDirectory() as folder:
+        measured(model, Path(folder), arguments)
+
+
+def measured(model: zq.TransducerModel, folder: Path, arguments: argparse.Namespace) -> None:
     machine = this_machine()
-    found = of_transducer(model, machine)
+    found = of_transducer(model, machine, folder=folder)
     sets, kind = ", ".join(machine.instruction_sets()), "processor time" if arguments.cpu_time else "time"
     print(f"{machine.processor} ({sets}); ONNX Runtime {onnxruntime.__version__}; one thread; {kind}")
     print(f"{'':<28}{'recogniser':>20}{'encoder':>16}{'kept':>8}")

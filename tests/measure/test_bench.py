@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 
 import zeroq_asr as zq
 from zeroq_asr.capture.capture import capture
+from zeroq_asr.deployment import float_files
 from zeroq_asr.deployment.export import Deployment
 from zeroq_asr.deployment.float_onnx import export_float
 from zeroq_asr.measure.bench.contenders import BASELINE, of_file, of_torch
@@ -63,6 +65,19 @@ def test_every_form_of_a_checkpoint(model: zq.AsrModel) -> None:
         )
         assert base.median is not None
         assert row.speedup == pytest.approx(base.median / row.median)
+
+
+def test_a_float_network_of_more_than_2_gib_is_measured_like_others(
+    model: zq.AsrModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(float_files, "MOST", 100)
+    small = zq.bench(against=model, seconds=(0.5,), rounds=1)
+    assert {row.absent for row in small.rows} == {""}
+    for row in small.rows:
+        # all of its weights count, and it loads in a process of its own
+        assert row.size > 0.9 * model.float_bytes or "ORT" in row.label
+        assert row.load_seconds is not None
+    assert not [*Path(tempfile.gettempdir()).glob("zeroq-asr-*/*.data")]
 
 
 def test_what_was_prepared_is_not_captured_again(model: zq.AsrModel, monkeypatch: pytest.MonkeyPatch) -> None:

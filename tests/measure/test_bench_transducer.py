@@ -10,6 +10,7 @@ import pytest
 from trained_transducers import trained
 
 import zeroq_asr as zq
+from zeroq_asr.deployment import float_files
 from zeroq_asr.deployment.machine import this_machine
 from zeroq_asr.measure.bench.parts import RUNS, of_folder, spoken
 from zeroq_asr.measure.bench.plot import plot
@@ -61,11 +62,26 @@ def test_every_form_of_a_checkpoint(tmp_path: Path) -> None:
     assert (tmp_path / "times.svg").stat().st_size
 
 
-def test_forms_say_what_the_network_says() -> None:
+def test_float_parts_of_more_than_2_gib(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = trained()
+    features = spoken(model.frontend, 1.0)
+    held = of_transducer(model, this_machine(), folder=tmp_path, peers_only=True)
+    assert not [*tmp_path.iterdir()]
+    monkeypatch.setattr(float_files, "MOST", 100)
+    filed = of_transducer(model, this_machine(), folder=tmp_path, peers_only=True)
+    # the joiner has tensors of less than a kilobyte alone, which stay in
+    assert len([*tmp_path.glob("*.data")]) == 2
+    for one, other in zip(held, filed, strict=True):
+        assert (one.label, one.part) == (other.label, other.part)
+        assert one.size == pytest.approx(other.size, rel=0.1)
+        other.open(1, features)()
+
+
+def test_forms_say_what_the_network_says(tmp_path: Path) -> None:
     model = trained(durations=(0, 1, 2))
     features = spoken(model.frontend, 2.0)
     given = features, np.array([features.shape[2]])
-    found = of_transducer(model, this_machine())
+    found = of_transducer(model, this_machine(), folder=tmp_path)
     recognizer = zq.TransducerRecognizer(model)
     assert recognizer.hypotheses(*given)[0].tokens
     assert [*dict.fromkeys(c.part for c in found)] == PARTS

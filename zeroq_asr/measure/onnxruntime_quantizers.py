@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import numpy.typing as npt
 import onnx
 
+from zeroq_asr.deployment.float_files import save
 from zeroq_asr.errors import CalibrationError, ZeroqError
 from zeroq_asr.files import temporary_folder
 from zeroq_asr.measure.said import Features
@@ -87,7 +88,7 @@ def ort_static_on(
     attention = any(node.op_type == "Softmax" for node in float_model.graph.node)
     with temporary_folder() as name, _no_warnings():
         source, target = name / "float.onnx", name / "static.onnx"
-        source.write_bytes(float_model.SerializeToString())
+        beside = save(float_model, source)
         try:
             quantize_static(
                 source,
@@ -98,12 +99,14 @@ def ort_static_on(
                 activation_type=QuantType.QUInt8,
                 weight_type=QuantType.QInt8 if signed_weights else QuantType.QUInt8,
                 per_channel=per_channel,
+                use_external_data_format=beside,
             )
         except ValueError:
             if reader.seen:
                 raise
             raise CalibrationError("ort_static", "there are no features to calibrate on") from None
-        return target.read_bytes()
+        # a quarter of float is to be one file again
+        return onnx.load(target).SerializeToString() if beside else target.read_bytes()
 
 
 def ort_dynamic(float_model: onnx.ModelProto) -> bytes:
@@ -115,7 +118,7 @@ def ort_dynamic(float_model: onnx.ModelProto) -> bytes:
 
     with temporary_folder() as name, _no_warnings():
         source, target = name / "float.onnx", name / "dynamic.onnx"
-        source.write_bytes(float_model.SerializeToString())
+        save(float_model, source)
         quantize_dynamic(source, target, weight_type=QuantType.QUInt8)
         return target.read_bytes()
 

@@ -14,10 +14,12 @@ import onnx
 
 from zeroq_asr.capture.transducer import TransducerGraphs
 from zeroq_asr.decoding.transducer import Array
+from zeroq_asr.deployment.float_files import File, held
 from zeroq_asr.deployment.float_transducer import FloatTransducer
 from zeroq_asr.deployment.metadata import Deployment
 from zeroq_asr.deployment.parts import PARTS
 from zeroq_asr.deployment.ported_transducer import Run
+from zeroq_asr.files import temporary_folder
 from zeroq_asr.measure.onnxruntime_quantizers import Feed, attempt, ort_static, ort_static_on, preprocess
 from zeroq_asr.measure.said import Features
 
@@ -37,7 +39,7 @@ class Peer:
 class _Watched(FloatTransducer):
     """Float parts that keep what the predictor and the joiner are given."""
 
-    def __init__(self, files: Files, graphs: TransducerGraphs, deployment: Deployment) -> None:
+    def __init__(self, files: dict[str, File], graphs: TransducerGraphs, deployment: Deployment) -> None:
         super().__init__(files, graphs, deployment)
         self.given: dict[str, list[Feed]] = {}
         for part in PARTS[1:]:
@@ -67,10 +69,12 @@ def static_peer(
     so does an LSTM, of which it knows nothing; the note says so.  Raises whatever its quantizer raises of the
     encoder, and CalibrationError without recordings.
     """
-    files = {part: model.SerializeToString() for part, model in models.items()}
-    watched, notes = _Watched(files, graphs, deployment), []
-    for features in recordings:
-        watched.hypotheses(*features)
+    notes = []
+    with temporary_folder() as folder:
+        watched = _Watched({part: held(one, folder) for part, one in models.items()}, graphs, deployment)
+        for features in recordings:
+            watched.hypotheses(*features)
+    files = {part: models[part].SerializeToString() for part in watched.given}
     files["encoder"] = ort_static(preprocess(models["encoder"]), recordings)
     for part, given in watched.given.items():
         ready = preprocess(models[part])

@@ -19,6 +19,7 @@ from zeroq_asr.config import CalibrationSpec, LabelSpec, QuantSpec, SynthesisSpe
 from zeroq_asr.config.choices import CTC, TRANSDUCER
 from zeroq_asr.config.decoding import BeamSpec
 from zeroq_asr.deployment.bundle_recognizer import IntegerTransducer, is_bundle
+from zeroq_asr.deployment.float_files import save
 from zeroq_asr.deployment.float_onnx import export_float
 from zeroq_asr.deployment.float_transducer import FloatTransducer, export_float_transducer
 from zeroq_asr.deployment.metadata import Deployment
@@ -187,7 +188,7 @@ class _CtcSubject:
         return self._decoded(OnnxRecognizer(path, spin=False)), made.size
 
     def write_float(self, deployment: Deployment, path: Path) -> None:
-        path.write_bytes(export_float(self._graph, deployment).SerializeToString())
+        save(export_float(self._graph, deployment), path)
 
     def peers(
         self, deployment: Deployment, recordings: Iterable[Features] | None
@@ -263,8 +264,9 @@ class _TransducerSubject:
         return IntegerTransducer.of_folder(path, beam=self._beam, spin=False), made.size
 
     def write_float(self, deployment: Deployment, path: Path) -> None:
-        made = export_float_transducer(self._graphs, deployment)
-        _write(path, {part: model.SerializeToString() for part, model in made.items()})
+        path.mkdir()
+        for part, model in export_float_transducer(self._graphs, deployment).items():
+            save(model, path / f"{part}.onnx")
 
     def peers(
         self, deployment: Deployment, recordings: Iterable[Features] | None

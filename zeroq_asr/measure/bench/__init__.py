@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from zeroq_asr.config import DEVICES, QuantSpec
 from zeroq_asr.deployment.bundle_recognizer import is_bundle
 from zeroq_asr.deployment.machine import Machine, this_machine
 from zeroq_asr.errors import ConfigError
+from zeroq_asr.files import temporary_folder
 from zeroq_asr.graph.float_graph import FloatGraph
 from zeroq_asr.integer.bundle import NETWORK
 from zeroq_asr.lines import summary
@@ -89,8 +91,6 @@ def bench(
     file that is no recogniser, and UnsupportedOperatorError for an operator that ``spec`` does not allow in
     float.
     """
-    import onnxruntime  # here, since a tenth of a second matters to commands that do not need it
-
     # what is asked for twice is measured once
     seconds, threads = [*dict.fromkeys(seconds)], [*dict.fromkeys(threads)]
     devices = [*dict.fromkeys(devices)]
@@ -103,78 +103,121 @@ def bench(
             "there is no checkpoint to quantize, ONNX files are measured as they are",
             "name the checkpoint, or leave it out",
         )
-    machine = this_machine()
-    contenders: list[Contender] = []
-    mels: set[int] = set()
-    rates: set[float] = set()
-    #: of transducers, which hear speech
-    frontend: FrontendConfig | None = None
-    for path in files:
-        if is_bundle(path):
-            several, frontend = of_folder(path)
-            rate: float | None = frontend.frames_per_second
-            mels.add(frontend.features)
-        else:
-            contender, count, rate = of_file(path)
-            several = [contender]
-            mels.add(count)
-        if "cpu" not in devices:
-            several = [replace(one, absent="an ONNX file is measured on the CPU") for one in several]
-        contenders += several
-        rates |= set() if rate is None else {rate}
     captured: FloatGraph | None = None
     if isinstance(model, Prepared):
         captured = model.captured if model.spec.allow_float == spec.allow_float else None
         model = model.model
-    for checkpoint, graph, peers_only in ((model, captured, False), (against, None, True)):
-        if checkpoint is None:
-            continue
+    found = _Found(devices)
+    for path in files:
+        found.add_file(path)
+    with temporary_folder() as folder:
+        for checkpoint, graph, peers_only in ((model, captured, False), (against, None, True)):
+            if checkpoint is not None:
+                found.add_checkpoint(
+                    checkpoint, folder, spec, graph, peers_only=peers_only, progress=progress
+                )
+        return found.measured(seconds, threads, rounds, progress)
+
+
+class _Found:
+    """Contenders that take the same features, and what these are."""
+
+    def __init__(self, devices: Sequence[str]) -> None:
+        self.devices, self.machine = devices, this_machine()
+        self.contenders: list[Contender] = []
+        self.mels: set[int] = set()
+        self.rates: set[float] = set()
+        #: of transducers, which hear speech
+        self.frontend: FrontendConfig | None = None
+
+    def add_file(self, path: str | os.PathLike[str]) -> None:
+        """Add an ONNX file, or a bundle's folder."""
+        if is_bundle(path):
+            several, self.frontend = of_folder(path)
+            rate: float | None = self.frontend.frames_per_second
+            self.mels.add(self.frontend.features)
+        else:
+            contender, count, rate = of_file(path)
+            several = [contender]
+            self.mels.add(count)
+        if "cpu" not in self.devices:
+            several = [replace(one, absent="an ONNX file is measured on the CPU") for one in several]
+        self.contenders += several
+        self.rates |= set() if rate is None else {rate}
+
+    def add_checkpoint(
+        self,
+        checkpoint: AsrModel | TransducerModel,
+        folder: Path,
+        spec: QuantSpec,
+        graph: FloatGraph | None,
+        *,
+        peers_only: bool,
+        progress: Progress,
+    ) -> None:
+        """Add every form of a checkpoint; ``folder`` is to last as long as they are measured."""
         if isinstance(checkpoint, TransducerModel):
-            if [*devices] != ["cpu"]:
+            if [*self.devices] != ["cpu"]:
                 problem = f"{checkpoint.name} is a transducer, which is measured on the CPU"
                 raise ConfigError("--device", problem, "say cpu, or leave it out")
-            frontend = frontend or checkpoint.frontend
-            contenders += of_transducer(
-                checkpoint, machine, spec=spec, peers_only=peers_only, progress=progress
+            self.frontend = self.frontend or checkpoint.frontend
+            self.contenders += of_transducer(
+                checkpoint, self.machine, folder=folder, spec=spec, peers_only=peers_only, progress=progress
             )
         else:
-            contenders += of_model(
-                checkpoint, machine, devices, spec=spec, graph=graph, peers_only=peers_only, progress=progress
+            self.contenders += of_model(
+                checkpoint,
+                self.machine,
+                self.devices,
+                folder=folder,
+                spec=spec,
+                graph=graph,
+                peers_only=peers_only,
+                progress=progress,
             )
-        mels.add(checkpoint.frontend.features)
-        rates.add(checkpoint.frontend.frames_per_second)
-    if not contenders:
-        raise ConfigError("bench", "there is nothing to measure", "name an ONNX file or a checkpoint")
-    if len(mels) > 1 or len(rates) > 1:
-        taken = f"{_listed(mels)} mels, {_listed(rates)} frames a second"
-        raise ConfigError("bench", f"the networks take different features: {taken}", "measure them apart")
-    parts = [*dict.fromkeys(c.part for c in contenders)]
-    if NETWORK in parts and len(parts) > 1:
-        raise ConfigError("bench", "only some of the networks are transducers", "measure them apart")
-    contenders = _distinct(contenders)
-    labels = [c.label for c in contenders if not c.absent]
-    named = [label for label in (BASELINE, FLOAT) if label in labels]
-    baseline = next(iter(named + labels), "")
-    plan: list[tuple[str, float | None, int]]
-    plan = [(part, length, n) for length in seconds for n in threads for part in parts if part not in STEPS]
-    plan += [(part, None, n) for n in threads for part in parts if part in STEPS]
-    rows: list[Timing] = []
-    for index, (part, length, count) in enumerate(plan):
-        heard = length or min(seconds)
-        rows += measure(
-            [c for c in contenders if c.part == part],
-            noise(min(mels), heard, min(rates, default=_USUAL_RATE))
-            if frontend is None
-            else spoken(frontend, heard),
-            seconds=length,
-            threads=count,
-            rounds=rounds,
-            baseline=baseline,
-            progress=progress,
-            stage=f"measure {index + 1}/{len(plan)}",
-        )
-    versions = {"onnxruntime": onnxruntime.__version__, "torch": torch.__version__}
-    return Benchmark(machine, baseline, rounds, rows, versions)
+        self.mels.add(checkpoint.frontend.features)
+        self.rates.add(checkpoint.frontend.frames_per_second)
+
+    def measured(
+        self, seconds: Sequence[float], threads: Sequence[int], rounds: int, progress: Progress
+    ) -> Benchmark:
+        """Measure all, or raise ConfigError where they cannot be measured together."""
+        import onnxruntime  # here, since a tenth of a second matters to commands that do not need it
+
+        if not self.contenders:
+            raise ConfigError("bench", "there is nothing to measure", "name an ONNX file or a checkpoint")
+        if len(self.mels) > 1 or len(self.rates) > 1:
+            taken = f"{_listed(self.mels)} mels, {_listed(self.rates)} frames a second"
+            raise ConfigError("bench", f"the networks take different features: {taken}", "measure them apart")
+        parts = [*dict.fromkeys(c.part for c in self.contenders)]
+        if NETWORK in parts and len(parts) > 1:
+            raise ConfigError("bench", "only some of the networks are transducers", "measure them apart")
+        contenders = _distinct(self.contenders)
+        labels = [c.label for c in contenders if not c.absent]
+        named = [label for label in (BASELINE, FLOAT) if label in labels]
+        baseline = next(iter(named + labels), "")
+        plan: list[tuple[str, float | None, int]]
+        plan = [
+            (part, length, n) for length in seconds for n in threads for part in parts if part not in STEPS
+        ]
+        plan += [(part, None, n) for n in threads for part in parts if part in STEPS]
+        rows: list[Timing] = []
+        for index, (part, length, count) in enumerate(plan):
+            heard = length or min(seconds)
+            rows += measure(
+                [c for c in contenders if c.part == part],
+                noise(min(self.mels), heard, min(self.rates, default=_USUAL_RATE))
+                if self.frontend is None
+                else spoken(self.frontend, heard),
+                seconds=length,
+                threads=count,
+                rounds=rounds,
+                baseline=baseline,
+                progress=progress,
+                stage=f"measure {index + 1}/{len(plan)}",
+            )
+        versions = {"onnxruntime": onnxruntime.__version__, "torch": torch.__version__}
+        return Benchmark(self.machine, baseline, rounds, rows, versions)
 
 
 def _listed(values: set[Any]) -> str:

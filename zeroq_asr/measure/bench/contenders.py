@@ -21,6 +21,7 @@ import torch
 from zeroq_asr.capture.capture import capture
 from zeroq_asr.config import CalibrationSpec, QuantSpec, SynthesisSpec
 from zeroq_asr.deployment.export import export
+from zeroq_asr.deployment.float_files import File, held, size, source
 from zeroq_asr.deployment.float_onnx import export_float
 from zeroq_asr.deployment.frontend_graph import AUDIO, AUDIO_LENGTH
 from zeroq_asr.deployment.machine import Machine
@@ -61,23 +62,23 @@ class Contender:
     #: bytes of the file, or of the parameters
     size: int
     #: the ONNX model, for engines that load one
-    data: bytes = b""
+    data: File = b""
     #: why it cannot run here; "" if it can
     absent: str = ""
     #: what of a recogniser is run: one of ``zeroq_asr.measure.bench.parts.RUNS`` of a transducer
     part: str = NETWORK
-    #: of a recogniser of several ONNX models, in place of ``data``: name of a file → its bytes
-    files: Mapping[str, bytes] = field(default_factory=dict)
+    #: of a recogniser of several ONNX models, in place of ``data``: name of a file → the model
+    files: Mapping[str, File] = field(default_factory=dict)
 
 
-def of_onnx(label: str, dialect: str, data: bytes) -> Contender:
+def of_onnx(label: str, dialect: str, data: File) -> Contender:
     """Return ONNX Runtime on the CPU with a model."""
-    return Contender(label, "onnxruntime", dialect, "cpu", _opening(label, data), len(data), data)
+    return Contender(label, "onnxruntime", dialect, "cpu", _opening(label, source(data)), size(data), data)
 
 
 def of_path(label: str, dialect: str, path: Path) -> Contender:
     """Return ONNX Runtime on the CPU with the model in a file, which is read when it is opened."""
-    return Contender(label, "onnxruntime", dialect, "cpu", _opening(label, str(path)), path.stat().st_size)
+    return Contender(label, "onnxruntime", dialect, "cpu", _opening(label, str(path)), size(path))
 
 
 def _opening(label: str, model: str | bytes) -> Callable[[int, Features], Run]:
@@ -131,12 +132,15 @@ def of_model(
     machine: Machine,
     devices: Sequence[str] = ("cpu",),
     *,
+    folder: Path,
     spec: QuantSpec | None = None,
     graph: FloatGraph | None = None,
     peers_only: bool = False,
     progress: Progress = silent,
 ) -> list[Contender]:
     """Return every contender of a checkpoint; with ``peers_only`` those that are not this package's.
+
+    ``folder``: where float models lie that are too large to be held, as long as contenders are run.
 
     ``spec``: the format, of which each row sets the bits of weights and the target itself.  ``graph``: the
     network as ``capture`` gives it, where it was captured before.
@@ -153,12 +157,8 @@ def of_model(
         deployment = Deployment(
             model.name, model.frontend, model.tokenizer, spec.max_seconds, model.subsampling_factor
         )
-        fast = export_float(graph, deployment)
-        plain = export_float(graph, deployment, flat=True)
-        found += [
-            of_onnx("float, as exported (1-D)", "float", plain.SerializeToString()),
-            of_onnx(BASELINE, "float", fast.SerializeToString()),
-        ]
+        for label, flat in (("float, as exported (1-D)", True), (BASELINE, False)):
+            found.append(of_onnx(label, "float", held(export_float(graph, deployment, flat=flat), folder)))
         found += [] if peers_only else _integers(model, machine, spec, graph)
         found += _peers(export_float(graph, deployment, quantizable=True), model)
         progress("build", 1, 2)

@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 
+from zeroq_asr.deployment.float_files import put
 from zeroq_asr.deployment.optimized import ENDING, is_optimized
 from zeroq_asr.errors import CheckpointError
 from zeroq_asr.files import temporary_folder
@@ -208,13 +209,14 @@ def _cost(contender: Contender, threads: int, features: Features) -> tuple[float
         before = torch.cuda.memory_allocated()
         contender.open(threads, features)()
         return None, torch.cuda.max_memory_allocated() - before
-    name = f"model{ENDING if is_optimized(contender.data) else '.onnx'}"
+    optimized = isinstance(contender.data, bytes) and is_optimized(contender.data)
+    name = f"model{ENDING if optimized else '.onnx'}"
     files = contender.files or ({name: contender.data} if contender.data else {})
     if not files:
         return None, None
     with temporary_folder() as folder:
         for name, data in files.items():
-            (folder / name).write_bytes(data)
+            put(data, folder / name)
         # a step takes no features, and adds next to nothing to what its file takes
         shape = [] if contender.part in STEPS else [*features.shape[1:]]
         try:

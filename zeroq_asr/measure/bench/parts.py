@@ -16,6 +16,7 @@ import numpy as np
 
 from zeroq_asr.decoding.transducer import MOST_AHEAD
 from zeroq_asr.deployment.bundle_recognizer import IntegerTransducer
+from zeroq_asr.deployment.float_files import File, size, source
 from zeroq_asr.deployment.metadata import own_metadata
 from zeroq_asr.deployment.parts import PARTS
 from zeroq_asr.deployment.sessions import open_session, read_metadata
@@ -73,7 +74,7 @@ def whole(
     dialect: str,
     size: int,
     opened: Callable[[int], AnyTransducer],
-    files: Mapping[str, bytes] | None = None,
+    files: Mapping[str, File] | None = None,
 ) -> Contender:
     """Return a whole recogniser on the CPU, decoding greedily; ``opened`` opens it with so many threads.
 
@@ -93,23 +94,23 @@ def whole(
 
 
 def of_parts(
-    label: str, dialect: str, files: Mapping[str, bytes], opened: Callable[[int], AnyTransducer]
+    label: str, dialect: str, files: Mapping[str, File], opened: Callable[[int], AnyTransducer]
 ) -> list[Contender]:
-    """Return a transducer's files, part → content, as the whole recogniser and as each of its parts alone."""
+    """Return a transducer's files, part → model, as the whole recogniser and as each of its parts alone."""
     named = {f"{part}.onnx": files[part] for part in PARTS}
-    found = [whole(label, dialect, sum(map(len, named.values())), opened, named)]
+    found = [whole(label, dialect, sum(map(size, named.values())), opened, named)]
     for run in (ENCODER, *STEPS):
         data = files[run.partition(" ")[0]]
         start = _alone(label, data, STEPS.get(run))
-        found.append(Contender(label, "onnxruntime", dialect, "cpu", start, len(data), data, part=run))
+        found.append(Contender(label, "onnxruntime", dialect, "cpu", start, size(data), data, part=run))
     return found
 
 
-def _alone(label: str, data: bytes, count: int | None) -> Callable[[int, Features], Run]:
+def _alone(label: str, data: File, count: int | None) -> Callable[[int, Features], Run]:
     """Return what starts one part: ``count`` utterances or frames of zeros; None: features."""
 
     def start(threads: int, features: Features) -> Run:
-        session: Any = open_session(label, data, threads, spin=False)
+        session: Any = open_session(label, source(data), threads, spin=False)
         given = {"audio_signal": features, "length": np.array([features.shape[2]], dtype=np.int64)}
         for value in session.get_inputs():
             if count is not None:

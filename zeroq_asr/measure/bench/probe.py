@@ -2,7 +2,7 @@
 
     python probe.py FILE|FOLDER THREADS [MELS FRAMES]
 
-Of a folder all files are loaded, and the one that takes features runs.  Without features it only loads.
+Of a folder all models are loaded, and the one that takes features runs.  Without features it only loads.
 
 In a fresh process, because neither the time of a first load nor a high-water mark of memory can be had
 twice in one.  It imports no more than it measures.
@@ -41,7 +41,11 @@ def memory(field: str) -> int | None:
 def main() -> None:
     """Measure, and print one line of JSON."""
     path, threads, *shape = sys.argv[1], *map(int, sys.argv[2:])
-    files = sorted(os.path.join(path, name) for name in os.listdir(path)) if os.path.isdir(path) else [path]
+    files = [path]
+    if os.path.isdir(path):
+        # what ends otherwise are weights, which lie beside a model that names them
+        names = sorted(name for name in os.listdir(path) if name.endswith((".onnx", ".ort")))
+        files = [os.path.join(path, name) for name in names]
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 4

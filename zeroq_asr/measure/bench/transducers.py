@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-
-import onnx
+from pathlib import Path
 
 from zeroq_asr.capture.transducer import TransducerGraphs, capture_transducer
 from zeroq_asr.config import CalibrationSpec, QuantSpec
 from zeroq_asr.deployment.export import export_bundle
+from zeroq_asr.deployment.float_files import File, held
 from zeroq_asr.deployment.float_transducer import FloatTransducer, export_float_transducer
 from zeroq_asr.deployment.machine import Machine
 from zeroq_asr.deployment.metadata import Deployment
@@ -36,12 +36,14 @@ def of_transducer(
     model: TransducerModel,
     machine: Machine,
     *,
+    folder: Path,
     spec: QuantSpec | None = None,
     peers_only: bool = False,
     progress: Progress = silent,
 ) -> list[Contender]:
     """Return every contender of a transducer's checkpoint; with ``peers_only`` those that are not ours.
 
+    ``folder``: where float models lie that are too large to be held, as long as contenders are run.
     ``spec``: the format, of 8 bits, of which each row sets the target itself.  Raises ConfigError for another
     format, and UnsupportedOperatorError for an operator without an integer lowering.
     """
@@ -49,7 +51,9 @@ def of_transducer(
     spec = spec or QuantSpec()
     graphs = capture_transducer(model.network, model.example_input(), model.name)
     deployment = deployment_of(model, spec.max_seconds)
-    found = _floats(FLOAT, "float", _bytes(export_float_transducer(graphs, deployment)), graphs, deployment)
+    made = export_float_transducer(graphs, deployment)
+    files: dict[str, File] = {part: held(one, folder) for part, one in made.items()}
+    found = _floats(FLOAT, "float", files, graphs, deployment)
     if not peers_only:
         found += _integers(model, machine, spec, graphs)
 
@@ -58,9 +62,9 @@ def of_transducer(
         return {part: ort_dynamic(preprocess(one)) for part, one in made.items()}
 
     label, dialect = "ORT dynamic", "ort dynamic"
-    files, reason = attempt(dynamic)
-    if files is not None:
-        found += _floats(label, dialect, files, graphs, deployment)
+    smaller, reason = attempt(dynamic)
+    if smaller is not None:
+        found += _floats(label, dialect, smaller, graphs, deployment)
     else:
         rows = (RECOGNISER, ENCODER, *STEPS)
         found += [replace(absent(label, "onnxruntime", dialect, "cpu", reason), part=part) for part in rows]
@@ -68,12 +72,8 @@ def of_transducer(
     return found
 
 
-def _bytes(models: Mapping[str, onnx.ModelProto]) -> dict[str, bytes]:
-    return {part: model.SerializeToString() for part, model in models.items()}
-
-
 def _floats(
-    label: str, dialect: str, files: dict[str, bytes], graphs: TransducerGraphs, deployment: Deployment
+    label: str, dialect: str, files: Mapping[str, File], graphs: TransducerGraphs, deployment: Deployment
 ) -> list[Contender]:
     def opened(threads: int) -> FloatTransducer:
         return FloatTransducer(files, graphs, deployment, threads, spin=False)
