@@ -24,7 +24,7 @@ def bundle(
     runtime: Annotated[
         str, typer.Option("--for", metavar="RUNTIME", help=f"Who takes the folder: {' or '.join(RUNTIMES)}.")
     ],
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="The folder.")],
+    out: Annotated[Path, typer.Option("--output", "--out", "-o", metavar="PATH", help="The folder.")],
     own_features: Annotated[
         bool,
         typer.Option(
@@ -40,7 +40,7 @@ def bundle(
 
     A CTC network's file stays the same byte for byte. A transducer's files get the ports of the runtime.
 
-    Example: zeroq-asr bundle conformer.int8.onnx --for sherpa-onnx --out conformer
+    Example: zeroq-asr bundle conformer.int8.onnx --for sherpa-onnx --output conformer
     """
     with session(ctx, as_json=as_json, quiet=quiet, developer=developer) as terminal:
         made = zq.runtime_folder(file, runtime, own_features=own_features)

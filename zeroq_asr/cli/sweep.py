@@ -46,7 +46,11 @@ def sweep(
     out: Annotated[
         Path,
         typer.Option(
-            metavar="DIR", help="Folder of the results, a file each; what it has is not computed again."
+            "--output",
+            "--out",
+            "-o",
+            metavar="PATH",
+            help="Folder of the results, a file each; what it has is not computed again.",
         ),
     ],
     jobs: Annotated[
@@ -70,7 +74,7 @@ def sweep(
 ) -> None:
     """Quantize and evaluate every combination of models, formats, seeds, sources and recordings in FILE.
 
-    Example: zeroq-asr sweep sweep.yaml --out results --jobs 4
+    Example: zeroq-asr sweep sweep.yaml --output results --jobs 4
     """
     with session(ctx, as_json=as_json, quiet=quiet, developer=developer) as terminal:
         spec = zq.read_sweep(file)

@@ -44,23 +44,23 @@ class ResultFolder:
             there = [one.name for one in self.path.iterdir()]
         except OSError as error:
             problem = f"cannot be used as a folder ({error.strerror or error})"
-            raise ConfigError(self.path, problem, "choose another --out") from None
+            raise ConfigError(self.path, problem, "choose another --output") from None
         if there and INDEX not in there and {*there} != {LOCK}:
             raise ConfigError(
-                self.path, "holds something else than results of a sweep", "choose another --out"
+                self.path, "holds something else than results of a sweep", "choose another --output"
             )
         try:
             handle = os.open(self.path / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
         except OSError as error:
             problem = f"cannot be written ({error.strerror or error})"
-            raise ConfigError(self.path, problem, "choose another --out") from None
+            raise ConfigError(self.path, problem, "choose another --output") from None
         try:
             try:
                 # the system lets go of it however this process ends
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
                 problem = "is being written by another sweep"
-                raise ConfigError(self.path, problem, "wait for it, or choose another --out") from None
+                raise ConfigError(self.path, problem, "wait for it, or choose another --output") from None
             text = json.dumps({"version": _VERSION, **spec.to_dict()}, indent=2)
             atomic_write_bytes(self.path / INDEX, text.encode() + b"\n")
             yield self
