@@ -35,7 +35,7 @@ from zeroq_asr.architectures.conformer import RelativeAttention
 from zeroq_asr.measure.evaluate import count_errors
 from zeroq_asr.speech.audio import AudioReader
 
-#: seconds between clips, of the parts that are compared, and of the longest piece
+#: seconds between clips, of the parts that are compared, and of the longest piece by default
 GAP, PART, PIECE = 0.5, 60.0, 60.0
 #: queries of the float attention at once: of ten minutes all would take 2.3 GB a head, several times over
 BLOCK = 256
@@ -152,6 +152,7 @@ def main() -> None:
     options.add_argument("--manifest", default=str(zq.embedded_files().test))
     options.add_argument("--seconds", type=float, default=600.0)
     options.add_argument("--recordings", type=int, default=1)
+    options.add_argument("--piece", type=float, default=PIECE, help="seconds of the longest piece")
     options.add_argument("--only", choices=("pieces", "whole"), help="leave the other out")
     arguments = options.parse_args()
     our_warnings_alone()
@@ -162,7 +163,7 @@ def main() -> None:
     spoken = recordings(asked[0], model.frontend.sample_rate, *asked[1:])
     print(f"{'':<16}" + "".join(f"{name:>12}" for name in COLUMNS), flush=True)
     with tempfile.TemporaryDirectory() as folder:
-        for how, limit in (("pieces", PIECE), ("whole", arguments.seconds)):
+        for how, limit in (("pieces", arguments.piece), ("whole", arguments.seconds)):
             if arguments.only not in (None, how):
                 continue
             bundle = str(Path(folder) / how)
