@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -147,11 +148,6 @@ def test_what_needs_the_program_refuses_it(folder: Path) -> None:
 def test_what_cannot_be_optimized_is_refused(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(zq.VerificationError, match="qdq"):
         zq.reexport(folder / "quartznet.qdq.onnx", optimized=True)
-    with pytest.raises(zq.ExportError, match="is a folder"):
-        zq.reexport(folder, optimized=True)
-    result = run("export", folder, "--optimized", "-o", tmp_path / "x")
-    assert (result.exit_code, "a single file can be optimized" in result.stderr) == (4, True), result.output
-    assert "this kind of processor alone" not in result.stderr
     source = folder / "quartznet.fused.onnx"
     for name, more, problem in (
         ("x.onnx", ["--optimized"], "must end in .ort"),
@@ -188,7 +184,75 @@ def test_another_machine_is_refused(
     # it names FILE, also where the frontend was put in on the way
     audio = zq.reexport(folder / "quartznet.fused.onnx", with_frontend=True, optimized=True).optimized
     assert audio is not None
-    assert digest.encode() in audio
+    assert digest.encode() in audio["network"]
+
+
+@pytest.fixture(scope="module")
+def transducers(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The embedded transducer's bundle, plain, and plain.ort, which is optimized of it; audio, audio.ort."""
+    made = tmp_path_factory.mktemp("transducers")
+    model = zq.load_model(zq.embedded_files().transducer)
+    assert isinstance(model, zq.TransducerModel)
+    clips = zq.CalibrationSpec(str(zq.embedded_files().calibration), limit=4)
+    labels = zq.LabelSpec(label_sequences=4, label_length=5, joint_pairs=64)
+    zq.quantize_transducer(model, made / "plain", calibration=clips, labels=labels)
+    zq.reexport(made / "plain", with_frontend=True).write(made / "audio")
+    for name in ("plain", "audio"):
+        result = zq.reexport(made / name, optimized=True)
+        result.write(made / f"{name}.ort")
+        assert result.size == sum(one.stat().st_size for one in (made / f"{name}.ort").iterdir())
+        assert "optimized for this machine" in repr(result)
+    return made
+
+
+@pytest.mark.parametrize("name", ["plain", "audio"])
+def test_a_transducers_folder(transducers: Path, name: str) -> None:
+    ahead = transducers / f"{name}.ort"
+    assert {one.name for one in ahead.iterdir()} == {
+        "bundle.json",
+        *(f"{part}.ort" for part in ("encoder", "predictor", "joiner")),
+    }
+    beam = zq.BeamSpec(4)
+    for how in (None, beam):
+        found, expected = (
+            [one.words for one in zq.recognize(zq.open_recognizer(folder, beam=how), CLIPS)]
+            for folder in (ahead, transducers / name)
+        )
+        assert found == expected
+    listed = json.loads((ahead / "bundle.json").read_text())["parts"]
+    plain = json.loads((transducers / name / "bundle.json").read_text())["parts"]
+    for part, one in listed.items():
+        data = (ahead / one["file"]).read_bytes()
+        assert one["sha256"] == hashlib.sha256(data).hexdigest()
+        assert one["program_sha256"] == plain[part]["program_sha256"]
+        # which file it was made of
+        assert plain[part]["sha256"].encode() in data
+
+
+def test_commands_take_a_folder(transducers: Path, tmp_path: Path) -> None:
+    said = [run("transcribe", transducers / f"plain{end}", CLIPS[0]).stdout for end in ("", ".ort")]
+    assert said[0] == said[1]
+    bench = zq.bench([transducers / "plain.ort"], seconds=[1.0], rounds=1)
+    assert all(row.load_seconds is not None and not row.absent for row in bench.rows)
+    out = tmp_path / "out"
+    result = run("export", transducers / "plain", "--optimized", "-o", out)
+    assert (result.exit_code, "this kind of processor alone" in " ".join(result.stderr.split())) == (0, True)
+    again = run("export", transducers / "plain", "--optimized", "-o", out)
+    assert (again.exit_code, "replaces" in again.stderr) == (0, True), again.output
+    # what it was made of is not replaced by it, nor it by that
+    for source, target, more in (
+        (transducers / "plain", transducers / "audio", ["--optimized"]),
+        (transducers / "plain", out, ["--with-frontend"]),
+    ):
+        result = run("export", source, *more, "-o", target)
+        assert (result.exit_code, "is there already" in " ".join(result.stderr.split())) == (2, True)
+        assert "replaces" not in result.stderr
+    for command in ("verify", "inspect"):
+        result = run(command, out)
+        assert result.exit_code in (3, 5), result.output
+        assert "nothing can be proven of it; name the file that it was made of" in result.stderr
+    with pytest.raises(zq.VerificationError, match="nothing can be proven of it"):
+        zq.runtime_folder(out, "sherpa-onnx")
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[]", '{"onnxruntime": "1.24"}', "[" * 10_000])

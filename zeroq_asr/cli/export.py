@@ -60,13 +60,12 @@ def export(
     Example: zeroq-asr export quartznet.int8.onnx --with-frontend --output quartznet.audio.onnx
     """
     with session(ctx, as_json=as_json, quiet=quiet, developer=developer) as terminal:
-        from zeroq_asr.deployment.optimized import here, require_ending
+        from zeroq_asr.deployment.optimized import ENDING, here, require_ending
 
         if os.path.isdir(file):
             if os.path.realpath(file) == os.path.realpath(output):
                 raise zq.ConfigError(output, "is the input itself", "choose another output path")
-            if not optimized:  # which folders are refused for, below
-                check_folder(terminal, output)
+            check_folder(terminal, output, ENDING if optimized else ".onnx")
         else:
             require_ending(output, optimized=optimized)
             check_output(terminal, output, outputs.ort if optimized else outputs.onnx, file, force=force)

@@ -81,31 +81,32 @@ def check_run(terminal: Terminal, path: Path, *sources: Path | None, force: bool
     check_output(terminal, path, lambda *_: False, *sources, force=force, otherwise=stopped)
 
 
-def check_folder(terminal: Terminal, path: Path) -> None:
+def check_folder(terminal: Terminal, path: Path, ending: str = ".onnx") -> None:
     """Raise ConfigError, before any work, if a bundle's folder cannot be written at ``path``.
 
-    What is there already must be such a folder.  Tell on stderr that it is replaced.
+    What is there already must be such a folder, its parts of the same ``ending``.  Tell on stderr that it is
+    replaced.
     """
     if not os.path.lexists(path):
         written_at(path)
         return
     if not os.path.isdir(path):
         raise ConfigError(path, "is a file, a folder was to be written", "choose another output path")
-    if not is_replaceable(path):
+    if not is_replaceable(path, ending):
         raise ConfigError(
             path, "is there already, and no bundle of this command", "choose another output path"
         )
     terminal.note(f"replaces {path}")
 
 
-def is_replaceable(path: Path) -> bool:
-    """Tell whether a folder holds a list of parts, and ONNX files beside it alone."""
+def is_replaceable(path: Path, ending: str = ".onnx") -> bool:
+    """Tell whether a folder holds a list of parts, and beside it alone files of their ``ending``."""
     # here, since it takes a second that --help need not take
     from zeroq_asr.deployment.metadata import BUNDLE_FILE
 
     there = [*path.iterdir()] if os.path.isdir(path) else [path]
     listed = any(one.name == BUNDLE_FILE for one in there)
-    return listed and all(one.suffix in (".onnx", ".json") for one in there)
+    return listed and all(one.suffix in (ending, ".json") for one in there)
 
 
 def _is(file: Path, target: Path) -> bool:

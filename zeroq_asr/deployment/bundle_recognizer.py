@@ -29,6 +29,7 @@ from zeroq_asr.deployment.metadata import (
     RuntimePorts,
     own_metadata,
 )
+from zeroq_asr.deployment.optimized import ENDING
 from zeroq_asr.deployment.parts import PARTS, check_transducer
 from zeroq_asr.deployment.ported_transducer import PortedTransducer, Run, decoding_of, session_run
 from zeroq_asr.deployment.sessions import open_session, read_metadata, readable
@@ -46,6 +47,12 @@ def is_bundle(path: str | os.PathLike[str]) -> bool:
         return (Path(path) / BUNDLE_FILE).is_file()
     except (OSError, ValueError):
         return False  # whoever reads it next says why
+
+
+def part_file(folder: str | os.PathLike[str], part: str) -> Path:
+    """Return the file of a part in a bundle's folder: PART.onnx, or PART.ort where that alone is there."""
+    plain, ahead = (Path(folder) / f"{part}{ending}" for ending in (".onnx", ENDING))
+    return ahead if ahead.exists() and not plain.exists() else plain
 
 
 class IntegerTransducer(PortedTransducer):
@@ -97,7 +104,7 @@ class IntegerTransducer(PortedTransducer):
         deployments: dict[str, Deployment] = {}
         runs: dict[str, Run] = {}
         for part in PARTS:
-            file = Path(path) / f"{part}.onnx"
+            file = part_file(path, part)
             open_file(file, CheckpointError).close()
             session = open_session(file, readable(file), threads, spin=spin)
             own = own_metadata(file, read_metadata(file, session))

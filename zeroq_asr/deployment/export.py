@@ -38,6 +38,7 @@ from zeroq_asr.deployment.metadata import (
     metadata_digest,
     own_text,
 )
+from zeroq_asr.deployment.optimized import ENDING
 from zeroq_asr.deployment.parts import check_transducer
 from zeroq_asr.deployment.runtime_layout import file_of, texts
 from zeroq_asr.deployment.runtime_ports import around
@@ -339,16 +340,22 @@ def export_bundle(
     return {part: export(one, deployment, dialect, target, part) for part, one in bundle.programs.items()}
 
 
-def bundle_files(exports: Mapping[str, Export], deployment: Deployment) -> dict[str, bytes]:
+def bundle_files(
+    exports: Mapping[str, Export], deployment: Deployment, optimized: Mapping[str, bytes] | None = None
+) -> dict[str, bytes]:
     """Return the files of a bundle's folder by name: PART.onnx each, and ``bundle.json``, which lists them.
 
     What ``bundle.json`` holds follows from the others: tokens, frontend and recipe, and of every part the
     hashes of its program and of its file.  With the ports of a runtime the folder has that runtime's names,
     and the texts that it reads.
+
+    ``optimized``: part → what ONNX Runtime made of it, which is PART.ort in its place.
     """
     ports = deployment.runtime_ports
     names = {part: file_of(part, ports) for part in sorted(exports)}
-    files = {names[part]: exports[part].to_bytes() for part in names}
+    if optimized is not None:
+        names = {part: f"{part}{ENDING}" for part in names}
+    files = {names[part]: (optimized[part] if optimized else exports[part].to_bytes()) for part in names}
     listed = {
         part: {
             "file": name,

@@ -22,6 +22,7 @@ from zeroq_asr.checkpoints import load_model
 from zeroq_asr.deployment.bundle_recognizer import is_bundle
 from zeroq_asr.deployment.certificate import packed_together
 from zeroq_asr.deployment.metadata import METADATA_KEY
+from zeroq_asr.deployment.optimized import ENDING
 from zeroq_asr.deployment.reading import load_onnx, read_program
 from zeroq_asr.deployment.recognizer import is_onnx
 from zeroq_asr.deployment.runtimes import oldest_runtime, packings_of, release
@@ -160,7 +161,7 @@ def _quantized(path: str | os.PathLike[str], model: onnx.ModelProto) -> dict[str
 
 def _bundle(path: str | os.PathLike[str]) -> dict[str, Any]:
     """The account of a folder's files, each as of a file of its own, and of what is of all."""
-    files = sorted(file for file in Path(path).iterdir() if file.suffix == ".onnx")
+    files = sorted(file for file in Path(path).iterdir() if file.suffix in (".onnx", ENDING))
     if not files:
         raise CheckpointError(path, "is a bundle without a file", "is it whole?")
     parts = {part["part"]: part for part in (_quantized(file, load_onnx(file)) for file in files)}

@@ -11,13 +11,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from zeroq_asr.deployment.export import Export, bundle_files, export, write_bundle
-from zeroq_asr.deployment.metadata import Deployment, require_own_ports
+from zeroq_asr.deployment.metadata import BUNDLE_FILE, Deployment, require_own_ports
 from zeroq_asr.deployment.optimized import optimized as optimized_bytes
 from zeroq_asr.deployment.optimized import require_ending
 from zeroq_asr.deployment.reading import OnnxSource, bytes_of
 from zeroq_asr.deployment.verify import Verified, verified_bytes, verified_file, verified_folder
-from zeroq_asr.errors import ExportError
-from zeroq_asr.files import atomic_write_bytes
+from zeroq_asr.files import atomic_write_bytes, atomic_write_folder
 from zeroq_asr.lines import summary
 
 
@@ -30,36 +29,40 @@ class Reexported:
     deployment: Deployment
     #: part → SHA-256 of its program, which is what it was
     programs: Mapping[str, str]
-    #: what ONNX Runtime made of the one part here; None where files are as they are exported
-    optimized: bytes | None = None
+    #: part → what ONNX Runtime made of it here; None where files are as they are exported
+    optimized: Mapping[str, bytes] | None = None
 
     def __repr__(self) -> str:
         """Show what it is of and what it takes, on one line."""
         takes = "audio" if self.deployment.with_frontend else "features"
-        if self.optimized is not None:
-            return summary(self, self.deployment.name, f"takes {takes}", "optimized for this machine")
-        return summary(self, self.deployment.name, f"takes {takes}", f"{len(self.exports)} programs")
+        what = f"{len(self.exports)} programs" if self.optimized is None else "optimized for this machine"
+        return summary(self, self.deployment.name, f"takes {takes}", what)
 
     @property
     def size(self) -> int:
         """Bytes of all files."""
-        if self.optimized is not None:
-            return len(self.optimized)
         if len(self.exports) == 1:
-            return len(next(iter(self.exports.values())).to_bytes())
-        return sum(map(len, bundle_files(self.exports, self.deployment).values()))
+            (part, made), *_ = self.exports.items()
+            return len(made.to_bytes() if self.optimized is None else self.optimized[part])
+        return sum(map(len, bundle_files(self.exports, self.deployment, self.optimized).values()))
 
     def write(self, path: str | os.PathLike[str]) -> None:
         """Write the file, or a transducer's folder, whole or not at all.
 
-        ConfigError where nothing can be written by that name, which ends in .ort if and only if ONNX Runtime
-        optimized it.
+        ConfigError where nothing can be written by that name; a file's ends in .ort if and only if ONNX
+        Runtime optimized it.
         """
-        require_ending(path, optimized=self.optimized is not None)
-        if self.optimized is not None:
-            atomic_write_bytes(path, self.optimized)
-            return
-        write_bundle(path, self.exports, self.deployment)
+        if len(self.exports) == 1:
+            require_ending(path, optimized=self.optimized is not None)
+        if self.optimized is None:
+            write_bundle(path, self.exports, self.deployment)
+        elif len(self.exports) == 1:
+            (data,) = self.optimized.values()
+            atomic_write_bytes(path, data)
+        else:
+            atomic_write_folder(
+                path, bundle_files(self.exports, self.deployment, self.optimized), BUNDLE_FILE
+            )
 
 
 def reexport(source: OnnxSource, *, with_frontend: bool | None = None, optimized: bool = False) -> Reexported:
@@ -74,13 +77,11 @@ def reexport(source: OnnxSource, *, with_frontend: bool | None = None, optimized
     cannot be verified (``deployment.optimized``).
 
     Raises CheckpointError or VerificationError as ``verify`` does, which knows no qdq files, and ExportError
-    for what was written for another runtime, and for a folder that is to be optimized.
+    for what was written for another runtime.
     """
     where, data = bytes_of(source)
     found: dict[str, Verified]
     if data is None and Path(where).is_dir():
-        if optimized:
-            raise ExportError(where, "is a folder; a single file can be optimized", "leave --optimized out")
         found = verified_folder(where)[1]
     else:
         one = verified_file(where) if data is None else verified_bytes(where, data)
@@ -95,6 +96,10 @@ def reexport(source: OnnxSource, *, with_frontend: bool | None = None, optimized
         for part, one in found.items()
     }
     programs = {part: one.program_sha256 for part, one in exports.items()}
-    source = first.certificate.file_sha256
-    made = optimized_bytes(exports[first.part].model, source) if optimized else None
+    made = None
+    if optimized:
+        made = {
+            part: optimized_bytes(exports[part].model, one.certificate.file_sha256)
+            for part, one in found.items()
+        }
     return Reexported(exports, deployment, programs, made)

@@ -20,12 +20,11 @@ from typing import Any
 import torch
 
 from zeroq_asr.deployment.float_files import put
-from zeroq_asr.deployment.optimized import ENDING, is_optimized
 from zeroq_asr.errors import CheckpointError
 from zeroq_asr.files import temporary_folder
 from zeroq_asr.integer.bundle import NETWORK
 from zeroq_asr.measure.bench.contenders import Contender, Features, Run
-from zeroq_asr.measure.bench.parts import RUNS, STEPS
+from zeroq_asr.measure.bench.parts import RUNS, STEPS, name_of
 from zeroq_asr.progress import Progress
 from zeroq_asr.threads import torch_threads
 
@@ -209,9 +208,9 @@ def _cost(contender: Contender, threads: int, features: Features) -> tuple[float
         before = torch.cuda.memory_allocated()
         contender.open(threads, features)()
         return None, torch.cuda.max_memory_allocated() - before
-    optimized = isinstance(contender.data, bytes) and is_optimized(contender.data)
-    name = f"model{ENDING if optimized else '.onnx'}"
-    files = contender.files or ({name: contender.data} if contender.data else {})
+    files = contender.files
+    if contender.data and not files:
+        files = {name_of("model", contender.data): contender.data}
     if not files:
         return None, None
     with temporary_folder() as folder:

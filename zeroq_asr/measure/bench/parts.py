@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 
 from zeroq_asr.decoding.transducer import MOST_AHEAD
-from zeroq_asr.deployment.bundle_recognizer import IntegerTransducer
+from zeroq_asr.deployment.bundle_recognizer import IntegerTransducer, part_file
 from zeroq_asr.deployment.float_files import File, size, source
 from zeroq_asr.deployment.metadata import own_metadata
+from zeroq_asr.deployment.optimized import ENDING, is_optimized
 from zeroq_asr.deployment.parts import PARTS
 from zeroq_asr.deployment.sessions import open_session, read_metadata
 from zeroq_asr.deployment.transducer import AnyTransducer
@@ -97,13 +98,19 @@ def of_parts(
     label: str, dialect: str, files: Mapping[str, File], opened: Callable[[int], AnyTransducer]
 ) -> list[Contender]:
     """Return a transducer's files, part → model, as the whole recogniser and as each of its parts alone."""
-    named = {f"{part}.onnx": files[part] for part in PARTS}
+    named = {name_of(part, files[part]): files[part] for part in PARTS}
     found = [whole(label, dialect, sum(map(size, named.values())), opened, named)]
     for run in (ENCODER, *STEPS):
         data = files[run.partition(" ")[0]]
         start = _alone(label, data, STEPS.get(run))
         found.append(Contender(label, "onnxruntime", dialect, "cpu", start, size(data), data, part=run))
     return found
+
+
+def name_of(stem: str, file: File) -> str:
+    """Return the name of a model's file, by whose ending ONNX Runtime tells its own format."""
+    ahead = isinstance(file, bytes) and is_optimized(file)
+    return f"{stem}{ENDING if ahead else '.onnx'}"
 
 
 def _alone(label: str, data: File, count: int | None) -> Callable[[int, Features], Run]:
@@ -128,7 +135,7 @@ def of_bundle(label: str, dialect: str, files: Mapping[str, bytes]) -> list[Cont
     def opened(threads: int) -> IntegerTransducer:
         with temporary_folder() as folder:
             for part, data in files.items():
-                (folder / f"{part}.onnx").write_bytes(data)
+                (folder / name_of(part, data)).write_bytes(data)
             return IntegerTransducer.of_folder(folder, threads, spin=False)
 
     return of_parts(label, dialect, files, opened)
@@ -140,8 +147,8 @@ def of_folder(path: str | os.PathLike[str]) -> tuple[list[Contender], FrontendCo
     Raises CheckpointError where it cannot be read or run, is no transducer's, or takes audio.
     """
     recognizer = IntegerTransducer.of_folder(path, 1)
-    files = {part: read_file(Path(path) / f"{part}.onnx", CheckpointError) for part in PARTS}
-    encoder = Path(path) / "encoder.onnx"
+    files = {part: read_file(part_file(path, part), CheckpointError) for part in PARTS}
+    encoder = part_file(path, "encoder")
     own = own_metadata(encoder, read_metadata(encoder, open_session(encoder, files["encoder"], 1)))
     if own.get("with_frontend"):
         problem = "takes audio: bench measures networks, on features, without their frontend"
