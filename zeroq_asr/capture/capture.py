@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.fx import config
 
 from zeroq_asr.capture import dispatch
 from zeroq_asr.capture.dispatch import supported
@@ -123,7 +124,6 @@ def _export(network: nn.Module, example: tuple[torch.Tensor, torch.Tensor], name
 @contextlib.contextmanager
 def _without_stacks() -> Iterator[None]:
     """Let torch, where it can, not note the lines of code that a node came from, which nothing here reads."""
-    config = torch.fx.config
     name = "do_not_emit_stack_traces"
     before = getattr(config, name, None)  # None: a release that has no such choice
     if before is not None:

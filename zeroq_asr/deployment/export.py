@@ -355,7 +355,9 @@ def bundle_files(
     names = {part: file_of(part, ports) for part in sorted(exports)}
     if optimized is not None:
         names = {part: f"{part}{ENDING}" for part in names}
-    files = {names[part]: (optimized[part] if optimized else exports[part].to_bytes()) for part in names}
+    files = {
+        names[part]: exports[part].to_bytes() if optimized is None else optimized[part] for part in names
+    }
     listed = {
         part: {
             "file": name,
