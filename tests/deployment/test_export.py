@@ -15,6 +15,7 @@ from onnxruntime.capi.onnxruntime_pybind11_state import InvalidArgument
 from torch import nn
 
 from zeroq_asr.config import CalibrationSpec, QuantSpec, SynthesisSpec
+from zeroq_asr.deployment import export as export_module
 from zeroq_asr.deployment.export import DIALECTS, METADATA_KEY, export
 from zeroq_asr.errors import ExportError
 from zeroq_asr.integer.backends.numpy import NumpyBackend
@@ -40,6 +41,16 @@ def _session(data: bytes) -> ort.InferenceSession:
 def _batch(frames: int = 75, size: int = 3) -> tuple[np.ndarray, np.ndarray]:
     features = np.random.default_rng(0).normal(size=(size, 16, frames)).astype(np.float32) * 2
     return features, np.array([frames, frames // 2, frames // 3 + 1][:size], dtype=np.int64)
+
+
+def test_a_constant_that_would_not_be_read_back_is_refused(
+    quantized: Quantized, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = export_module.decode
+    monkeypatch.setattr(export_module, "decode", lambda array, encoding: read(array, encoding) + 1)
+    for dialect in ("fused", "strict"):
+        with pytest.raises(ExportError, match="its encoding, .*, does not give it again"):
+            export(quantized.program, quantized.deployment, dialect)
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)

@@ -104,6 +104,28 @@ def test_numerators_are_one_table() -> None:
     np.testing.assert_array_equal(found, (high.astype(np.int32) << 8) + low)
 
 
+@pytest.mark.parametrize("short", [False, True])
+def test_tables_of_equal_high_bytes_keep_their_own_low_ones(short: bool) -> None:
+    numerators = np.rint(32767 * np.exp(-np.arange(1500) / 170)).astype(np.int32)
+    high, low = (numerators >> 7).astype(np.uint8), (numerators & 127).astype(np.uint8)
+    other = low.copy()
+    other[700:] ^= 1
+    backend = OnnxFusedBackend()
+    backend.short = short
+    index = backend.store("index", np.arange(1500, dtype=np.int32))
+    symbols = {
+        name: backend.constant(name, table)
+        for name, table in (("high", high), ("low", low), ("other", other))
+    }
+    names = [backend.codes(index, symbols["high"], symbols[name]) for name in ("low", "other", "low")]
+    for found, wanted in zip(made_by_onnx(backend, names, True), (low, other, low), strict=True):
+        np.testing.assert_array_equal(found, (high.astype(np.int32) << 8) + wanted)
+    for name, wanted in (("high", high), ("low", low), ("other", other)):
+        stored, encoding = backend.encodings[name]
+        found = decode(numpy_helper.to_array(backend.initializers[stored]), encoding)
+        np.testing.assert_array_equal(found, wanted)
+
+
 def test_numerators_are_two_tables_of_bytes_where_each_is_looked_up() -> None:
     numerators = np.rint(32767 * np.exp(-np.arange(1500) / 170)).astype(np.int32)
     tables = {"high": (numerators >> 7).astype(np.uint8), "low": (numerators & 127).astype(np.uint8)}

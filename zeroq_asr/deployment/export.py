@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import NodeProto, TensorProto, ValueInfoProto, helper
+from onnx import NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
 from zeroq_asr._version import __version__
 from zeroq_asr.config import DIALECTS
@@ -46,7 +46,7 @@ from zeroq_asr.deployment.runtimes import OPSETS, oldest_runtime, opset_of
 from zeroq_asr.errors import ExportError
 from zeroq_asr.files import atomic_write_bytes, atomic_write_folder
 from zeroq_asr.integer.backends.onnx_fused import OnnxFusedBackend
-from zeroq_asr.integer.backends.onnx_graph import Sym
+from zeroq_asr.integer.backends.onnx_graph import Sym, decode
 from zeroq_asr.integer.backends.onnx_qdq import OnnxQdqBackend
 from zeroq_asr.integer.backends.onnx_strict import OnnxStrictBackend, build
 from zeroq_asr.integer.bundle import NETWORK, Bundle
@@ -160,6 +160,8 @@ def export(
     )
     # behind make_model, which copies its graph: weights are copied once
     model.graph.initializer.extend(constants)
+    if dialect != "qdq":  # which folds multipliers into scales
+        _require_read_back(program, backend)
     digest = program.digest()
     own: dict[str, Any] = {
         "format": COMPACT_VERSION if backend.compact else METADATA_VERSION,
@@ -189,6 +191,16 @@ def export(
     for key, value in sorted(metadata.items()):
         model.metadata_props.add(key=key, value=value)
     return Export(model, backend, digest)
+
+
+def _require_read_back(program: Program, backend: OnnxStrictBackend) -> None:
+    """Require that what is stored gives the constants of the program again, before anybody relies on it."""
+    for name, (stored, encoding) in backend.encodings.items():
+        tensor = backend.initializers[stored] if stored else None
+        array = np.zeros(0) if tensor is None else numpy_helper.to_array(tensor)
+        if not np.array_equal(decode(array, encoding), program.constants[name]):
+            problem = f"its encoding, {encoding}, does not give it again"
+            raise ExportError(name, problem, "please report the network; another --dialect may hold it")
 
 
 def _outputs(program: Program, results: tuple[Sym, ...]) -> tuple[list[NodeProto], list[ValueInfoProto]]:

@@ -43,6 +43,8 @@ class OnnxFusedBackend(OnnxStrictBackend):
         self._kernel = ""
         #: scalars of which elementwise nodes of single frames read another form
         self._spread: set[str] = set()
+        #: table of high bytes → the table of low ones that it was first looked up with
+        self._coded: dict[str, str] = {}
         #: float tensors of float islands
         self.island_tensors: set[str] = set()
 
@@ -323,7 +325,10 @@ class OnnxFusedBackend(OnnxStrictBackend):
         """2^8·high[i] + low[i] as int32, index int32 of any shape: one lookup for two tables of bytes."""
         made = smooth_numerators(high.exact, low.exact) if self.compact else None
         stored, encodings = made or (high.exact.astype(np.int32) << 8 | low.exact, CODES)
-        name = self.store(f"{high.constant}/codes", stored)
+        # tables of equal high bytes may have others below them
+        alone = self._coded.setdefault(high.constant, low.constant) == low.constant
+        name = f"{high.constant}/codes" if alone else f"{high.constant}/{low.constant}/codes"
+        self.store(name, stored)
         self.encodings.setdefault(low.constant, (name, encodings[0]))
         self.encodings.setdefault(high.constant, (name, encodings[1]))
         if made:
