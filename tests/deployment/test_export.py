@@ -49,7 +49,7 @@ def test_a_constant_that_would_not_be_read_back_is_refused(
     read = export_module.decode
     monkeypatch.setattr(export_module, "decode", lambda array, encoding: read(array, encoding) + 1)
     for dialect in ("fused", "strict"):
-        with pytest.raises(ExportError, match="its encoding, .*, does not give it again"):
+        with pytest.raises(ExportError, match=r"its encoding, .*, does not give it again"):
             export(quantized.program, quantized.deployment, dialect)
 
 
