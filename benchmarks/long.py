@@ -23,7 +23,6 @@ from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -120,7 +119,9 @@ def recordings(manifest: str, rate: int, seconds: float, count: int) -> list[Rec
     return [joined(clips, rate, seconds, seed) for seed in range(count)]
 
 
-def hear(source: str, limit: float, *given: Any) -> tuple[list[Heard], float, float]:
+def hear(
+    source: str, limit: float, manifest: str, seconds: float, count: int
+) -> tuple[list[Heard], float, float]:
     """Hear `recordings` in pieces of ``limit`` seconds: words, seconds of the processor, and memory in MB."""
     our_warnings_alone()
     torch.set_num_threads(1)
@@ -128,7 +129,6 @@ def hear(source: str, limit: float, *given: Any) -> tuple[list[Heard], float, fl
     if isinstance(recognizer, zq.TransducerRecognizer):
         RelativeAttention.forward = blocked  # type: ignore[method-assign]  # of this process alone
         recognizer.max_seconds = limit
-    manifest, seconds, count = given
     spoken = recordings(manifest, recognizer.frontend.sample_rate, seconds, count)
     begun = time.process_time()
     heard = [found for one in spoken for found in zq.recognize(recognizer, [one.samples])]

@@ -104,6 +104,15 @@ def test_numerators_are_one_table() -> None:
     np.testing.assert_array_equal(found, (high.astype(np.int32) << 8) + low)
 
 
+def test_two_tensors_of_one_name_are_refused() -> None:
+    backend = OnnxStrictBackend()
+    for _ in range(2):
+        assert backend.store("a", np.arange(3)) == "a"
+    for other in (np.arange(1, 4), np.arange(3).astype(np.int32), np.arange(3)[None]):
+        with pytest.raises(ExportError, match="two tensors of one name"):
+            backend.store("a", other)
+
+
 @pytest.mark.parametrize("short", [False, True])
 def test_tables_of_equal_high_bytes_keep_their_own_low_ones(short: bool) -> None:
     numerators = np.rint(32767 * np.exp(-np.arange(1500) / 170)).astype(np.int32)

@@ -198,7 +198,8 @@ def _require_read_back(program: Program, backend: OnnxStrictBackend) -> None:
     for name, (stored, encoding) in backend.encodings.items():
         tensor = backend.initializers[stored] if stored else None
         array = np.zeros(0) if tensor is None else numpy_helper.to_array(tensor)
-        if not np.array_equal(decode(array, encoding), program.constants[name]):
+        found, wanted = decode(array, encoding), program.constants[name]
+        if found.dtype != wanted.dtype or not np.array_equal(found, wanted):
             problem = f"its encoding, {encoding}, does not give it again"
             raise ExportError(name, problem, "please report the network; another --dialect may hold it")
 

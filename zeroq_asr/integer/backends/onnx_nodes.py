@@ -279,12 +279,15 @@ class NodeBuilder:
     # -- initializers ------------------------------------------------------------------------
 
     def store(self, name: str, array: np.ndarray) -> str:
-        """Add an initializer; equal requests under one name are one."""
-        if name not in self.initializers:
+        """Add an initializer; equal requests under one name are one, and others are refused."""
+        made = numpy_helper.from_array(np.asarray(array, order="C"), name)
+        known = self.initializers.setdefault(name, made)
+        if known is made:
             self.dims[name] = array.shape
             if array.dtype == np.int64 and array.ndim == 1 and array.size <= 8:
                 self._vectors[name] = tuple(int(v) for v in array)
-            self.initializers[name] = numpy_helper.from_array(np.asarray(array, order="C"), name)
+        elif known != made:
+            raise ExportError(name, "would be two tensors of one name", "please report the network")
         return name
 
     def scalar(self, value: int, kind: IntType) -> str:
