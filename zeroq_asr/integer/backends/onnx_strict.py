@@ -28,6 +28,8 @@ class OnnxStrictBackend(OnnxMoves, OnnxLoops):
     """Builds nodes; ``run`` a Program over it, then read ``nodes``, ``initializers``, ``encodings``."""
 
     dialect = "strict"
+    #: whether tables of bytes are read as words of 16 bits: two more nodes
+    looks_up_words = False
 
     def instruction(self, i: Instruction, operands: list[Sym]) -> tuple[Sym, ...]:
         """Spell one instruction in primitives."""
@@ -281,9 +283,17 @@ class OnnxStrictBackend(OnnxMoves, OnnxLoops):
         interval = self.proof.lookup(v.interval, table.interval)
         short = table.interval.type is U8
         entries = self.encode(table, "u8" if short else "i32", table.exact.astype("u1" if short else "i4"))
+        in_words = short and self.looks_up_words
+        if in_words:
+            of_bytes = entries
+            entries = self.once(
+                f"{of_bytes}/words", lambda: self.add_node("Cast", [of_bytes], to=TensorProto.UINT16)
+            )
         wide = v if v.interval.type is I32 else self.add_node("Cast", [v], to=TensorProto.INT32)
         index = self.add_node("Reshape", [wide, self.axes(-1)])
         flat = self.add_node("GatherElements", [entries, index], axis=0)
+        if in_words:
+            flat = self.add_node("Cast", [flat], to=TensorProto.UINT8)
         back = self.tell(self.add_node("Reshape", [flat, self.add_node("Shape", [v])]), v.name)
         return Sym(back, interval)
 

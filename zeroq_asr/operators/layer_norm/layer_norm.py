@@ -178,9 +178,8 @@ def _carried(b: Kernels, i: Instruction, ins: list[Sym]) -> Sym:
     k = node("Floor", node("Mul", peak, single(2.0 ** -bits_of(channels) / unit)))
     k = node("Add", k, single(1))
     cut = b.to_int32(node("Div", d, node("Mul", k, single(unit))))
-    # a sum of 31 bits at most; of doubles ONNX Runtime makes it faster than of integers
-    wide = b.to_double(cut)
-    energy = over_channels("ReduceSum", node("Mul", wide, wide))
+    # a sum of 31 bits at most
+    energy = b.to_double(over_channels("ReduceSumSquare", cut))
     k = b.to_double(k)
     # ⌊ε / k²⌋ + 1
     bias = node("Ceil", node("Div", double(a["epsilon"] + 1), node("Mul", k, k)))
