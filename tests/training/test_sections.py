@@ -16,7 +16,7 @@ from zeroq_asr.integer.backends.torch import TorchBackend
 from zeroq_asr.integer.program import Program
 from zeroq_asr.lowering.plan import Plan
 from zeroq_asr.training.layers import trained_layers
-from zeroq_asr.training.sections import real, rounded, sections, surroundings
+from zeroq_asr.training.sections import _Straight, real, rounded, sections, surroundings
 
 FRAMES = 64
 
@@ -99,3 +99,12 @@ def test_integers_of_real_values_and_back(built: tuple[FloatGraph, Program, Plan
     for info in program.values.values():
         integers = torch.arange(info.lo, info.lo + min(info.hi - info.lo, 500) + 1)
         assert torch.equal(rounded(real(integers, info), info).long(), integers)
+
+
+def test_gradients_pass_integers_but_not_where_values_saturate() -> None:
+    value = torch.tensor([-3.0, -0.5, 0.4, 2.5], requires_grad=True)
+    made = torch.tensor([-1.0, -0.5, 0.5, 1.0])
+    given = _Straight.apply(value, made, -1.0, 1.0)
+    assert torch.equal(given.detach(), made)
+    (gradient,) = torch.autograd.grad((given * torch.tensor([1.0, 2.0, 3.0, 4.0])).sum(), value)
+    assert gradient.tolist() == [0.0, 2.0, 3.0, 0.0]

@@ -8,6 +8,7 @@ straight-through estimator, Bengio et al., arXiv 1308.3432; learned steps: Esser
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Container, Mapping
 from dataclasses import dataclass, replace
 
@@ -213,8 +214,22 @@ def nearest_level(latent: Tensor, grid: Grid) -> Tensor:
     low, high = grid.levels[0], grid.levels[-1]
     if high - low == len(grid.levels) - 1:
         return latent.detach().round().clamp(low, high)
-    levels = torch.tensor(grid.levels, dtype=latent.dtype, device=latent.device)
-    return levels[torch.bucketize(latent.detach(), (levels[:-1] + levels[1:]) / 2)]
+    # the middle between two levels is a multiple of a half: between which of these an entry lies tells its
+    # level, many times as fast as a search
+    table, first = _nearest_of_halves(grid)
+    place = (2 * latent.detach()).ceil_().sub_(first).clamp_(0, len(table) - 1)
+    chosen = table.to(latent).index_select(0, place.to(torch.int32).reshape(-1))
+    return chosen.reshape(latent.shape)
+
+
+@functools.lru_cache(maxsize=64)
+def _nearest_of_halves(grid: Grid) -> tuple[Tensor, int]:
+    """The nearest levels of entries in ((first + i − 1) / 2, (first + i) / 2], and ``first``."""
+    first, last = 2 * grid.levels[0], 2 * grid.levels[-1]
+    ends = np.arange(first, last + 1) / 2
+    levels = np.array(grid.levels)
+    places = np.searchsorted((levels[:-1] + levels[1:]) / 2, ends)
+    return torch.from_numpy(levels[places].astype(np.float32)), first
 
 
 def _cells(grid: Grid, integers: Tensor) -> tuple[Tensor, Tensor]:

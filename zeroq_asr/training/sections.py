@@ -115,10 +115,9 @@ class Section:
             low, high = ((end - info.zero_point) * info.scale for end in (info.lo, info.hi))
 
             def through(value: Tensor) -> Tensor:
-                value = value.clamp(low, high)
                 # tables of distances begin with a column that nothing reads, and floats lack
                 made = real(found[name], info)[..., -value.shape[-1] :]
-                return value + (made - value).detach()
+                return _Straight.apply(value, made, low, high) if value.requires_grad else made
 
             return through
 
@@ -133,9 +132,26 @@ class Section:
         return integers, result
 
 
+class _Straight(torch.autograd.Function):
+    """What integers stand for in place of a value: gradients pass where the value does not saturate."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, made: Tensor, low: float, high: float) -> Tensor:
+        """Return ``made``."""
+        ctx.save_for_backward(value)
+        ctx.ends = low, high
+        return made
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
+        """Return the gradient between the ends, and 0 elsewhere."""
+        (value,) = ctx.saved_tensors
+        return torch.ops.aten.hardtanh_backward(gradients[0], value, *ctx.ends), None, None, None
+
+
 def real(integers: Tensor, info: ValueInfo) -> Tensor:
     """Return the real values, float32, that integers of a format stand for."""
-    return (integers.to(torch.float32) - info.zero_point) * info.scale
+    return integers.to(torch.float32, copy=True).sub_(info.zero_point).mul_(info.scale)
 
 
 def rounded(values: Tensor, info: ValueInfo) -> Tensor:
