@@ -1,13 +1,15 @@
 """What quantizing takes of time and memory, as networks grow.
 
     python benchmarks/scale.py fastconformer-l
-    python benchmarks/scale.py conformer-small --checkpoint conformer_ctc_small.nemo --sensitivity
+    python benchmarks/scale.py checkpoint --checkpoint conformer_ctc_small.nemo --sensitivity
+    python benchmarks/scale.py checkpoint --checkpoint conformer_ctc_small.nemo --bits w4a8 --reconstruct
 
 Shapes are those of networks that people use, with random weights of a fixed seed, and statistics of one batch
-of noise; ``conformer-small`` is a checkpoint.  Each is made and quantized in a process of its own, with the
-defaults.  A row is a stage: seconds of the wall and of all processors, and the most memory that the process
-has had by its end (resident, the float network and Python's libraries included).  ``--sensitivity`` ranks the
-network's layers instead, ``--verify`` verifies the file, too, in a process of its own.
+of noise; ``checkpoint`` is a file.  Each is made and quantized in a process of its own, with the defaults.
+A row is a stage: seconds of the wall and of all processors, and the most memory that the process has had by
+its end (resident, the float network and Python's libraries included).  ``--sensitivity`` ranks the network's
+layers instead, ``--verify`` verifies the file, too, in a process of its own.  ``--bits`` is that of
+``quantize``, and ``--reconstruct`` trains the sections of a CTC network.
 """
 
 from __future__ import annotations
@@ -36,7 +38,7 @@ from zeroq_asr.speech.frontend import FrontendConfig
 from zeroq_asr.threads import torch_threads
 
 #: a checkpoint that the command line names
-CHECKPOINT = "conformer-small"
+CHECKPOINT = "checkpoint"
 #: encoders of FastConformers: width, layers, and options of NeMo
 FAST: dict[str, dict[str, Any]] = {
     "fastconformer-l": {"d_model": 512, "n_layers": 17, "feat_in": 80},
@@ -130,9 +132,7 @@ def wav2vec2(folder: Path) -> zq.AsrModel:
 def made(name: str, checkpoint: str | None) -> Iterator[zq.AsrModel | zq.TransducerModel]:
     """The network of a name."""
     if name == CHECKPOINT:
-        if checkpoint is None:
-            raise SystemExit(f"{CHECKPOINT} needs --checkpoint")
-        yield zq.load_checkpoint(checkpoint)
+        yield zq.load_checkpoint(str(checkpoint))
     elif name == WAV2VEC2:
         with tempfile.TemporaryDirectory() as folder:
             yield wav2vec2(Path(folder))
@@ -179,7 +179,9 @@ def watching(watch: Watch) -> type[Clock]:
     return Watching
 
 
-def measured(work: str, name: str, checkpoint: str | None, file: Path) -> dict[str, Any]:
+def measured(
+    work: str, name: str, checkpoint: str | None, file: Path, bits: str, reconstruct: bool
+) -> dict[str, Any]:
     """What a process measures of its work: "quantize", "sensitivity" or "verify"."""
     watch = Watch()
     if work == "verify":
@@ -197,12 +199,14 @@ def measured(work: str, name: str, checkpoint: str | None, file: Path) -> dict[s
     if work == "sensitivity":
         zq.sensitivity(model)
     else:
+        spec = zq.QuantSpec.parse_bits(bits)
         if isinstance(model, zq.TransducerModel):
             # what it is written to is a folder
-            bundle = zq.quantize_transducer(model, file)
+            bundle = zq.quantize_transducer(model, file, spec=spec)
             found |= {"bytes": bundle.size, "program": bundle.bundle.digest()[:16]}
         else:
-            quantized = zq.quantize(model, file)
+            training = zq.TrainingSpec(reconstruction="on" if reconstruct else "auto")
+            quantized = zq.quantize(model, file, spec=spec, training=training)
             found |= {"bytes": quantized.size, "program": quantized.program.digest()[:16]}
     whole = {"wall": time.perf_counter() - start[0], "cpu": time.process_time() - start[1], "peak": peak()}
     return {**found, "stages": {**watch.stages, work: whole}}
@@ -210,7 +214,8 @@ def measured(work: str, name: str, checkpoint: str | None, file: Path) -> dict[s
 
 def in_a_process(work: str, options: argparse.Namespace, shape: str, file: Path) -> dict[str, Any]:
     """What ``measured`` gives in a fresh process."""
-    command = [sys.executable, __file__, shape, "--work", work, "--file", str(file)]
+    command = [sys.executable, __file__, shape, "--work", work, "--file", str(file), "--bits", options.bits]
+    command += ["--reconstruct"] if options.reconstruct else []
     if options.checkpoint:
         command += ["--checkpoint", options.checkpoint]
     done = subprocess.run(command, stdout=subprocess.PIPE, check=True)
@@ -221,15 +226,22 @@ def in_a_process(work: str, options: argparse.Namespace, shape: str, file: Path)
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("shapes", nargs="+", choices=SHAPES)
-    parser.add_argument("--checkpoint", help=f"the .nemo file of {CHECKPOINT}")
+    parser.add_argument("--checkpoint", help=f"the file of the shape {CHECKPOINT}")
     parser.add_argument("--sensitivity", action="store_true", help="rank the layers instead")
     parser.add_argument("--verify", action="store_true", help="verify the file, too")
+    parser.add_argument("--bits", default="8")
+    parser.add_argument("--reconstruct", action="store_true", help="train section by section")
     parser.add_argument("--work", help=argparse.SUPPRESS)
     parser.add_argument("--file", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.work:
-        print(json.dumps(measured(options.work, options.shapes[0], options.checkpoint, options.file)))
+        given = options.work, options.shapes[0], options.checkpoint, options.file
+        print(json.dumps(measured(*given, options.bits, options.reconstruct)))
         return
+    if (CHECKPOINT in options.shapes) != bool(options.checkpoint):
+        parser.error(f"the shape {CHECKPOINT} needs --checkpoint FILE, and no other shape takes it")
+    if options.reconstruct and any(shape in TRANSDUCERS for shape in options.shapes):
+        parser.error("--reconstruct trains CTC networks")
     print(f"torch {torch.__version__}, {os.cpu_count()} processors")
     for shape in options.shapes:
         with tempfile.TemporaryDirectory() as folder:
