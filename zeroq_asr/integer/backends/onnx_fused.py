@@ -35,7 +35,7 @@ class OnnxFusedBackend(OnnxStrictBackend):
 
     dialect = "fused"
     for_cache = True
-    #: of words GatherElements makes a table's entries in two thirds of the time that it takes of bytes
+    #: GatherElements copies words of 16 bits faster than bytes, by more than both Casts take
     looks_up_words = True
 
     def __init__(self, target: str = "x86-any") -> None:
