@@ -134,7 +134,7 @@ class TorchBackend:
             centred = F.pad(centred, [p for pad in reversed(pads) for p in pad])
         weight = w.to(carrier)
         if pointwise:
-            return torch.matmul(weight[:, :, 0], centred).to(torch.int32)
+            return self._whole(torch.matmul(weight[:, :, 0], centred))
         flat = w.dim() == 3
         if flat:
             centred, weight = centred.unsqueeze(2), weight.unsqueeze(2)
@@ -147,7 +147,7 @@ class TorchBackend:
         """Exact product in a float carrier."""
         largest = 255 * 255 * a.shape[-1]
         carrier = torch.float32 if self._plain() and largest < 1 << 24 else torch.float64
-        return torch.matmul(a.to(carrier) - za, b.to(carrier) - zb).to(torch.int32)
+        return self._whole(torch.matmul(a.to(carrier) - za, b.to(carrier) - zb))
 
     def rearrange(self, v: Tensor, pattern: str, **sizes: int) -> Tensor:
         """Reshape, permute, reshape."""
@@ -237,6 +237,10 @@ class TorchBackend:
             return torch.float32
         reach = 255 * int(w.to(torch.int32).abs_().reshape(len(w), fan_in).sum(dim=1).max())
         return torch.float32 if reach < 1 << 24 else torch.float64
+
+    def _whole(self, products: Tensor) -> Tensor:
+        """Exact products as int32: a CPU's need no rounding, of other devices none is presumed."""
+        return (products if self.device.type == "cpu" else products.round_()).to(torch.int32)
 
     def _plain(self) -> bool:
         return self.device.type == "cpu" and torch.get_float32_matmul_precision() == "highest"
