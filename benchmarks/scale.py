@@ -242,6 +242,8 @@ def main() -> None:
         parser.error(f"the shape {CHECKPOINT} needs --checkpoint FILE, and no other shape takes it")
     if options.reconstruct and any(shape in TRANSDUCERS for shape in options.shapes):
         parser.error("--reconstruct trains CTC networks")
+    if options.sensitivity and (options.reconstruct or options.bits != "8"):
+        parser.error("--sensitivity ranks layers whatever --bits and --reconstruct say")
     print(f"torch {torch.__version__}, {os.cpu_count()} processors")
     for shape in options.shapes:
         with tempfile.TemporaryDirectory() as folder:

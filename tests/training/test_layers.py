@@ -30,6 +30,11 @@ def layers_of(prepared: zq.Prepared, grid: str) -> tuple[Any, list[TrainedLayer]
     return program, trained_layers(nodes, program, plan.resolve(prepared.graph))
 
 
+def test_what_diverged_has_a_level_still() -> None:
+    found = nearest_level(torch.tensor([[np.nan, np.inf, -np.inf]]), grid_of("logistic4"))
+    assert found.tolist() == [[64.0, 64.0, -64.0]]
+
+
 @pytest.mark.parametrize("name", list(GRIDS))
 @given(values=st.lists(st.floats(-200, 200, width=32), min_size=1, max_size=40))
 def test_the_nearest_level_is_the_grids(name: str, values: list[float]) -> None:

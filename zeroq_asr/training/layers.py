@@ -217,7 +217,9 @@ def nearest_level(latent: Tensor, grid: Grid) -> Tensor:
     # the middle between two levels is a multiple of a half: between which of these an entry lies tells its
     # level, many times as fast as a search
     table, first = _nearest_of_halves(grid)
-    place = (2 * latent.detach()).ceil_().sub_(first).clamp_(0, len(table) - 1)
+    last = len(table) - 1
+    # a training that diverges is to be judged like any other, and not kept
+    place = (2 * latent.detach()).ceil_().sub_(first).clamp_(0, last).nan_to_num_(nan=last)
     chosen = table.to(latent).index_select(0, place.to(torch.int32).reshape(-1))
     return chosen.reshape(latent.shape)
 
